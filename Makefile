@@ -1,0 +1,62 @@
+# The few words of this project; each does all the set-up that it needs.
+#   make demo        set up, then NTK-DFL beside its rivals on the digits, in about a minute
+#   make test        set up, then the tests
+#   make test-slow   the reproductions of papers
+#   make check       format, lint, types and layers: what CI asks before the tests
+#   make bench       every file of benchmarks/
+#   make lock        pin the newest versions of all dependencies in requirements.txt
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
+LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
+
+.PHONY: demo test test-slow check bench lock setup clean
+.DEFAULT_GOAL := demo
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/fedtangent demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY)
+	@set -e; for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file; done
+
+lock: $(READY)
+	$(UV) pip compile $(LOCK) --all-extras --group dev --output-file requirements.txt pyproject.toml
+	echo uv | $(UV) pip compile $(LOCK) --output-file requirements-uv.txt -
+
+setup: $(READY)
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# The stamp is written last, so a set-up that was interrupted is done again. With a uv on the PATH no pip is needed,
+# and no ensurepip, which some systems leave out of Python; without one, pip brings the pinned uv.
+$(READY): requirements.txt requirements-uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "\`PYTHON\` must be Python 3.11 or newer; got $(PYTHON) ($$($(PYTHON) --version 2>&1 | tail -n 1))." \
+	        "Name another: make PYTHON=python3.12." >&2; exit 2; }
+	@set -e; if uv --version >/dev/null 2>&1; then \
+	    $(PYTHON) -m venv --without-pip $(VENV); \
+	else \
+	    $(PYTHON) -m venv $(VENV); \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; \
+	fi
+	@echo "Filling $(VENV), once: PyTorch takes a few gigabytes, so the download may take minutes."
+	$(UV) pip install --require-hashes -r requirements.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

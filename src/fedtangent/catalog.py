@@ -1,0 +1,63 @@
+"""The files of a plural folder, by name: the folder is the registry, and a user's own file works the same way."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+FOLDERS = ("methods", "models", "datasets", "partitions", "topologies", "engines")
+
+
+def names(folder: str) -> list[str]:
+    """The names that a folder offers, sorted: its public file names."""
+    if folder not in FOLDERS:
+        raise ValueError(f"`folder` must be one of {', '.join(FOLDERS)}; got {folder!r}.")
+    return sorted(path.stem for path in (Path(__file__).parent / folder).glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(folder: str, name: str) -> Callable[..., Any]:
+    """The function that file `name` of a folder defines under its own name; a path ending in .py is a user's own file.
+
+    Raises:
+        ValueError: No such name or file, or the file does not define a function of its own name.
+    """
+    if name.endswith(".py"):
+        return _defined(_module_at(Path(name)), Path(name).stem, name)
+    known = names(folder)
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Or give the path of a file of your own."
+        raise ValueError(f"`{folder[:-1]}` must be one of {', '.join(known)}; got {name!r}. {hint}")
+    return _defined(importlib.import_module(f"fedtangent.{folder}.{name}"), name, name)
+
+
+def summary(folder: str, name: str) -> str:
+    """The first sentence of the file's docstring, without the name that it opens with."""
+    text = (sys.modules[load(folder, name).__module__].__doc__ or "").strip().splitlines()
+    return text[0].split(": ", 1)[-1] if text else ""
+
+
+def _module_at(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"`method` must name a file that exists; got {str(path)!r}. Check the path.")
+    spec = importlib.util.spec_from_file_location(f"fedtangent_user_{path.stem}", path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"`{path}` must be a Python file that imports; got {type(error).__name__}: {error}. Mend the file."
+        ) from error
+    return module
+
+
+def _defined(module: Any, name: str, given: str) -> Callable[..., Any]:
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ValueError(f"`{given}` must define a function named {name!r}; got none. Name the function like its file.")
+    return found  # type: ignore[no-any-return]

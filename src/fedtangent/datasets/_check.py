@@ -1,0 +1,98 @@
+"""What every data set owes: rows that match, finite numbers, labels within the classes."""
+
+import torch
+from torch import Tensor
+
+from fedtangent.shard import Dataset
+
+
+def checked(dataset: Dataset) -> Dataset:
+    """The data set in its standard types: inputs float32, labels int64 or targets (rows, outputs) float32.
+
+    Integers are labels; with `classes` 0 their number is read off the training labels. Floats are targets to regress.
+
+    Raises:
+        TypeError: An array is not a tensor of real numbers.
+        ValueError: An empty split, shapes that do not match, NaN or infinity, or a label outside the classes.
+    """
+    name, x_train, y_train, x_test, y_test, classes = dataset
+    for array, value in zip(dataset._fields[1:5], dataset[1:5], strict=True):
+        if not isinstance(value, Tensor) or value.is_complex():
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"`{array}` must be a tensor of real numbers; got {got}. Convert it.")
+    _rows_match("train", x_train, y_train)
+    _rows_match("test", x_test, y_test)
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            f"`x_test` must have rows of the shape of `x_train`'s, {tuple(x_train.shape[1:])}; "
+            f"got {tuple(x_test.shape[1:])}. Prepare both splits in the same way."
+        )
+    if y_train.is_floating_point() != y_test.is_floating_point():
+        raise ValueError(
+            f"`y_test` must be of the kind of `y_train`, {y_train.dtype}; got {y_test.dtype}. "
+            "Use integers for labels and floats for targets in both."
+        )
+    x_train, x_test = _finite("x_train", x_train), _finite("x_test", x_test)
+    if y_train.is_floating_point():
+        y_train, y_test, classes = _targets(y_train, y_test, classes)
+    else:
+        y_train, y_test, classes = _labels(y_train, y_test, classes)
+    return Dataset(name, x_train, y_train, x_test, y_test, classes)
+
+
+def _rows_match(split: str, x: Tensor, y: Tensor) -> None:
+    if x.ndim < 2 or x.numel() == 0:
+        raise ValueError(
+            f"`x_{split}` must have the shape (rows, *inputs) with at least one row; got {tuple(x.shape)}. "
+            "Give every split some rows, and a lone feature an axis of its own."
+        )
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(
+            f"`y_{split}` must have one row for each of the {len(x)} rows of `x_{split}`; got shape {tuple(y.shape)}. "
+            "Check that inputs and labels come from the same split."
+        )
+
+
+def _finite(array: str, value: Tensor) -> Tensor:
+    value = value.to(torch.float32)
+    bad = value.numel() - int(torch.isfinite(value).sum())
+    if bad:
+        raise ValueError(
+            f"`{array}` must hold finite float32 numbers; got {bad} that are NaN, infinite or too large. "
+            "Fill in or drop these rows."
+        )
+    return value
+
+
+def _targets(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tensor, int]:
+    if classes:
+        raise ValueError(
+            f"`classes` must be 0 for targets that are floats; got {classes}. Give the labels as integers instead."
+        )
+    y_train, y_test = (y[:, None] if y.ndim == 1 else y for y in (y_train, y_test))
+    for array, y in (("y_train", y_train), ("y_test", y_test)):
+        if y.ndim != 2 or y.shape[1] == 0 or y.shape[1] != y_train.shape[1]:
+            raise ValueError(
+                f"`{array}` must hold targets of shape (rows, outputs), alike in both splits; got {tuple(y.shape)}. "
+                "Flatten the outputs of a row."
+            )
+    return _finite("y_train", y_train), _finite("y_test", y_test), 0
+
+
+def _labels(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tensor, int]:
+    for array, y in (("y_train", y_train), ("y_test", y_test)):
+        if y.ndim != 1:
+            raise ValueError(
+                f"`{array}` must hold one integer label a row; got shape {tuple(y.shape)}. "
+                "Flatten it, take the argmax of one-hot rows, or use floats for regression."
+            )
+    y_train, y_test = y_train.long(), y_test.long()
+    classes = classes or int(y_train.max()) + 1
+    for array, y in (("y_train", y_train), ("y_test", y_test)):
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"`{array}` must hold labels from 0 to {classes - 1}; got {low if low < 0 else high}. "
+                "Number the classes of the training set from 0, and drop rows of other classes."
+            )
+    return y_train, y_test, classes

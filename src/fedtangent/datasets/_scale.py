@@ -1,0 +1,31 @@
+"""Inputs as a network wants them: 8-bit images standardised, other numbers as they are."""
+
+import torch
+from torch import Tensor
+
+
+def scaled(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both splits as float32; uint8 images as (x / 255 - mean) / std, by `x_train`'s mean and std of each channel.
+
+    Four-dimensional images have their channels first, (rows, channels, height, width); others are one channel.
+
+    Raises:
+        ValueError: One split is 8-bit and the other is not, or images have their channels last.
+    """
+    if (x_train.dtype == torch.uint8) != (x_test.dtype == torch.uint8):
+        raise ValueError(
+            f"`x_test` must be 8-bit if and only if `x_train` is, which is {x_train.dtype}; got {x_test.dtype}. "
+            "Save both splits with the same dtype."
+        )
+    if x_train.dtype != torch.uint8 or x_train.numel() == 0 or x_train.shape[1:] != x_test.shape[1:]:
+        return x_train.to(torch.float32), x_test.to(torch.float32)
+    if x_train.ndim == 4 and x_train.shape[3] in (1, 3, 4) and x_train.shape[1] not in (1, 3, 4):
+        raise ValueError(
+            f"`x_train` must hold images with their channels first, (rows, channels, height, width); "
+            f"got {tuple(x_train.shape)}. Transpose with (0, 3, 1, 2)."
+        )
+    train, test = x_train.to(torch.float32).div_(255), x_test.to(torch.float32).div_(255)
+    axes = tuple(axis for axis in range(train.ndim) if train.ndim != 4 or axis != 1)
+    std, mean = torch.std_mean(train, axes, correction=0, keepdim=True)
+    std = torch.where(std > 0, std, 1.0)  # a constant channel carries nothing; keep it at zero
+    return train.sub_(mean).div_(std), test.sub_(mean).div_(std)

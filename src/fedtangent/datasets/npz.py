@@ -1,0 +1,61 @@
+"""npz: your own arrays x_train, y_train, x_test, y_test in one .npz file."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent.datasets._check import checked
+from fedtangent.datasets._scale import scaled
+from fedtangent.shard import Dataset
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def npz(data_dir: str | Path | None = None) -> Dataset:
+    """The data set in a .npz file, named like the file.
+
+    Integer `y` (rows,) are labels from 0, floating-point `y` (rows,) or (rows, outputs) targets of a regression. 8-bit
+    `x` are images, channels first, standardised with each channel's mean and deviation over `x_train`; any other `x` is
+    taken as it is, in float32. Pickled objects are refused.
+
+    Args:
+        data_dir: The path of the .npz file itself.
+    """
+    if data_dir is None or not Path(data_dir).expanduser().is_file():
+        got = "none" if data_dir is None else repr(str(data_dir))
+        raise ValueError(f"`data_dir` must be the path of a .npz file for this data set; got {got}. Check --data-dir.")
+    path = Path(data_dir).expanduser()
+    x_train, y_train, x_test, y_test = (_tensor(array, value) for array, value in _read(path).items())
+    x_train, x_test = scaled(x_train, x_test)
+    return checked(Dataset(path.stem, x_train, y_train, x_test, y_test, classes=0))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            missing = [array for array in ARRAYS if array not in file]
+            arrays = {} if missing else {array: file[array] for array in ARRAYS}
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"`data_dir` must be a whole .npz file of plain numbers; got {str(path)!r} ({error}). "
+            "Write it with numpy.savez, without object arrays."
+        ) from error
+    if missing:
+        raise ValueError(
+            f"`data_dir` must be a .npz file with {', '.join(ARRAYS)}; got {str(path)!r} without {', '.join(missing)}. "
+            "Save it with these names."
+        )
+    return arrays
+
+
+def _tensor(array: str, value: np.ndarray) -> Tensor:
+    if value.dtype.kind not in "biuf":
+        raise ValueError(f"`{array}` must hold numbers; got dtype {value.dtype}. Encode them as integers or floats.")
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    # torch has no arithmetic for the wider unsigned and floating-point types
+    wide = {"u2": np.int64, "u4": np.int64, "u8": np.int64, "f16": np.float64}.get(native.dtype.str[1:])
+    return torch.from_numpy(np.ascontiguousarray(native if wide is None else native.astype(wide)))

@@ -1,0 +1,68 @@
+"""torch_dataset: any two map-style torch Datasets of pairs (x, y); from Python only."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent.datasets._check import checked
+from fedtangent.datasets._scale import scaled
+from fedtangent.shard import Dataset
+
+
+def torch_dataset(train: Any, test: Any, *, name: str = "custom") -> Dataset:
+    """The rows of two torch Datasets, read once into memory.
+
+    Integer `y` are labels from 0, floating-point `y` targets of a regression. 8-bit `x` are standardised images, other
+    `x` are taken as they are, in float32. Random transforms are drawn once, here.
+
+    Args:
+        train: A map-style torch Dataset of pairs (x, y), such as torchvision's with `transforms.ToTensor()`.
+        test: As `train`.
+        name: For the record.
+
+    Raises:
+        TypeError: A Dataset without a length, or whose items are not pairs of numbers.
+        ValueError: Rows of different shapes, or what `checked` refuses.
+    """
+    x_train, y_train = _rows("train", train)
+    x_test, y_test = _rows("test", test)
+    x_train, x_test = scaled(x_train, x_test)
+    return checked(Dataset(name, x_train, y_train, x_test, y_test, classes=0))
+
+
+def _rows(split: str, data: Any) -> tuple[Tensor, Tensor]:
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise TypeError(
+            f"`{split}` must be a map-style torch Dataset, with a length and items; got {type(data).__name__}. "
+            "Put an iterable one's rows into a list."
+        )
+    if len(data) == 0:
+        raise ValueError(f"`{split}` must have at least one row; got none. Give it some.")
+    pairs = [_pair(split, data[row]) for row in range(len(data))]
+    return _stack(split, "x", [x for x, _ in pairs]), _stack(split, "y", [y for _, y in pairs])
+
+
+def _pair(split: str, item: Any) -> tuple[Tensor, Tensor]:
+    try:
+        if not isinstance(item, (tuple, list)):  # a tensor of two rows would unpack, wrongly
+            raise TypeError(f"an item of type {type(item).__name__}")
+        x, y = item
+        if not isinstance(x, (Tensor, np.ndarray, list, tuple, float, int)):
+            raise TypeError(f"an x of type {type(x).__name__}")
+        return torch.as_tensor(x), torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"`{split}` must yield pairs (x, y) of numbers; got {error}. Convert images with transforms.ToTensor()."
+        ) from error
+
+
+def _stack(split: str, part: str, rows: list[Tensor]) -> Tensor:
+    odd = next((row for row, value in enumerate(rows) if value.shape != rows[0].shape), None)
+    if odd is not None:
+        raise ValueError(
+            f"`{split}` must yield every {part} in one shape, {tuple(rows[0].shape)} like row 0; "
+            f"got {tuple(rows[odd].shape)} in row {odd}. Crop, pad or resize the rows."
+        )
+    return torch.stack(rows)

@@ -1,0 +1,1 @@
+"""Ways to run a fleet; none knows a method."""

@@ -1,0 +1,348 @@
+"""The contract: values that nodes and a server hold, the verbs that move them, and what a method is.
+
+A method is written once, as a global view of the federation. `Each[T]` is one T per node, `Central[T]` one T at the
+server; both are opaque to the method, and only the verbs of a `Fleet` touch them:
+
+    map(fn, *x_k)              Each -> Each               nothing is sent
+    draw(fn, *x_k)             Each -> Each               nothing; the only source of randomness
+    at_server(fn, *x)          Central -> Central         nothing
+    broadcast(x)               Central T -> Each T        server to all
+    mean(x_k, weight_k)        Each T -> Central T        all to server
+    gather(x_k)                Each T -> Central [T]      all to server
+    mix(x_k)                   Each -> Each               every node to its neighbours: the gossip matrix times the values
+    share(x_k)                 Each T -> Each Inbox[T]    every node to its neighbours
+    ask(fn, x_k, *y_k)         Each Inbox[fn(x_i, y_j)]   a question to the neighbours, and their answers back
+    cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
+
+`map` and `ask` only describe: the values are computed, chunk of nodes by chunk, when a verb needs them all, so that the
+replies of a round never exist at once. Payload bytes are booked where messages are made.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent import trees
+from fedtangent.graph import Graph
+from fedtangent.ledger import SERVER, Ledger
+from fedtangent.shard import Shard
+
+T = TypeVar("T")
+Cache = dict[int, list[Any]]
+
+Exposure = Literal["none", "aggregate", "kernel", "raw-equivalent"]
+
+
+class NodeError(RuntimeError):
+    """A node failed; the message names round, node and method."""
+
+
+class Inbox(NamedTuple):
+    """The messages of a node's neighbours, in the order of their numbers.
+
+    Attributes:
+        values: The messages, each leaf with a leading axis of slots.
+        real: Which slots hold a message, (slots,) as bool.
+    """
+
+    values: Any
+    real: Tensor
+
+
+class Each(Generic[T]):
+    """One value per node. A method passes it to verbs and may unpack an Each of tuples; it never looks inside."""
+
+    def __init__(self, fleet: "Fleet", pull: Callable[[Sequence[int], Cache], list[T]] | Mapping[int, T]) -> None:
+        """Holds values by node, or a recipe for those of any given nodes."""
+        self.nodes = fleet.nodes
+        self._fleet = fleet
+        self._recipe = pull if callable(pull) else None
+        self._values: dict[int, T] = {} if callable(pull) else dict(pull)
+
+    def pull(self, nodes: Sequence[int], cache: Cache) -> list[T]:
+        """The values of some nodes; `cache` spares work that is needed twice while one chunk is computed."""
+        if self._recipe is None:
+            return [self._values[node] for node in nodes]
+        if id(self) not in cache:
+            cache[id(self)] = self._recipe(nodes, cache)
+        return cache[id(self)]
+
+    def settle(self) -> "Each[T]":
+        """The same values, all computed: chunk of nodes by chunk."""
+        if self._recipe is not None:
+            for chunk in self._fleet.chunks():
+                self._values.update(zip(chunk, self.pull(chunk, {}), strict=True))
+            self._values = {node: self._values[node] for node in self.nodes}
+            self._recipe = None
+        return self
+
+    @property
+    def values(self) -> list[T]:
+        """All values, in the order of the nodes: for engines, experiments and tests, not for methods."""
+        return [self.settle()._values[node] for node in self.nodes]
+
+    def values_at(self, nodes: Sequence[int]) -> list[T]:
+        """The values of some nodes, all computed first."""
+        return self.settle().pull(nodes, {})
+
+    def __iter__(self) -> Iterator["Each[Any]"]:
+        """One Each for every part of an Each of tuples."""
+        columns = zip(*self.values, strict=True)
+        return iter([Each(self._fleet, dict(zip(self.nodes, column, strict=True))) for column in columns])
+
+
+@dataclass(frozen=True)
+class Central(Generic[T]):
+    """One value at the server; a method never looks inside."""
+
+    value: T
+
+    def __iter__(self) -> Iterator["Central[Any]"]:
+        """One Central for every part of a Central tuple."""
+        return iter([Central(part) for part in self.value])  # type: ignore[attr-defined]
+
+
+class Engine(Protocol):
+    """A way to run a function on many nodes; it knows no method and sends nothing."""
+
+    name: str
+
+    def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
+        """The nodes, split into groups to be computed together: a pure function of the arguments."""
+        ...
+
+    def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """fn(*row) for every row, without padding in the results."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The nodes of a federation during one round, and the verbs that move values between them.
+
+    Args:
+        nodes: Their numbers.
+        engine: What runs functions on them.
+        seed: Of the run; every random number is keyed by seed, round, node and purpose.
+        round: From 1; 0 while the state is set up.
+        graph: Who is whose neighbour in this round; None where there is only a server.
+        gossip_weights: How `mix` weighs a neighbourhood.
+        ledger: Where payload bytes are booked.
+        node_bytes: The peak memory of one node's work, by node.
+        method: For error messages.
+        device: Where drawn numbers are put.
+    """
+
+    nodes: tuple[int, ...]
+    engine: Engine
+    seed: int = 0
+    round: int = 0
+    graph: Graph | None = None
+    gossip_weights: Literal["uniform", "metropolis"] = "uniform"
+    ledger: Ledger = field(default_factory=Ledger)
+    node_bytes: Mapping[int, int] = field(default_factory=dict)
+    method: str = ""
+    device: torch.device | str = "cpu"
+
+    def everywhere(self, value: T) -> Each[T]:
+        """The same value on every node, known beforehand: nothing is sent."""
+        return Each(self, dict.fromkeys(self.nodes, value))
+
+    def each(self, values: Sequence[T]) -> Each[T]:
+        """One given value a node, in the order of the nodes: the way in for an experiment's data."""
+        return Each(self, dict(zip(self.nodes, values, strict=True)))
+
+    def map(self, fn: Callable[..., T], *x_k: Each[Any]) -> Each[T]:
+        """fn(*x_i) on every node i. It is written for one node's tensors; `real` tells padded rows."""
+        self._check(*x_k)
+
+        def pull(nodes: Sequence[int], cache: Cache) -> list[T]:
+            return self._call(fn, nodes, list(zip(*(x.pull(nodes, cache) for x in x_k), strict=True)))
+
+        return Each(self, pull)
+
+    def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
+        self._check(*x_k)
+        drawn = [fn(self.rng(purpose, node), *row) for node, row in zip(self.nodes, self._rows(x_k), strict=True)]
+        return self.each([trees.to(value, self.device) for value in drawn])
+
+    def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
+        """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
+        key = [self.seed, zlib.crc32(purpose.encode())]
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, self.round, node % 2**32]))
+
+    def at_server(self, fn: Callable[..., T], *x: Central[Any]) -> Central[T]:
+        """fn(*x) at the server."""
+        return Central(fn(*(part.value for part in x)))
+
+    def broadcast(self, x: Central[T]) -> Each[T]:
+        """The server's value on every node."""
+        payload = trees.payload_bytes(x.value)
+        for node in self.nodes:
+            self.ledger.send(SERVER, node, payload)
+        return self.everywhere(x.value)
+
+    def mean(self, x_k: Each[T], weight_k: Each[Any] | None = None) -> Central[T]:
+        """sum_k weight_k x_k / sum_k weight_k at the server; the weights travel with the values."""
+        values = self._to_server(x_k)
+        weights = [1.0] * len(values) if weight_k is None else [float(w) for w in self._to_server(weight_k)]
+        if sum(weights) == 0:
+            raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
+        return Central(trees.weighted_sum(values, [w / sum(weights) for w in weights]))
+
+    def gather(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> Central[list[T]]:
+        """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
+        return Central(self._to_server(x_k, bill))
+
+    def mix(self, x_k: Each[T]) -> Each[T]:
+        """The gossip matrix times the values: every node averages with its neighbours."""
+        self._check(x_k)
+        x = dict(zip(self.nodes, x_k.values_at(self.nodes), strict=True))
+        matrix = self._gossip
+        mixed = []
+        for i in self.nodes:
+            group = sorted([i, *self._neighbours(i)])
+            for j in self._neighbours(i):
+                self.ledger.send(j, i, trees.payload_bytes(x[j]))
+            mixed.append(trees.weighted_sum([x[j] for j in group], [float(matrix[i, j]) for j in group]))
+        return self.each(mixed)
+
+    def share(self, x_k: Each[T]) -> Each[Inbox]:
+        """The neighbours' values, in the slots of an Inbox."""
+        return self.ask(lambda _, x: x, self.everywhere(torch.zeros(0)), x_k)
+
+    def ask(
+        self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], bill: Callable[[T], int] = trees.payload_bytes
+    ) -> Each[Inbox]:
+        """Node i sends x_i to every neighbour j, which computes fn(x_i, *y_j) and sends it back: i's Inbox.
+
+        Args:
+            fn: Of i's question and j's own values.
+            x_k: The questions.
+            y_k: What the answering node holds.
+            bill: Replaces the byte count of an answer, where another form of it is what would be sent.
+        """
+        self._check(x_k, *y_k)
+        own = dict(zip(self.nodes, self._rows(y_k), strict=True))
+        return Each(self, lambda nodes, cache: self._answers(fn, nodes, x_k.pull(nodes, cache), own, bill))
+
+    def _answers(
+        self, fn: Callable[..., T], nodes: Sequence[int], x: list[Any], own: dict[int, Any], bill: Callable[[T], int]
+    ) -> list[Inbox]:
+        pairs = [
+            (i, j) for i in nodes for j in self._neighbours(i) or (i,)
+        ]  # a lonely node answers itself, for the shapes
+        question = dict(zip(nodes, x, strict=True))
+        answers = iter(self._call(fn, [j for _, j in pairs], [(question[i], *own[j]) for i, j in pairs]))
+        inboxes = []
+        for i in nodes:
+            neighbours = self._neighbours(i)
+            values = [next(answers) for _ in neighbours or (i,)]
+            for j, value in zip(neighbours, values, strict=False):
+                self.ledger.send(i, j, trees.payload_bytes(question[i]))
+                self.ledger.send(j, i, bill(value))
+            slots = torch.ones(len(values), dtype=torch.bool, device=self.device)
+            inbox = Inbox(trees.stack(values), slots)
+            inboxes.append(inbox if neighbours else trees.map(lambda leaf: leaf[:0], inbox))
+        return inboxes
+
+    def cohort(self, size: int) -> "Fleet":
+        """A fleet of `size` nodes drawn for this round."""
+        if not 1 <= size <= len(self.nodes):
+            raise ValueError(f"`size` must be between 1 and {len(self.nodes)} nodes; got {size}. Draw fewer nodes.")
+        drawn = self.rng("cohort").choice(len(self.nodes), size, replace=False)
+        nodes = tuple(self.nodes[i] for i in sorted(drawn))
+        return replace(self, nodes=nodes, graph=self.graph and self.graph.induced(nodes))
+
+    def merge(self, new_k: Each[T], old_k: Each[T]) -> Each[T]:
+        """The new values where there are some, the old ones of the nodes that were absent."""
+        values = dict(zip(old_k.nodes, old_k.values, strict=True))
+        return Each(old_k._fleet, values | dict(zip(new_k.nodes, new_k.values, strict=True)))
+
+    def chunks(self) -> list[list[int]]:
+        """The nodes, in groups that the engine computes together."""
+        return self.engine.chunks(self.nodes, self.node_bytes)
+
+    def _call(self, fn: Callable[..., Any], nodes: Sequence[int], rows: list[tuple[Any, ...]]) -> list[Any]:
+        try:
+            return self.engine.call(fn, rows)
+        except Exception as error:
+            raise self._blame(fn, nodes, rows, error) from error
+
+    def _blame(self, fn: Any, nodes: Sequence[int], rows: list[tuple[Any, ...]], error: Exception) -> NodeError:
+        """Finds the failing node by running the others' rows one by one."""
+        culprit = f"one of nodes {sorted(set(nodes))}"
+        for node, row in zip(nodes, rows, strict=True):
+            try:
+                fn(*row)
+            except Exception as own:
+                culprit, error = f"node {node}", own
+                break
+        stage = getattr(fn, "__name__", type(fn).__name__)
+        shapes = [tuple(leaf.shape) for row in rows[:1] for leaf in trees.leaves(row) if isinstance(leaf, Tensor)]
+        return NodeError(
+            f"{culprit} failed in {stage!r} of {self.method or 'a method'}, round {self.round}: "
+            f"{type(error).__name__}: {error} (argument shapes {shapes})"
+        )
+
+    def _to_server(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> list[T]:
+        self._check(x_k)
+        values = x_k.values_at(self.nodes)
+        for node, value in zip(self.nodes, values, strict=True):
+            self.ledger.send(node, SERVER, bill(value))
+        return values
+
+    def _rows(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
+        columns = [x.values_at(self.nodes) for x in x_k]
+        return list(zip(*columns, strict=True)) if columns else [()] * len(self.nodes)
+
+    def _neighbours(self, node: int) -> tuple[int, ...]:
+        if self.graph is None:
+            raise ValueError(
+                f"`topology` must be given for {self.method or 'this method'}; got none. Choose one, such as 'regular'."
+            )
+        return self.graph.neighbours[node]
+
+    @cached_property
+    def _gossip(self) -> np.ndarray:
+        assert self.graph is not None
+        return self.graph.gossip(self.gossip_weights)
+
+    def _check(self, *x_k: Each[Any]) -> None:
+        for x in x_k:
+            if not isinstance(x, Each):
+                raise TypeError(f"a verb takes values of type Each; got {type(x).__name__}. Broadcast a Central first.")
+
+
+class Method(NamedTuple):
+    """A federated method: a pair of pure functions, and what an experiment must know of it.
+
+    Attributes:
+        name: The file's.
+        init: (fleet, data_k) -> State, a NamedTuple of Each and Central.
+        round: (fleet, state, data_k, k) -> (State, what goes on the record). k counts from 1.
+        exposure: What leaves a node: `none`, `aggregate` (sums over its samples), `kernel`, `raw-equivalent`.
+        neighbours: Whether nodes talk to neighbours, and so need a topology.
+        aggregate: (fleet, state, data_k) -> the one model that is evaluated, as a Central.
+        node_bytes: (rows, degree) -> the peak memory of one node's work; None for a few copies of weights and data.
+    """
+
+    name: str
+    init: Callable[[Fleet, Each[Shard]], Any]
+    round: Callable[[Fleet, Any, Each[Shard], int], tuple[Any, dict[str, Any]]]
+    exposure: Exposure
+    neighbours: bool
+    aggregate: Callable[[Fleet, Any, Each[Shard]], Central[dict[str, Tensor]]]
+    node_bytes: Callable[[int, int], int] | None = None
+
+
+def rows(shard: Shard) -> Tensor:
+    """n_k, the number of a node's real rows."""
+    return shard.real.sum()

@@ -1,0 +1,115 @@
+"""An undirected graph of nodes: who talks to whom, and with which gossip weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, cast
+
+import networkx as nx
+import numpy as np
+
+GossipWeights = Literal["uniform", "metropolis"]
+
+
+@dataclass(frozen=True, init=False)
+class Graph:
+    """An undirected graph on the nodes 0, 1, ..., `nodes` - 1; it never changes.
+
+    Attributes:
+        edges: The sorted pairs (i, j) with i < j, each once.
+        nodes: The number of nodes, those without an edge included.
+    """
+
+    edges: tuple[tuple[int, int], ...]
+    nodes: int
+
+    def __init__(self, edges: Iterable[tuple[int, int]], nodes: int) -> None:
+        """The graph of these edges; direction and repetition of an edge do not matter.
+
+        Raises:
+            ValueError: No node, an edge from a node to itself, or an edge to a node that does not exist.
+        """
+        if nodes < 1:
+            raise ValueError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
+        pairs = sorted({(int(min(edge)), int(max(edge))) for edge in edges})
+        for low, high in pairs:
+            if low == high or low < 0 or high >= nodes:
+                raise ValueError(
+                    f"`edges` must join two different nodes from 0 to {nodes - 1}; got ({low}, {high}). "
+                    "Remove or renumber this edge."
+                )
+        object.__setattr__(self, "edges", tuple(pairs))
+        object.__setattr__(self, "nodes", int(nodes))
+
+    @classmethod
+    def from_networkx(cls, g: nx.Graph) -> Graph:
+        """The graph of a networkx graph, whose labels become 0, 1, ... in their sorted order."""
+        renumbered = nx.convert_node_labels_to_integers(g, ordering="sorted")
+        return cls(renumbered.edges(), renumbered.number_of_nodes())
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """The sorted neighbours of each node, without the node itself."""
+        found: list[list[int]] = [[] for _ in range(self.nodes)]
+        for low, high in self.edges:
+            found[low].append(high)
+            found[high].append(low)
+        return tuple(tuple(sorted(ids)) for ids in found)
+
+    def degree(self, node: int) -> int:
+        """The number of a node's neighbours."""
+        return len(self.neighbours[node])
+
+    @property
+    def connected(self) -> bool:
+        """Whether a path joins every pair of nodes."""
+        return cast(bool, nx.is_connected(self.networkx()))
+
+    def gossip(self, weights: GossipWeights) -> np.ndarray:
+        """The matrix W, (nodes, nodes) as float64, of one averaging step x <- W x; every row sums to one.
+
+        `uniform` gives W_ij = 1 / (deg_i + 1) over the neighbourhood, i included; where degrees differ it is not
+        symmetric and does not preserve the mean. `metropolis` gives W_ij = 1 / (1 + max(deg_i, deg_j)) to neighbours
+        and the rest to i: symmetric and doubly stochastic on any graph (Xiao, Boyd, Kim 2007).
+
+        Raises:
+            ValueError: Another name.
+        """
+        if weights not in ("uniform", "metropolis"):
+            raise ValueError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
+        degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
+        largest = np.maximum(degrees[:, None], degrees) if weights == "metropolis" else degrees[:, None]
+        matrix = np.where(self._adjacency(), 1 / (1 + largest), 0.0)
+        # What the neighbours leave is the node's own; `uniform` knows it without the rounding of a sum.
+        own = 1 - matrix.sum(axis=1) if weights == "metropolis" else 1 / (1 + degrees)
+        np.fill_diagonal(matrix, own)
+        return matrix
+
+    def induced(self, nodes: Iterable[int]) -> Graph:
+        """The graph with only the edges among `nodes`; the others stay, numbered as before, without an edge.
+
+        Raises:
+            ValueError: A node that does not exist.
+        """
+        kept = set(nodes)
+        strange = sorted(node for node in kept if not 0 <= node < self.nodes)
+        if strange:
+            raise ValueError(
+                f"`nodes` must be from 0 to {self.nodes - 1}; got {strange[0]}. Choose among the graph's nodes."
+            )
+        return Graph((edge for edge in self.edges if kept.issuperset(edge)), self.nodes)
+
+    def networkx(self) -> nx.Graph:
+        """The graph as a new networkx graph."""
+        g = nx.empty_graph(self.nodes)
+        g.add_edges_from(self.edges)
+        return g
+
+    def _adjacency(self) -> np.ndarray:
+        matrix = np.zeros((self.nodes, self.nodes), dtype=bool)
+        if self.edges:
+            low, high = np.array(self.edges).T
+            matrix[low, high] = matrix[high, low] = True
+        return matrix

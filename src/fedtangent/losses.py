@@ -1,0 +1,74 @@
+"""Losses as pairs: the value of every sample, and its derivative by the network's outputs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Loss(NamedTuple):
+    """A loss, as the mean over samples of `per_sample`.
+
+    Attributes:
+        name: For the record.
+        per_sample: (f (rows, outputs), y) -> the loss of every row (rows,).
+        residual: (f, y) -> d per_sample / d f, (rows, outputs).
+        curvature: An upper bound of the largest eigenvalue of d^2 per_sample / d f^2, for a given number of outputs;
+            None where none is known.
+    """
+
+    name: str
+    per_sample: Callable[[Tensor, Tensor], Tensor]
+    residual: Callable[[Tensor, Tensor], Tensor]
+    curvature: Callable[[int], float] | None
+
+
+def _one_hot(f: Tensor, y: Tensor) -> Tensor:
+    return (y[:, None] == torch.arange(f.shape[1], device=f.device)).to(f.dtype)
+
+
+cross_entropy = Loss(
+    "cross_entropy",
+    per_sample=lambda f, y: torch.logsumexp(f, 1) - f.gather(1, y[:, None])[:, 0],
+    residual=lambda f, y: torch.softmax(f, 1) - _one_hot(f, y),
+    curvature=lambda outputs: 0.5,  # the largest eigenvalue of diag(p) - p p^T
+)
+
+
+def _targets(f: Tensor, y: Tensor) -> Tensor:
+    """One-hot labels, or the targets themselves."""
+    return y if y.is_floating_point() else _one_hot(f, y)
+
+
+squared = Loss(
+    "squared",
+    per_sample=lambda f, y: ((f - _targets(f, y)) ** 2).sum(1) / (2 * f.shape[1]),
+    residual=lambda f, y: (f - _targets(f, y)) / f.shape[1],
+    curvature=lambda outputs: 1 / outputs,
+)
+
+
+def custom(fn: Callable[[Tensor, Tensor], Tensor], name: str | None = None) -> Loss:
+    """The Loss of a user's `fn(f, y)`, such as `torch.nn.functional.smooth_l1_loss`: the mean of the rows' own."""
+
+    def one_row(f: Tensor, y: Tensor) -> Tensor:
+        value = fn(f[None], y[None])
+        return value.reshape(()) if value.numel() == 1 else value.mean()
+
+    return Loss(
+        name or str(getattr(fn, "__name__", type(fn).__name__)),
+        per_sample=lambda f, y: torch.func.vmap(one_row)(f, y),
+        residual=lambda f, y: torch.func.vmap(torch.func.grad(one_row))(f, y),
+        curvature=None,
+    )
+
+
+def mean(loss: Loss, f: Tensor, y: Tensor, real: Tensor | None = None) -> Tensor:
+    """The mean loss over the real rows; one that is not finite counts as +inf, so that it never wins a comparison."""
+    each = loss.per_sample(f, y)
+    total = each.mean() if real is None else torch.where(real, each, 0).sum() / real.sum()
+    return torch.where(torch.isfinite(total), total, torch.inf)
+
+
+NAMES = {"cross_entropy": cross_entropy, "squared": squared}

@@ -1,0 +1,51 @@
+"""Central training: all nodes' rows in one place, the upper end of every plot.
+
+data <- the union of data_k, with multiplicity      what federated learning avoids
+round:  w <- SGD(w; data)                           E epochs of step eta
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from fedtangent import solvers, trees
+from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.shard import Shard
+from fedtangent.task import Task, Weights
+
+
+class State(NamedTuple):
+    """w: the weights. data: the union of all rows."""
+
+    w: Central[Weights]
+
+
+def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, momentum: float = 0.0) -> Method:
+    """Training on the union of the nodes' rows. The rows count as sent, once, in the first round.
+
+    Args:
+        task: Model and loss.
+        epochs: Passes over all rows in a round.
+        batch: Rows in a batch.
+        lr: Step size.
+        momentum: Of the SGD; starts at zero every round.
+    """
+    draw = solvers.shuffled(epochs, batch)
+    train = solvers.sgd(task, lr=lr, momentum=momentum)
+
+    def init(fleet: Fleet, data_k: Each[Shard]) -> State:
+        return State(Central(task.w_0))
+
+    def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
+        def step(w: Weights, shards: list[Shard]) -> Weights:
+            data = Shard(*(torch.cat(column) for column in zip(*shards, strict=True)))
+            batches = draw(fleet.rng("batches"), data)
+            return train(w, data, solvers.Batches(batches.rows.to(data.x.device), batches.real.to(data.x.device)))
+
+        first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
+        return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}
+
+    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
+        return state.w
+
+    return Method("central", init, round, "raw-equivalent", False, aggregate)

@@ -1,0 +1,58 @@
+"""DFedAvg: local training, then an average with the neighbours; with momentum it is DFedAvgM.
+
+Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algorithm 1. arXiv 2104.11375.
+
+    node:    w_k <- w_0
+    round:   z_k <- SGD(w_k; data_k)                    E local epochs of step eta, momentum theta
+             w_k <- sum_l W_kl z_l                      over the neighbourhood
+    at last  w   <- 1/K sum_k w_k                       or weighted by n_k
+"""
+
+from typing import Any, Literal, NamedTuple
+
+from fedtangent import solvers
+from fedtangent.fleet import Central, Each, Fleet, Method, rows
+from fedtangent.shard import Shard
+from fedtangent.task import Task, Weights
+
+
+class State(NamedTuple):
+    """w_k: every node's weights, after averaging."""
+
+    w_k: Each[Weights]
+
+
+def dfedavg(
+    task: Task,
+    *,
+    epochs: int = 20,
+    batch: int = 25,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    aggregation: Literal["plain", "weighted"] = "plain",
+) -> Method:
+    """DFedAvg; DFedAvgM where `momentum` is positive. Defaults as in the NTK-DFL paper's comparison.
+
+    Args:
+        task: Model and loss.
+        epochs: E, passes over a node's data in a round.
+        batch: Rows in a local batch.
+        lr: eta.
+        momentum: theta; starts at zero every round.
+        aggregation: Of the final model, `plain` or `weighted` by rows.
+    """
+    draw = solvers.shuffled(epochs, batch)
+    train = solvers.sgd(task, lr=lr, momentum=momentum)
+
+    def init(fleet: Fleet, data_k: Each[Shard]) -> State:
+        return State(fleet.everywhere(task.w_0))
+
+    def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
+        batches_k = fleet.draw(draw, data_k, purpose="batches")
+        z_k = fleet.map(train, state.w_k, data_k, batches_k)
+        return State(fleet.mix(z_k)), {}
+
+    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
+        return fleet.mean(state.w_k, fleet.map(rows, data_k) if aggregation == "weighted" else None)
+
+    return Method("dfedavg", init, round, "aggregate", True, aggregate)

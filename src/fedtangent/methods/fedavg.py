@@ -1,0 +1,58 @@
+"""FedAvg: average the clients' models, weighted by their data.
+
+McMahan, Moore, Ramage, Hampson, Aguera y Arcas. Communication-Efficient Learning of Deep
+Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
+
+    server:  w   <- w_0
+    round:   S   <- a random set of max(C K, 1) clients
+             w_k <- w                                   for every client k in S
+             w_k <- SGD(w_k; data_k)                    E local epochs of step eta
+             w   <- sum_k n_k / n  w_k
+"""
+
+from typing import Any, NamedTuple
+
+from fedtangent import solvers
+from fedtangent.fleet import Central, Each, Fleet, Method, rows
+from fedtangent.shard import Shard
+from fedtangent.task import Task, Weights
+
+
+class State(NamedTuple):
+    """w: the server's weights."""
+
+    w: Central[Weights]
+
+
+def fedavg(
+    task: Task, *, participation: float = 1.0, epochs: int = 1, batch: int = 10, lr: float = 0.1, momentum: float = 0.0
+) -> Method:
+    """FedAvg.
+
+    Args:
+        task: Model and loss.
+        participation: C, the share of the clients in a round.
+        epochs: E, passes over a client's data in a round.
+        batch: B, rows in a local batch.
+        lr: eta.
+        momentum: Of the local SGD; starts at zero every round.
+    """
+    if not 0 < participation <= 1:
+        raise ValueError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
+    draw = solvers.shuffled(epochs, batch)
+    train = solvers.sgd(task, lr=lr, momentum=momentum)
+
+    def init(fleet: Fleet, data_k: Each[Shard]) -> State:
+        return State(Central(task.w_0))
+
+    def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
+        clients = fleet.cohort(max(int(participation * len(fleet.nodes)), 1))
+        w_k = clients.broadcast(state.w)
+        batches_k = clients.draw(draw, data_k, purpose="batches")
+        w_k = clients.map(train, w_k, data_k, batches_k)
+        return State(clients.mean(w_k, clients.map(rows, data_k))), {}
+
+    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
+        return state.w
+
+    return Method("fedavg", init, round, "aggregate", False, aggregate)

@@ -1,0 +1,1 @@
+"""Networks: functions of the input shape, the number of outputs and a generator that draws the first weights."""

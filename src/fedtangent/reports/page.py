@@ -1,0 +1,169 @@
+"""The report of some runs as one HTML page that needs nothing else: no network, no script, no other file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from fedtangent.reports import figures, listings, nodes, statistics, svg, table
+from fedtangent.reports.finding import finding
+from fedtangent.reports.records import Group, Measure, Record, groups, measure
+
+
+def page(records: Sequence[Record], target: float | None = None) -> str:
+    """The page; the same records give the same text. Without a target, that of `statistics.common_target`.
+
+    Raises:
+        ValueError: A target that is no accuracy, or records that cannot be compared.
+    """
+    found = groups(records)
+    kind = measure(records)
+    target = statistics.common_target(found, kind) if target is None else table.checked_target(target, kind)
+    colours = [svg.variable(colour) for colour in figures.colours(found)]
+    return Template(_asset("page.html")).substitute(
+        title=escape(_title(found)),
+        css=_asset("page.css").strip(),
+        finding=escape(finding(found, kind, target)),
+        setting=escape(_setting(found)),
+        table=table.html(found, kind, target, colours),
+        notes="".join(f'<p class="note">{escape(note)}</p>' for note in table.notes(found)),
+        heading="Accuracy" if kind == "accuracy" else "Loss",
+        legend=escape(_legend(found, kind)),
+        names=_names(found, colours),
+        curves=_curves(found, kind, target),
+        nodes=_nodes(found),
+        exposure="\n".join(listings.exposure(group) for group in found),
+        settings="\n".join(listings.settings(group) for group in found),
+        csv=listings.csv(found),
+        data=listings.data(found),
+    )
+
+
+def write(records: Sequence[Record], path: str | Path, target: float | None = None) -> None:
+    """Writes the page to a file, all of it or, when something fails, nothing.
+
+    Raises:
+        ValueError: As `page`.
+        OSError: The file cannot be written; an older one is still there.
+    """
+    path, text = Path(path), page(records, target)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # A temporary file is for its owner's eyes only; a page is like any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(draft, 0o666 & ~mask)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def _asset(name: str) -> str:
+    return resources.files("fedtangent.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _title(found: Sequence[Group]) -> str:
+    data = _shared(found, "dataset") or "several data sets"
+    count = _shared(found, "nodes")
+    methods = list(dict.fromkeys(group.experiment["method"] for group in found))
+    names = " and ".join([", ".join(methods[:-1]), methods[-1]] if len(methods) > 1 else methods)
+    return f"{names} on {data}" + (f", {count} nodes" if count else "")
+
+
+def _setting(found: Sequence[Group]) -> str:
+    parts = []
+    for key in ("partition", "topology", "model"):
+        name, options = _shared(found, key), _shared(found, f"{key}_options")
+        if name:
+            more = " ".join(f"{option}={listings.plain(value)}" for option, value in (options or {}).items())
+            parts.append(f"{key} {listings.plain(name)}" + (f" ({more})" if more else ""))
+    seeds = sorted(
+        {str(record.experiment["seed"]) for group in found for record in group.records if "seed" in record.experiment}
+    )
+    parts += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"] if seeds else []
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _shared(found: Sequence[Group], key: str) -> Any:
+    """The value that all groups which have one agree on, or None."""
+    values = [group.experiment[key] for group in found if group.experiment.get(key)]
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def _legend(found: Sequence[Group], kind: Measure) -> str:
+    what = "its accuracy on the test set" if kind == "accuracy" else "its loss on the test set"
+    lines = [f"Solid: the aggregated model, {what}."]
+    if kind == "accuracy":
+        lines.append("Dashed: the mean over the nodes' own models.")
+    if any(len(group.records) > 1 for group in found):
+        lines.append("Band: one standard deviation over the seeds.")
+    return " ".join(lines)
+
+
+def _names(found: Sequence[Group], colours: Sequence[str]) -> str:
+    if figures.names_fit(found):
+        return ""
+    entries = (
+        f'<li><span class="swatch" style="background:{colour}"></span>{escape(group.label)}</li>'
+        for group, colour in zip(found, colours, strict=True)
+    )
+    return f'<ul class="names">{"".join(entries)}</ul>'
+
+
+def _curves(found: Sequence[Group], kind: Measure, target: float | None) -> str:
+    silent = [group.label for group in found if not group.sends]
+    names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
+    by_bytes = "Payload of all nodes and the server since round 1, on a logarithmic axis."
+    if silent:
+        verb, line = (
+            ("sends", "a horizontal line at its") if len(silent) == 1 else ("send", "horizontal lines at their")
+        )
+        by_bytes += f" {names} {verb} nothing: {line} last value."
+    return _figure("Against rounds", figures.curves(found, kind, target, "round"), "Communication rounds.") + _figure(
+        "Against bytes sent", figures.curves(found, kind, target, "sent_bytes"), by_bytes
+    )
+
+
+def _figure(title: str, drawing: str, caption: str) -> str:
+    return f"<figure><h3>{escape(title)}</h3>{drawing}<figcaption>{escape(caption)}</figcaption></figure>\n"
+
+
+def _nodes(found: Sequence[Group]) -> str:
+    shown = []
+    for i, (name, record) in enumerate(
+        _distinct(found, "labels", ("dataset", "partition", "partition_options", "nodes"))
+    ):
+        shown.append(_figure(f"Labels of the nodes{name}", *nodes.skew(record.manifest["labels"], f"skew-{i}")))
+    for i, (name, record) in enumerate(_distinct(found, "edges", ("nodes", "topology", "topology_options"))):
+        drawing = nodes.graph(record.manifest["edges"], record.experiment["nodes"], f"graph-{i}")
+        shown.append(_figure(f"Graph of round 1{name}", *drawing))
+    if not shown:
+        return ""
+    drawings = "".join(shown)
+    pair = f'<div class="pair">\n{drawings}</div>'
+    return f'<section aria-labelledby="nodes">\n<h2 id="nodes">The nodes</h2>\n{pair}\n</section>'
+
+
+def _distinct(found: Sequence[Group], key: str, settings: Sequence[str]) -> list[tuple[str, Record]]:
+    """One record a setting that has `key`, the first, and how to name it when there are several."""
+    first: dict[str, tuple[Group, Record]] = {}
+    for group in found:
+        for record in group.records:
+            if record.manifest.get(key):
+                setting = json.dumps([record.experiment.get(name) for name in settings], sort_keys=True)
+                first.setdefault(setting, (group, record))
+    several = len(first) > 1
+    return [(f" in {group.label}" if several else "", record) for group, record in first.values()]

@@ -1,0 +1,143 @@
+"""The comparison of runs in one table: accuracy, rounds and bytes to a target, bytes in all, seconds a round."""
+
+from __future__ import annotations
+
+import html as markup
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from fedtangent.reports import statistics
+from fedtangent.reports.records import Group, Measure, Record, groups, measure
+from fedtangent.reports.statistics import Spread
+
+
+class Column(NamedTuple):
+    """One column: a cell a group, and which of the cells are the best.
+
+    Attributes:
+        title: The head of the column.
+        cells: One text a group.
+        best: The positions of the best among the methods that send; empty when there is nothing to compare.
+    """
+
+    title: str
+    cells: list[str]
+    best: frozenset[int]
+
+
+def table(records: Sequence[Record], target: float | None = None) -> Table:
+    """The table of these runs for the terminal; without a target, that of `statistics.common_target`.
+
+    Raises:
+        ValueError: A target that is no accuracy, or records that cannot be compared.
+    """
+    found = groups(records)
+    kind = measure(records)
+    target = statistics.common_target(found, kind) if target is None else checked_target(target, kind)
+    shown = Table("Method", caption="\n".join(notes(found)) or None, caption_justify="left", caption_style="dim")
+    body = columns(found, kind, target)
+    for column in body:
+        shown.add_column(column.title, justify="right")
+    for i, group in enumerate(found):
+        cells = [Text(column.cells[i], style="bold" if i in column.best else "") for column in body]
+        shown.add_row(Text(group.label), *cells)
+    return shown
+
+
+def html(found: Sequence[Group], kind: Measure, target: float | None, colours: Sequence[str]) -> str:
+    """The same table as an HTML element; a swatch in the CSS colour of each group stands before its name."""
+    body = columns(found, kind, target)
+    head = "".join(f'<th scope="col">{markup.escape(column.title)}</th>' for column in body)
+    rows = []
+    for i, (group, colour) in enumerate(zip(found, colours, strict=True)):
+        swatch = f'<span class="swatch" style="background:{colour}"></span>'
+        cells = "".join(f'<td class="{_rank(i, column)}">{markup.escape(column.cells[i])}</td>' for column in body)
+        rows.append(f'<tr><th scope="row">{swatch}{markup.escape(group.label)}</th>{cells}</tr>')
+    return (
+        f'<table class="summary"><thead><tr><th scope="col">Method</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def columns(found: Sequence[Group], kind: Measure, target: float | None) -> list[Column]:
+    """The table's columns after the methods' names."""
+
+    def measured(spread: Spread) -> str:
+        return statistics.measure_spread_text(spread, kind)
+
+    top = "highest" if kind == "accuracy" else "lowest"
+    sign = -1 if kind == "accuracy" else 1
+    last = [statistics.final(group, kind) for group in found]
+    best = [statistics.best(group, kind) for group in found]
+    total = [statistics.final(group, "sent_bytes") for group in found]
+    time = [statistics.seconds(group) for group in found]
+    body = [_column(f"Final {kind}", last, measured, found, sign), _column(top.title(), best, measured, found, sign)]
+    if target is not None:
+        rounds = [statistics.rounds_until(group, target) for group in found]
+        sent = [statistics.bytes_until(group, target) for group in found]
+        goal = target_text(target)
+        body.append(_column(f"Rounds to {goal}", rounds, _counted, found, 1))
+        body.append(_column(f"Bytes to {goal}", sent, statistics.bytes_spread_text, found, 1))
+    body.append(Column("Bytes in all", [statistics.bytes_spread_text(spread) for spread in total], frozenset()))
+    body.append(Column("Seconds a round", [statistics.seconds_spread_text(spread) for spread in time], frozenset()))
+    return body
+
+
+def notes(found: Sequence[Group]) -> list[str]:
+    """What a reader must know of the table: what ± means, and which runs stopped early."""
+    counts = {len(group.records) for group in found}
+    lines = []
+    if counts != {1}:
+        seeds = f"{max(counts)} seeds" if len(counts) == 1 else "the seeds: "
+        each = "" if len(counts) == 1 else ", ".join(f"{group.label} {len(group.records)}" for group in found)
+        lines.append(f"Mean ± one standard deviation over {seeds}{each}.")
+    for group in found:
+        for record in group.records:
+            planned = record.experiment.get("rounds")
+            done = record.rounds[-1]["round"] if record.rounds else 0
+            if isinstance(planned, int) and done < planned:
+                lines.append(
+                    f"{group.label}, seed {record.experiment.get('seed')}: {done} of {planned} rounds are done."
+                )
+    return lines
+
+
+def checked_target(target: float, kind: Measure) -> float:
+    """The target itself.
+
+    Raises:
+        ValueError: It is not within the values that the measure can take.
+    """
+    if not math.isfinite(target) or target <= 0 or (kind == "accuracy" and target > 1):
+        rule = "above 0 and at most 1" if kind == "accuracy" else "above 0"
+        example = "an accuracy as a fraction, such as 0.85" if kind == "accuracy" else "a loss"
+        raise ValueError(f"`target` must be {rule}; got {target}. Give {example}.")
+    return float(target)
+
+
+def target_text(target: float) -> str:
+    """A target as it was given: 0.85, not 0.850."""
+    return f"{target:.6g}"
+
+
+def _column(
+    title: str, spreads: Sequence[Spread], write: Callable[[Spread], str], found: Sequence[Group], sign: int
+) -> Column:
+    cells = [write(spread) for spread in spreads]
+    rivals = [i for i, group in enumerate(found) if group.sends]
+    values = {i: sign * spreads[i].mean for i in rivals if spreads[i].found and spreads[i].complete}
+    lead = [i for i in values if cells[i] == cells[min(values, key=lambda i: values[i])]]
+    return Column(title, cells, frozenset(lead if len(rivals) > 1 else ()))
+
+
+def _counted(spread: Spread) -> str:
+    some = f" ({spread.found} of {spread.runs} seeds)" if spread.found and not spread.complete else ""
+    return statistics.count_spread_text(spread) + some
+
+
+def _rank(i: int, column: Column) -> str:
+    return "best" if i in column.best else "usual"

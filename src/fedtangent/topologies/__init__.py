@@ -1,0 +1,1 @@
+"""Who talks to whom: one family of graphs, one file."""

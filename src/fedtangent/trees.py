@@ -1,0 +1,125 @@
+"""Sums, scalings and inner products of parameter trees: dicts, tuples and lists of tensors, nested at will."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+
+def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """The tree of `fn(leaf, *matching leaves)`."""
+    return optree.tree_map(fn, tree, *rest)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves of a tree, in its fixed order (dicts by sorted key)."""
+    return optree.tree_leaves(tree)
+
+
+def add(a: Any, b: Any) -> Any:
+    """a + b."""
+    return map(torch.add, a, b)
+
+
+def subtract(a: Any, b: Any) -> Any:
+    """a - b."""
+    return map(torch.sub, a, b)
+
+
+def scale(tree: Any, factor: float | Tensor) -> Any:
+    """factor * tree."""
+    return map(lambda leaf: leaf * factor, tree)
+
+
+def add_scaled(a: Any, b: Any, factor: float | Tensor) -> Any:
+    """a + factor * b."""
+    return map(lambda x, y: x + factor * y, a, b)
+
+
+def inner(a: Any, b: Any) -> Tensor:
+    """The inner product <a, b>, summed over all leaves."""
+    return torch.stack([torch.sum(x * y) for x, y in zip(leaves(a), leaves(b), strict=True)]).sum()
+
+
+def zeros_like(tree: Any) -> Any:
+    """The zero of the tree's space."""
+    return map(torch.zeros_like, tree)
+
+
+def weighted_sum(trees: Sequence[Any], weights: Sequence[float]) -> Any:
+    """sum_i weights_i trees_i, added in the given order, so that the result does not depend on who computes it."""
+
+    def combine(*parts: Tensor) -> Tensor:
+        total = parts[0] * weights[0]
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            total = torch.add(total, part, alpha=weight)
+        return total
+
+    return map(combine, *trees)
+
+
+def where(condition: Tensor, a: Any, b: Any) -> Any:
+    """`a` where the scalar condition holds, else `b`: a NaN on the side not taken does no harm."""
+    return map(lambda x, y: torch.where(condition, x, y), a, b)
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """One tree with a new leading axis; leaves of unequal length are padded at their ends with zeros (False)."""
+
+    def join(*parts: Tensor) -> Tensor:
+        if all(part.shape == parts[0].shape for part in parts):
+            return torch.stack(parts)
+        longest = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+        joined = parts[0].new_zeros((len(parts), *longest))
+        for row, part in zip(joined, parts, strict=True):
+            row[tuple(slice(size) for size in part.shape)] = part
+        return joined
+
+    return map(join, *trees)
+
+
+def unstack(tree: Any, count: int) -> list[Any]:
+    """The `count` trees along the leading axis: the inverse of `stack`."""
+    parts, structure = optree.tree_flatten(tree)
+    return (
+        [optree.tree_unflatten(structure, row) for row in zip(*(part.unbind(0) for part in parts), strict=True)]
+        if parts
+        else [tree] * count
+    )
+
+
+def payload_bytes(tree: Any) -> int:
+    """The bytes of all numbers in a tree of real rows, from shapes and dtypes; the masks of padding are not sent."""
+    total = 0
+    stack_ = [tree]
+    while stack_:
+        item = stack_.pop()
+        if isinstance(item, Tensor):
+            total += item.numel() * item.element_size()
+        elif isinstance(item, dict):
+            stack_.extend(item.values())
+        elif hasattr(item, "_fields"):
+            stack_.extend(getattr(item, name) for name in item._fields if name != "real")
+        elif isinstance(item, (tuple, list)):
+            stack_.extend(item)
+        elif isinstance(item, (int, float)):
+            total += 8
+    return total
+
+
+def to(tree: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
+    """The tree on `device`, its floating-point leaves in `dtype`."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    return map(move, tree)
+
+
+def all_finite(tree: Any) -> Tensor:
+    """A scalar: True when no leaf holds a NaN or an infinity."""
+    return torch.stack([torch.isfinite(leaf).all() for leaf in leaves(tree)]).all()

@@ -1,0 +1,205 @@
+"""The page: complete, by itself, well formed, the same every time, and written all or not at all."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import re
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fedtangent.reports import page, records
+from tests.reports.folders import Run
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+# What loads something when a page is opened; a link that must be clicked does not.
+LOADING = ("src", "srcset", "poster", "action", "background")
+
+
+class Checker(HTMLParser):
+    """Records the tags left open, and whatever would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "svg":
+            self.images.append(found)
+        self.loads += [value or "" for key, value in attrs if key in LOADING]
+        self.loads += [value or "" for key, value in attrs if "href" in key and not (value or "").startswith("#")]
+        self.ids += [value or "" for key, value in attrs if key == "id"]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def checked(text: str) -> Checker:
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert all(image["role"] == "img" and image["aria-label"] for image in checker.images)
+    return checker
+
+
+def demo(run: Run, nodes: int = 10) -> list[records.Record]:
+    speeds = {"ntkdfl": 0.5, "dfedavg": 0.2, "local": 0.9, "central": 0.7}
+    return [
+        run(method, seed, speed=speed, nodes=nodes, exposure="raw-equivalent" if method == "ntkdfl" else "aggregate")
+        for method, speed in speeds.items()
+        for seed in (0, 1)
+    ]
+
+
+def test_the_page_needs_nothing_else(run: Run) -> None:
+    text = page.page(demo(run))
+    checker = checked(text)
+    assert not re.search(r"https?:|@import|<script|<link|<iframe|(?<!data:)//[a-z]", text.replace("<!doctype", ""))
+    (download,) = checker.loads
+    assert download.startswith("data:text/csv;base64,")
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_the_page_has_its_parts(run: Run) -> None:
+    text = page.page(demo(run), 0.8)
+    assert len(checked(text).images) == 4
+    for part in (
+        "ntkdfl, dfedavg, local and central on digits, 10 nodes",
+        "ntkdfl reaches 0.8 in",
+        "Rounds to 0.8",
+        "Against bytes sent",
+        "local and central send nothing: horizontal lines at their last value.",
+        "Partition dirichlet (alpha=0.1); topology regular (degree=4); model mlp (width=100); seeds 0, 1.",
+        "Labels of the nodes",
+        "Graph of round 1",
+        '<span class="level">raw-equivalent</span>: who receives the messages can read the training inputs',
+        '<span class="level">none</span>: nothing is sent',
+        "partition_options.alpha",
+        "versions.torch",
+        "prefers-color-scheme: dark",
+        "@media print",
+    ):
+        assert part in text
+
+
+def test_the_same_records_give_the_same_bytes(run: Run) -> None:
+    runs = demo(run)
+    assert page.page(runs).encode() == page.page(runs).encode()
+
+
+def test_three_hundred_nodes_fit(run: Run) -> None:
+    text = page.page(demo(run, nodes=300))
+    checked(text)
+    assert "300 nodes and 600 edges" in text
+    assert len(text.encode()) < 1_500_000
+
+
+def test_the_download_holds_every_round(run: Run) -> None:
+    runs = demo(run)
+    found = re.search(r'href="data:text/csv;base64,([^"]*)"', page.page(runs))
+    assert found is not None
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(found[1]).decode())))
+    assert len(rows) == sum(len(record.rounds) for record in runs)
+    assert float(rows[3]["accuracy"]) == runs[0].rounds[3]["accuracy"]
+    assert (rows[3]["run"], rows[3]["seed"], rows[3]["round"]) == ("ntkdfl", "0", "4")
+
+
+def test_too_many_rounds_are_only_in_the_download(run: Run) -> None:
+    text = page.page([run(rounds=3001)])
+    assert "The 3,001 rounds are too many to list here" in text and len(text) < 1_500_000
+
+
+def test_a_regression_has_curves_of_its_loss_and_no_labels(run: Run) -> None:
+    text = page.page([run(kind="loss"), run("ntkdfl", kind="loss")])
+    assert len(checked(text).images) == 3
+    assert '<h2 id="curves">Loss</h2>' in text and "Labels of the nodes" not in text
+
+
+def test_runs_without_labels_and_graph_have_no_section_of_nodes(run: Run) -> None:
+    assert 'id="nodes"' not in page.page([run(manifest={"labels": None, "edges": None})])
+
+
+def test_different_partitions_are_shown_each(run: Run) -> None:
+    runs = [run(), run(experiment={"partition_options": {"alpha": 0.5}})]
+    text = page.page(runs)
+    assert "Labels of the nodes in dfedavg alpha=0.1" in text and "Labels of the nodes in dfedavg alpha=0.5" in text
+    assert text.count("Graph of round 1</h3>") == 1
+
+
+def test_names_are_escaped(run: Run) -> None:
+    text = page.page([run("<script>alert(1)<:script>", options={"note": '"><b>'}), run(options={"note": "&"})])
+    checked(text)
+    assert "<script" not in text and "<b>" not in text
+
+
+def test_many_methods_get_a_legend(run: Run) -> None:
+    text = page.page([run(f"method{i}", rounds=3) for i in range(7)])
+    checked(text)
+    assert '<ul class="names">' in text
+
+
+def test_an_unknown_and_a_missing_exposure_are_told(run: Run) -> None:
+    text = page.page([run(exposure="sketchy"), run("fedavg", manifest={"exposure": None})])
+    assert '<span class="level">sketchy</span>: this report does not know' in text
+    assert '<span class="level">not recorded</span>' in text
+
+
+def test_a_run_without_a_round_is_reported(run: Run) -> None:
+    record = run()
+    record.rounds.clear()
+    text = page.page([record])
+    checked(text)
+    assert "No round has been finished yet." in text
+
+
+def test_a_bad_target_is_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match=r"`target` must be above 0 and at most 1; got 85\."):
+        page.page([run(rounds=2)], 85)
+
+
+def test_no_path_of_the_machine_is_told(run: Run, tmp_path: Path) -> None:
+    assert str(tmp_path) not in page.page([run()])
+
+
+def test_the_file_is_the_page(run: Run, tmp_path: Path) -> None:
+    runs, file = [run()], tmp_path / "report.html"
+    page.write(runs, str(file), 0.5)
+    assert file.read_text(encoding="utf-8") == page.page(runs, 0.5)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out" / "report.html"
+    file.parent.mkdir()
+    file.write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        page.write([run()], file)
+    assert [path.name for path in file.parent.iterdir()] == ["report.html"]
+    assert file.read_text() == "old"

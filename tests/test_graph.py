@@ -1,0 +1,109 @@
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedtangent.graph import Graph
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    nodes = draw(st.integers(1, 13))
+    pairs = [(i, j) for i in range(nodes) for j in range(nodes) if i != j]
+    return Graph(draw(st.lists(st.sampled_from(pairs), max_size=40)) if pairs else [], nodes)
+
+
+def test_edges_are_sorted_and_merged() -> None:
+    graph = Graph([(3, 1), (0, 3), (1, 3)], 5)
+    assert graph.edges == ((0, 3), (1, 3))
+    assert graph.neighbours == ((3,), (3,), (), (0, 1), ())
+    assert [graph.degree(node) for node in range(5)] == [1, 1, 0, 2, 0]
+    assert not graph.connected
+    assert Graph([(0, 1)], 2).connected
+
+
+def test_a_graph_is_immutable_and_compares_by_value() -> None:
+    graph = Graph([(1, 0)], 3)
+    with pytest.raises(AttributeError):
+        graph.nodes = 4  # type: ignore[misc]
+    assert graph == Graph([(0, 1)], 3)
+    assert hash(graph) == hash(Graph([(0, 1)], 3))
+    assert graph != Graph([(0, 1)], 4)
+
+
+def test_gossip_of_a_line_by_hand() -> None:
+    graph = Graph([(0, 1), (1, 2)], 4)
+    uniform = np.array([[3, 3, 0, 0], [2, 2, 2, 0], [0, 3, 3, 0], [0, 0, 0, 6]]) / 6
+    metropolis = np.array([[2, 1, 0, 0], [1, 1, 1, 0], [0, 1, 2, 0], [0, 0, 0, 3]]) / 3
+    np.testing.assert_allclose(graph.gossip("uniform"), uniform, rtol=1e-15)
+    np.testing.assert_allclose(graph.gossip("metropolis"), metropolis, rtol=1e-15)
+    assert graph.gossip("uniform").dtype == np.float64
+
+
+@given(graphs())
+def test_metropolis_is_symmetric_and_doubly_stochastic_on_any_graph(graph: Graph) -> None:
+    matrix = graph.gossip("metropolis")
+    np.testing.assert_array_equal(matrix, matrix.T)
+    np.testing.assert_allclose(matrix.sum(axis=0), 1, rtol=1e-14)
+    assert (matrix >= -1e-15).all()
+
+
+@given(graphs())
+def test_uniform_averages_the_neighbourhood(graph: Graph) -> None:
+    matrix = graph.gossip("uniform")
+    for node, ids in enumerate(graph.neighbours):
+        row = np.zeros(graph.nodes)
+        row[[node, *ids]] = 1 / (len(ids) + 1)
+        np.testing.assert_array_equal(matrix[node], row)
+
+
+@given(st.integers(3, 9), st.integers(0, 2**32 - 1))
+def test_both_weights_preserve_the_mean_on_a_regular_graph(half: int, seed: int) -> None:
+    graph = Graph.from_networkx(nx.random_regular_graph(3, 2 * half, seed=seed))
+    values = np.random.default_rng(seed).standard_normal((2 * half, 5))
+    uniform = graph.gossip("uniform")
+    np.testing.assert_allclose(uniform, graph.gossip("metropolis"), rtol=1e-14)
+    np.testing.assert_array_equal(uniform, uniform.T)
+    np.testing.assert_allclose((uniform @ values).mean(axis=0), values.mean(axis=0), atol=1e-14)
+
+
+@given(graphs(), st.data())
+def test_induced_keeps_the_numbering_and_the_edges_inside(graph: Graph, data: st.DataObject) -> None:
+    kept = data.draw(st.sets(st.integers(0, graph.nodes - 1)))
+    part = graph.induced(kept)
+    assert part.nodes == graph.nodes
+    assert set(part.edges) == {(i, j) for i, j in graph.edges if i in kept and j in kept}
+    assert all(part.degree(node) == 0 for node in range(graph.nodes) if node not in kept)
+    assert graph.induced(range(graph.nodes)) == graph
+
+
+@given(graphs())
+def test_networkx_and_back_is_the_same_graph(graph: Graph) -> None:
+    assert Graph.from_networkx(graph.networkx()) == graph
+    assert graph.connected == (len(list(nx.connected_components(graph.networkx()))) == 1)
+
+
+def test_from_networkx_numbers_labels_in_sorted_order() -> None:
+    assert Graph.from_networkx(nx.Graph([("c", "a"), ("b", "c")])) == Graph([(0, 2), (1, 2)], 3)
+
+
+@pytest.mark.parametrize("edge", [(2, 2), (0, 3), (-1, 1)])
+def test_an_impossible_edge_is_an_error(edge: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="`edges` must join two different nodes from 0 to 2; got"):
+        Graph([edge], 3)
+
+
+def test_no_nodes_is_an_error() -> None:
+    with pytest.raises(ValueError, match="`nodes` must be at least 1; got 0"):
+        Graph([], 0)
+
+
+def test_unknown_gossip_weights_are_an_error() -> None:
+    with pytest.raises(ValueError, match="`weights` must be 'uniform' or 'metropolis'; got 'max'"):
+        Graph([], 2).gossip("max")  # type: ignore[arg-type]
+
+
+def test_an_unknown_node_in_induced_is_an_error() -> None:
+    with pytest.raises(ValueError, match="`nodes` must be from 0 to 1; got 2"):
+        Graph([], 2).induced([0, 2])
