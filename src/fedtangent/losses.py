@@ -12,8 +12,8 @@ class Loss(NamedTuple):
 
     Attributes:
         name: For the record.
-        per_sample: (f (rows, outputs), y) -> the loss of every row (rows,).
-        residual: (f, y) -> d per_sample / d f, (rows, outputs).
+        per_sample: (f (..., rows, outputs), y) -> the loss of every row (..., rows).
+        residual: (f, y) -> d per_sample / d f, (..., rows, outputs).
         curvature: An upper bound of the largest eigenvalue of d^2 per_sample / d f^2, for a given number of outputs;
             None where none is known.
     """
@@ -25,13 +25,13 @@ class Loss(NamedTuple):
 
 
 def _one_hot(f: Tensor, y: Tensor) -> Tensor:
-    return (y[:, None] == torch.arange(f.shape[1], device=f.device)).to(f.dtype)
+    return (y[..., None] == torch.arange(f.shape[-1], device=f.device)).to(f.dtype)
 
 
 cross_entropy = Loss(
     "cross_entropy",
-    per_sample=lambda f, y: torch.logsumexp(f, 1) - f.gather(1, y[:, None])[:, 0],
-    residual=lambda f, y: torch.softmax(f, 1) - _one_hot(f, y),
+    per_sample=lambda f, y: torch.logsumexp(f, -1) - f.gather(-1, y[..., None])[..., 0],
+    residual=lambda f, y: torch.softmax(f, -1) - _one_hot(f, y),
     curvature=lambda outputs: 0.5,  # the largest eigenvalue of diag(p) - p p^T
 )
 
@@ -43,24 +43,39 @@ def _targets(f: Tensor, y: Tensor) -> Tensor:
 
 squared = Loss(
     "squared",
-    per_sample=lambda f, y: ((f - _targets(f, y)) ** 2).sum(1) / (2 * f.shape[1]),
-    residual=lambda f, y: (f - _targets(f, y)) / f.shape[1],
+    per_sample=lambda f, y: ((f - _targets(f, y)) ** 2).sum(-1) / (2 * f.shape[-1]),
+    residual=lambda f, y: (f - _targets(f, y)) / f.shape[-1],
     curvature=lambda outputs: 1 / outputs,
 )
 
 
-def custom(fn: Callable[[Tensor, Tensor], Tensor], name: str | None = None) -> Loss:
-    """The Loss of a user's `fn(f, y)`, such as `torch.nn.functional.smooth_l1_loss`: the mean of the rows' own."""
+def custom(fn: Callable[[Tensor, Tensor], Tensor], name: str | None = None, curvature: float | None = None) -> Loss:
+    """The Loss of a user's `fn(f, y)`, such as `torch.nn.functional.smooth_l1_loss`: the mean of the rows' own.
+
+    Args:
+        fn: Of outputs (1, outputs) and a label (1,) or target (1, outputs).
+        name: For the record; the function's own where not given.
+        curvature: An upper bound of the eigenvalues of d^2 fn / d f^2, which a flow in the tangent space needs.
+    """
 
     def one_row(f: Tensor, y: Tensor) -> Tensor:
         value = fn(f[None], y[None])
         return value.reshape(()) if value.numel() == 1 else value.mean()
 
+    def by_row(each: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        def rows(f: Tensor, y: Tensor) -> Tensor:
+            mapped = each
+            for _ in f.shape[:-1]:
+                mapped = torch.func.vmap(mapped)
+            return mapped(f, y)
+
+        return rows
+
     return Loss(
         name or str(getattr(fn, "__name__", type(fn).__name__)),
-        per_sample=lambda f, y: torch.func.vmap(one_row)(f, y),
-        residual=lambda f, y: torch.func.vmap(torch.func.grad(one_row))(f, y),
-        curvature=None,
+        per_sample=by_row(one_row),
+        residual=by_row(torch.func.grad(one_row)),
+        curvature=None if curvature is None else lambda outputs: curvature,
     )
 
 

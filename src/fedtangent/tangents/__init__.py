@@ -1,0 +1,1 @@
+"""Tangent kernels of a network: factors, kernels, dynamics. Knows nothing of federation."""
