@@ -25,12 +25,12 @@ def load(folder: str, name: str) -> Callable[..., Any]:
         ValueError: No such name or file, or the file does not define a function of its own name.
     """
     if name.endswith(".py"):
-        return _defined(_module_at(Path(name)), Path(name).stem, name)
+        return _defined(_module_at(Path(name), _one(folder)), Path(name).stem, name)
     known = names(folder)
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f"Did you mean {near[0]!r}?" if near else "Or give the path of a file of your own."
-        raise ValueError(f"`{folder[:-1]}` must be one of {', '.join(known)}; got {name!r}. {hint}")
+        raise ValueError(f"`{_one(folder)}` must be one of {', '.join(known)}; got {name!r}. {hint}")
     return _defined(importlib.import_module(f"fedtangent.{folder}.{name}"), name, name)
 
 
@@ -40,9 +40,14 @@ def summary(folder: str, name: str) -> str:
     return text[0].split(": ", 1)[-1] if text else ""
 
 
-def _module_at(path: Path) -> Any:
+def _one(folder: str) -> str:
+    """What one file of the folder is: the name of the argument."""
+    return "topology" if folder == "topologies" else folder.removesuffix("s")
+
+
+def _module_at(path: Path, argument: str) -> Any:
     if not path.is_file():
-        raise ValueError(f"`method` must name a file that exists; got {str(path)!r}. Check the path.")
+        raise ValueError(f"`{argument}` must name a file that exists; got {str(path)!r}. Check the path.")
     spec = importlib.util.spec_from_file_location(f"fedtangent_user_{path.stem}", path.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

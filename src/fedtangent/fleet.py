@@ -9,7 +9,7 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     broadcast(x)               Central T -> Each T        server to all
     mean(x_k, weight_k)        Each T -> Central T        all to server
     gather(x_k)                Each T -> Central [T]      all to server
-    mix(x_k)                   Each -> Each               every node to its neighbours: the gossip matrix times the values
+    mix(x_k)                   Each -> Each               every node to its neighbours: the gossip matrix times values
     share(x_k)                 Each T -> Each Inbox[T]    every node to its neighbours
     ask(fn, x_k, *y_k)         Each Inbox[fn(x_i, y_j)]   a question to the neighbours, and their answers back
     cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import trees
+from fedtangent import shard, trees
 from fedtangent.graph import Graph
 from fedtangent.ledger import SERVER, Ledger
 from fedtangent.shard import Shard
@@ -47,7 +47,8 @@ class Inbox(NamedTuple):
     """The messages of a node's neighbours, in the order of their numbers.
 
     Attributes:
-        values: The messages, each leaf with a leading axis of slots.
+        values: The messages, stacked along a new leading axis of slots; those that carry a `real` mask, which are rows,
+            are put end to end instead.
         real: Which slots hold a message, (slots,) as bool.
     """
 
@@ -163,14 +164,17 @@ class Fleet:
         self._check(*x_k)
 
         def pull(nodes: Sequence[int], cache: Cache) -> list[T]:
-            return self._call(fn, nodes, list(zip(*(x.pull(nodes, cache) for x in x_k), strict=True)))
+            return self._call(fn, nodes, _rows([x.pull(nodes, cache) for x in x_k], len(nodes)))
 
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
         """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
         self._check(*x_k)
-        drawn = [fn(self.rng(purpose, node), *row) for node, row in zip(self.nodes, self._rows(x_k), strict=True)]
+        drawn = [
+            self._call(fn, [node], [(self.rng(purpose, node), *row)])[0]
+            for node, row in zip(self.nodes, self._settled(x_k), strict=True)
+        ]
         return self.each([trees.to(value, self.device) for value in drawn])
 
     def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
@@ -180,10 +184,12 @@ class Fleet:
 
     def at_server(self, fn: Callable[..., T], *x: Central[Any]) -> Central[T]:
         """fn(*x) at the server."""
+        self._check_central(*x)
         return Central(fn(*(part.value for part in x)))
 
     def broadcast(self, x: Central[T]) -> Each[T]:
         """The server's value on every node."""
+        self._check_central(x)
         payload = trees.payload_bytes(x.value)
         for node in self.nodes:
             self.ledger.send(SERVER, node, payload)
@@ -230,28 +236,29 @@ class Fleet:
             bill: Replaces the byte count of an answer, where another form of it is what would be sent.
         """
         self._check(x_k, *y_k)
-        own = dict(zip(self.nodes, self._rows(y_k), strict=True))
-        return Each(self, lambda nodes, cache: self._answers(fn, nodes, x_k.pull(nodes, cache), own, bill))
+        self._require_graph()
+        own = dict(zip(self.nodes, self._settled(y_k), strict=True))
+        unsent = set(self.nodes)  # an answer that is computed again, to spare memory, was sent once
 
-    def _answers(
-        self, fn: Callable[..., T], nodes: Sequence[int], x: list[Any], own: dict[int, Any], bill: Callable[[T], int]
-    ) -> list[Inbox]:
-        pairs = [
-            (i, j) for i in nodes for j in self._neighbours(i) or (i,)
-        ]  # a lonely node answers itself, for the shapes
-        question = dict(zip(nodes, x, strict=True))
-        answers = iter(self._call(fn, [j for _, j in pairs], [(question[i], *own[j]) for i, j in pairs]))
-        inboxes = []
-        for i in nodes:
-            neighbours = self._neighbours(i)
-            values = [next(answers) for _ in neighbours or (i,)]
-            for j, value in zip(neighbours, values, strict=False):
-                self.ledger.send(i, j, trees.payload_bytes(question[i]))
-                self.ledger.send(j, i, bill(value))
-            slots = torch.ones(len(values), dtype=torch.bool, device=self.device)
-            inbox = Inbox(trees.stack(values), slots)
-            inboxes.append(inbox if neighbours else trees.map(lambda leaf: leaf[:0], inbox))
-        return inboxes
+        def pull(nodes: Sequence[int], cache: Cache) -> list[Inbox]:
+            # a lonely node answers itself, for the shapes
+            group = {i: self._neighbours(i) or (i,) for i in nodes}
+            pairs = [(x, i, j) for x, i in zip(x_k.pull(nodes, cache), nodes, strict=True) for j in group[i]]
+            answers = self._call(fn, [j for _, _, j in pairs], [(x, *own[j]) for x, _, j in pairs])
+            for (x, i, j), answer in zip(pairs, answers, strict=True):
+                if i in unsent and i != j:
+                    self.ledger.send(i, j, trees.payload_bytes(x))
+                    self.ledger.send(j, i, bill(answer))
+            unsent.difference_update(nodes)
+            slots = iter(answers)
+            return [self._inbox(i, [next(slots) for _ in group[i]]) for i in nodes]
+
+        return Each(self, pull)
+
+    def _inbox(self, node: int, answers: list[Any]) -> Inbox:
+        real = torch.ones(len(answers), dtype=torch.bool, device=self.device)
+        inbox = Inbox(shard.join(answers), real)
+        return inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
 
     def cohort(self, size: int) -> "Fleet":
         """A fleet of `size` nodes drawn for this round."""
@@ -277,16 +284,17 @@ class Fleet:
             raise self._blame(fn, nodes, rows, error) from error
 
     def _blame(self, fn: Any, nodes: Sequence[int], rows: list[tuple[Any, ...]], error: Exception) -> NodeError:
-        """Finds the failing node by running the others' rows one by one."""
-        culprit = f"one of nodes {sorted(set(nodes))}"
+        """Finds the failing node by running the rows one by one."""
+        suspects = sorted(set(nodes))
+        culprit, failing = f"one of nodes {suspects}" if len(suspects) > 1 else f"node {suspects[0]}", rows[0]
         for node, row in zip(nodes, rows, strict=True):
             try:
                 fn(*row)
             except Exception as own:
-                culprit, error = f"node {node}", own
+                culprit, failing, error = f"node {node}", row, own
                 break
         stage = getattr(fn, "__name__", type(fn).__name__)
-        shapes = [tuple(leaf.shape) for row in rows[:1] for leaf in trees.leaves(row) if isinstance(leaf, Tensor)]
+        shapes = [tuple(leaf.shape) for leaf in trees.leaves(failing) if isinstance(leaf, Tensor)]
         return NodeError(
             f"{culprit} failed in {stage!r} of {self.method or 'a method'}, round {self.round}: "
             f"{type(error).__name__}: {error} (argument shapes {shapes})"
@@ -299,26 +307,45 @@ class Fleet:
             self.ledger.send(node, SERVER, bill(value))
         return values
 
-    def _rows(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
-        columns = [x.values_at(self.nodes) for x in x_k]
-        return list(zip(*columns, strict=True)) if columns else [()] * len(self.nodes)
+    def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
+        return _rows([x.values_at(self.nodes) for x in x_k], len(self.nodes))
 
-    def _neighbours(self, node: int) -> tuple[int, ...]:
+    def _require_graph(self) -> Graph:
         if self.graph is None:
             raise ValueError(
                 f"`topology` must be given for {self.method or 'this method'}; got none. Choose one, such as 'regular'."
             )
-        return self.graph.neighbours[node]
+        return self.graph
+
+    def _neighbours(self, node: int) -> tuple[int, ...]:
+        return self._require_graph().neighbours[node]
 
     @cached_property
     def _gossip(self) -> np.ndarray:
-        assert self.graph is not None
-        return self.graph.gossip(self.gossip_weights)
+        return self._require_graph().gossip(self.gossip_weights)
 
     def _check(self, *x_k: Each[Any]) -> None:
         for x in x_k:
             if not isinstance(x, Each):
-                raise TypeError(f"a verb takes values of type Each; got {type(x).__name__}. Broadcast a Central first.")
+                raise TypeError(f"`x_k` must be of type Each; got {type(x).__name__}. Broadcast a Central first.")
+            absent = sorted(set(self.nodes).difference(x.nodes))
+            if absent:
+                raise ValueError(
+                    f"`x_k` must hold a value of every node; got none of node {absent[0]}. "
+                    "Merge a cohort's values with all nodes' old ones first."
+                )
+
+    def _check_central(self, *x: Central[Any]) -> None:
+        for part in x:
+            if not isinstance(part, Central):
+                raise TypeError(
+                    f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
+                )
+
+
+def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
+    """The arguments of every node's call."""
+    return list(zip(*columns, strict=True)) if columns else [()] * count
 
 
 class Method(NamedTuple):
@@ -343,6 +370,6 @@ class Method(NamedTuple):
     node_bytes: Callable[[int, int], int] | None = None
 
 
-def rows(shard: Shard) -> Tensor:
+def rows(data: Shard) -> Tensor:
     """n_k, the number of a node's real rows."""
-    return shard.real.sum()
+    return data.real.sum()

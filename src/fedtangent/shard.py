@@ -1,10 +1,14 @@
 """One node's data, and the data sets and partitions that it is cut from."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import optree
 import torch
 from torch import Tensor
+
+from fedtangent import trees
 
 
 class Shard(NamedTuple):
@@ -67,25 +71,31 @@ def shards(dataset: Dataset, partition: Partition) -> list[Shard]:
     return cut
 
 
-def trim(tree: Any) -> Any:
-    """The tree without padding: every tuple that carries a `real` mask is cut to its real rows, which come first."""
-    if hasattr(tree, "_fields"):
-        if "real" in tree._fields:
-            rows = int(tree.real.sum())
-            return tree if rows == len(tree.real) else _cut(tree, rows)
-        return type(tree)(*(trim(part) for part in tree))
-    if isinstance(tree, dict):
-        return {key: trim(part) for key, part in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(trim(part) for part in tree)
-    return tree
+def join(parts: Sequence[Any]) -> Any:
+    """One tree of many: tuples that carry a `real` mask are put end to end, row after row, all else is stacked."""
+
+    def one(*found: Any) -> Any:
+        return trees.map(lambda *leaves: torch.cat(leaves), *found) if _masked(found[0]) else trees.stack(found)
+
+    return optree.tree_map(one, *parts, is_leaf=_masked)
 
 
-def _cut(tree: Any, rows: int) -> Any:
-    if isinstance(tree, Tensor):
-        return tree[:rows]
-    if isinstance(tree, dict):
-        return {key: _cut(part, rows) for key, part in tree.items()}
-    if hasattr(tree, "_fields"):
-        return type(tree)(*(_cut(part, rows) for part in tree))
-    return type(tree)(_cut(part, rows) for part in tree)
+def trim(tree: Any, real: Tensor | None = None) -> Any:
+    """The tree without padding: every tuple that carries a `real` mask keeps its real rows only.
+
+    Args:
+        tree: Any tree; a masked tuple inside another goes by its own mask.
+        real: The mask of the tuple around it, None where all its rows are real.
+    """
+
+    def cut(part: Any) -> Any:
+        if _masked(part):
+            own = None if part.real.all() else part.real
+            return type(part)(*(trim(field, own) for field in part))
+        return part if real is None else part[real]
+
+    return optree.tree_map(cut, tree, is_leaf=_masked)
+
+
+def _masked(tree: Any) -> bool:
+    return "real" in getattr(tree, "_fields", ())

@@ -16,7 +16,7 @@ class Batches(NamedTuple):
     """The rows of every step, drawn beforehand.
 
     Attributes:
-        rows: Row numbers (steps, batch); -1 fills a batch that is not full.
+        rows: Row numbers from 1, (steps, batch); 0, with which an engine pads too, stands for no row.
         real: Which steps are real, (steps,) as bool.
     """
 
@@ -34,9 +34,9 @@ def shuffled(epochs: int, batch: int) -> Callable[[np.random.Generator, Shard], 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
         rows = len(data.x)
         per_epoch = -(-rows // batch)
-        index = np.full((epochs, per_epoch * batch), -1, dtype=np.int64)
+        index = np.zeros((epochs, per_epoch * batch), dtype=np.int64)
         for epoch in index:
-            epoch[:rows] = rng.permutation(rows)
+            epoch[:rows] = 1 + rng.permutation(rows)
         steps = torch.from_numpy(index.reshape(epochs * per_epoch, batch))
         return Batches(steps, torch.ones(len(steps), dtype=torch.bool))
 
@@ -45,9 +45,11 @@ def shuffled(epochs: int, batch: int) -> Callable[[np.random.Generator, Shard], 
 
 def full_batch(steps: int) -> Callable[[np.random.Generator, Shard], Batches]:
     """`steps` steps on all rows: nothing is drawn, and the order of the rows is kept."""
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1; got {steps}. Give a positive number.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
-        return Batches(torch.arange(len(data.x)).expand(steps, -1), torch.ones(steps, dtype=torch.bool))
+        return Batches(torch.arange(1, len(data.x) + 1).expand(steps, -1), torch.ones(steps, dtype=torch.bool))
 
     return draw
 
@@ -63,6 +65,8 @@ def sgd(
         raise ValueError(f"`lr` must be positive; got {lr}. Give a learning rate such as 0.1.")
     if not 0 <= momentum < 1:
         raise ValueError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.9, or 0 for none.")
+    if not weight_decay >= 0:
+        raise ValueError(f"`weight_decay` must not be negative; got {weight_decay}. Use 0 for none.")
 
     def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor) -> Tensor:
         each = task.loss.per_sample(task.predict(w, x), y)
@@ -73,8 +77,8 @@ def sgd(
     def solve(w: Weights, data: Shard, batches: Batches) -> Weights:
         v = trees.zeros_like(w)
         for index, real in zip(batches.rows, batches.real, strict=True):
-            rows = index.clamp(min=0)
-            g = gradient(w, data.x[rows], data.y[rows], index >= 0)
+            rows = (index - 1).clamp(min=0)
+            g = gradient(w, data.x[rows], data.y[rows], index > 0)
             if weight_decay:
                 g = trees.add_scaled(g, w, weight_decay)
             v_new = trees.add_scaled(g, v, momentum) if momentum else g

@@ -106,6 +106,8 @@ def payload_bytes(tree: Any) -> int:
             stack_.extend(item)
         elif isinstance(item, (int, float)):
             total += 8
+        elif item is not None:
+            raise TypeError(f"a message must hold tensors and numbers; got {type(item).__name__}. Convert it.")
     return total
 
 

@@ -1,7 +1,9 @@
-"""One node after the other: the referee, and the engine to debug with."""
+"""Sequential: one node after the other, the referee and the engine to debug with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from fedtangent import shard
 
 
 class _Sequential:
@@ -11,7 +13,7 @@ class _Sequential:
         return [[node] for node in nodes]
 
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [fn(*row) for row in rows]
+        return [shard.trim(fn(*row)) for row in rows]
 
 
 def sequential(memory: int = 0) -> _Sequential:

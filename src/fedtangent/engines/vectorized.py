@@ -1,4 +1,4 @@
-"""Many nodes at once on one device, in chunks from a memory budget."""
+"""Vectorized: many nodes at once on one device, in chunks from a memory budget."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

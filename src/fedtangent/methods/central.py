@@ -15,7 +15,7 @@ from fedtangent.task import Task, Weights
 
 
 class State(NamedTuple):
-    """w: the weights. data: the union of all rows."""
+    """w: the weights."""
 
     w: Central[Weights]
 
@@ -39,8 +39,7 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         def step(w: Weights, shards: list[Shard]) -> Weights:
             data = Shard(*(torch.cat(column) for column in zip(*shards, strict=True)))
-            batches = draw(fleet.rng("batches"), data)
-            return train(w, data, solvers.Batches(batches.rows.to(data.x.device), batches.real.to(data.x.device)))
+            return train(w, data, trees.to(draw(fleet.rng("batches"), data), data.x.device))
 
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}

@@ -41,6 +41,8 @@ def dfedavg(
         momentum: theta; starts at zero every round.
         aggregation: Of the final model, `plain` or `weighted` by rows.
     """
+    if aggregation not in ("plain", "weighted"):
+        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     draw = solvers.shuffled(epochs, batch)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 

@@ -46,7 +46,7 @@ def fedavg(
         return State(Central(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        clients = fleet.cohort(max(int(participation * len(fleet.nodes)), 1))
+        clients = fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))  # 0.29 of 100 is 28.99...
         w_k = clients.broadcast(state.w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, w_k, data_k, batches_k)

@@ -22,7 +22,7 @@ Kernel = Trace | Full
 
 
 def flow(
-    kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss, s: Sequence[float], growth: float = 1.3
+    kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss, s: Sequence[float], growth: float = 1.25
 ) -> Tensor:
     """alpha at every time s (T, N, C) under the gradient flow of the mean loss over the real rows.
 
@@ -37,7 +37,7 @@ def flow(
         real: Which rows are real, (N,).
         loss: Its `curvature` bounds the stiffness.
         s: Increasing positive times, lr * t.
-        growth: Of the steps, above 1; the error falls with its logarithm squared.
+        growth: Of the steps, above 1; the error, 2e-3 of alpha at 1.25, falls with the square of its logarithm.
     """
     if loss.curvature is None:
         raise ValueError(
@@ -95,7 +95,7 @@ def stable_step(kernel: Kernel, f_0: Tensor, real: Tensor, loss: Loss) -> Tensor
 
 def _force(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss) -> Callable[[Tensor], Tensor]:
     """d alpha / ds: 1/N dL/df at f_0 - K alpha, zero in padded rows."""
-    weight = real[..., None] / real.sum(-1)[..., None, None]
+    weight = (real / real.sum(-1, keepdim=True, dtype=f_0.dtype))[..., None]
     return lambda alpha: torch.where(real[..., None], loss.residual(f_0 - kernel.times(alpha), y), 0) * weight
 
 

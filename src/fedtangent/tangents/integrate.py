@@ -46,8 +46,8 @@ def phi_series(times: Callable[[Tensor], Tensor], b: Tensor, radius: float, s: S
 
 @lru_cache(maxsize=256)
 def _plan(stiffness: float, s: tuple[float, ...], growth: float) -> list[list[float]]:
-    """The steps to every time: from 1 / stiffness on, each at most `growth` times the one before."""
-    plan, now, longest = [], 0.0, 1 / stiffness
+    """The steps to every time, short against 1 / stiffness at first, each at most `growth` times the one before."""
+    plan, now, longest = [], 0.0, 2 * math.log(growth) / stiffness
     for end in s:
         steps = []
         while end - now > longest:

@@ -19,6 +19,9 @@ def largest_eigenvalue(times: Callable[[Tensor], Tensor], like: Tensor, real: Te
         like: A tensor of that shape, for device and dtype.
         real: Which rows take part, (..., N).
         products: With the operator.
+
+    Returns:
+        (...), infinite where the operator is not finite.
     """
     mask = real[..., None]
     products = min(products, like.shape[-2] * like.shape[-1])
@@ -40,9 +43,10 @@ def largest_eigenvalue(times: Callable[[Tensor], Tensor], like: Tensor, real: Te
     if products > 1:
         beside = torch.diag_embed(torch.stack(off[:-1], -1), offset=1)
         tridiagonal = tridiagonal + beside + beside.mT
-    values, vectors = torch.linalg.eigh(tridiagonal)
+    finite = torch.isfinite(tridiagonal).all(-1).all(-1)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], tridiagonal, 0))
     bound: Tensor = values[..., -1] + off[-1] * vectors[..., -1, -1].abs()
-    return bound
+    return torch.where(finite, bound, torch.inf)
 
 
 def _norm(v: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""From a description to a record: experiment, setup, run, evaluation, folder, checkpoint."""

@@ -1,0 +1,214 @@
+"""Experiment: what a run is to do, in words; from Python a part may be an object of your own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from fedtangent import catalog
+from fedtangent.experiments.options import Option, options, resolved, unknown
+from fedtangent.fleet import Method
+from fedtangent.graph import Graph
+from fedtangent.losses import Loss
+from fedtangent.shard import Dataset, Partition
+
+# The parts that are chosen by name, each from its folder, and the field that holds the options of the chosen one.
+PARTS = {
+    "method": "options",
+    "dataset": "dataset_options",
+    "model": "model_options",
+    "partition": "partition_options",
+    "topology": "topology_options",
+}
+DEFAULT_TOPOLOGY, DEFAULT_NODES = "regular", 20
+
+DType = Literal["float32", "float64"]
+GossipWeights = Literal["uniform", "metropolis"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """What a run is to do.
+
+    Args:
+        method: A method's name, a file of your own that ends in .py, or from Python its function.
+        options: The method's own options by name.
+        dataset: A data set's name, or from Python a Dataset.
+        data_dir: Where the data set lies; for npz, the file itself.
+        dataset_options: The data set's options by name.
+        model: A model's name or a file of your own; from Python a module, whose weights are then the first ones.
+        model_options: The model's options by name.
+        loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
+            classes and squared for targets.
+        partition: A partition's name, an index file (.npz or .json), or from Python a Partition.
+        partition_options: The partition's options by name.
+        nodes: How many; none is 20, or as many as a given Partition has.
+        topology: A topology's name, for methods with neighbours; none is regular. From Python also a Graph.
+        topology_options: The topology's options by name.
+        static: Keep the first round's graph instead of drawing one every round.
+        gossip_weights: How a neighbourhood is averaged: uniform or metropolis.
+        rounds: How many.
+        seed: Of everything that is drawn.
+        engine: What runs the nodes: a name.
+        memory: The budget of a chunk of nodes in bytes; none is the engine's own.
+        device: cpu, or cuda with or without a number.
+        dtype: float32 or float64.
+        evaluate_nodes_every: Measure the nodes' own models every so many rounds; 0 is never.
+    """
+
+    method: str | Callable[..., Method]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str | Dataset | Callable[..., Dataset] = "digits"
+    data_dir: str | None = None
+    dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    model: str | nn.Module | Callable[..., nn.Module] = "mlp"
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    loss: str | Loss | Callable[..., Any] | None = None
+    partition: str | Partition | Callable[..., Partition] = "dirichlet"
+    partition_options: Mapping[str, Any] = field(default_factory=dict)
+    nodes: int | None = None
+    topology: str | Graph | Callable[..., Graph] | None = None
+    topology_options: Mapping[str, Any] = field(default_factory=dict)
+    static: bool = False
+    gossip_weights: GossipWeights = "uniform"
+    rounds: int = 30
+    seed: int = 0
+    engine: str = "vectorized"
+    memory: int | None = None
+    device: str = "cpu"
+    dtype: DType = "float32"
+    evaluate_nodes_every: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before anything is loaded."""
+        for name, least in (("rounds", 1), ("seed", 0), ("nodes", 1), ("memory", 0), ("evaluate_nodes_every", 0)):
+            value = getattr(self, name)
+            if value is None and name in ("nodes", "memory"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
+            if not least <= value < 2**63:
+                raise ValueError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
+        for name, kind in (("dtype", DType), ("gossip_weights", GossipWeights)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}. Choose one."
+                )
+        for part in PARTS:
+            self.resolved(part)
+        if self.data_dir is not None and isinstance(self.dataset, Dataset):
+            raise ValueError(
+                f"`data_dir` must be left out when a Dataset is given; got {str(self.data_dir)!r}. Drop it."
+            )
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return Path(self.method).stem if isinstance(self.method, str) else _name(self.method)
+
+    @property
+    def size(self) -> int:
+        """The number of nodes."""
+        if isinstance(self.partition, Partition):
+            held = len(self.partition.index)
+            if self.nodes not in (None, held):
+                raise ValueError(f"`nodes` must be the partition's, {held}; got {self.nodes}. Drop it.")
+            return held
+        return DEFAULT_NODES if self.nodes is None else self.nodes
+
+    def resolved(self, part: str) -> dict[str, Any]:
+        """The options of a part, the defaults of those not given included.
+
+        Raises:
+            ValueError: An option that the part does not have.
+        """
+        given, function = getattr(self, PARTS[part]), factory(part, getattr(self, part))
+        if function is None and given:
+            raise ValueError(
+                f"`{PARTS[part]}` must be left out when the {part} is an object of your own; got "
+                f"{', '.join(given)}. Drop them."
+            )
+        return {} if function is None else resolved(f"{part} {_name(function)}", function, given)
+
+
+def experiment(method: str | Callable[..., Method], **settings: Any) -> Experiment:
+    """An experiment from one flat list of settings: its own, and the options of the parts that it chooses.
+
+    An option is found by its name where only one of the chosen parts has it; `part.name`, such as `method.lr`, always
+    finds it. A name of the experiment's own, such as `seed`, comes first.
+
+    Args:
+        method: As of an Experiment.
+        settings: By name.
+
+    Raises:
+        ValueError: A name that nothing has, or that several parts have.
+    """
+    own = {name: value for name, value in settings.items() if name in options(Experiment)}
+    parts: dict[str, dict[str, Any]] = {part: dict(own.get(field, {})) for part, field in PARTS.items()}
+    known = choices(method, **{part: own[part] for part in PARTS if part in own})
+    for name, value in settings.items():
+        if name in own:
+            continue
+        if name not in known:
+            raise ValueError(unknown(name, {**options(Experiment), **known}, "a setting or an option of a chosen part"))
+        if len(known[name]) > 1:
+            full = " or ".join(f"{part}.{name}" for part, _ in known[name])
+            raise ValueError(f"`{name}` must say which part it is for; got it alone. Write {full}.")
+        part, option = known[name][0]
+        parts[part][option.name] = value
+    return Experiment(method=method, **{**own, **{PARTS[part]: given for part, given in parts.items()}})
+
+
+def choices(method: str | Callable[..., Method], **chosen: Any) -> dict[str, list[tuple[str, Option]]]:
+    """The options of the chosen parts by `name` and by `part.name`, and whose each is."""
+    fields = options(Experiment)
+    found: dict[str, list[tuple[str, Option]]] = {}
+    for part in PARTS:
+        value = method if part == "method" else chosen.get(part, fields[part].default)
+        function = factory(part, value)
+        for option in options(function).values() if function else ():
+            found.setdefault(f"{part}.{option.name}", []).append((part, option))
+            if option.name not in fields:
+                found.setdefault(option.name, []).append((part, option))
+    return found
+
+
+def factory(part: str, value: Any) -> Callable[..., Any] | None:
+    """The function that a part's name, file or function stands for; None for an object of the user's own.
+
+    Raises:
+        ValueError: An unknown name.
+        TypeError: Neither a name nor anything that the part can be.
+    """
+    if part == "topology" and value is None:
+        value = DEFAULT_TOPOLOGY
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, (Dataset, nn.Module, Partition, Graph)):
+        return None
+    if part == "partition" and isinstance(value, str) and Path(value).suffix in (".npz", ".json"):
+        return _index_file(value)
+    if isinstance(value, str):
+        return catalog.load("topologies" if part == "topology" else f"{part}s", value)
+    if not callable(value):
+        raise TypeError(f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name.")
+    return value  # type: ignore[no-any-return]
+
+
+def _index_file(path: str) -> Callable[..., Partition]:
+    """The partition that an index file lists, with nothing left to choose."""
+    read = catalog.load("partitions", "index_file")
+
+    def index_file(x: Any, y: Any, nodes: int, rng: Any) -> Partition:
+        return read(x, y, nodes, rng, path=path)  # type: ignore[no-any-return]
+
+    return index_file
+
+
+def _name(function: Any) -> str:
+    """The name of a function; of the one inside a partial."""
+    return _name(function.func) if isinstance(function, partial) else str(getattr(function, "__name__", "custom"))

@@ -1,0 +1,164 @@
+"""The options that a function offers, read off its signature and docstring, so that none is written twice."""
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+_LISTS = (tuple, list, Sequence)
+REQUIRED = inspect.Parameter.empty
+
+
+class Option(NamedTuple):
+    """One keyword-only parameter.
+
+    Attributes:
+        name: Its name.
+        kind: Its annotation.
+        default: Its default; REQUIRED where it has none.
+        help: What the docstring says of it.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+
+
+def options(function: Callable[..., Any]) -> dict[str, Option]:
+    """The keyword-only parameters of a function, or of a dataclass, by name."""
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # an annotation that only its author's type checker can read
+        hints = {}
+    help_ = _arguments(inspect.getdoc(function) or "")
+    return {
+        name: Option(name, hints.get(name, parameter.annotation), parameter.default, help_.get(name, ""))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def resolved(owner: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a function: those given, and the defaults of the others.
+
+    Args:
+        owner: What the function is, for the messages.
+        function: Whose options they are.
+        given: Values by name.
+
+    Raises:
+        ValueError: An option that the function does not have, or one that it needs and was not given.
+    """
+    known = options(function)
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown(name, known, f"an option of {owner}"))
+    for option in known.values():
+        if option.default is REQUIRED and option.name not in given:
+            raise ValueError(f"`{option.name}` must be given for {owner}; got nothing. {option.help}".strip())
+    return {name: given.get(name, option.default) for name, option in known.items()}
+
+
+def unknown(name: str, known: Mapping[str, Any], what: str) -> str:
+    """The sentence about a name that does not exist, with the nearest that does."""
+    near = get_close_matches(name, known, 1)
+    names = f"one of {', '.join(known)}" if known else "left out, as there are none"
+    hint = f"Did you mean {near[0]!r}?" if near else "Drop it, or choose one of these." if known else "Drop it."
+    return f"`{name}` must be {what}, {names}; got an unknown name. {hint}"
+
+
+def parsed(option: Option, text: str) -> Any:
+    """The value that a text on the command line stands for.
+
+    Raises:
+        ValueError: It is none of the option's types.
+    """
+    for read in _readers(option.kind):
+        with suppress(ValueError):
+            return read(text)
+    raise ValueError(f"`{option.name}` must be {_described(option.kind)}; got {text!r}. Give such a value.")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON holds it: tuples as lists, a function or class by its name."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """What the section Args or Attributes of a Google docstring says of each name."""
+    section = re.search(r"^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): ((?:.|\n {5,})*)", section[1], re.MULTILINE) if section else []
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _readers(kind: Any) -> list[Callable[[str], Any]]:
+    """How to read each of the types, the strictest first."""
+    members = _members(kind)
+    if set(members) <= {Any, REQUIRED}:
+        members = (int, float, str)
+    found: list[Callable[[str], Any]] = []
+    for member in members:
+        if member is type(None):
+            found.insert(0, _none)
+        elif get_origin(member) is Literal:
+            found.append(_one_of(get_args(member)))
+        elif get_origin(member) in _LISTS:
+            found.append(_list_of(get_args(member)[0]))
+    plain_types: list[tuple[Any, Callable[[str], Any]]] = [(bool, _bool), (int, int), (float, float), (str, str)]
+    return found + [read for type_, read in plain_types if type_ in members]
+
+
+def _described(kind: Any) -> str:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    parts = []
+    for member in _members(kind):
+        if get_origin(member) is Literal:
+            parts.append("one of " + ", ".join(map(str, get_args(member))))
+        elif get_origin(member) in _LISTS:
+            parts.append("values with commas between them, each " + _described(get_args(member)[0]))
+        elif member in names:
+            parts.append(names[member])
+    return " or ".join(parts)
+
+
+def _none(text: str) -> None:
+    if text.lower() != "none":
+        raise ValueError
+
+
+def _bool(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def _one_of(values: tuple[Any, ...]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        for value in values:
+            if str(value) == text:
+                return value
+        raise ValueError
+
+    return read
+
+
+def _list_of(kind: Any) -> Callable[[str], tuple[Any, ...]]:
+    item = Option("item", kind, REQUIRED, "")
+    return lambda text: tuple(parsed(item, part.strip()) for part in text.split(",") if part.strip())

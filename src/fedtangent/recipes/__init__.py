@@ -1,0 +1,1 @@
+"""Recipes: a function that returns experiments, and the figure of their records."""

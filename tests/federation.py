@@ -1,0 +1,118 @@
+"""A tiny federation in general position: unequal shards and degrees, no size equal to another, float64."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedtangent import catalog, trees
+from fedtangent.fleet import Central, Each, Engine, Fleet, Method
+from fedtangent.graph import Graph
+from fedtangent.ledger import SERVER, Ledger
+from fedtangent.shard import Shard
+from fedtangent.task import Task
+
+ROWS = (4, 1, 7, 2, 5, 8)
+INPUTS, HIDDEN, OUTPUTS = 9, 10, 3
+GRAPH = Graph([(0, 1), (1, 2), (2, 3), (1, 4), (2, 4), (1, 5), (4, 5)], len(ROWS))
+LONELY = GRAPH.induced([0, 1, 2, 4, 5])  # node 3 has no neighbour
+SEED = 7
+BUDGETS = (1, 2, len(ROWS))  # a chunk of one, of two, of all: every node's work takes one byte
+
+
+def shards(rows: Sequence[int] = ROWS, seed: int = 1) -> list[Shard]:
+    """Labelled rows for every node."""
+    rng = np.random.default_rng(seed)
+    return [
+        Shard(
+            torch.from_numpy(rng.normal(size=(n, INPUTS))),
+            torch.from_numpy(rng.integers(0, OUTPUTS, n)),
+            torch.ones(n, dtype=torch.bool),
+        )
+        for n in rows
+    ]
+
+
+def network(seed: int = 2) -> nn.Sequential:
+    """A network of two layers, whose weights hang on the seed alone."""
+    model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUTPUTS)).double()
+    rng = np.random.default_rng(seed)
+    for p in model.parameters():
+        p.data = torch.from_numpy(rng.normal(size=p.shape)) / 3
+    return model
+
+
+def task(seed: int = 2) -> Task:
+    """The network with cross-entropy."""
+    return Task(network(seed))
+
+
+def engine(name: str = "sequential", memory: int = 1) -> Engine:
+    """An engine by name, with a budget in nodes."""
+    return catalog.load("engines", name)(memory=memory)  # type: ignore[no-any-return]
+
+
+def fleet(nodes: int = len(ROWS), **options: Any) -> Fleet:
+    """A fleet in round 1 with the graph above."""
+    given = {"engine": engine(), "seed": SEED, "round": 1, "graph": GRAPH if nodes == len(ROWS) else None}
+    return Fleet(tuple(range(nodes)), **{**given, "node_bytes": dict.fromkeys(range(nodes), 1), **options})
+
+
+def philox(purpose: str, round: int, node: int = SERVER, seed: int = SEED) -> np.random.Generator:
+    """The generator that a node owes, typed literally."""
+    key = [seed, zlib.crc32(purpose.encode())]
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
+
+
+class Run(NamedTuple):
+    """What a run leaves."""
+
+    state: Any
+    aggregate: dict[str, Tensor]
+    extras: list[dict[str, Any]]
+    ledger: Ledger
+
+
+def run(method: Method, data: Sequence[Shard] | None = None, *, rounds: int = 2, **options: Any) -> Run:
+    """Some rounds of a method, as an experiment runs them."""
+    data = shards() if data is None else data
+    start = fleet(len(data), round=0, **options)
+    data_k = start.each(data)
+    state = method.init(start, data_k)
+    extras = []
+    for k in range(1, rounds + 1):
+        now = fleet(len(data), **{"round": k, "ledger": start.ledger, **options})
+        state, extra = method.round(now, state, data_k, k)
+        extras.append(plain(extra))
+        plain(state)
+    with start.ledger.paused():
+        aggregate = method.aggregate(now, state, data_k).value
+    return Run(state, aggregate, extras, start.ledger)
+
+
+def plain(tree: Any) -> Any:
+    """A state or an extra, with all that nodes and server hold laid open: NamedTuples and dicts become dicts."""
+    if isinstance(tree, Each):
+        return tree.values
+    if isinstance(tree, Central):
+        return tree.value
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    return {name: plain(part) for name, part in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def assert_close(found: Any, expected: Any, tolerance: float = 1e-12) -> None:
+    """Same structure, same shapes and types, same numbers."""
+    assert trees.map(lambda _: 0, found) == trees.map(lambda _: 0, expected)
+    for a, b in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Equal to the last bit."""
+    assert_close(found, expected, 0.0)

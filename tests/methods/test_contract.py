@@ -1,0 +1,165 @@
+"""What every method owes; parametrised by the folder."""
+
+import inspect
+import re
+import sys
+from functools import cache
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from fedtangent import trees
+from fedtangent.catalog import load, names
+from fedtangent.fleet import Central, Each, Exposure, Fleet, Method
+from tests import federation
+from tests.federation import GRAPH, LONELY, assert_close, assert_same, plain
+
+METHODS = names("methods")
+ENDS = ("central", "local")  # of every plot; no paper is theirs
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def method(name: str) -> Method:
+    return load("methods", name)(federation.task())  # type: ignore[no-any-return]
+
+
+@cache
+def run(name: str, engine: str = "vectorized") -> federation.Run:
+    return federation.run(method(name), engine=load("engines", engine)())
+
+
+@every_method
+def test_the_factory_takes_the_task_and_documented_keywords(name: str) -> None:
+    factory = load("methods", name)
+    task, *options = inspect.signature(factory).parameters.values()
+    assert task.name == "task"
+    assert task.default is task.empty
+    assert all(option.kind is option.KEYWORD_ONLY and option.default is not option.empty for option in options)
+    assert all(option.annotation is not option.empty for option in options)
+    _, *sections = re.split(r"^(\w+):\n", inspect.getdoc(factory) or "", flags=re.MULTILINE)
+    documented = re.findall(
+        r"^    (\w+): ", dict(zip(sections[::2], sections[1::2], strict=True))["Args"], re.MULTILINE
+    )
+    assert documented == ["task", *(option.name for option in options)]
+
+
+@every_method
+def test_the_file_opens_with_its_paper_and_its_pseudo_code(name: str) -> None:
+    method(name)
+    text = sys.modules[f"fedtangent.methods.{name}"].__doc__ or ""
+    assert re.search(r"^ *round: .*<-", text, re.MULTILINE)
+    assert name in ENDS or re.search(r"\b(19|20)\d\d\b", text)  # a citation has a year
+
+
+@every_method
+def test_the_method_describes_itself(name: str) -> None:
+    made = method(name)
+    assert made.name == name
+    assert made.exposure in get_args(Exposure)
+    if made.node_bytes is not None:
+        few, more, most = made.node_bytes(5, 2), made.node_bytes(9, 2), made.node_bytes(9, 4)
+        assert 0 < few <= more <= most
+
+
+@every_method
+def test_names_in_the_state_say_who_holds_a_value(name: str) -> None:
+    state = run(name).state
+    assert isinstance(state, tuple)
+    assert all(isinstance(part, Each if field.endswith("_k") else Central) for field, part in state._asdict().items())
+
+
+@every_method
+def test_what_goes_on_the_record_are_numbers(name: str) -> None:
+    assert all(
+        isinstance(leaf, (torch.Tensor, float, int)) for extra in run(name).extras for leaf in trees.leaves(extra)
+    )
+
+
+@every_method
+def test_two_rounds_move_the_weights_and_keep_them_finite(name: str) -> None:
+    task, w = federation.task(), run(name).aggregate
+    assert trees.map(lambda leaf: (leaf.shape, leaf.dtype), w) == trees.map(
+        lambda leaf: (leaf.shape, leaf.dtype), task.w_0
+    )
+    assert trees.all_finite(w)
+    assert all(not torch.allclose(w[part], task.w_0[part]) for part in w)
+    assert all(trees.all_finite(part) for part in plain(run(name).state).values())
+
+
+@every_method
+@pytest.mark.parametrize("engine", names("engines"))
+def test_the_engines_agree(name: str, engine: str) -> None:
+    found, expected = run(name, engine), run(name, "sequential")
+    assert_close(found.aggregate, expected.aggregate, 1e-10)
+    assert_close(found.extras, expected.extras, 1e-10)
+    assert found.ledger.state() == expected.ledger.state()
+
+
+@every_method
+def test_bytes_are_sent_where_something_is_exposed(name: str) -> None:
+    assert (run(name).ledger.sent_bytes > 0) == (method(name).exposure != "none")
+
+
+@every_method
+def test_who_talks_to_whom_is_as_declared(name: str) -> None:
+    sent = dict(run(name).ledger.sent)
+    if method(name).neighbours:
+        assert -1 not in sent
+        assert set(sent) == set(range(len(federation.ROWS)))
+    else:
+        assert_same(federation.run(method(name), graph=None).aggregate, run(name, "sequential").aggregate)
+
+
+@every_method
+def test_data_and_first_weights_are_left_alone(name: str) -> None:
+    task, data = federation.task(), federation.shards()
+    federation.run(load("methods", name)(task), data)
+    assert_same(data, federation.shards())
+    assert_same(task.w_0, federation.task().w_0)
+
+
+@every_method
+def test_the_state_that_goes_in_is_left_alone(name: str) -> None:
+    made, data = method(name), federation.shards()
+    state = run(name, "sequential").state
+    before = trees.map(torch.clone, plain(state))
+    fleet = federation.fleet(round=3)
+    for part in made.round(fleet, state, fleet.each(data), 3)[0]:
+        plain(part)
+    assert_same(plain(state), before)
+
+
+@every_method
+def test_a_round_depends_on_its_arguments_alone(name: str) -> None:
+    """A third round after two is the third round of three: nothing is kept but the state."""
+    made, fleet = method(name), federation.fleet(round=3)
+    state, _ = made.round(fleet, run(name, "sequential").state, fleet.each(federation.shards()), 3)
+    assert_same(plain(state), plain(federation.run(method(name), rounds=3).state))
+
+
+@every_method
+def test_a_node_with_one_row_and_a_node_without_neighbours_work(name: str) -> None:
+    assert 1 in federation.ROWS
+    assert len({GRAPH.degree(node) for node in range(GRAPH.nodes)}) > 2
+    for engine in names("engines"):
+        found = federation.run(method(name), engine=load("engines", engine)(), graph=LONELY)
+        assert all(trees.all_finite(part) for part in plain(found.state).values())
+
+
+@every_method
+def test_chance_hangs_on_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    rng = Fleet.rng
+
+    def spy(fleet: Fleet, purpose: str, *node: int) -> np.random.Generator:
+        drawn.append(purpose)
+        return rng(fleet, purpose, *node)
+
+    monkeypatch.setattr(Fleet, "rng", spy)
+    torch.manual_seed(len(name))
+    assert_same(federation.run(method(name)).aggregate, run(name, "sequential").aggregate)
+    other = federation.run(method(name), seed=federation.SEED + 1).aggregate
+    differs = any(not torch.equal(value, run(name, "sequential").aggregate[part]) for part, value in other.items())
+    assert differs == any(purpose != "cohort" for purpose in drawn)

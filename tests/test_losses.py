@@ -1,0 +1,113 @@
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedtangent import losses
+from fedtangent.losses import Loss
+
+N, C = 5, 4
+LOGITS = torch.tensor([[0.3, -1.2, 2.1, 0.7], [1.1, 0.2, -0.4, -3.0], [0.5, 0.6, 0.9, -0.8], [2.2, -2.3, 0.1, 1.4]])
+F_ = torch.cat([LOGITS, 30 * LOGITS[:1]]).double()
+LABELS = torch.tensor([2, 0, 3, 1, 1])
+TARGETS = torch.roll(F_, 1, 0) / 2 + 0.25
+HUBER = losses.custom(partial(F.huber_loss, delta=0.4), "huber")
+CASES = [
+    (losses.cross_entropy, LABELS),
+    (losses.squared, LABELS),
+    (losses.squared, TARGETS),
+    (losses.custom(F.smooth_l1_loss), TARGETS),
+    (losses.custom(F.cross_entropy), LABELS),
+    (HUBER, TARGETS),
+]
+
+
+@pytest.mark.parametrize(("loss", "y"), CASES)
+def test_the_residual_is_the_derivative(loss: Loss, y: Tensor) -> None:
+    f = F_.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss.per_sample(f, y).sum(), f)
+    torch.testing.assert_close(loss.residual(F_, y), expected, rtol=1e-12, atol=1e-12)
+    assert loss.per_sample(F_, y).shape == (N,)
+
+
+@pytest.mark.parametrize(("loss", "y"), CASES)
+def test_leading_axes_are_handled_one_by_one(loss: Loss, y: Tensor) -> None:
+    f, y = torch.stack([F_, F_.flip(0), F_ / 3]), torch.stack([y, y, y.flip(0)])
+    for fn in (loss.per_sample, loss.residual):
+        torch.testing.assert_close(fn(f, y), torch.stack([fn(a, b) for a, b in zip(f, y, strict=True)]))
+
+
+@pytest.mark.parametrize(("loss", "y"), CASES)
+def test_the_mean_is_over_rows(loss: Loss, y: Tensor) -> None:
+    torch.testing.assert_close(losses.mean(loss, F_, y), loss.per_sample(F_, y).sum() / N)
+
+
+def test_the_two_conventions() -> None:
+    torch.testing.assert_close(losses.mean(losses.cross_entropy, F_, LABELS), F.cross_entropy(F_, LABELS))
+    torch.testing.assert_close(losses.mean(losses.squared, F_, TARGETS), F.mse_loss(F_, TARGETS) / 2)
+    one_hot = F.one_hot(LABELS, C).double()
+    torch.testing.assert_close(losses.mean(losses.squared, F_, LABELS), F.mse_loss(F_, one_hot) / 2)
+    assert {"cross_entropy": losses.cross_entropy, "squared": losses.squared} == losses.NAMES
+    assert [loss.name for loss in losses.NAMES.values()] == list(losses.NAMES)
+
+
+def largest_curvature(loss: Loss, f: Tensor, label: int) -> float:
+    hessian = torch.func.jacrev(torch.func.jacrev(lambda row: loss.per_sample(row[None], torch.tensor([label]))[0]))(f)
+    return float(torch.linalg.eigvalsh(hessian)[-1])
+
+
+@pytest.mark.parametrize("loss", losses.NAMES.values(), ids=losses.NAMES)
+@given(st.lists(st.floats(-20, 20), min_size=2, max_size=6))
+def test_the_curvature_bounds_the_hessian(loss: Loss, f: list[float]) -> None:
+    assert loss.curvature is not None
+    assert largest_curvature(loss, torch.tensor(f, dtype=torch.float64), 1) <= loss.curvature(len(f)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("loss", losses.NAMES.values(), ids=losses.NAMES)
+def test_the_curvature_is_reached(loss: Loss) -> None:
+    assert loss.curvature is not None
+    undecided = torch.tensor([0.0, 0.0, -60.0], dtype=torch.float64)
+    assert largest_curvature(loss, undecided, 0) == pytest.approx(loss.curvature(3))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_loss_that_is_not_finite_never_wins(bad: float) -> None:
+    f = F_.clone()
+    f[1, 0] = bad
+    real = torch.tensor([True, False, True, True, False])
+    kept = [0, 2, 3]
+    expected = losses.cross_entropy.per_sample(F_, LABELS)[kept].mean()
+    torch.testing.assert_close(losses.mean(losses.cross_entropy, f, LABELS, real), expected)
+    torch.testing.assert_close(losses.mean(losses.squared, f, torch.where(real[:, None], F_, bad), real), expected * 0)
+    assert losses.mean(losses.cross_entropy, f, LABELS) == torch.inf
+    assert losses.mean(losses.cross_entropy, f, LABELS, ~real) == torch.inf
+    assert losses.mean(losses.cross_entropy, F_, LABELS, torch.zeros(N, dtype=torch.bool)) == torch.inf
+
+
+@pytest.mark.parametrize(
+    ("fn", "y"),
+    [
+        (F.cross_entropy, LABELS),
+        (partial(F.cross_entropy, label_smoothing=0.2), LABELS),
+        (torch.nn.SmoothL1Loss(), TARGETS),
+        (F.mse_loss, TARGETS),
+        (lambda f, y: (f - y).abs(), TARGETS),  # one that does not reduce
+    ],
+)
+def test_a_custom_loss_is_the_mean_of_the_users(fn: Callable[[Tensor, Tensor], Tensor], y: Tensor) -> None:
+    torch.testing.assert_close(losses.mean(losses.custom(fn), F_, y), fn(F_, y).mean())
+
+
+def test_a_custom_loss_takes_its_name_from_the_function_or_the_user() -> None:
+    assert losses.custom(F.smooth_l1_loss).name == "smooth_l1_loss"
+    assert losses.custom(torch.nn.SmoothL1Loss()).name == "SmoothL1Loss"
+    assert HUBER.name == "huber"
+    assert HUBER.curvature is None
+    bounded = losses.custom(F.mse_loss, curvature=0.7).curvature
+    assert bounded is not None
+    assert bounded(5) == 0.7

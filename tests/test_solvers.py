@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedtangent import losses, solvers, trees
+from fedtangent.solvers import Batches
+from tests import federation
+from tests.federation import assert_close, assert_same
+
+OPTIONS = [
+    {"lr": 0.3},
+    {"lr": 0.2, "momentum": 0.9},
+    {"lr": 0.2, "weight_decay": 0.3},
+    {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.2},
+]
+
+
+def data(rows: int = 7) -> solvers.Shard:
+    return federation.shards([rows])[0]
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+@given(st.integers(1, 17), st.integers(1, 4), st.integers(1, 9))
+def test_every_epoch_takes_every_row_once(rows: int, epochs: int, batch: int) -> None:
+    drawn = solvers.shuffled(epochs, batch)(rng(), data(rows))
+    assert drawn.rows.shape == (epochs * -(-rows // batch), batch)
+    assert drawn.real.all()
+    for epoch in drawn.rows.reshape(epochs, -1):
+        assert sorted(epoch[epoch > 0].tolist()) == list(range(1, rows + 1))
+        assert (epoch[:rows] > 0).all()  # only the last batch may not be full
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    drawn = solvers.shuffled(3, 4)(rng(), data(12))
+    orders = {tuple(epoch.flatten().tolist()) for epoch in drawn.rows.reshape(3, -1)}
+    assert len(orders) == 3
+    assert_same(drawn, solvers.shuffled(3, 4)(rng(), data(12)))
+
+
+def test_full_batch_takes_all_rows_in_order_at_every_step() -> None:
+    drawn = solvers.full_batch(2)(rng(), data(3))
+    assert drawn.rows.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert drawn.real.tolist() == [True, True]
+
+
+def by_torch(steps: list[list[int]], options: dict[str, float]) -> dict[str, Tensor]:
+    """torch's own SGD on the given rows, counted from 0."""
+    model, (x, y, _) = federation.network(), data()
+    optimizer = torch.optim.SGD(model.parameters(), **options)
+    for rows in steps:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_sgd_is_torchs(options: dict[str, float]) -> None:
+    task, batches = federation.task(), solvers.shuffled(3, 4)(rng(), data())
+    steps = [[row - 1 for row in step if row > 0] for step in batches.rows.tolist()]
+    assert [len(step) for step in steps] == [4, 3] * 3
+    assert_close(solvers.sgd(task, **options)(task.w_0, data(), batches), by_torch(steps, options))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_step_that_is_not_real_moves_nothing(options: dict[str, float]) -> None:
+    task, train = federation.task(), solvers.sgd(federation.task(), **options)
+    rows = torch.tensor([[1, 5, 2], [7, 0, 3], [4, 6, 0]])
+    two = train(task.w_0, data(), Batches(rows[[0, 2]], torch.tensor([True, True])))
+    assert_same(train(task.w_0, data(), Batches(rows, torch.tensor([True, False, True]))), two)
+    padded = Batches(torch.cat([rows[[0, 2]], 0 * rows]), torch.tensor([True] * 2 + [False] * 3))
+    assert_same(train(task.w_0, data(), padded), two)
+
+
+@pytest.mark.parametrize("draw", [solvers.full_batch(2), solvers.shuffled(2, 3)])
+def test_padding_changes_nothing(draw: object) -> None:
+    """What an engine appends to the smaller of two nodes: rows, steps and places in a batch."""
+    task, small, large = federation.task(), *federation.shards([2, 7])
+    train = solvers.sgd(task, lr=0.2, momentum=0.5)
+    batches = [draw(rng(), small), draw(rng(), large)]  # type: ignore[operator]
+    padded = trees.unstack(trees.stack([small, large]), 2)[0]._replace(real=torch.arange(7) < 2)
+    assert_close(train(task.w_0, padded, trees.unstack(trees.stack(batches), 2)[0]), train(task.w_0, small, batches[0]))
+
+
+def test_a_solver_leaves_its_arguments_alone() -> None:
+    task, here, batches = federation.task(), data(), solvers.shuffled(2, 3)(rng(), data())
+    before = trees.map(torch.clone, (task.w_0, here, batches))
+    moved = solvers.sgd(task, lr=0.2, momentum=0.5)(task.w_0, here, batches)
+    assert_same((task.w_0, here, batches), before)
+    assert not torch.equal(moved["0.bias"], task.w_0["0.bias"])
+
+
+def test_mean_loss_is_over_real_rows_and_never_nan() -> None:
+    task, here = federation.task(), data(4)
+    real = torch.tensor([True, False, True, True])
+    expected = losses.mean(task.loss, task.predict(task.w_0, here.x[real]), here.y[real])
+    assert_close(solvers.mean_loss(task, task.w_0, here._replace(real=real)), expected)
+    here.x[0] = torch.nan
+    assert solvers.mean_loss(task, task.w_0, here) == torch.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: solvers.shuffled(0, 3), "`epochs` must be at least 1; got 0. Give a positive number."),
+        (lambda: solvers.shuffled(2, 0), "`batch` must be at least 1; got 0. Give a positive number of rows."),
+        (lambda: solvers.full_batch(0), "`steps` must be at least 1; got 0. Give a positive number."),
+        (
+            lambda: solvers.sgd(federation.task(), lr=0),
+            "`lr` must be positive; got 0. Give a learning rate such as 0.1.",
+        ),
+        (
+            lambda: solvers.sgd(federation.task(), lr=float("nan")),
+            "`lr` must be positive; got nan. Give a learning rate such as 0.1.",
+        ),
+        (
+            lambda: solvers.sgd(federation.task(), lr=0.1, momentum=1.0),
+            "`momentum` must be in [0, 1); got 1.0. Use 0.9, or 0 for none.",
+        ),
+        (
+            lambda: solvers.sgd(federation.task(), lr=0.1, momentum=-0.1),
+            "`momentum` must be in [0, 1); got -0.1. Use 0.9, or 0 for none.",
+        ),
+        (
+            lambda: solvers.sgd(federation.task(), lr=0.1, weight_decay=-0.1),
+            "`weight_decay` must not be negative; got -0.1. Use 0 for none.",
+        ),
+    ],
+)
+def test_wrong_values_are_one_clear_sentence(call: object, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        call()  # type: ignore[operator]
+    assert str(caught.value) == message

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+
+from fedtangent import trees
+from fedtangent.losses import cross_entropy, squared
+from fedtangent.task import Task
+from tests import federation
+from tests.federation import HIDDEN, INPUTS, OUTPUTS, assert_close, assert_same
+
+
+def test_the_first_weights_are_the_models_own_copied() -> None:
+    model = federation.network()
+    task = Task(model)
+    assert list(task.w_0) == [name for name, _ in model.named_parameters()]
+    assert_same(task.w_0, {name: p.detach() for name, p in model.named_parameters()})
+    before = trees.map(torch.clone, task.w_0)
+    nn.init.zeros_(model[0].weight)
+    assert_same(task.w_0, before)
+    assert not any(w.requires_grad for w in task.w_0.values())
+    assert task.size == INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    assert task.loss is cross_entropy
+
+
+def test_predict_is_the_network_at_any_weights() -> None:
+    here, there = federation.network(2), federation.network(3)
+    (data,) = federation.shards([4])
+    w = {name: p.detach() for name, p in there.named_parameters()}
+    assert_same(Task(here).predict(w, data.x), there(data.x).detach())
+    assert_same(Task(here).predict(Task(here).w_0, data.x), here(data.x).detach())
+
+
+def test_frozen_parameters_are_no_weights() -> None:
+    model = federation.network()
+    model[0].requires_grad_(False)
+    task = Task(model)
+    assert list(task.w_0) == ["2.weight", "2.bias"]
+    x = federation.shards([4])[0].x
+    w = {name: torch.zeros_like(value) for name, value in task.w_0.items()}
+    assert_same(task.predict(w, x), torch.zeros(4, OUTPUTS, dtype=torch.float64))
+
+
+def test_tied_weights_are_one() -> None:
+    first, second = nn.Linear(6, 6, bias=False).double(), nn.Linear(6, 6, bias=False).double()
+    second.weight = first.weight
+    task = Task(nn.Sequential(first, second))
+    assert list(task.w_0) == ["0.weight"]
+    x, w = torch.rand(5, 6, dtype=torch.float64), torch.rand(6, 6, dtype=torch.float64)
+    assert_close(task.predict({"0.weight": w}, x), x @ w.T @ w.T)
+
+
+def test_another_type_leaves_the_users_model_alone() -> None:
+    model = federation.network()
+    task = Task(model, squared)
+    moved = task.to("cpu", torch.float32)
+    assert moved.loss is squared
+    assert {w.dtype for w in moved.w_0.values()} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert moved.predict(moved.w_0, torch.zeros(2, INPUTS)).dtype == torch.float32
+    assert task.to("meta", torch.float64).w_0["0.bias"].device.type == "meta"
+
+
+def test_a_model_without_trainable_parameters_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^`model` must have trainable parameters; got none. Set requires_grad .*\.$"):
+        Task(federation.network().requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (nn.Dropout(0.1), r"^`model` must be deterministic; got dropout in train mode at '1'. Call model.eval\(\).$"),
+        (
+            nn.BatchNorm1d(4),
+            r"^`model` must not change in a forward pass; got running statistics .* at '1'. Call .*\.$",
+        ),
+    ],
+)
+def test_hidden_chance_and_hidden_state_are_errors(part: nn.Module, message: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), part)
+    with pytest.raises(ValueError, match=message):
+        Task(model)
+    assert Task(model.eval()).size >= 16
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(0.0), nn.GroupNorm(2, 4), nn.BatchNorm1d(4, track_running_stats=False)])
+def test_what_hides_nothing_is_fine_in_train_mode(part: nn.Module) -> None:
+    assert Task(nn.Sequential(nn.Linear(3, 4), part)).size >= 16
