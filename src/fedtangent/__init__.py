@@ -1,3 +1,61 @@
 """Federated learning in the tangent space of any PyTorch model, with or without a server."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fedtangent.experiments.experiment import Experiment, experiment
+    from fedtangent.experiments.record import load
+    from fedtangent.experiments.run import Result
+    from fedtangent.fleet import Method
+    from fedtangent.shard import Dataset, Partition
+
 __version__ = "0.1.0"
+__all__ = ["Dataset", "Experiment", "Partition", "Result", "experiment", "load", "run"]
+
+# PyTorch is imported when the first of these is used.
+_HOMES = {
+    "Dataset": "shard",
+    "Experiment": "experiments.experiment",
+    "Partition": "shard",
+    "Result": "experiments.run",
+    "experiment": "experiments.experiment",
+    "load": "experiments.record",
+}
+
+
+def run(
+    method: str | Callable[..., Method],
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+    tensorboard: bool = False,
+    **settings: Any,
+) -> Result:
+    """The result of one run of a method.
+
+    Args:
+        method: A method's name, a file of your own that ends in .py, or a method's function.
+        out: The folder for the record; none keeps it in memory only.
+        resume: Go on with a run that is there, to the same record.
+        on_round: Called with the entry of every round that ends.
+        tensorboard: Log the rounds for TensorBoard too, in the folder.
+        settings: Those of an `Experiment`, and the options of the parts that it chooses.
+    """
+    from fedtangent.experiments.experiment import experiment
+    from fedtangent.experiments.run import run as run_experiment
+
+    chosen = experiment(method, **settings)
+    return run_experiment(chosen, out, resume=resume, on_round=on_round, tensorboard=tensorboard)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedtangent' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fedtangent.{_HOMES[name]}"), name)

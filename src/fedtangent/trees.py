@@ -124,4 +124,5 @@ def to(tree: Any, device: torch.device | str | None = None, dtype: torch.dtype |
 
 def all_finite(tree: Any) -> Tensor:
     """A scalar: True when no leaf holds a NaN or an infinity."""
-    return torch.stack([torch.isfinite(leaf).all() for leaf in leaves(tree)]).all()
+    finite = [torch.isfinite(leaf).all() for leaf in leaves(tree)]
+    return torch.stack(finite).all() if finite else torch.tensor(True)

@@ -1,4 +1,4 @@
-"""Flow and descent against literal integration of the linearised network and torchdiffeq's dopri5 at tight tolerance."""
+"""Flow and descent against literal steps on the linearised network and torchdiffeq's dopri5 at tight tolerance."""
 
 import math
 
@@ -44,7 +44,9 @@ class Problem:
         def rate(_: Tensor, alpha: Tensor) -> Tensor:
             return self.loss.residual(self.f_0 - self.explicit(alpha), self.y) / N
 
-        return odeint(rate, torch.zeros_like(self.f_0), torch.tensor([0.0, *s], dtype=torch.float64), rtol=1e-11, atol=1e-13)[1:]
+        return odeint(
+            rate, torch.zeros_like(self.f_0), torch.tensor([0.0, *s], dtype=torch.float64), rtol=1e-11, atol=1e-13
+        )[1:]
 
 
 def error(a: Tensor, b: Tensor) -> float:

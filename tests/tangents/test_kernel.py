@@ -111,7 +111,10 @@ class Idle(nn.Module):
         (nn.Sequential(nn.Linear(INPUTS, 3), nn.LayerNorm(3)), "in Linear layers; got '1.bias'"),
         (Tied(), "use every layer once; got 'layer.' twice"),
         (Idle(), "use every layer; got 'idle.' unused"),
-        (nn.Sequential(nn.Unflatten(1, (1, INPUTS)), nn.Linear(INPUTS, 3)), "apply '1.' to .rows, features.; got 3 axes"),
+        (
+            nn.Sequential(nn.Unflatten(1, (1, INPUTS)), nn.Linear(INPUTS, 3)),
+            "apply '1.' to .rows, features.; got 3 axes",
+        ),
         (nn.Sequential(nn.Linear(INPUTS, 4), nn.Unflatten(1, (2, 2))), "return .rows, outputs.; got 3 axes"),
     ],
 )

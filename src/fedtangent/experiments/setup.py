@@ -208,8 +208,10 @@ def _partition(experiment: Experiment, dataset: Dataset) -> Partition:
     for node, index in enumerate(partition.index):
         array = np.asarray(index)
         if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
-            raise TypeError(f"`partition` must list integers for every node; got {array.dtype} for node {node}. Cast it.")
-        if len(array) and not (0 <= array.min() and array.max() < rows):
+            raise TypeError(
+                f"`partition` must list integers for every node; got {array.dtype} for node {node}. Cast it."
+            )
+        if len(array) and (array.min() < 0 or array.max() >= rows):
             raise ValueError(
                 f"`partition` must list rows from 0 to {rows - 1}; got {array.min()} to {array.max()} for node {node}. "
                 "Use the data set that it was made for."
@@ -237,7 +239,9 @@ def _loss(experiment: Experiment, dataset: Dataset) -> Loss:
     elif isinstance(loss, str):
         if loss not in losses.NAMES:
             names = ", ".join(losses.NAMES)
-            raise ValueError(f"`loss` must be one of {names}; got {loss!r}. Choose one, or give a function from Python.")
+            raise ValueError(
+                f"`loss` must be one of {names}; got {loss!r}. Choose one, or give a function from Python."
+            )
         found = losses.NAMES[loss]
     elif callable(loss):
         found = losses.custom(loss)
@@ -255,7 +259,7 @@ def _check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
     except Exception as error:
         raise ValueError(
             f"`model` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Fit its first layer to the data."
+            f"{_short(error)}. Fit its first layer to the data."
         ) from error
     if not isinstance(f, Tensor) or f.ndim != 2 or len(f) != len(x) or (classes and f.shape[1] != classes):
         got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
@@ -268,7 +272,7 @@ def _check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
     except Exception as error:
         raise ValueError(
             f"`loss` must take outputs {tuple(f.shape)} and labels or targets {tuple(y.shape)}; got "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Fit the last layer or the loss."
+            f"{_short(error)}. Fit the last layer or the loss."
         ) from error
     if each.shape != (len(x),):
         raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
@@ -279,7 +283,9 @@ def _method(experiment: Experiment, task: Task) -> Method:
     assert function is not None
     method = function(task, **experiment.resolved("method"))
     if not isinstance(method, Method):
-        raise TypeError(f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.fleet.Method(...).")
+        raise TypeError(
+            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.fleet.Method(...)."
+        )
     if not method.neighbours:
         given = {
             "topology": experiment.topology is not None,
@@ -288,13 +294,18 @@ def _method(experiment: Experiment, task: Task) -> Method:
             "gossip_weights": experiment.gossip_weights != "uniform",
         }
         for name in (name for name, is_given in given.items() if is_given):
-            got = getattr(experiment, name)
             raise ValueError(
-                f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; got {plain(got)!r}. Drop it."
+                f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; "
+                f"got {plain(getattr(experiment, name))!r}. Drop it."
             )
     elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != experiment.size:
         raise ValueError(
-            f"`topology` must have as many nodes as the experiment, {experiment.size}; got {experiment.topology.nodes}. "
-            "Change either of them."
+            f"`topology` must have as many nodes as the experiment, {experiment.size}; "
+            f"got {experiment.topology.nodes}. Change either of them."
         )
     return method
+
+
+def _short(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])

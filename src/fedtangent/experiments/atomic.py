@@ -1,0 +1,63 @@
+"""Files that are written whole or not at all: a crash or a full disk leaves the older one as it was."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+def replaced(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file under another name beside it, makes sure that it is on the disk, and renames it.
+
+    Args:
+        path: The file.
+        write: Writes the file at the path that it is given.
+
+    Raises:
+        OSError: It cannot be written; an older one is still there.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    with explained(path):
+        try:
+            write(draft)
+            _sync(draft)
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def appended(path: Path, line: bytes) -> None:
+    """Adds a line to a file and makes sure that it is on the disk.
+
+    Raises:
+        OSError: It cannot be written; what a file has beyond its checkpoint is cut off when the run is resumed.
+    """
+    with explained(path), path.open("ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns a failure to write into a sentence with a remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"`out` must be a folder that can be written; got {path.parent} ({reason}, at {path.name}). "
+            "Free some space or choose another; the rounds before this one are kept, and --resume goes on from there."
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

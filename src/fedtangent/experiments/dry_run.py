@@ -1,0 +1,124 @@
+"""Dry run: what an experiment will send, hold and take, before it runs.
+
+Two rounds of the method's own code are played with one node for each shape of arguments that occurs; the others of
+that shape take over its result. Message sizes depend on shapes only, so the bytes are those of the real rounds.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fedtangent import trees
+from fedtangent.experiments.evaluate import measured
+from fedtangent.experiments.setup import Setup
+from fedtangent.fleet import Central, Each, Engine
+from fedtangent.ledger import Ledger
+
+
+class Plan(NamedTuple):
+    """What a run will need.
+
+    Attributes:
+        first_round_bytes: Sent in round 1 by all nodes and the server.
+        later_round_bytes: Sent in round 2, and about as much in every later one.
+        total_bytes: Sent in all rounds.
+        memory_bytes: The largest chunk of nodes by the method's own account, the data and the state.
+        seconds_a_round: About, one node at a time on this machine.
+        evaluation_seconds: About, of one round.
+        seconds: About, of all rounds with their evaluation.
+    """
+
+    first_round_bytes: int
+    later_round_bytes: int
+    total_bytes: int
+    memory_bytes: int
+    seconds_a_round: float
+    evaluation_seconds: float
+    seconds: float
+
+
+def dry_run(built: Setup) -> Plan:
+    """What the experiment will need; it takes as long as a few nodes' work."""
+    engine = _Sampling(built.engine)
+    sampled, ledger = built.with_engine(engine), Ledger()
+    start = sampled.fleet(0, ledger)
+    data_k = start.each(list(built.data))
+    state = built.method.init(start, data_k)
+    asked, sent, seconds, chunk = built.experiment, [0], 0.0, 0
+    for k in (1, 2)[: asked.rounds]:
+        fleet = sampled.fleet(k, ledger)
+        engine.saved, begin = 0.0, time.perf_counter()
+        state, extra = built.method.round(fleet, state, data_k, k)
+        for part in (*state, *extra.values()):
+            if isinstance(part, Each):
+                part.settle()
+        seconds = time.perf_counter() - begin + engine.saved
+        sent.append(ledger.sent_bytes)
+        chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in nodes) for nodes in fleet.chunks()))
+    first, later = sent[1], sent[-1] - sent[-2] if asked.rounds > 1 else 0
+    evaluation = _evaluation(built, state)
+    held = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, state))
+    return Plan(
+        first,
+        later,
+        first + (asked.rounds - 1) * later,
+        chunk + held,
+        seconds,
+        evaluation,
+        asked.rounds * (seconds + evaluation),
+    )
+
+
+class _Sampling:
+    """An engine that runs one call for each shape of arguments, and counts the time that the others would take."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self._engine, self.saved = engine.name, engine, 0.0
+        self._seen: dict[Any, tuple[Any, float]] = {}
+
+    def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
+        return self._engine.chunks(nodes, node_bytes)
+
+    def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        results: list[Any] = []
+        found: dict[Any, tuple[Any, float]] = {}
+        for row in rows:
+            key = _signature(row)
+            if key not in found:
+                found[key] = self._once(fn, key, row)
+            else:
+                self.saved += found[key][1]
+            results.append(found[key][0])
+        return results
+
+    def _once(self, fn: Callable[..., Any], key: Any, row: tuple[Any, ...]) -> tuple[Any, float]:
+        """The call's result and time; what another chunk has computed already is not computed again."""
+        stage = (getattr(fn, "__qualname__", id(fn)), key)
+        if stage in self._seen:
+            self.saved += self._seen[stage][1]
+            return self._seen[stage]
+        begin = time.perf_counter()
+        (result,) = self._engine.call(fn, [row])
+        self._seen[stage] = result, time.perf_counter() - begin
+        return self._seen[stage]
+
+
+def _signature(tree: Any) -> Any:
+    leaves = trees.leaves(tree)
+    return tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+
+
+def _evaluation(built: Setup, state: Any) -> float:
+    """About how long it takes to evaluate the aggregated model and, as often as asked for, the nodes' own."""
+    begin = time.perf_counter()
+    measured(built, built.task.w_0)
+    once, every = time.perf_counter() - begin, built.experiment.evaluate_nodes_every
+    return once * (1 + (len(built.data) / every if every and built.classes and hasattr(state, "w_k") else 0))
+
+
+def _held(part: Any) -> int:
+    if isinstance(part, Each):
+        return sum(map(trees.payload_bytes, part.values))
+    return trees.payload_bytes(part.value if isinstance(part, Central) else part)

@@ -1,0 +1,60 @@
+"""Evaluate: what a model is worth on the test set, the aggregated one and the nodes' own."""
+
+from typing import Any
+
+import torch
+
+from fedtangent.experiments.setup import Setup
+from fedtangent.fleet import Each, Fleet
+from fedtangent.task import Weights
+
+BATCH = 4096  # rows of the test set at once
+
+
+def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Weights, nodes: bool) -> dict[str, Any]:
+    """The aggregated model's test accuracy and loss, and its nodes' mean accuracy and that of the worst tenth.
+
+    Where nodes have neighbours their models are measured after one extra average, which is not billed, so that methods
+    are comparable. In a regression there is no accuracy.
+
+    Args:
+        built: The experiment.
+        fleet: Of the round.
+        state: After the round.
+        weights: The aggregated model's.
+        nodes: Whether to measure the nodes' own models.
+    """
+    accuracy, loss = measured(built, weights)
+    if not built.classes:
+        return {"loss": loss}
+    mean = worst = None
+    own = _own(built, fleet, state) if nodes or not hasattr(state, "w_k") else None
+    if own is not None:
+        each = sorted(measured(built, w)[0] for w in own.values)
+        lowest = each[: max(1, len(each) // 10)]
+        mean, worst = sum(each) / len(each), sum(lowest) / len(lowest)
+    elif not hasattr(state, "w_k"):
+        mean = worst = accuracy
+    return {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst, "loss": loss}
+
+
+def measured(built: Setup, weights: Weights) -> tuple[float, float]:
+    """Test accuracy, in [0, 1], and mean test loss of these weights; an output that is not finite is never right."""
+    right, total = 0, 0.0
+    with torch.no_grad():
+        for start in range(0, len(built.x_test), BATCH):
+            x, y = built.x_test[start : start + BATCH], built.y_test[start : start + BATCH]
+            f = built.task.predict(weights, x)
+            total += float(built.task.loss.per_sample(f, y).sum(dtype=torch.float64))
+            if built.classes:
+                right += int(((f.argmax(-1) == y) & torch.isfinite(f).all(-1)).sum())
+    return right / len(built.x_test), total / len(built.x_test)
+
+
+def _own(built: Setup, fleet: Fleet, state: Any) -> Each[Weights] | None:
+    """The nodes' own models; None where all have the server's."""
+    w_k: Each[Weights] | None = getattr(state, "w_k", None)
+    if w_k is None or not built.method.neighbours:
+        return w_k
+    with fleet.ledger.paused():
+        return fleet.mix(w_k)

@@ -1,0 +1,129 @@
+"""Run: the only training loop."""
+
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedtangent.experiments import checkpoint, record
+from fedtangent.experiments.evaluate import evaluate
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.scalars import Scalars
+from fedtangent.experiments.setup import Setup, setup
+from fedtangent.fleet import Each, Fleet
+from fedtangent.ledger import Ledger
+from fedtangent.shard import Shard
+from fedtangent.task import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        manifest: Its resolved experiment and what else was true of it.
+        rounds: One entry a round, as in `rounds.jsonl`.
+        weights: Of the aggregated model.
+        folder: Where it is recorded; None where it is not.
+    """
+
+    manifest: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    weights: Weights
+    folder: Path | None
+    _model: nn.Module = field(repr=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """The aggregated model, in eval mode."""
+        return record.filled(deepcopy(self._model), self.weights)
+
+
+def run(
+    experiment: Experiment | Setup,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+    tensorboard: bool = False,
+) -> Result:
+    """The result of an experiment.
+
+    Args:
+        experiment: What to do, or its setup where that exists already.
+        out: The folder for the record; none keeps it in memory only.
+        resume: Go on with a run that is there, to the same record.
+        on_round: Called with the entry of every round that ends, after its checkpoint.
+        tensorboard: Log the rounds for TensorBoard too, in the folder.
+
+    Raises:
+        ValueError: A setting that cannot be, or a folder that holds something else.
+        OSError: The folder cannot be written; what was recorded is kept.
+        NodeError: A node failed; what was recorded is kept.
+    """
+    built = experiment if isinstance(experiment, Setup) else setup(experiment)
+    manifest = record.manifest(built)
+    scalars = Scalars(out, tensorboard)
+    folder = None if out is None else record.claimed(Path(out), manifest, resume)
+    ledger = Ledger()
+    start = built.fleet(0, ledger)
+    data_k = start.each(list(built.data))
+    state, rounds = _begun(built, start, data_k, folder)
+    for k in range(len(rounds) + 1, built.experiment.rounds + 1):
+        fleet = built.fleet(k, ledger)
+        state, entry, weights = step(built, fleet, state, data_k, k)
+        rounds.append(entry)
+        if folder is not None:
+            record.append(folder, entry)
+            record.save_model(folder, built, weights)
+            checkpoint.save(folder, state, {"round": k, "ledger": ledger.state(), "fingerprint": built.fingerprint})
+        scalars.log(entry)
+        if on_round is not None:
+            on_round(entry)
+    with ledger.paused():
+        weights = built.method.aggregate(built.fleet(built.experiment.rounds, ledger), state, data_k).value
+    return Result(manifest, rounds, weights, folder, built.task.model)
+
+
+def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any], Weights]:
+    """State, record entry and aggregated weights after round k; the entry's `seconds` are without evaluation."""
+    begin = _now(built)
+    state, extra = built.method.round(fleet, state, data_k, k)
+    for part in (*state, *extra.values()):
+        if isinstance(part, Each):
+            part.settle()
+    seconds = _now(built) - begin
+    with fleet.ledger.paused():
+        weights = built.method.aggregate(fleet, state, data_k).value
+    every = built.experiment.evaluate_nodes_every
+    found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
+    measured = {"round": k, **found, "sent_bytes": fleet.ledger.sent_bytes, "seconds": round(seconds, 6)}
+    return state, record.line(measured, extra), weights
+
+
+def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None) -> tuple[Any, list[dict[str, Any]]]:
+    """The state to go on from, and the rounds that led there."""
+    found = None if folder is None else checkpoint.load(folder, fleet)
+    if found is None:
+        if folder is not None:
+            record.cut(folder, 0)
+        return built.method.init(fleet, data_k), []
+    if found.meta.get("fingerprint") != built.fingerprint:
+        raise ValueError(
+            f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
+            "Run anew with another --out."
+        )
+    assert folder is not None
+    fleet.ledger.restore(found.meta["ledger"])
+    return found.state, record.cut(folder, found.meta["round"])
+
+
+def _now(built: Setup) -> float:
+    if torch.device(built.experiment.device).type == "cuda":
+        torch.cuda.synchronize(built.experiment.device)
+    return time.perf_counter()

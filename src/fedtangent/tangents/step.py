@@ -1,0 +1,163 @@
+"""The tangent step: rows linearised at w, candidates at several times, and the choice among them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent import trees
+from fedtangent.shard import Shard
+from fedtangent.tangents import dynamics
+from fedtangent.tangents.factors import Factors, Weights, factors
+from fedtangent.tangents.kernel import Kind, operator, pullback, pushforward
+from fedtangent.task import Task
+
+
+class Rows(NamedTuple):
+    """A node's rows, linearised at given weights: what the owner of a kernel needs of them.
+
+    Attributes:
+        f: The network's outputs, (N, C).
+        y: Labels (N,) or targets (N, C).
+        factors: Of the Jacobian.
+        real: Which rows are real and form the kernel, (N,).
+    """
+
+    f: Tensor
+    y: Tensor
+    factors: Factors
+    real: Tensor
+
+
+class Score(NamedTuple):
+    """The losses of T candidates on one owner's rows. total: their sums (T,). rows: how many rows, a scalar."""
+
+    total: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a tangent step does.
+
+    Args:
+        kernel: `trace`, the papers', or `full`, the exact dynamics of the linearised network.
+        clock: `flow`, the papers' gradient flow, or `descent`, explicit steps of length lr.
+        times: Increasing numbers of steps at which candidates are taken.
+        lr: Length of a step; only lr times a time matters to the flow.
+        decay: lr shrinks by exp(-decay) every round.
+        selection: By the candidates' true `loss`, the `linearised` network's, or the true loss on `held-out` rows.
+    """
+
+    kernel: Kind = "trace"
+    clock: Literal["flow", "descent"] = "flow"
+    times: tuple[int, ...] = (100, 200, 300, 400, 500, 600, 700, 800)
+    lr: float = 0.01
+    decay: float = 0.0
+    selection: Literal["loss", "linearised", "held-out"] = "loss"
+
+    def __post_init__(self) -> None:
+        """Checks what a user may get wrong."""
+        if self.kernel not in ("trace", "full"):
+            raise ValueError(f"`kernel` must be 'trace' or 'full'; got {self.kernel!r}. Choose one of the two.")
+        if self.clock not in ("flow", "descent"):
+            raise ValueError(f"`clock` must be 'flow' or 'descent'; got {self.clock!r}. Choose one of the two.")
+        if not self.times or not all(a < b for a, b in zip([0, *self.times], self.times, strict=False)):
+            raise ValueError(f"`times` must be positive and increasing; got {list(self.times)}. Sort them.")
+        if self.selection not in ("loss", "linearised", "held-out"):
+            raise ValueError(
+                f"`selection` must be 'loss', 'linearised' or 'held-out'; got {self.selection!r}. Choose one of them."
+            )
+        if not self.lr > 0:
+            raise ValueError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
+        if not self.decay >= 0:
+            raise ValueError(f"`decay` must not be negative; got {self.decay}. Use 0 for none.")
+
+    def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
+        """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,)."""
+        kernel = operator(self.kernel, rows.factors, w)
+        if self.clock == "flow":
+            s = [lr * time for time in self.times]
+            alpha = dynamics.flow(kernel, rows.f, rows.y, rows.real, task.loss, s)
+        else:
+            alpha = dynamics.descent(kernel, rows.f, rows.y, rows.real, task.loss, lr, self.times)
+        move = pullback(rows.factors, w, alpha)
+        f = rows.f - pushforward(rows.factors, w, move)
+        each = torch.func.vmap(lambda f: task.loss.per_sample(f, rows.y))(f)
+        predicted = torch.where(rows.real, each, 0).sum(1) / rows.real.sum()
+        return trees.map(lambda start, by: start - by, w, move), predicted
+
+    def node_bytes(self, task: Task) -> Any:
+        """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
+
+        def peak(rows: int, degree: int) -> int:
+            n = rows * (degree + 1)
+            return 4 * (
+                4 * n * n + 3 * n * sum(w.shape[-1] for w in task.w_0.values()) + 4 * len(self.times) * task.size
+            )
+
+        return peak
+
+    def rate(self, k: int) -> float:
+        """lr in round k, from 1."""
+        return float(self.lr * torch.exp(torch.tensor(-self.decay * (k - 1), dtype=torch.float64)))
+
+
+def linearize(task: Task, w: Weights, data: Shard) -> Rows:
+    """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
+    f, found = factors(task.model, w, data.x)
+    return Rows(f, data.y, found, data.real)
+
+
+def score(task: Task, tries: Weights, data: Shard) -> Score:
+    """The true network's loss of every candidate, summed over a node's rows."""
+
+    def total(w: Weights) -> Tensor:
+        return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
+
+    return Score(torch.func.vmap(total)(tries), data.real.sum())
+
+
+def mean_loss(own: Score, others: Score, real: Tensor) -> Tensor:
+    """The mean loss (T,) over a node's own rows and those of others, whose scores have a leading axis of slots."""
+    total = own.total + torch.where(real[:, None], others.total, 0).sum(0)
+    return total / (own.rows + torch.where(real, others.rows, 0).sum())
+
+
+def held_out(rng: np.random.Generator, data: Shard) -> tuple[Shard, Shard]:
+    """A node's rows without a tenth of them, and that tenth; a single row is not split."""
+    rows = len(data.x)
+    order = torch.from_numpy(rng.permutation(rows)).to(data.x.device)
+    held = min(max(rows // 10, 1), rows - 1)
+    return Shard(*(part[order[held:]] for part in data)), Shard(*(part[order[:held]] for part in data))
+
+
+def choose(w: Weights, tries: Weights, loss: Tensor, times: Sequence[int]) -> tuple[Weights, Tensor]:
+    """The candidate of the lowest loss, and its time; `w` and 0 where no loss is finite.
+
+    The first within 1e-6 relative of the lowest wins, so that rounding does not choose.
+    """
+    loss = torch.where(torch.isfinite(loss), loss, torch.inf)
+    lowest = loss.min()
+    first = (loss <= lowest + 1e-6 * lowest.abs()).to(torch.int8).argmax()
+    found = torch.isfinite(lowest)
+    clock = torch.as_tensor(times, device=loss.device)
+    chosen = trees.map(lambda part: part.index_select(0, first[None])[0], tries)
+    return trees.where(found, chosen, w), torch.where(found, clock.index_select(0, first[None])[0], 0)
+
+
+def jacobian_bytes(task: Task, rows: Rows) -> int:
+    """What the papers' message weighs: the rows' Jacobians, outputs and one-hot labels, n C (P + 2) numbers."""
+    return rows.f.numel() * (task.size + 2) * rows.f.element_size()
+
+
+def bill(task: Task, exchange: str) -> Any:
+    """The byte count of a message of `Rows`: of the papers' Jacobians, or of the factors that are computed with."""
+    if exchange == "jacobian":
+        return lambda rows: jacobian_bytes(task, rows)
+    if exchange != "factors":
+        raise ValueError(f"`exchange` must be 'jacobian' or 'factors'; got {exchange!r}. Choose one of the two.")
+    return trees.payload_bytes
