@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 
 
 def dry_run(built: Setup) -> Plan:
-    """What the experiment will need; it takes as long as a few nodes' work."""
+    """What the experiment will need; it takes as long as a few nodes' work, or two rounds where all shards differ."""
     engine = _Sampling(built.engine)
     sampled, ledger = built.with_engine(engine), Ledger()
     start = sampled.fleet(0, ledger)
@@ -49,7 +49,8 @@ def dry_run(built: Setup) -> Plan:
     asked, sent, seconds, chunk = built.experiment, [0], 0.0, 0
     for k in (1, 2)[: asked.rounds]:
         fleet = sampled.fleet(k, ledger)
-        engine.saved, begin = 0.0, time.perf_counter()
+        engine.begin()
+        begin = time.perf_counter()
         state, extra = built.method.round(fleet, state, data_k, k)
         for part in (*state, *extra.values()):
             if isinstance(part, Each):
@@ -76,33 +77,28 @@ class _Sampling:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self._engine, self.saved = engine.name, engine, 0.0
-        self._seen: dict[Any, tuple[Any, float]] = {}
+        self._seen: dict[Any, tuple[Any, float, Any]] = {}
 
     def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
         return self._engine.chunks(nodes, node_bytes)
 
+    def begin(self) -> None:
+        """Forgets the round before, whose times include what happens once only."""
+        self._seen.clear()
+        self.saved = 0.0
+
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
         results: list[Any] = []
-        found: dict[Any, tuple[Any, float]] = {}
         for row in rows:
-            key = _signature(row)
-            if key not in found:
-                found[key] = self._once(fn, key, row)
+            key = (id(fn), _signature(row))
+            if key in self._seen:
+                self.saved += self._seen[key][1]
             else:
-                self.saved += found[key][1]
-            results.append(found[key][0])
+                start = time.perf_counter()
+                (result,) = self._engine.call(fn, [row])
+                self._seen[key] = result, time.perf_counter() - start, fn  # which must live as long as its id is used
+            results.append(self._seen[key][0])
         return results
-
-    def _once(self, fn: Callable[..., Any], key: Any, row: tuple[Any, ...]) -> tuple[Any, float]:
-        """The call's result and time; what another chunk has computed already is not computed again."""
-        stage = (getattr(fn, "__qualname__", id(fn)), key)
-        if stage in self._seen:
-            self.saved += self._seen[stage][1]
-            return self._seen[stage]
-        begin = time.perf_counter()
-        (result,) = self._engine.call(fn, [row])
-        self._seen[stage] = result, time.perf_counter() - begin
-        return self._seen[stage]
 
 
 def _signature(tree: Any) -> Any:

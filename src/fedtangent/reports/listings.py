@@ -14,7 +14,8 @@ from typing import Any
 from fedtangent.reports.records import Group, Record, flat
 from fedtangent.reports.statistics import MISSING
 
-_MEANING = {
+# What each level of exposure means.
+MEANING = {
     "raw-equivalent": "who receives the messages can read the training inputs out of them, as if the data were sent.",
     "kernel": "the messages hold similarities between samples, from which membership of a known sample can be told.",
     "aggregate": "the messages hold only sums over a node's samples, which leak less, though not nothing.",
@@ -31,7 +32,7 @@ def exposure(group: Group) -> str:
     levels = list(dict.fromkeys(str(record.manifest.get("exposure") or "not recorded") for record in group.records))
     meanings = "".join(
         f'<p class="plain"><span class="level">{escape(level)}</span>: '
-        f"{escape(_MEANING.get(level, 'this report does not know the level; see the manual of the method.'))}</p>"
+        f"{escape(MEANING.get(level, 'this report does not know the level; see the manual of the method.'))}</p>"
         for level in levels
     )
     return f"<dt>{escape(group.label)}</dt><dd>{meanings}</dd>"

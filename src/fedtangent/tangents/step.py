@@ -78,6 +78,8 @@ class Step:
 
     def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
         """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,)."""
+        # whatever padding holds, a product with the kernel must not spread it
+        rows = rows._replace(factors=trees.map(lambda leaf: _masked(leaf, rows.real), rows.factors))
         kernel = operator(self.kernel, rows.factors, w)
         if self.clock == "flow":
             s = [lr * time for time in self.times]
@@ -147,6 +149,10 @@ def choose(w: Weights, tries: Weights, loss: Tensor, times: Sequence[int]) -> tu
     clock = torch.as_tensor(times, device=loss.device)
     chosen = trees.map(lambda part: part.index_select(0, first[None])[0], tries)
     return trees.where(found, chosen, w), torch.where(found, clock.index_select(0, first[None])[0], 0)
+
+
+def _masked(leaf: Tensor, real: Tensor) -> Tensor:
+    return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, 0)
 
 
 def jacobian_bytes(task: Task, rows: Rows) -> int:

@@ -1,0 +1,337 @@
+"""The command line: parses, calls, prints. Every option is read off a signature."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import getdoc
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fedtangent import __version__, catalog
+from fedtangent.experiments.dry_run import dry_run as planned
+from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment
+from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
+from fedtangent.experiments.run import Result
+from fedtangent.experiments.run import run as run_experiment
+from fedtangent.experiments.setup import Setup, setup
+from fedtangent.fleet import NodeError
+from fedtangent.recipes import demo as demo_recipe
+from fedtangent.reports import page, records, statistics, table
+from fedtangent.reports.finding import finding
+from fedtangent.reports.listings import MEANING
+
+INTERRUPTED, WRONG = 130, 2
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C."""
+    try:
+        return _command(list(sys.argv[1:] if words is None else words))
+    except (ValueError, TypeError, OSError, NodeError) as error:
+        print(f"fedtangent: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("fedtangent: stopped.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(
+    settings: dict[str, Any],
+    *,
+    seeds: tuple[int, ...] | None = None,
+    target: float | None = None,
+    out: str | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    tensorboard: bool = False,
+) -> int:
+    """Run a method, and record and print what it comes to.
+
+    Args:
+        settings: Of the experiment.
+        seeds: Repeat with each of these, such as 0,1,2, and report mean and deviation.
+        target: Report rounds and bytes to this accuracy, such as 0.85 (in a regression, to this loss).
+        out: The folder for the record; with several seeds one folder a seed inside it. None records nothing.
+        resume: Go on with the run in the folder, to the same record.
+        dry_run: Print bytes, memory and an estimate of the time, and run nothing.
+        tensorboard: Log the rounds for TensorBoard too, in the folder.
+    """
+    if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
+        raise ValueError(f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest.")
+    if seeds is None:
+        asked = [(experiment(**settings), out)]
+    else:
+        asked = [
+            (experiment(**settings, seed=seed), None if out is None else str(Path(out) / f"seed-{seed}"))
+            for seed in seeds
+        ]
+    found = []
+    for one, folder in asked:
+        built = setup(one)
+        if target is not None:
+            table.checked_target(target, "accuracy" if built.classes else "loss")
+        _announce(built)
+        if dry_run:
+            _print_plan(built)
+            return 0
+        try:
+            found.append(_record(_progressing(built, folder, resume=resume, tensorboard=tensorboard)))
+        except KeyboardInterrupt:
+            kept = "nothing is kept without --out" if folder is None else f"go on from {folder} with --resume"
+            print(f"fedtangent: stopped; {kept}.", file=sys.stderr)
+            return INTERRUPTED
+    Console().print(table.table(found, target))
+    if out is not None:
+        print(f"Recorded in {out}.")
+    return 0
+
+
+def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = None) -> int:
+    """Run some methods side by side on the digits, print the comparison and write it as a page.
+
+    Args:
+        out: The HTML page to write.
+        seed: Of everything that is drawn.
+        target: The accuracy to be reached in few rounds and bytes; none chooses one.
+    """
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    found = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
+    return _shown(found, target, out)
+
+
+def report(folders: Sequence[str], *, out: str = "report.html", target: float | None = None) -> int:
+    """Compare runs: print the table, and write the page with curves, label skew and graph.
+
+    Args:
+        folders: Of runs, or folders that hold those.
+        out: The HTML page to write.
+        target: The accuracy to be reached in few rounds and bytes; none chooses one.
+    """
+    return _shown([records.read(folder) for folder in _runs(folders)], target, out)
+
+
+def list_() -> int:
+    """Show the methods, data sets, models, partitions, topologies and engines."""
+    for folder in ("methods", "datasets", "models", "partitions", "topologies", "engines"):
+        print(f"{folder}")
+        for name in catalog.names(folder):
+            if folder != "datasets" or _from_folder(name):
+                print(f"  {name:18}{catalog.summary(folder, name)}")
+    return 0
+
+
+def _command(words: list[str]) -> int:
+    commands: dict[str, Callable[..., int]] = {"run": run, "demo": demo, "report": report, "list": list_}
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
+        for name, command in commands.items():
+            print(f"  {name:8}{_first_line(command)}")
+        print("\n  --version")
+        return 0
+    if words[0] == "--version":
+        print(f"fedtangent {__version__}")
+        return 0
+    if words[0] not in commands:
+        raise ValueError(unknown(words[0], commands, "a command"))
+    name, rest = words[0], words[1:]
+    if name == "run":
+        return _parse_run(rest)
+    parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
+    if name == "report":
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="of a run, or of several")
+    known = options(commands[name])
+    for option in known.values():
+        parser.offer(f"--{option.name}", option)
+    given, extra = parser.parse_known_args(rest)
+    _refuse(extra, known, name)
+    values = vars(given)
+    chosen = {key: _value(known[key], value) for key, value in values.items() if key in known}
+    return commands[name](values["folders"], **chosen) if name == "report" else commands[name](**chosen)
+
+
+def _parse_run(words: list[str]) -> int:
+    if not words or words[0].startswith("-"):
+        methods = ", ".join(catalog.names("methods"))
+        if set(words) & {"-h", "--help"}:
+            print(f"usage: fedtangent run METHOD [options]\n\n{_first_line(run)}\n")
+            print(f"METHOD is one of {methods}, or a file of your own; fedtangent run METHOD --help tells its options.")
+            return 0
+        raise ValueError(
+            f"`METHOD` must come first after run; got {words[0] if words else 'nothing'!r}. Name one of {methods}."
+        )
+    method, own, fields = words[0], options(run), options(Experiment)
+    for name in ("method", *PARTS.values()):
+        fields.pop(name)
+    first = _Parser("fedtangent run", "", add_help=False)
+    for part in PARTS:
+        first.offer(f"--{part}", Option(part, str, None, ""))
+    chosen = {key: value for key, value in vars(first.parse_known_args(words[1:])[0]).items() if key != "method"}
+    known = choices(method, **chosen)
+    parser = _run_parser(method, own, fields, known)
+    given, extra = parser.parse_known_args(words[1:])
+    for name in (word[2:].split("=")[0].replace("-", "_") for word in extra if word.startswith("--")):
+        experiment(method, **chosen, **{name: None} if name not in chosen else {})
+    _refuse(extra, {**own, **fields, **known}, "run")
+    settings: dict[str, Any] = {"method": method}
+    command: dict[str, Any] = {}
+    for key, value in vars(given).items():
+        if key in own:
+            command[key] = _value(own[key], value)
+        else:
+            settings[key] = _value(fields[key] if key in fields else known[key][0][1], value)
+    return run(settings, **command)
+
+
+def _run_parser(
+    method: str, own: dict[str, Option], fields: dict[str, Option], known: dict[str, list[tuple[str, Option]]]
+) -> "_Parser":
+    parser = _Parser(f"fedtangent run {method}", f"{_first_line(run)} {catalog.summary('methods', method)}")
+    for title, offered in (("this command", own), ("the experiment", fields)):
+        group = parser.add_argument_group(title)
+        for option in offered.values():
+            parser.offer(f"--{option.name}", option, group=group)
+    for part in PARTS:
+        full = {key: owners[0][1] for key, owners in known.items() if key.startswith(f"{part}.")}
+        if not full:
+            continue
+        group = parser.add_argument_group(f"the {part}")
+        for key, option in full.items():
+            free = option.name not in own and len(known.get(option.name, ())) == 1
+            parser.offer(*([f"--{option.name}"] if free else []), f"--{key}", option=option, group=group, to=key)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, whose errors are sentences."""
+
+    def __init__(self, prog: str, description: str, add_help: bool = True) -> None:
+        super().__init__(prog=prog, description=description.replace("%", "%%"), allow_abbrev=False, add_help=add_help)
+
+    def offer(self, *names: Any, option: Option | None = None, group: Any = None, to: str | None = None) -> None:
+        """Adds an option under its names."""
+        *flags, last = names
+        if option is None:
+            option = last
+        else:
+            flags.append(last)
+        assert isinstance(option, Option)
+        default = "" if option.default is REQUIRED else f" (default: {_text(option.default)})"
+        details: dict[str, Any] = {"dest": to or option.name, "default": argparse.SUPPRESS}
+        details["help"] = (option.help + default).replace("%", "%%")
+        if option.kind is bool:
+            details["action"] = argparse.BooleanOptionalAction
+        else:
+            details["metavar"] = option.name.upper()
+        (group or self).add_argument(*(flag.replace("_", "-") for flag in flags), **details)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the sentence instead of printing the usage."""
+        found = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message)
+        if found and "expected one argument" in message:
+            raise ValueError(f"`{found[1]}` must have a value; got none. Give one after it.")
+        raise ValueError(f"{message[:1].upper()}{message[1:]}. --help tells what there is.")
+
+
+def _value(option: Option, value: Any) -> Any:
+    return parsed(option, value) if isinstance(value, str) else value
+
+
+def _refuse(extra: Sequence[str], known: Any, command: str) -> None:
+    for word in extra:
+        if word.startswith("-"):
+            name = word.lstrip("-").split("=")[0].replace("-", "_")
+            raise ValueError(unknown(name, known, f"an option of {command}"))
+        raise ValueError(f"`{command}` must have options in the form --name value; got {word!r} alone. Drop it.")
+
+
+def _text(value: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (getdoc(function) or "").splitlines()[0]
+
+
+def _from_folder(name: str) -> bool:
+    """Whether a data set can be had by name: one that takes Python objects cannot."""
+    import inspect
+
+    return "data_dir" in inspect.signature(catalog.load("datasets", name)).parameters
+
+
+def _runs(folders: Sequence[str]) -> Iterator[Path]:
+    """The folders themselves, or the runs in those that hold several."""
+    for folder in map(Path, folders):
+        inside = [path.parent for path in sorted(folder.glob("*/manifest.json"))]
+        yield from inside if inside and not (folder / "manifest.json").is_file() else [folder]
+
+
+def _announce(built: Setup) -> None:
+    level, count = built.method.exposure, built.task.size
+    print(
+        f"{built.description['method']} on {built.dataset}, {len(built.data)} nodes, {count:,} parameters, "
+        f"seed {built.experiment.seed}"
+    )
+    print(f"Exposure {level}: {MEANING[level]}", flush=True)
+
+
+def _print_plan(built: Setup) -> None:
+    plan = planned(built)
+    size, rounds = statistics.bytes_text, built.experiment.rounds
+    print(
+        f"Bytes       {size(plan.first_round_bytes)} in round 1, {size(plan.later_round_bytes)} in a later one, "
+        f"{size(plan.total_bytes)} in {rounds} rounds"
+    )
+    print(f"Memory      about {size(plan.memory_bytes)} beside Python and PyTorch")
+    print(
+        f"Time        about {plan.seconds_a_round:.3g} s a round and {plan.evaluation_seconds:.3g} s for its "
+        f"evaluation, {plan.seconds:.3g} s in all, one node at a time"
+    )
+
+
+def _record(result: Result) -> records.Record:
+    return records.Record(
+        result.folder or Path(result.manifest["experiment"]["method"]), result.manifest, result.rounds
+    )
+
+
+def _shown(found: Sequence[records.Record], target: float | None, out: str) -> int:
+    page.write(found, out, target)
+    groups, kind = records.groups(found), records.measure(found)
+    goal = statistics.common_target(groups, kind) if target is None else target
+    Console().print(table.table(found, target))
+    print(finding(groups, kind, goal))
+    print(f"Written to {out}.")
+    return 0
+
+
+def _progressing(built: Setup, out: str | None, **how: bool) -> Result:
+    """The result of a run, with a bar on the terminal or a line a round elsewhere."""
+    with _bar(built) as show:
+        return run_experiment(built, out, on_round=show, **how)
+
+
+@contextmanager
+def _bar(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
+    console, rounds, name = Console(stderr=True), built.experiment.rounds, built.description["method"]
+
+    def words(entry: dict[str, Any]) -> str:
+        key = "accuracy" if built.classes else "loss"
+        value = "-" if entry[key] is None else f"{entry[key]:.4f}"
+        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}"
+
+    if not console.is_terminal:
+        yield lambda entry: print(f"{name}  {words(entry)}  {entry['seconds']:.2f} s", file=sys.stderr, flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=rounds, said="")
+        yield lambda entry: progress.update(task, completed=entry["round"], said=words(entry))
