@@ -1,4 +1,4 @@
-"""The plan of steps, and the two integrators on problems whose solution is known."""
+"""The steps, and the two integrators on problems whose solution is known."""
 
 import math
 
@@ -7,25 +7,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtangent.tangents.integrate import _plan, phi_series, stabilised
+from fedtangent.tangents.integrate import _steps, phi_series, stabilised
 
 
-@given(
-    stiffness=st.floats(1e-6, 1e6),
-    gaps=st.lists(st.floats(1e-3, 50), min_size=1, max_size=6),
-    growth=st.floats(1.01, 3),
-)
-def test_steps_add_up_to_the_times_and_grow_no_faster_than_asked(
-    stiffness: float, gaps: list[float], growth: float
-) -> None:
-    times = [sum(gaps[: i + 1]) for i in range(len(gaps))]
-    plan = _plan(stiffness, tuple(times), growth)
-    now, longest = 0.0, 2 * math.log(growth) / stiffness
-    for steps, end in zip(plan, times, strict=True):
-        for h in steps:
-            assert 0 < h <= longest * (1 + 1e-9)
-            now, longest = now + h, max(longest, h * growth)
-        assert now == pytest.approx(end)
+@given(stiffness=st.floats(1e-6, 1e6), end=st.floats(1e-3, 300), growth=st.floats(1.01, 3))
+def test_steps_add_up_to_the_end_and_grow_as_asked(stiffness: float, end: float, growth: float) -> None:
+    steps = _steps(stiffness, end, growth)
+    assert sum(steps) == pytest.approx(end)
+    assert 0 < steps[0] <= max(end, 2 * math.log(growth) / stiffness) * (1 + 1e-9)
+    assert len(steps) == 1 or steps[0] <= 2 * math.log(growth) / stiffness * (1 + 1e-9)
+    assert all(b == pytest.approx(growth * a) for a, b in zip(steps, steps[1:], strict=False))
+
+
+def test_stabilised_gives_any_time_between_the_ends_of_its_steps() -> None:
+    """A slow decay, where the steps are long: times before the first end, on the last, and many within one step."""
+    s = [1e-4, 0.3, *(1 + i / 10 for i in range(10)), 2.0]
+    found = stabilised(lambda u: -u, torch.ones(1, dtype=torch.float64), 30.0, s, 1.1)
+    exact = torch.exp(-torch.tensor(s, dtype=torch.float64))[:, None]
+    assert found.shape == (len(s), 1)
+    assert torch.allclose(found, exact, rtol=3e-3)
 
 
 def test_stabilised_takes_stiff_steps() -> None:

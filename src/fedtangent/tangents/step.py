@@ -77,7 +77,10 @@ class Step:
             raise ValueError(f"`decay` must not be negative; got {self.decay}. Use 0 for none.")
 
     def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
-        """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,)."""
+        """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,).
+
+        The latter only where it selects; zeros otherwise.
+        """
         # whatever padding holds, a product with the kernel must not spread it
         rows = rows._replace(factors=trees.map(lambda leaf: _masked(leaf, rows.real), rows.factors))
         kernel = operator(self.kernel, rows.factors, w)
@@ -87,10 +90,12 @@ class Step:
         else:
             alpha = dynamics.descent(kernel, rows.f, rows.y, rows.real, task.loss, lr, self.times)
         move = pullback(rows.factors, w, alpha)
+        tries = trees.map(lambda start, by: start - by, w, move)
+        if self.selection != "linearised":
+            return tries, rows.f.new_zeros(len(self.times))
         f = rows.f - pushforward(rows.factors, w, move)
         each = torch.func.vmap(lambda f: task.loss.per_sample(f, rows.y))(f)
-        predicted = torch.where(rows.real, each, 0).sum(1) / rows.real.sum()
-        return trees.map(lambda start, by: start - by, w, move), predicted
+        return tries, torch.where(rows.real, each, 0).sum(1) / rows.real.sum()
 
     def node_bytes(self, task: Task) -> Any:
         """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
