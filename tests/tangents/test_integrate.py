@@ -1,5 +1,6 @@
 """The steps, and the two integrators on problems whose solution is known."""
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,7 @@ def test_steps_add_up_to_the_end_and_grow_as_asked(stiffness: float, end: float,
     assert sum(steps) == pytest.approx(end)
     assert 0 < steps[0] <= max(end, 2 * math.log(growth) / stiffness) * (1 + 1e-9)
     assert len(steps) == 1 or steps[0] <= 2 * math.log(growth) / stiffness * (1 + 1e-9)
-    assert all(b == pytest.approx(growth * a) for a, b in zip(steps, steps[1:], strict=False))
+    assert all(b == pytest.approx(growth * a) for a, b in itertools.pairwise(steps))
 
 
 def test_stabilised_gives_any_time_between_the_ends_of_its_steps() -> None:

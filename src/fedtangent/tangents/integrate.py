@@ -18,7 +18,8 @@ def stabilised(
     parabolic PDEs, 1998), with steps fixed beforehand, so that the result depends on no neighbour in a batch; between
     their ends it is Hermite's cubic, so that more times cost nothing.
     """
-    u, slope, now, found = start, force(start), 0.0, []
+    found: list[Tensor] = []
+    u, slope, now = start, force(start), 0.0
     for h in _steps(stiffness, s[-1], growth):
         # 0.653 (stages^2 - 1) is how much stiffness a step takes
         end = _step(force, u, slope, h, max(2, math.ceil(math.sqrt(1 + 1.54 * h * stiffness))))
