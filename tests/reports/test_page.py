@@ -86,7 +86,7 @@ def test_the_page_has_its_parts(run: Run) -> None:
         "ntkdfl reaches 0.8 in",
         "Rounds to 0.8",
         "Against bytes sent",
-        "local and central send nothing: horizontal lines at their last value.",
+        "local and central do not send round after round: horizontal lines at their last value.",
         "Partition dirichlet (alpha=0.1); topology regular (degree=4); model mlp (width=100); seeds 0, 1.",
         "Labels of the nodes",
         "Graph of round 1",

@@ -98,6 +98,14 @@ def test_rounds_and_bytes_to_a_target(run: Run) -> None:
     assert records.bytes_to(record, 0.72) is None
 
 
+@pytest.mark.parametrize(("sent", "sends"), [([0, 0], False), ([7, 7, 7], False), ([7, 14], True), ([7], True)])
+def test_a_method_sends_if_it_does_round_after_round(run: Run, sent: list[int], sends: bool) -> None:
+    record = run("central", rounds=len(sent))
+    for row, total in zip(record.rounds, sent, strict=True):
+        row["sent_bytes"] = total
+    assert records.groups([record])[0].sends == sends
+
+
 def test_a_round_that_is_not_a_number_reaches_nothing(run: Run) -> None:
     record = run(accuracies=[float("nan"), 0.62])
     assert records.rounds_to(record, 0.05) == 2

@@ -59,7 +59,7 @@ def names_fit(found: Sequence[Group]) -> bool:
 def curves(found: Sequence[Group], kind: Measure, target: float | None, against: Against) -> str:
     """The figure as inline SVG: the mean over seeds as a line, its deviation as a band, the nodes' own mean dashed.
 
-    On the axis of bytes a method that sends nothing is a horizontal line at its last value.
+    On the axis of bytes a method that does not send round after round is a horizontal line at its last value.
     """
     with svg.style():
         figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)

@@ -128,10 +128,8 @@ def _curves(found: Sequence[Group], kind: Measure, target: float | None) -> str:
     names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
     by_bytes = "Payload of all nodes and the server since round 1, on a logarithmic axis."
     if silent:
-        verb, line = (
-            ("sends", "a horizontal line at its") if len(silent) == 1 else ("send", "horizontal lines at their")
-        )
-        by_bytes += f" {names} {verb} nothing: {line} last value."
+        verb, line = ("does", "a horizontal line at its") if len(silent) == 1 else ("do", "horizontal lines at their")
+        by_bytes += f" {names} {verb} not send round after round: {line} last value."
     return _figure("Against rounds", figures.curves(found, kind, target, "round"), "Communication rounds.") + _figure(
         "Against bytes sent", figures.curves(found, kind, target, "sent_bytes"), by_bytes
     )

@@ -57,8 +57,9 @@ class Group:
 
     @property
     def sends(self) -> bool:
-        """Whether any byte left a node; `central` and `local` send none."""
-        return any(row["sent_bytes"] > 0 for record in self.records for row in record.rounds)
+        """Whether it sends round after round; `local` sends nothing, and `central` its rows in the first round only."""
+        sent = [[row["sent_bytes"] for row in record.rounds] for record in self.records]
+        return any(total[-1] > (total[0] if len(total) > 1 else 0) for total in sent if total)
 
 
 def read(folder: str | Path) -> Record:
