@@ -103,6 +103,15 @@ def test_a_custom_loss_is_the_mean_of_the_users(fn: Callable[[Tensor, Tensor], T
     torch.testing.assert_close(losses.mean(losses.custom(fn), F_, y), fn(F_, y).mean())
 
 
+@pytest.mark.parametrize("fn", [F.smooth_l1_loss, F.mse_loss, F.huber_loss])
+def test_a_custom_loss_scores_many_candidates_of_many_nodes_at_once(fn: Callable[[Tensor, Tensor], Tensor]) -> None:
+    f, y = torch.linspace(-2, 3, 4 * 3 * N * C).reshape(4, 3, N, C), torch.linspace(1, -1, 4 * N * C).reshape(4, N, C)
+    loss = losses.custom(fn)
+    tries = torch.func.vmap(lambda f, y: torch.func.vmap(lambda f: loss.per_sample(f, y))(f))
+    expected = fn(f, y[:, None].expand_as(f), reduction="none").mean(-1)  # type: ignore[call-arg]
+    torch.testing.assert_close(tries(f, y), expected)
+
+
 def test_a_custom_loss_takes_its_name_from_the_function_or_the_user() -> None:
     assert losses.custom(F.smooth_l1_loss).name == "smooth_l1_loss"
     assert losses.custom(torch.nn.SmoothL1Loss()).name == "SmoothL1Loss"
