@@ -68,6 +68,8 @@ def ntkdfl(
         raise ValueError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.5, or 0 for none.")
     if momentum and not averaging:
         raise ValueError("`momentum` must be 0 without averaging; got both. Leave one of them out.")
+    if aggregation not in ("plain", "weighted"):
+        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
     answer = bill(task, exchange)
 
