@@ -3,9 +3,9 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import getdoc
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedtangent import __version__, catalog
 from fedtangent.experiments.dry_run import dry_run as planned
-from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment
+from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
 from fedtangent.experiments.run import Result
 from fedtangent.experiments.run import run as run_experiment
@@ -31,8 +31,10 @@ INTERRUPTED, WRONG = 130, 2
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C."""
     try:
-        return _command(list(sys.argv[1:] if words is None else words))
+        return _command([_dashed(word) for word in (sys.argv[1:] if words is None else words)])
     except (ValueError, TypeError, OSError, NodeError) as error:
+        if isinstance(error, (ValueError, TypeError)) and " must " not in str(error):
+            raise  # no rule that a user broke: a fault of the program, which its traceback explains
         print(f"fedtangent: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
@@ -56,7 +58,7 @@ def run(
         settings: Of the experiment.
         seeds: Repeat with each of these, such as 0,1,2, and report mean and deviation.
         target: Report rounds and bytes to this accuracy, such as 0.85 (in a regression, to this loss).
-        out: The folder for the record; with several seeds one folder a seed inside it. None records nothing.
+        out: The folder for the record; with several seeds one folder a seed inside it; none records nothing.
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
@@ -99,6 +101,8 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
         seed: Of everything that is drawn.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
+    if target is not None:
+        table.checked_target(target, "accuracy")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     found = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
     return _shown(found, target, out)
@@ -143,110 +147,110 @@ def _command(words: list[str]) -> int:
         return _parse_run(rest)
     parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
     if name == "report":
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="of a run, or of several")
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds several.")
     known = options(commands[name])
     for option in known.values():
-        parser.offer(f"--{option.name}", option)
-    given, extra = parser.parse_known_args(rest)
-    _refuse(extra, known, name)
-    values = vars(given)
-    chosen = {key: _value(known[key], value) for key, value in values.items() if key in known}
-    return commands[name](values["folders"], **chosen) if name == "report" else commands[name](**chosen)
+        parser.offer(option, option.name)
+    values = parser.values(rest, known, f"an option of {name}")
+    folders = [values.pop("folders")] if name == "report" else []
+    return commands[name](*folders, **{key: _value(known[key], value) for key, value in values.items()})
 
 
 def _parse_run(words: list[str]) -> int:
+    methods = ", ".join(catalog.names("methods"))
     if not words or words[0].startswith("-"):
-        methods = ", ".join(catalog.names("methods"))
         if set(words) & {"-h", "--help"}:
             print(f"usage: fedtangent run METHOD [options]\n\n{_first_line(run)}\n")
             print(f"METHOD is one of {methods}, or a file of your own; fedtangent run METHOD --help tells its options.")
             return 0
-        raise ValueError(
-            f"`METHOD` must come first after run; got {words[0] if words else 'nothing'!r}. Name one of {methods}."
-        )
+        got = repr(words[0]) if words else "nothing"
+        raise ValueError(f"`METHOD` must come first after run; got {got}. Name one of {methods}.")
     method, own, fields = words[0], options(run), options(Experiment)
     for name in ("method", *PARTS.values()):
         fields.pop(name)
-    first = _Parser("fedtangent run", "", add_help=False)
+    first = _Parser("fedtangent run", add_help=False)  # which parts are chosen decides what options there are
     for part in PARTS:
-        first.offer(f"--{part}", Option(part, str, None, ""))
-    chosen = {key: value for key, value in vars(first.parse_known_args(words[1:])[0]).items() if key != "method"}
+        first.offer(Option(part, str, None, ""), part)
+    chosen = vars(first.parse_known_args(words[1:])[0])
+    chosen.pop("method", None)
     known = choices(method, **chosen)
     parser = _run_parser(method, own, fields, known)
-    given, extra = parser.parse_known_args(words[1:])
-    for name in (word[2:].split("=")[0].replace("-", "_") for word in extra if word.startswith("--")):
-        experiment(method, **chosen, **{name: None} if name not in chosen else {})
-    _refuse(extra, {**own, **fields, **known}, "run")
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
-    for key, value in vars(given).items():
-        if key in own:
-            command[key] = _value(own[key], value)
-        else:
-            settings[key] = _value(fields[key] if key in fields else known[key][0][1], value)
+    for key, value in parser.values(words[1:], {**own, **fields, **known}, "an option of run").items():
+        into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
+        into[key] = _value(option, value)
     return run(settings, **command)
 
 
 def _run_parser(
     method: str, own: dict[str, Option], fields: dict[str, Option], known: dict[str, list[tuple[str, Option]]]
 ) -> "_Parser":
-    parser = _Parser(f"fedtangent run {method}", f"{_first_line(run)} {catalog.summary('methods', method)}")
+    name = method if method in catalog.names("methods") else Path(method).stem
+    parser = _Parser(f"fedtangent run {method}", f"{name}: {catalog.summary('methods', method)}")
+    parser.epilog = "fedtangent list tells the names of data sets, models, partitions, topologies and engines."
     for title, offered in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
         for option in offered.values():
-            parser.offer(f"--{option.name}", option, group=group)
+            parser.offer(option, option.name, group=group)
     for part in PARTS:
-        full = {key: owners[0][1] for key, owners in known.items() if key.startswith(f"{part}.")}
-        if not full:
-            continue
         group = parser.add_argument_group(f"the {part}")
-        for key, option in full.items():
+        for key in (key for key in known if key.startswith(f"{part}.")):
+            option = known[key][0][1]
             free = option.name not in own and len(known.get(option.name, ())) == 1
-            parser.offer(*([f"--{option.name}"] if free else []), f"--{key}", option=option, group=group, to=key)
+            parser.offer(option, *([option.name] if free else []), key, to=key, group=group)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser without abbreviations, whose errors are sentences."""
 
-    def __init__(self, prog: str, description: str, add_help: bool = True) -> None:
-        super().__init__(prog=prog, description=description.replace("%", "%%"), allow_abbrev=False, add_help=add_help)
+    def __init__(self, prog: str, description: str = "", add_help: bool = True) -> None:
+        usage = f"{prog}{' DIR ...' if prog.endswith('report') else ''} [options]"
+        text = description.replace("%", "%%")
+        super().__init__(prog=prog, usage=usage, description=text, allow_abbrev=False, add_help=add_help)
 
-    def offer(self, *names: Any, option: Option | None = None, group: Any = None, to: str | None = None) -> None:
-        """Adds an option under its names."""
-        *flags, last = names
-        if option is None:
-            option = last
-        else:
-            flags.append(last)
-        assert isinstance(option, Option)
-        default = "" if option.default is REQUIRED else f" (default: {_text(option.default)})"
+    def offer(self, option: Option, *names: str, to: str | None = None, group: Any = None) -> None:
+        """Adds an option under its names, of which --help shows the first."""
+        default = "" if option.default is REQUIRED or option.default is False else f" (default: {_text(option.default)})"
         details: dict[str, Any] = {"dest": to or option.name, "default": argparse.SUPPRESS}
-        details["help"] = (option.help + default).replace("%", "%%")
         if option.kind is bool:
-            details["action"] = argparse.BooleanOptionalAction
+            details["action"] = "store_true" if option.default is False else argparse.BooleanOptionalAction
         else:
             details["metavar"] = option.name.upper()
-        (group or self).add_argument(*(flag.replace("_", "-") for flag in flags), **details)
+        for name in names:
+            help_ = (option.help + default).replace("%", "%%") if name == names[0] else argparse.SUPPRESS
+            (group or self).add_argument(_dashed(f"--{name}"), help=help_, **details)
+
+    def values(self, words: Sequence[str], known: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """What the words give, by option.
+
+        Raises:
+            ValueError: A word that is no option, or one that could be that of several parts.
+        """
+        given, extra = self.parse_known_args(words)
+        for word in extra:
+            if not word.startswith("-"):
+                raise ValueError(f"options must have the form --name value; got {word!r} alone. Drop it.")
+            name = word.lstrip("-").split("=")[0].replace("-", "_")
+            raise ValueError(shared(name, known[name]) if name in known else unknown(name, known, what))
+        return vars(given)
 
     def error(self, message: str) -> NoReturn:
-        """Raises the sentence instead of printing the usage."""
+        """Raises a sentence instead of printing the usage."""
         found = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message)
-        if found and "expected one argument" in message:
-            raise ValueError(f"`{found[1]}` must have a value; got none. Give one after it.")
-        raise ValueError(f"{message[:1].upper()}{message[1:]}. --help tells what there is.")
+        name, wrong = found.groups() if found else (self.prog, message)
+        raise ValueError(f"`{name}` must be given as --help tells; {wrong}.")
+
+
+def _dashed(word: str) -> str:
+    """The word, with dashes in the name of an option."""
+    name, *value = word.split("=", 1)
+    return "=".join([name.replace("_", "-"), *value]) if word.startswith("--") else word
 
 
 def _value(option: Option, value: Any) -> Any:
     return parsed(option, value) if isinstance(value, str) else value
-
-
-def _refuse(extra: Sequence[str], known: Any, command: str) -> None:
-    for word in extra:
-        if word.startswith("-"):
-            name = word.lstrip("-").split("=")[0].replace("-", "_")
-            raise ValueError(unknown(name, known, f"an option of {command}"))
-        raise ValueError(f"`{command}` must have options in the form --name value; got {word!r} alone. Drop it.")
 
 
 def _text(value: Any) -> str:
@@ -262,9 +266,7 @@ def _first_line(function: Callable[..., Any]) -> str:
 
 def _from_folder(name: str) -> bool:
     """Whether a data set can be had by name: one that takes Python objects cannot."""
-    import inspect
-
-    return "data_dir" in inspect.signature(catalog.load("datasets", name)).parameters
+    return "data_dir" in signature(catalog.load("datasets", name)).parameters
 
 
 def _runs(folders: Sequence[str]) -> Iterator[Path]:
@@ -304,11 +306,11 @@ def _record(result: Result) -> records.Record:
 
 
 def _shown(found: Sequence[records.Record], target: float | None, out: str) -> int:
-    page.write(found, out, target)
     groups, kind = records.groups(found), records.measure(found)
     goal = statistics.common_target(groups, kind) if target is None else target
     Console().print(table.table(found, target))
-    print(finding(groups, kind, goal))
+    print(finding(groups, kind, goal), flush=True)
+    page.write(found, out, target)
     print(f"Written to {out}.")
     return 0
 

@@ -107,7 +107,7 @@ class Experiment:
     @property
     def name(self) -> str:
         """The method's name."""
-        return Path(self.method).stem if isinstance(self.method, str) else _name(self.method)
+        return Path(self.method).stem if isinstance(self.method, (str, Path)) else _name(self.method)
 
     @property
     def size(self) -> int:
@@ -156,11 +156,16 @@ def experiment(method: str | Callable[..., Method], **settings: Any) -> Experime
         if name not in known:
             raise ValueError(unknown(name, {**options(Experiment), **known}, "a setting or an option of a chosen part"))
         if len(known[name]) > 1:
-            full = " or ".join(f"{part}.{name}" for part, _ in known[name])
-            raise ValueError(f"`{name}` must say which part it is for; got it alone. Write {full}.")
+            raise ValueError(shared(name, known[name]))
         part, option = known[name][0]
         parts[part][option.name] = value
     return Experiment(method=method, **{**own, **{PARTS[part]: given for part, given in parts.items()}})
+
+
+def shared(name: str, owners: list[tuple[str, Option]]) -> str:
+    """The sentence about an option that several chosen parts have."""
+    full = " or ".join(f"{part}.{name}" for part, _ in owners)
+    return f"`{name}` must say which part it is for; got it alone. Write {full}."
 
 
 def choices(method: str | Callable[..., Method], **chosen: Any) -> dict[str, list[tuple[str, Option]]]:

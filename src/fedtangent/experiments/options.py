@@ -37,7 +37,7 @@ def options(function: Callable[..., Any]) -> dict[str, Option]:
         hints = {}
     help_ = _arguments(inspect.getdoc(function) or "")
     return {
-        name: Option(name, hints.get(name, parameter.annotation), parameter.default, help_.get(name, ""))
+        name: Option(name, hints.get(name, _kind(parameter.default)), parameter.default, help_.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
@@ -66,10 +66,11 @@ def resolved(owner: str, function: Callable[..., Any], given: Mapping[str, Any])
 
 def unknown(name: str, known: Mapping[str, Any], what: str) -> str:
     """The sentence about a name that does not exist, with the nearest that does."""
-    near = get_close_matches(name, known, 1)
-    names = f"one of {', '.join(known)}" if known else "left out, as there are none"
-    hint = f"Did you mean {near[0]!r}?" if near else "Drop it, or choose one of these." if known else "Drop it."
-    return f"`{name}` must be {what}, {names}; got an unknown name. {hint}"
+    if near := get_close_matches(name, known, 1):
+        return f"`{name}` must be {what}; got an unknown name. Did you mean {near[0]!r}?"
+    names = ", ".join(other for other in known if "." not in other)
+    hint = f"Drop it, or choose one of {names}." if names else "Drop it: there are none."
+    return f"`{name}` must be {what}; got an unknown name. {hint}"
 
 
 def parsed(option: Option, text: str) -> Any:
@@ -97,6 +98,11 @@ def plain(value: Any) -> Any:
     return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
 
 
+def _kind(default: Any) -> Any:
+    """The type of a parameter without an annotation, as far as its default tells."""
+    return bool if isinstance(default, bool) else tuple[Any, ...] if isinstance(default, (tuple, list)) else Any
+
+
 def _arguments(docstring: str) -> dict[str, str]:
     """What the section Args or Attributes of a Google docstring says of each name."""
     section = re.search(r"^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
@@ -111,7 +117,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
 def _readers(kind: Any) -> list[Callable[[str], Any]]:
     """How to read each of the types, the strictest first."""
     members = _members(kind)
-    if set(members) <= {Any, REQUIRED}:
+    if members == (Any,):
         members = (int, float, str)
     found: list[Callable[[str], Any]] = []
     for member in members:

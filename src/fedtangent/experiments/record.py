@@ -5,6 +5,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,18 @@ def cut(folder: Path, count: int) -> list[dict[str, Any]]:
     """The first `count` rounds of a folder; what a killed run wrote after its checkpoint is dropped.
 
     Raises:
-        ValueError: There are fewer.
+        ValueError: There are fewer, or one of them is damaged.
     """
     path = folder / ROUNDS
     lines = path.read_bytes().splitlines(keepends=True)[:count] if path.exists() else []
-    if len(lines) < count:
+    rounds: list[dict[str, Any]] = []
+    with suppress(ValueError):
+        rounds += map(json.loads, lines)
+    if len(rounds) < count:
         raise ValueError(
-            f"`out` must hold the {count} rounds of its checkpoint; got {len(lines)} in {path}. "
+            f"`out` must hold the {count} rounds of its checkpoint; got {len(rounds)} whole ones in {path}. "
             "Run anew with another --out."
         )
-    rounds = [json.loads(text) for text in lines]
     atomic.replaced(path, lambda draft: _write(draft, b"".join(lines).decode()))
     return rounds
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedtangent import trees
 from fedtangent.experiments import checkpoint, record
 from fedtangent.experiments.evaluate import evaluate
 from fedtangent.experiments.experiment import Experiment
@@ -62,7 +63,7 @@ def run(
         tensorboard: Log the rounds for TensorBoard too, in the folder.
 
     Raises:
-        ValueError: A setting that cannot be, or a folder that holds something else.
+        ValueError: A setting that cannot be, a folder that holds something else, or a model that diverged.
         OSError: The folder cannot be written; what was recorded is kept.
         NodeError: A node failed; what was recorded is kept.
     """
@@ -91,7 +92,12 @@ def run(
 
 
 def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any], Weights]:
-    """State, record entry and aggregated weights after round k; the entry's `seconds` are without evaluation."""
+    """State, record entry and aggregated weights after round k; the entry's `seconds` are without evaluation.
+
+    Raises:
+        ValueError: The weights are no longer finite.
+        NodeError: A node failed.
+    """
     begin = _now(built)
     state, extra = built.method.round(fleet, state, data_k, k)
     for part in (*state, *extra.values()):
@@ -100,6 +106,11 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     seconds = _now(built) - begin
     with fleet.ledger.paused():
         weights = built.method.aggregate(fleet, state, data_k).value
+    if not trees.all_finite(weights):
+        raise ValueError(
+            f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
+            "Use smaller steps; the rounds before this one are kept."
+        )
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
     measured = {"round": k, **found, "sent_bytes": fleet.ledger.sent_bytes, "seconds": round(seconds, 6)}
