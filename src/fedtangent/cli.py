@@ -212,7 +212,8 @@ class _Parser(argparse.ArgumentParser):
 
     def offer(self, option: Option, *names: str, to: str | None = None, group: Any = None) -> None:
         """Adds an option under its names, of which --help shows the first."""
-        default = "" if option.default is REQUIRED or option.default is False else f" (default: {_text(option.default)})"
+        silent = option.default is REQUIRED or option.default is False
+        default = "" if silent else f" (default: {_text(option.default)})"
         details: dict[str, Any] = {"dest": to or option.name, "default": argparse.SUPPRESS}
         if option.kind is bool:
             details["action"] = "store_true" if option.default is False else argparse.BooleanOptionalAction
