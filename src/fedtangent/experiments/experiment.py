@@ -53,7 +53,7 @@ class Experiment:
         rounds: How many.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name.
-        memory: The budget of a chunk of nodes in bytes; none is the engine's own.
+        memory: The budget of a chunk of nodes in bytes; none is a quarter of a GPU's, or the engine's own on a CPU.
         device: cpu, or cuda with or without a number.
         dtype: float32 or float64.
         evaluate_nodes_every: Measure the nodes' own models every so many rounds; 0 is never.

@@ -149,9 +149,8 @@ def setup(experiment: Experiment) -> Setup:
     _check_fit(task, x_test[:2], y_test[:2], dataset.classes)
     method = _method(experiment, task)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
-    engine = catalog.load("engines", experiment.engine)
-    budget = {} if experiment.memory is None else {"memory": experiment.memory}
-    return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine(**budget))
+    engine = catalog.load("engines", experiment.engine)(**_budget(experiment, device))
+    return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine)
 
 
 def _rng(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:
@@ -164,6 +163,13 @@ def _name(part: Any) -> str:
         path = Path(part)
         return path.stem if path.suffix == ".py" else path.name
     return str(getattr(part, "__name__", type(part).__name__))
+
+
+def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:
+    """The budget of a chunk: what was asked for; else a quarter of a GPU, and on a CPU the engine's own."""
+    if experiment.memory is not None:
+        return {"memory": experiment.memory}
+    return {"memory": torch.cuda.get_device_properties(device).total_memory // 4} if device.type == "cuda" else {}
 
 
 def _device(experiment: Experiment) -> torch.device:
