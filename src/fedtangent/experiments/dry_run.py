@@ -40,7 +40,11 @@ class Plan(NamedTuple):
 
 
 def dry_run(built: Setup) -> Plan:
-    """What the experiment will need; it takes as long as a few nodes' work, or two rounds where all shards differ."""
+    """What the experiment will need; it takes as long as a few nodes' work, or two rounds where all shards differ.
+
+    Raises:
+        NodeError: A node failed.
+    """
     engine = _Sampling(built.engine)
     sampled, ledger = built.with_engine(engine), Ledger()
     start = sampled.fleet(0, ledger)

@@ -145,7 +145,8 @@ def experiment(method: str | Callable[..., Method], **settings: Any) -> Experime
         settings: By name.
 
     Raises:
-        ValueError: A name that nothing has, or that several parts have.
+        ValueError: A name that nothing has, or that several parts have; or a value that cannot be.
+        TypeError: A value of the wrong type.
     """
     own = {name: value for name, value in settings.items() if name in options(Experiment)}
     parts: dict[str, dict[str, Any]] = {part: dict(own.get(field, {})) for part, field in PARTS.items()}

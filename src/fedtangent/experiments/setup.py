@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,15 @@ def _dataset(experiment: Experiment) -> Dataset:
     if function is None:
         dataset = experiment.dataset
     else:
-        dataset = function(experiment.data_dir, **experiment.resolved("dataset"))
+        options = experiment.resolved("dataset")
+        try:
+            signature(function).bind(experiment.data_dir, **options)
+        except TypeError as error:
+            raise TypeError(
+                f"`dataset` must be a function of data_dir alone; got {_name(function)}, which is not ({error}). "
+                "Call it from Python and give what it returns."
+            ) from error
+        dataset = function(experiment.data_dir, **options)
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`dataset` must be a Dataset or give one; got {type(dataset).__name__}. Return a Dataset.")
     return checked(dataset)

@@ -1,0 +1,63 @@
+"""A dry run tells the bytes of the real one, and runs less."""
+
+from typing import Any
+
+import pytest
+
+from fedtangent.catalog import names
+from fedtangent.experiments.dry_run import dry_run
+from fedtangent.experiments.run import run
+from fedtangent.experiments.setup import setup
+from fedtangent.fleet import Each, Fleet, Method
+from fedtangent.methods.dfedavg import dfedavg
+from fedtangent.shard import Shard
+from fedtangent.task import Task
+from tests.experiments.tiny import data, tiny
+
+calls: list[int] = []
+
+
+def counting(task: Task) -> Method:
+    """DFedAvg, which counts the nodes that work."""
+    inner = dfedavg(task, epochs=1)
+
+    def count(data: Shard) -> Any:
+        calls.append(len(data.x))
+        return data.x.sum()
+
+    def round(fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
+        return inner.round(fleet, state, data_k, k)[0], {"sum": fleet.map(count, data_k)}
+
+    return inner._replace(name="counting", round=round)
+
+
+@pytest.mark.parametrize("method", names("methods"))
+def test_bytes_are_those_of_the_run(method: str) -> None:
+    plan = dry_run(setup(tiny(method, rounds=3)))
+    sent = [entry["sent_bytes"] for entry in run(tiny(method, rounds=3)).rounds]
+    assert plan.first_round_bytes == sent[0]
+    assert plan.later_round_bytes == sent[1] - sent[0]
+    if method != "ntkfl":  # whose drawn clients have more or fewer rows from round to round
+        assert plan.total_bytes == sent[-1]
+
+
+def test_nodes_alike_work_once() -> None:
+    calls.clear()
+    plan = dry_run(setup(tiny(counting, partition="iid", nodes=6, degree=3, rounds=9)))
+    assert calls == [5, 5]
+    assert plan.seconds > 9 * plan.seconds_a_round > 0
+    assert plan.evaluation_seconds > 0
+
+
+def test_one_round_has_no_later_one() -> None:
+    plan = dry_run(setup(tiny(rounds=1)))
+    assert (plan.later_round_bytes, plan.total_bytes) == (0, plan.first_round_bytes)
+
+
+def test_memory_holds_data_and_state_and_a_chunk() -> None:
+    few, many = (dry_run(setup(tiny(memory=memory))).memory_bytes for memory in (0, 2**30))
+    assert data().x_train.nbytes + data().x_test.nbytes < few < many
+
+
+def test_a_regression_is_evaluated_without_the_nodes() -> None:
+    assert dry_run(setup(tiny(dataset=data(0)))).evaluation_seconds > 0

@@ -1,0 +1,98 @@
+"""Accuracy and loss, counted by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedtangent.experiments import evaluate as module
+from fedtangent.experiments.evaluate import evaluate, measured
+from fedtangent.experiments.setup import Setup, setup
+from fedtangent.fleet import Central
+from fedtangent.ledger import Ledger
+from fedtangent.methods import dfedavg, fedavg, local
+from tests.experiments.tiny import data, network, tiny
+
+W_K = [{name: p.detach() * (k + 1) - k / 4 for name, p in network().named_parameters()} for k in range(5)]
+
+
+@torch.no_grad()
+def by_hand(w: dict[str, Tensor], classes: int = 3) -> tuple[float, float]:
+    """Row after row: how many are right, and the mean loss."""
+    model = network(classes or 2)
+    model.load_state_dict(w)
+    test = data(classes)
+    right, loss = 0, 0.0
+    for x, y in zip(test.x_test, test.y_test, strict=True):
+        f = model(x[None])
+        if classes:
+            right += int(f[0].argmax() == y)
+            loss += float(torch.nn.functional.cross_entropy(f, y[None]))
+        else:
+            loss += float(((f[0] - y) ** 2).sum() / 4)
+    return right / len(test.x_test), loss / len(test.x_test)
+
+
+def found(built: Setup, state: Any, w: dict[str, Tensor], nodes: bool = True) -> dict[str, Any]:
+    ledger = Ledger()
+    result = evaluate(built, built.fleet(1, ledger), state, w, nodes)
+    assert ledger.sent_bytes == 0
+    return result
+
+
+def test_the_aggregated_model_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH", 5)
+    assert measured(setup(tiny(model=network())), W_K[1]) == pytest.approx(by_hand(W_K[1]), rel=1e-5)
+
+
+def test_neighbours_are_measured_after_one_more_average() -> None:
+    built = setup(tiny(model=network()))
+    graph = built.graph(1)
+    assert graph is not None
+    state = dfedavg.State(built.fleet(1, Ledger()).each(W_K))
+    each = []
+    for i in range(5):
+        group = [W_K[j] for j in (i, *graph.neighbours[i])]
+        each.append(by_hand({name: sum(w[name] for w in group) / len(group) for name in group[0]})[0])  # type: ignore[misc]
+    result = found(built, state, W_K[2])
+    assert result["mean_node_accuracy"] == pytest.approx(sum(each) / 5)
+    assert result["worst_tenth_accuracy"] == pytest.approx(min(each))
+    assert (result["accuracy"], result["loss"]) == pytest.approx(by_hand(W_K[2]), rel=1e-5)
+    assert found(built, state, W_K[2], nodes=False)["mean_node_accuracy"] is None
+
+
+def test_nodes_alone_are_measured_as_they_are() -> None:
+    built = setup(tiny("local", model=network()))
+    each = [by_hand(w)[0] for w in W_K]
+    result = found(built, local.State(built.fleet(1, Ledger()).each(W_K)), W_K[0])
+    assert result["mean_node_accuracy"] == pytest.approx(sum(each) / 5)
+    assert min(each) < max(each)
+    assert result["worst_tenth_accuracy"] == pytest.approx(min(each))
+
+
+def test_the_worst_tenth_is_the_mean_of_the_lowest() -> None:
+    built = setup(tiny("local", model=network(), partition="iid", nodes=30))
+    w_k = [W_K[k % 5] for k in range(30)]
+    lowest = sorted(by_hand(w)[0] for w in w_k)[:3]
+    result = found(built, local.State(built.fleet(1, Ledger()).each(w_k)), W_K[0])
+    assert result["worst_tenth_accuracy"] == pytest.approx(sum(lowest) / 3)
+
+
+@pytest.mark.parametrize("nodes", [True, False])
+def test_a_servers_model_is_every_nodes(nodes: bool) -> None:
+    built = setup(tiny("fedavg", model=network()))
+    result = found(built, fedavg.State(Central(W_K[1])), W_K[1], nodes)
+    assert result["mean_node_accuracy"] == result["worst_tenth_accuracy"] == result["accuracy"]
+
+
+def test_a_regression_has_a_loss_only() -> None:
+    built = setup(tiny("fedavg", model=network(2), dataset=data(0)))
+    w = built.task.w_0
+    assert found(built, fedavg.State(Central(w)), w) == {"loss": pytest.approx(by_hand(w, 0)[1], rel=1e-5)}
+
+
+def test_outputs_that_are_not_finite_are_never_right() -> None:
+    built = setup(tiny(model=network()))
+    w = {**W_K[0], "2.bias": torch.full((3,), torch.nan)}
+    assert measured(built, w)[0] == 0

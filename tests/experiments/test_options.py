@@ -1,0 +1,133 @@
+"""Options are read off signatures and docstrings, and read from texts by their types."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from fedtangent import losses
+from fedtangent.experiments import options
+from fedtangent.experiments.options import REQUIRED, Option
+
+
+def method(
+    task: int,
+    *,
+    lr: float = 0.1,
+    steps: int,
+    times: Sequence[int] = (1, 2),
+    rate: float | None = None,
+    kernel: Literal["trace", "full"] = "trace",
+    fast: bool = False,
+) -> None:
+    """A method.
+
+    Args:
+        task: Not an option.
+        lr: Step size: how far
+            a step goes.
+        steps: How many.
+
+    Raises:
+        ValueError: Never.
+    """
+
+
+def bare(*, fast=True, sizes=(3, 4), lr=1):  # type: ignore[no-untyped-def]
+    pass
+
+
+def test_keyword_only_parameters_with_their_help() -> None:
+    found = options.options(method)
+    assert list(found) == ["lr", "steps", "times", "rate", "kernel", "fast"]
+    assert found["lr"] == Option("lr", float, 0.1, "Step size: how far a step goes.")
+    assert found["steps"] == Option("steps", int, REQUIRED, "How many.")
+    assert found["fast"].help == ""
+
+
+def test_without_annotations_the_defaults_tell() -> None:
+    found = options.options(bare)
+    read = {name: options.parsed(found[name], text) for name, text in (("fast", "false"), ("sizes", "5,6"))}
+    assert read == {"fast": False, "sizes": (5, 6)}
+    assert options.parsed(found["lr"], "0.5") == 0.5
+    assert options.options(partial(bare, lr=2))["lr"].default == 2
+
+
+def test_an_annotation_that_only_its_author_can_read() -> None:
+    def own(*, lr: "Unknown" = 3) -> None: ...  # type: ignore[name-defined]
+
+    assert options.parsed(options.options(own)["lr"], "4") == 4
+
+
+def test_defaults_fill_what_is_not_given() -> None:
+    assert options.resolved("it", method, {"steps": 5, "lr": 2.0}) == {
+        "lr": 2.0, "steps": 5, "times": (1, 2), "rate": None, "kernel": "trace", "fast": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stesp": 1}, r"^`stesp` must be an option of it; got an unknown name. Did you mean 'steps'\?$"),
+        (
+            {"zz": 1},
+            r"^`zz` must be an option of it; .*Drop it, or choose one of lr, steps, times, rate, kernel, fast.$",
+        ),
+        ({}, r"^`steps` must be given for it; got nothing. How many.$"),
+    ],
+)
+def test_unknown_and_missing_options(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options.resolved("it", method, given)
+
+
+def test_where_there_are_none() -> None:
+    assert (
+        options.unknown("a", {}, "an option") == "`a` must be an option; got an unknown name. Drop it: there are none."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (int, "3", 3),
+        (float, "3", 3.0),
+        (bool, "True", True),
+        (str, "3", "3"),
+        (int | None, "None", None),
+        (int | str, "x", "x"),
+        (Any, "2.5", 2.5),
+        (tuple[int, ...], "3, 4,", (3, 4)),
+        (Sequence[float], "1e-3", (0.001,)),
+        (Literal["trace", "full"], "full", "full"),
+        (Literal[1, 2], "2", 2),
+        (str | Callable[..., Any] | None, "none", None),
+    ],
+)
+def test_texts_are_read_by_type(kind: Any, text: str, value: Any) -> None:
+    found = options.parsed(Option("a", kind, REQUIRED, ""), text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "rule"),
+    [
+        (int, "3.5", "an integer"),
+        (float, "x", "a number"),
+        (bool, "1", "true or false"),
+        (float | None, "x", "a number or none"),
+        (tuple[int, ...], "3,x", "values with commas between them, each an integer"),
+        (Literal["trace", "full"], "half", "one of trace, full"),
+    ],
+)
+def test_a_text_of_another_type(kind: Any, text: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"^`a` must be {rule}; got '{text}'. Give such a value.$"):
+        options.parsed(Option("a", kind, REQUIRED, ""), text)
+
+
+def test_values_as_json_holds_them() -> None:
+    tree = {"a": (1, [2.5, None]), "b": Path("some/where.npz"), "c": losses.squared, "d": print, "e": object()}
+    assert options.plain(tree) == {"a": [1, [2.5, None]], "b": "where.npz", "c": "squared", "d": "print", "e": "object"}

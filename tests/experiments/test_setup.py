@@ -1,0 +1,229 @@
+"""What words stand for is built and checked: one sentence for everything that cannot be."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedtangent.experiments.experiment import experiment
+from fedtangent.experiments.setup import setup
+from fedtangent.graph import Graph
+from fedtangent.ledger import Ledger
+from fedtangent.shard import Dataset, Partition
+from tests.experiments.tiny import ROWS, data, network, saved, settings, tiny
+
+
+def replaced(name: str, row: int, value: float) -> Dataset:
+    """The data with one value replaced."""
+    found = data()
+    array = getattr(found, name).clone()
+    array.view(-1)[row] = value
+    return found._replace(**{name: array})
+
+
+def no_dataset(data_dir: object = None) -> int:
+    return 3
+
+
+def no_partition(x: object, y: object, nodes: int, rng: object) -> int:
+    return 3
+
+
+def no_model(inputs: object, outputs: int, rng: object) -> int:
+    return 3
+
+
+def no_method(task: object) -> int:
+    return 3
+
+
+def per_output(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (f - y).abs()
+
+
+def test_shards_hold_the_partitions_rows() -> None:
+    built, whole = setup(tiny()), data()
+    assert [len(part.x) for part in built.data] == list(ROWS)
+    assert torch.equal(built.data[1].x, whole.x_train[7:10])
+    assert torch.equal(built.data[1].y, whole.y_train[7:10])
+    assert built.nodes == (0, 1, 2, 3, 4)
+
+
+def test_everything_is_in_the_asked_for_precision() -> None:
+    built = setup(tiny(dtype="float64"))
+    assert {built.data[0].x.dtype, built.x_test.dtype, *(w.dtype for w in built.task.w_0.values())} == {torch.float64}
+    assert built.y_test.dtype == torch.int64
+
+
+def test_a_users_model_gives_the_first_weights() -> None:
+    model = network()
+    w_0 = setup(tiny(model=model)).task.w_0
+    assert all(torch.equal(w_0[name], p) for name, p in model.named_parameters())
+
+
+def test_the_graph_is_drawn_every_round_unless_static() -> None:
+    drawn = [setup(tiny(static=static)).graph(k) for static in (False, True) for k in (1, 2, 1)]
+    edges = [graph.edges for graph in drawn if graph]
+    assert edges[0] == edges[2] != edges[1]
+    assert edges[3:] == [edges[0]] * 3
+    assert setup(tiny(seed=1)).graph(1) != drawn[0]
+    assert setup(tiny("fedavg")).graph(1) is None
+
+
+def test_a_users_graph_is_every_rounds() -> None:
+    graph = Graph([(0, 1), (1, 2), (2, 3), (3, 4)], 5)
+    built = setup(tiny(topology=graph))
+    assert built.graph(2) is graph
+    assert built.description["topology"] == "Graph"
+
+
+def test_the_description_says_everything_and_seeds_change_only_the_seed() -> None:
+    one, other = (setup(tiny(seed=seed)).description for seed in (0, 1))
+    assert {name for name in one if one[name] != other[name]} == {"seed"}
+    assert one["options"] == {"epochs": 2, "batch": 4, "lr": 0.1, "momentum": 0.5, "aggregation": "plain"}
+    assert (one["dataset"], one["model_options"]["hidden"], one["topology_options"]) == ("tiny", [6], {"degree": 2})
+    assert setup(tiny("fedavg")).description["topology"] is None
+
+
+def test_the_fingerprint_hangs_on_data_and_first_weights() -> None:
+    asked: list[dict[str, Any]] = [
+        {}, {"seed": 1}, {"dataset": replaced("x_test", 0, 3.0)}, {"dataset": replaced("x_train", 0, 3.0)},
+    ]  # fmt: skip
+    prints = [setup(tiny(**change)).fingerprint for change in asked]
+    assert len(set(prints)) == 4
+    assert setup(tiny()).fingerprint == prints[0]
+
+
+def test_memory_is_the_engines_budget() -> None:
+    chunks = [len(setup(tiny(memory=memory)).fleet(1, Ledger()).chunks()) for memory in (0, 2**30)]
+    assert chunks == [5, 1]
+
+
+def test_targets_are_a_regression_with_the_squared_loss() -> None:
+    built = setup(tiny(dataset=data(0)))
+    assert (built.classes, built.task.loss.name, built.y_test.shape[1]) == (0, "squared", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "tpu"}, r"^`device` must be cpu or cuda; got 'tpu'. Choose one of the two.$"),
+        ({"device": "meta"}, r"^`device` must be cpu or cuda; got 'meta'"),
+        (
+            {"device": "cuda:99"},
+            r"^`device` must be one that this machine has; got 'cuda:99' with \d CUDA devices. Use c",
+        ),
+        (
+            {"engine": "vectorised"},
+            r"^`engine` must be one of sequential, vectorized; got .*Did you mean 'vectorized'\?",
+        ),
+        (
+            {"loss": "hinge"},
+            r"^`loss` must be one of cross_entropy, squared; got 'hinge'. Choose one, or give a function",
+        ),
+        (
+            {"loss": "cross_entropy", "dataset": data(0)},
+            r"^`loss` must suit targets in a regression; got cross_entropy",
+        ),
+        (
+            {"model": network(2)},
+            r"^`model` must give outputs of shape \(rows, 3\), 2 rows here; got \(2, 2\). Fit its la",
+        ),
+        (
+            {"model": nn.Linear(5, 3)},
+            r"^`model` must take inputs of shape \(rows, 4\); got RuntimeError: .*first layer",
+        ),
+        (
+            {"model": nn.Sequential(nn.Flatten(0), nn.Linear(8, 3))},
+            r"^`model` must give outputs of shape \(rows, 3\), 2 rows here; got \(3,\)",
+        ),
+        (
+            {"model": network(2), "dataset": data(0), "loss": nn.NLLLoss()},
+            r"^`loss` must take outputs \(2, 2\) and labels",
+        ),
+        (
+            {"partition": Partition([np.array([0, 43]), np.array([2])])},
+            r"^`partition` must list rows from 0 to 29; got 0 ",
+        ),
+        (
+            {"partition": Partition([np.array([1]), np.array([])])},
+            r"^`partition` must give every node at least one row; ",
+        ),
+        (
+            {"dataset": replaced("x_train", 5, np.nan)},
+            r"^`x_train` must hold finite float32 numbers; got 1 that are NaN",
+        ),
+        ({"dataset": replaced("y_test", 5, 3)}, r"^`y_test` must hold labels from 0 to 2; got 3"),
+        ({"partition": "iid", "nodes": 31}, r"^`nodes` must be from 1 to the number of training rows, 30; got 31"),
+        ({"partition": "dirichlet", "alpha": 0.0}, r"^`alpha` must be positive and finite; got 0.0"),
+        (
+            {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))},
+            r"^`model` must not change in a forward pass; got r",
+        ),
+        (
+            {"model": nn.Sequential(nn.Dropout(), nn.Linear(4, 3))},
+            r"^`model` must be deterministic; got dropout in train",
+        ),
+        (
+            {"method": "fedavg", "topology": "ring"},
+            r"^`topology` must be left out for fedavg, whose nodes have no neigh",
+        ),
+        ({"method": "fedavg", "static": True}, r"^`static` must be left out for fedavg, .*; got True. Drop it.$"),
+        ({"method": "fedavg", "degree": 2}, r"^`topology_options` must be left out for fedavg, .*; got {'degree': 2}"),
+        ({"method": "fedavg", "gossip_weights": "metropolis"}, r"^`gossip_weights` must be left out for fedavg"),
+        ({"topology": Graph([(0, 1)], 2)}, r"^`topology` must have as many nodes as the experiment, 5; got 2. Change"),
+    ],
+)
+def test_values_that_cannot_be(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        setup(experiment(**settings(**change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": no_dataset}, r"^`dataset` must be a Dataset or give one; got int. Return a Dataset.$"),
+        ({"partition": no_partition}, r"^`partition` must be a Partition or give one; got int. Return a Partition.$"),
+        (
+            {"partition": Partition([np.array([0.5])])},
+            r"^`partition` must list integers for every node; got float64 for n",
+        ),
+        ({"model": no_model}, r"^`model` must be a module or give one; got int. Return a torch.nn.Module.$"),
+        ({"method": no_method}, r"^`method` must give a Method; got int. Return fedtangent.fleet.Method"),
+        ({"loss": 3}, r"^`loss` must be a name or a function; got int. Give one of these.$"),
+        (
+            {"partition": "dirichlet", "dataset": data(0)},
+            r"^`y` must hold one integer label a row to be divided by class",
+        ),
+    ],
+)
+def test_parts_of_the_wrong_kind(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        setup(experiment(**settings(**change)))
+
+
+def test_a_loss_gives_one_number_a_row() -> None:
+    from fedtangent.losses import Loss
+
+    loss = Loss("per_output", per_output, per_output, None)
+    with pytest.raises(
+        ValueError, match=r"^`loss` must give one number a row; got shape \(2, 2\). Reduce over the out"
+    ):
+        setup(tiny(dataset=data(0), loss=loss))
+
+
+@pytest.mark.parametrize(("degree", "got"), [(3, "3 with 5 nodes"), (5, "5"), (0, "0")])
+def test_a_degree_that_no_graph_has(degree: int, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"^`degree` must be .*; got {got}\. "):
+        setup(tiny(degree=degree)).graph(1)
+
+
+def test_data_without_their_file(tmp_path: Any) -> None:
+    built = setup(experiment("local", dataset="npz", data_dir=saved(tmp_path / "mine.npz"), nodes=4, hidden=(5,)))
+    assert (built.dataset, built.classes, len(built.data)) == ("mine", 3, 4)
+    with pytest.raises(
+        ValueError, match=r"^`data_dir` must be the path of a .npz file for this data set; got 'absent'"
+    ):
+        setup(experiment("local", dataset="npz", data_dir="absent"))
