@@ -73,7 +73,6 @@ def claimed(folder: Path, run: Mapping[str, Any], resume: bool) -> Path:
         )
     with atomic.explained(path):
         folder.mkdir(parents=True, exist_ok=True)
-    (folder / ROUNDS).unlink(missing_ok=True)
     text = json.dumps(run, indent=1, sort_keys=False)
     atomic.replaced(path, lambda draft: _write(draft, text))
     return folder
