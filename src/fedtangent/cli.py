@@ -122,7 +122,7 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
 def list_() -> int:
     """Show the methods, data sets, models, partitions, topologies and engines."""
     for folder in ("methods", "datasets", "models", "partitions", "topologies", "engines"):
-        print(f"{folder}")
+        print(folder)
         for name in catalog.names(folder):
             if folder != "datasets" or _from_folder(name):
                 print(f"  {name:18}{catalog.summary(folder, name)}")
@@ -301,9 +301,8 @@ def _print_plan(built: Setup) -> None:
 
 
 def _record(result: Result) -> records.Record:
-    return records.Record(
-        result.folder or Path(result.manifest["experiment"]["method"]), result.manifest, result.rounds
-    )
+    folder = result.folder or Path(result.manifest["experiment"]["method"])
+    return records.Record(folder, result.manifest, result.rounds)
 
 
 def _shown(found: Sequence[records.Record], target: float | None, out: str) -> int:
