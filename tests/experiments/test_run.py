@@ -165,10 +165,19 @@ def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
     assert '"loss": null' in (tmp_path / "run" / "rounds.jsonl").read_text()
 
 
-def test_a_round_in_which_every_node_keeps_its_weights_shows() -> None:
-    found = run(tiny("ntkdfl", clock="descent", lr=1e38, times=(3, 7), momentum=0.0, rounds=1, model=network()))
-    assert found.rounds[0]["time"] == [0] * 5
-    torch.testing.assert_close(found.model.state_dict(), network().state_dict())
+@pytest.mark.parametrize("method", ["ntkdfl", "ntkfl"])
+def test_a_round_in_which_no_node_finds_anything_stops_the_run(method: str) -> None:
+    message = rf"^`{method}` must find finite weights somewhere; got none on any node in round 1. Use smaller steps"
+    with pytest.raises(ValueError, match=message):
+        run(tiny(method, clock="descent", lr=1e38, times=(3, 7), rounds=1, model=network()))
+
+
+def test_nodes_that_find_nothing_are_counted() -> None:
+    spoilt = data()
+    spoilt.x_train[0] = 1e30
+    found = run(tiny("ntkdfl", dataset=spoilt, topology="line", rounds=1, model=network()))
+    assert found.rounds[0]["failed"] == 2  # the node and its one neighbour
+    assert found.rounds[0]["time"][:2] == [0, 0]
 
 
 def test_a_failing_node_is_named_and_the_rounds_before_are_kept(tmp_path: Path) -> None:

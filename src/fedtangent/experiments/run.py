@@ -1,7 +1,7 @@
 """Run: the only training loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +95,7 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     """State, record entry and aggregated weights after round k; the entry's `seconds` are without evaluation.
 
     Raises:
-        ValueError: The weights are no longer finite.
+        ValueError: The weights are no longer finite, or no node found any that are.
         NodeError: A node failed.
     """
     begin = _now(built)
@@ -111,10 +111,25 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
             "Use smaller steps; the rounds before this one are kept."
         )
+    extra = _counted(built, extra, k)
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
     measured = {"round": k, **found, "sent_bytes": fleet.ledger.sent_bytes, "seconds": round(seconds, 6)}
     return state, record.line(measured, extra), weights
+
+
+def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
+    """What the method adds to the record, with the number of failures in place of who failed."""
+    if "failed" not in extra:
+        return dict(extra)
+    held = extra["failed"]
+    failed = [bool(one) for one in (held.values if isinstance(held, Each) else [held.value])]
+    if all(failed):
+        raise ValueError(
+            f"`{built.method.name}` must find finite weights somewhere; got none on any node in round {k}. "
+            "Use smaller steps; the rounds before this one are kept."
+        )
+    return {**extra, "failed": sum(failed)}
 
 
 def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None) -> tuple[Any, list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.fleet import Central, Each, Fleet, Inbox, Method, rows
 from fedtangent.shard import Shard
-from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, score
+from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, nothing_found, score
 from fedtangent.task import Task, Weights
 
 Tries = tuple[Weights, Tensor]
@@ -93,7 +93,7 @@ def ntkdfl(
             scores_k = fleet.ask(_score, candidates_k, held_k)
             loss_k = fleet.map(true_loss, candidates_k, held_k, scores_k)
         w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k)
-        return State(w_k, v_k), {"time": time_k}
+        return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
 
     def _linearize(w: Weights, data: Shard) -> Any:
         return linearize(task, w, data)

@@ -20,7 +20,18 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.fleet import Central, Each, Fleet, Method
 from fedtangent.shard import Shard
-from fedtangent.tangents.step import Rows, Score, Step, bill, choose, held_out, linearize, mean_loss, score
+from fedtangent.tangents.step import (
+    Rows,
+    Score,
+    Step,
+    bill,
+    choose,
+    held_out,
+    linearize,
+    mean_loss,
+    nothing_found,
+    score,
+)
 from fedtangent.task import Task, Weights
 
 
@@ -75,7 +86,7 @@ def ntkfl(
             score_k = clients.map(_score, clients.broadcast(tries), held_k)
             loss = fleet.at_server(true_loss, clients.gather(score_k))
         w, time = fleet.at_server(best, state.w, tries, loss)
-        return State(w), {"time": time}
+        return State(w), {"time": time, "failed": fleet.at_server(nothing_found, time)}
 
     def _linearize(w: Weights, data: Shard) -> Rows:
         return linearize(task, w, data)

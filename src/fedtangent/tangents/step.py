@@ -156,6 +156,11 @@ def choose(w: Weights, tries: Weights, loss: Tensor, times: Sequence[int]) -> tu
     return trees.where(found, chosen, w), torch.where(found, clock.index_select(0, first[None])[0], 0)
 
 
+def nothing_found(time: Tensor) -> Tensor:
+    """Whether no candidate was finite, by the time that `choose` gave."""
+    return time == 0
+
+
 def _masked(leaf: Tensor, real: Tensor) -> Tensor:
     return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, 0)
 
