@@ -1,0 +1,48 @@
+"""The wheel holds every file of the package, and the locks name hashes and versions only."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOCKS = ["requirements.txt", "requirements-uv.txt"]
+
+
+def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("fedtangent-*-py3-none-any.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("fedtangent/")}
+    source = ROOT / "src"
+    written = {
+        path.relative_to(source).as_posix()
+        for path in (source / "fedtangent").rglob("*")
+        if path.is_file() and path.suffix in {".py", ".typed", ".css", ".html"}
+    }
+    assert "fedtangent/py.typed" in written
+    assert held >= written
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_host_and_no_path(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert not re.search(r"https?:|file:|index|find-links|(?<!\w)/\w", text)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_of_a_lock_has_a_hash(lock: str) -> None:
+    pins = re.split(r"\n(?=\w)", (ROOT / lock).read_text().split("make lock\n", 1)[1])
+    assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
+
+
+def test_every_dependency_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    names = {re.split(r"[\[<>=]", line)[0] for line in wanted}
+    locked = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    assert names <= locked
