@@ -96,6 +96,9 @@ def stable_step(kernel: Kernel, f_0: Tensor, real: Tensor, loss: Loss) -> Tensor
 def _force(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss) -> Callable[[Tensor], Tensor]:
     """d alpha / ds: 1/N dL/df at f_0 - K alpha, zero in padded rows."""
     weight = (real / real.sum(-1, keepdim=True, dtype=f_0.dtype))[..., None]
+    # a column of alpha is one piece of memory, which is how the kernel's products leave it
+    f_0 = f_0.mT.contiguous().mT
+    y = loss.prepared(f_0, y)
     return lambda alpha: torch.where(real[..., None], loss.residual(f_0 - kernel.times(alpha), y), 0) * weight
 
 

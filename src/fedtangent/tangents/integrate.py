@@ -65,9 +65,10 @@ def _steps(stiffness: float, end: float, growth: float) -> list[float]:
 
 
 def _step(force: Callable[[Tensor], Tensor], u: Tensor, slope: Tensor, h: float, stages: int) -> Tensor:
-    before, last = u, u + _first_stage(stages) * h * slope
+    before, last = u, torch.add(u, slope, alpha=_first_stage(stages) * h)
     for keep, by_last, by_before, by_force, by_slope in _stages(stages):
-        new = keep * u + by_last * last + by_before * before + (h * by_force) * force(last) + (h * by_slope) * slope
+        new = force(last) * (h * by_force)
+        new.add_(u, alpha=keep).add_(last, alpha=by_last).add_(before, alpha=by_before).add_(slope, alpha=h * by_slope)
         before, last = last, new
     return last
 
