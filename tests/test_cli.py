@@ -196,6 +196,16 @@ def test_an_index_file_is_a_partition(dfedavg: list[str], tmp_path: Path) -> Non
     assert found["rows"] == [2, 3, 1, 2, 2]
 
 
+@pytest.mark.parametrize("partition", [["SPLIT"], ["index_file", "--path", "SPLIT"]])
+def test_an_index_file_knows_how_many_nodes_there_are(partition: list[str], dfedavg: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps([[0], [1], [2, 3], [4]]))
+    at = dfedavg.index("--nodes")
+    words = [*dfedavg[:at], *dfedavg[at + 2 :], "--partition", *(w.replace("SPLIT", str(path)) for w in partition)]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["experiment"]["nodes"] == 4
+
+
 @pytest.mark.parametrize("method", catalog.names("methods"))
 def test_help_shows_every_option_of_the_method_once(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

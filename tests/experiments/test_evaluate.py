@@ -43,7 +43,9 @@ def found(built: Setup, state: Any, w: dict[str, Tensor], nodes: bool = True) ->
 
 def test_the_aggregated_model_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 5)
-    assert measured(setup(tiny(model=network())), W_K[1]) == pytest.approx(by_hand(W_K[1]), rel=1e-5)
+    for loss in (None, "squared"):  # of labels the record has the cross-entropy
+        built = setup(tiny(model=network(), loss=loss))
+        assert measured(built, W_K[1]) == pytest.approx(by_hand(W_K[1]), rel=1e-5)
 
 
 def test_neighbours_are_measured_after_one_more_average() -> None:

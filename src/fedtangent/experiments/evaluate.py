@@ -6,6 +6,7 @@ import torch
 
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Each, Fleet
+from fedtangent.losses import cross_entropy
 from fedtangent.task import Weights
 
 BATCH = 4096  # rows of the test set at once
@@ -39,13 +40,16 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Weights, nodes: bo
 
 
 def measured(built: Setup, weights: Weights) -> tuple[float, float]:
-    """Test accuracy, in [0, 1], and mean test loss of these weights; an output that is not finite is never right."""
-    right, total = 0, 0.0
+    """Test accuracy, in [0, 1], and mean test loss of these weights; an output that is not finite is never right.
+
+    The loss is cross-entropy, whatever loss was trained on, so that methods are comparable; in a regression the task's.
+    """
+    right, total, loss = 0, 0.0, cross_entropy if built.classes else built.task.loss
     with torch.no_grad():
         for start in range(0, len(built.x_test), BATCH):
             x, y = built.x_test[start : start + BATCH], built.y_test[start : start + BATCH]
             f = built.task.predict(weights, x)
-            total += float(built.task.loss.per_sample(f, y).sum(dtype=torch.float64))
+            total += float(loss.per_sample(f, y).sum(dtype=torch.float64))
             if built.classes:
                 right += int(((f.argmax(-1) == y) & torch.isfinite(f).all(-1)).sum())
     return right / len(built.x_test), total / len(built.x_test)

@@ -45,7 +45,7 @@ class Experiment:
             classes and squared for targets.
         partition: A partition's name, an index file (.npz or .json), or from Python a Partition.
         partition_options: The partition's options by name.
-        nodes: How many; none is 20, or as many as a given Partition has.
+        nodes: How many; none is 20, or as many as a given Partition or index file has.
         topology: A topology's name, for methods with neighbours; none is regular. From Python also a Graph.
         topology_options: The topology's options by name.
         static: Keep the first round's graph instead of drawing one every round.
@@ -110,14 +110,14 @@ class Experiment:
         return Path(self.method).stem if isinstance(self.method, (str, Path)) else _name(self.method)
 
     @property
-    def size(self) -> int:
-        """The number of nodes."""
+    def size(self) -> int | None:
+        """The number of nodes; None where the index file decides."""
         if isinstance(self.partition, Partition):
             held = len(self.partition.index)
             if self.nodes not in (None, held):
                 raise ValueError(f"`nodes` must be the partition's, {held}; got {self.nodes}. Drop it.")
             return held
-        return DEFAULT_NODES if self.nodes is None else self.nodes
+        return DEFAULT_NODES if self.nodes is None and not _is_index_file(self.partition) else self.nodes
 
     def resolved(self, part: str) -> dict[str, Any]:
         """The options of a part, the defaults of those not given included.
@@ -196,7 +196,7 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         value = str(value)
     if isinstance(value, (Dataset, nn.Module, Partition, Graph)):
         return None
-    if part == "partition" and isinstance(value, str) and Path(value).suffix in (".npz", ".json"):
+    if part == "partition" and _is_index_file(value) and value != "index_file":
         return _index_file(value)
     if isinstance(value, str):
         return catalog.load("topologies" if part == "topology" else f"{part}s", value)
@@ -205,11 +205,17 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
     return value  # type: ignore[no-any-return]
 
 
+def _is_index_file(partition: Any) -> bool:
+    return partition == "index_file" or (
+        isinstance(partition, (str, Path)) and Path(partition).suffix in (".npz", ".json")
+    )
+
+
 def _index_file(path: str) -> Callable[..., Partition]:
     """The partition that an index file lists, with nothing left to choose."""
     read = catalog.load("partitions", "index_file")
 
-    def index_file(x: Any, y: Any, nodes: int, rng: Any) -> Partition:
+    def index_file(x: Any, y: Any, nodes: int | None, rng: Any) -> Partition:
         return read(x, y, nodes, rng, path=path)  # type: ignore[no-any-return]
 
     return index_file

@@ -148,7 +148,7 @@ def setup(experiment: Experiment) -> Setup:
     task = Task(model, _loss(experiment, dataset)).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     _check_fit(task, x_test[:2], y_test[:2], dataset.classes)
-    method = _method(experiment, task)
+    method = _method(experiment, task, len(partition.index))
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     engine = catalog.load("engines", experiment.engine)(**_budget(experiment, device))
     return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine)
@@ -293,7 +293,7 @@ def _check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
         raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
 
 
-def _method(experiment: Experiment, task: Task) -> Method:
+def _method(experiment: Experiment, task: Task, nodes: int) -> Method:
     function = factory("method", experiment.method)
     assert function is not None
     method = function(task, **experiment.resolved("method"))
@@ -313,9 +313,9 @@ def _method(experiment: Experiment, task: Task) -> Method:
                 f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; "
                 f"got {plain(getattr(experiment, name))!r}. Drop it."
             )
-    elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != experiment.size:
+    elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != nodes:
         raise ValueError(
-            f"`topology` must have as many nodes as the experiment, {experiment.size}; "
+            f"`topology` must have as many nodes as the experiment, {nodes}; "
             f"got {experiment.topology.nodes}. Change either of them."
         )
     return method

@@ -13,13 +13,13 @@ from torch import Tensor
 from fedtangent.shard import Partition
 
 
-def index_file(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator, *, path: str | Path) -> Partition:
+def index_file(x: Tensor, y: Tensor, nodes: int | None, rng: np.random.Generator, *, path: str | Path) -> Partition:
     """The partition that a file lists, in the file's order; it draws nothing from `rng`.
 
     Args:
         x: Inputs, (rows, *inputs).
         y: Labels or targets; only the inputs' number is used.
-        nodes: Number of nodes, which must be the file's.
+        nodes: Number of nodes, which must be the file's; none takes the file's.
         rng: Not used.
         path: An .npz or .json file.
 
@@ -32,7 +32,7 @@ def index_file(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator, *, pa
     if not file.is_file():
         raise ValueError(f"`path` must name a file that exists; got {str(path)!r}. Check the path.")
     index = _READERS[file.suffix](file)
-    if len(index) != nodes:
+    if nodes is not None and len(index) != nodes:
         raise ValueError(
             f"`nodes` must be the number of nodes in {file.name}, {len(index)}; got {nodes}. "
             "Set it to the file's or use another file."
