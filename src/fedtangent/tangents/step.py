@@ -101,9 +101,9 @@ class Step:
         """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
 
         def peak(rows: int, degree: int) -> int:
-            n = rows * (degree + 1)
-            return 4 * (
-                4 * n * n + 3 * n * sum(w.shape[-1] for w in task.w_0.values()) + 4 * len(self.times) * task.size
+            n, number = rows * (degree + 1), next(iter(task.w_0.values())).element_size()
+            return number * (
+                6 * n * n + 3 * n * sum(w.shape[-1] for w in task.w_0.values()) + 5 * len(self.times) * task.size
             )
 
         return peak
