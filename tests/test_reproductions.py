@@ -37,6 +37,15 @@ def test_the_record_is_no_more_than_a_point_below_the_published_curve(method: st
         assert rounds[k - 1]["accuracy"] >= accuracy - POINT
 
 
+@pytest.mark.parametrize(
+    ("folder", "rounds"),
+    [("ntkdfl-0", 18), *((f"ntkdfl-momentum-{p}", 8) for p in (0, 1, 2)), ("ntkdfl-full-momentum-0", 5)],
+)
+def test_the_records_reach_the_target_when_the_readme_says(folder: str, rounds: int) -> None:
+    found = [json.loads(line) for line in (RECORDS / folder / "rounds.jsonl").read_text().splitlines()]
+    assert next(entry["round"] for entry in found if entry["accuracy"] >= 0.85) == rounds
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not PARTITION.is_file(), reason=f"needs Fashion-MNIST and the papers' split in {SHARED}")
 @pytest.mark.parametrize("method", PUBLISHED)
