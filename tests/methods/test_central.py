@@ -6,6 +6,7 @@ from fedtangent.ledger import SERVER
 from fedtangent.methods.central import central
 from tests import federation
 from tests.federation import INPUTS, ROWS, assert_close, philox
+from tests.methods.literal_sgd import train
 
 
 def transcript(rounds: int, epochs: int, batch: int, lr: float, momentum: float) -> dict[str, Tensor]:
@@ -13,13 +14,7 @@ def transcript(rounds: int, epochs: int, batch: int, lr: float, momentum: float)
     model = federation.network()
     x, y, _ = (torch.cat(column) for column in zip(*federation.shards(), strict=True))
     for k in range(1, rounds + 1):
-        rng = philox("batches", k)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-        for _ in range(epochs):
-            for rows in torch.from_numpy(rng.permutation(len(x))).split(batch):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimizer.step()
+        train(model, x, y, philox("batches", k), epochs, batch, lr, momentum)
     return {name: p.detach() for name, p in model.named_parameters()}
 
 

@@ -10,6 +10,7 @@ from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.methods.fedavg import fedavg
 from tests import federation
 from tests.federation import GRAPH, ROWS, assert_close, philox
+from tests.methods.literal_sgd import train
 
 K = len(ROWS)
 OPTIONS: list[dict[str, Any]] = [
@@ -29,13 +30,7 @@ def transcript(
         for node in range(K):
             model, (x, y, _) = federation.network(), data[node]
             model.load_state_dict(w_k[node])
-            rng = philox("batches", k, node)
-            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-            for _ in range(epochs):
-                for rows in torch.from_numpy(rng.permutation(len(x))).split(batch):
-                    optimizer.zero_grad()
-                    torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-                    optimizer.step()
+            train(model, x, y, philox("batches", k, node), epochs, batch, lr, momentum)
             z_k.append(model.state_dict())
         w_k = []
         for node in range(K):

@@ -8,6 +8,7 @@ from fedtangent.methods.central import central
 from fedtangent.methods.fedavg import fedavg
 from tests import federation
 from tests.federation import ROWS, assert_close, philox
+from tests.methods.literal_sgd import train
 
 K = len(ROWS)
 OPTIONS = [
@@ -30,13 +31,7 @@ def transcript(
         for client in clients:
             model, (x, y, _) = federation.network(), data[client]
             model.load_state_dict(w)
-            rng = philox("batches", k, client)
-            optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-            for _ in range(epochs):
-                for rows in torch.from_numpy(rng.permutation(len(x))).split(batch):
-                    optimizer.zero_grad()
-                    torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-                    optimizer.step()
+            train(model, x, y, philox("batches", k, client), epochs, batch, lr, momentum)
             for part, value in model.state_dict().items():
                 average[part] += ROWS[client] / n * value
         w = average

@@ -1,23 +1,17 @@
 import pytest
-import torch
 from torch import Tensor
 
 from fedtangent.methods.local import local
 from tests import federation
 from tests.federation import ROWS, assert_close, philox
+from tests.methods.literal_sgd import train
 
 
 def transcript(node: int, rounds: int, epochs: int, batch: int, lr: float, momentum: float) -> dict[str, Tensor]:
     """Torch's own SGD on one node's rows."""
     model, (x, y, _) = federation.network(), federation.shards()[node]
     for k in range(1, rounds + 1):
-        rng = philox("batches", k, node)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-        for _ in range(epochs):
-            for rows in torch.from_numpy(rng.permutation(len(x))).split(batch):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimizer.step()
+        train(model, x, y, philox("batches", k, node), epochs, batch, lr, momentum)
     return {name: p.detach() for name, p in model.named_parameters()}
 
 

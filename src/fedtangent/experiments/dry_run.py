@@ -55,10 +55,7 @@ def dry_run(built: Setup) -> Plan:
         fleet = sampled.fleet(k, ledger)
         engine.begin()
         begin = time.perf_counter()
-        state, extra = built.method.round(fleet, state, data_k, k)
-        for part in (*state, *extra.values()):
-            if isinstance(part, Each):
-                part.settle()
+        state, _ = built.play(fleet, state, data_k, k)
         seconds = time.perf_counter() - begin + engine.saved
         sent.append(ledger.sent_bytes)
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in nodes) for nodes in fleet.chunks()))

@@ -29,13 +29,12 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Weights, nodes: bo
     if not built.classes:
         return {"loss": loss}
     mean = worst = None
-    own = _own(built, fleet, state) if nodes or not hasattr(state, "w_k") else None
-    if own is not None:
-        each = sorted(measured(built, w)[0] for w in own.values)
+    if not hasattr(state, "w_k"):  # all nodes have the server's
+        mean = worst = accuracy
+    elif nodes:
+        each = sorted(measured(built, w)[0] for w in _own(built, fleet, state.w_k).values)
         lowest = each[: max(1, len(each) // 10)]
         mean, worst = sum(each) / len(each), sum(lowest) / len(lowest)
-    elif not hasattr(state, "w_k"):
-        mean = worst = accuracy
     return {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst, "loss": loss}
 
 
@@ -55,10 +54,9 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
     return right / len(built.x_test), total / len(built.x_test)
 
 
-def _own(built: Setup, fleet: Fleet, state: Any) -> Each[Weights] | None:
-    """The nodes' own models; None where all have the server's."""
-    w_k: Each[Weights] | None = getattr(state, "w_k", None)
-    if w_k is None or not built.method.neighbours:
+def _own(built: Setup, fleet: Fleet, w_k: Each[Weights]) -> Each[Weights]:
+    """The nodes' own models, after one more average where they have neighbours."""
+    if not built.method.neighbours:
         return w_k
     with fleet.ledger.paused():
         return fleet.mix(w_k)

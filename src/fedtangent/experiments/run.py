@@ -99,10 +99,7 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
         NodeError: A node failed.
     """
     begin = _now(built)
-    state, extra = built.method.round(fleet, state, data_k, k)
-    for part in (*state, *extra.values()):
-        if isinstance(part, Each):
-            part.settle()
+    state, extra = built.play(fleet, state, data_k, k)
     seconds = _now(built) - begin
     with fleet.ledger.paused():
         weights = built.method.aggregate(fleet, state, data_k).value

@@ -16,7 +16,7 @@ from fedtangent import catalog, losses, shard, trees
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.fleet import Engine, Fleet, Method
+from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
 from fedtangent.losses import Loss
@@ -81,6 +81,14 @@ class Setup:
             method=self.method.name,
             device=self.experiment.device,
         )
+
+    def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
+        """State and what the method records after round k, every value computed."""
+        state, extra = self.method.round(fleet, state, data_k, k)
+        for part in (*state, *extra.values()):
+            if isinstance(part, Each):
+                part.settle()
+        return state, extra
 
     def with_engine(self, engine: Engine) -> "Setup":
         """The same with another engine."""

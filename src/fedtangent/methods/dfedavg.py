@@ -11,7 +11,7 @@ Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algori
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.fleet import Central, Each, Fleet, Method, rows
+from fedtangent.fleet import Each, Fleet, Method, node_mean
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -41,8 +41,7 @@ def dfedavg(
         momentum: theta; starts at zero every round.
         aggregation: Of the final model, `plain` or `weighted` by rows.
     """
-    if aggregation not in ("plain", "weighted"):
-        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
+    aggregate = node_mean(aggregation)
     draw = solvers.shuffled(epochs, batch)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
@@ -53,8 +52,5 @@ def dfedavg(
         batches_k = fleet.draw(draw, data_k, purpose="batches")
         z_k = fleet.map(train, state.w_k, data_k, batches_k)
         return State(fleet.mix(z_k)), {}
-
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return fleet.mean(state.w_k, fleet.map(rows, data_k) if aggregation == "weighted" else None)
 
     return Method("dfedavg", init, round, "aggregate", True, aggregate)

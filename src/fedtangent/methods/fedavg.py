@@ -13,7 +13,7 @@ Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
 from typing import Any, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.fleet import Central, Each, Fleet, Method, rows
+from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -37,8 +37,7 @@ def fedavg(
         lr: eta.
         momentum: Of the local SGD; starts at zero every round.
     """
-    if not 0 < participation <= 1:
-        raise ValueError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
+    cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
@@ -46,7 +45,7 @@ def fedavg(
         return State(Central(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        clients = fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))  # 0.29 of 100 is 28.99...
+        clients = cohort(fleet)
         w_k = clients.broadcast(state.w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, w_k, data_k, batches_k)

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.fleet import Central, Each, Fleet, Inbox, Method, rows
+from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean
 from fedtangent.shard import Shard
 from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, nothing_found, score
 from fedtangent.task import Task, Weights
@@ -68,8 +68,7 @@ def ntkdfl(
         raise ValueError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.5, or 0 for none.")
     if momentum and not averaging:
         raise ValueError("`momentum` must be 0 without averaging; got both. Leave one of them out.")
-    if aggregation not in ("plain", "weighted"):
-        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
+    aggregate = node_mean(aggregation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
     answer = bill(task, exchange)
 
@@ -110,8 +109,5 @@ def ntkdfl(
     def best(mean: Weights, tries: Tries, loss: Tensor) -> tuple[Weights, Weights, Tensor]:
         w, time = choose(mean, tries[0], loss, times)
         return w, trees.subtract(w, mean) if momentum else {}, time
-
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return fleet.mean(state.w_k, fleet.map(rows, data_k) if aggregation == "weighted" else None)
 
     return Method("ntkdfl", init, round, "raw-equivalent", True, aggregate, step.node_bytes(task))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.fleet import Central, Each, Fleet, Method, participants
 from fedtangent.shard import Shard
 from fedtangent.tangents.step import (
     Rows,
@@ -67,8 +67,7 @@ def ntkfl(
             true loss on `held-out` rows, a tenth of every client's.
         exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel.
     """
-    if not 0 < participation <= 1:
-        raise ValueError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
+    cohort = participants(participation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
     answer = bill(task, exchange)
 
@@ -76,7 +75,7 @@ def ntkfl(
         return State(Central(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        clients = fleet.cohort(max(int(participation * len(fleet.nodes)), 1))
+        clients = cohort(fleet)
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
             fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
