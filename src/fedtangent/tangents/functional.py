@@ -1,0 +1,65 @@
+"""A model as a function f(x; w) that every transform of torch.func can take, and the models that are none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Weights = dict[str, Tensor]
+
+
+def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
+    """`w`, or the model's own trainable parameters, without their history.
+
+    Raises:
+        ValueError: A model whose outputs depend on chance or on other samples; weights that are not the model's.
+    """
+    check(model)
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if w is None:
+        w = own
+    if not w:
+        raise ValueError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
+    for name, part in w.items():
+        if name not in own or own[name].shape != part.shape:
+            raise ValueError(
+                f"`w` must hold trainable parameters of the model; got {name!r} {tuple(part.shape)}. "
+                "Take the names and shapes of model.named_parameters()."
+            )
+    return {name: part.detach() for name, part in w.items()}
+
+
+def check(model: nn.Module) -> None:
+    """Raises one clear sentence where f would depend on chance or on the other samples of a batch."""
+    for name, part in model.named_modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and not isinstance(part, nn.modules.instancenorm._InstanceNorm):
+            if part.training or not part.track_running_stats:
+                raise ValueError(
+                    f"`model` must not mix the samples of a batch; got batch norm in train mode at {name!r}. "
+                    "Call model.eval(), or use GroupNorm."
+                )
+        drops = getattr(part, "p", 0) if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0)
+        if part.training and isinstance(drops, float) and drops > 0:
+            raise ValueError(
+                f"`model` must be deterministic; got dropout in train mode at {name!r}. Call model.eval()."
+            )
+
+
+def call(model: nn.Module, w: Weights, x: Tensor) -> Tensor:
+    """f(x; w), (n, C); to be called inside `plain`."""
+    f: Tensor = torch.func.functional_call(model, w, (x,))
+    return f
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Attention in plain operations: the fused ones have no forward derivative, and hide where parameters are used."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
