@@ -1,0 +1,129 @@
+"""The first-order model f_lin(x; w) = f(x; w_0) + J (w - w_0): the network that a tangent kernel describes exactly.
+
+Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein, Pennington. Wide neural networks of any depth evolve as linear
+models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
+"""
+
+import copy
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fedtangent import trees
+from fedtangent.tangents.functional import Weights, call, plain, trainable
+
+# Samples at a time, where only numbers of them are wanted.
+_ROWS = 256
+
+
+class Gap(NamedTuple):
+    """How far the true model f is from the linearised one at given weights, over samples and outputs.
+
+    Attributes:
+        absolute: The root mean square of f - f_lin.
+        relative: The same, divided by that of f - f_0, how far training has come; 0 where f is f_lin.
+        agreement: The share of the samples where both decide for the same class; None for a model of one output.
+    """
+
+    absolute: float
+    relative: float
+    agreement: float | None
+
+
+class Linearized:
+    """The first-order model at w_0, (w, x) -> f_lin (n, C); made by `linearize`.
+
+    Every transform of `torch.func` takes it, so it can be trained: torch.func.grad(lambda w: loss(f_lin(w, x), y)).
+
+    Attributes:
+        w_0: The weights at which it is exact.
+    """
+
+    def __init__(self, model: nn.Module, w_0: Weights) -> None:
+        self._model, self.w_0 = model, w_0
+
+    def __call__(self, w: Weights, x: Tensor) -> Tensor:
+        """f(x; w_0) + J (w - w_0), (n, C): one pass with its forward derivative, some 3 forward passes.
+
+        Args:
+            w: A tree like w_0.
+            x: Inputs, (n, ...).
+
+        Raises:
+            ValueError: Weights of other names or shapes than w_0.
+        """
+        f_0, change = self._parts(w, x)
+        return f_0 + change
+
+    def gap(self, w: Weights, x: Tensor) -> Gap:
+        """How far the true model at w is from the linearised one, on x (n, ...); some 4 forward passes, by blocks.
+
+        Raises:
+            ValueError: Weights of other names or shapes than w_0; a model whose outputs are not (n, C).
+        """
+        off = moved = agree = 0.0
+        for part in torch.split(x, _ROWS):
+            with torch.no_grad():
+                f_0, change = self._parts(w, part)
+                with plain():
+                    f = call(self._model, w, part)
+            if f.dim() != 2:
+                raise ValueError(f"`model` must return (samples, outputs); got {f.dim()} axes. Flatten its outputs.")
+            off += float(((f - f_0 - change) ** 2).sum(dtype=torch.float64))
+            moved += float(((f - f_0) ** 2).sum(dtype=torch.float64))
+            agree += float((f.argmax(1) == (f_0 + change).argmax(1)).sum())
+        return Gap(
+            (off / (len(x) * f.shape[1])) ** 0.5,
+            (off / moved) ** 0.5 if moved else (math.inf if off else 0.0),
+            agree / len(x) if f.shape[1] > 1 else None,
+        )
+
+    def _parts(self, w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x; w_0) and J (w - w_0)."""
+        shapes = [{name: tuple(part.shape) for name, part in tree.items()} for tree in (w, self.w_0)]
+        if shapes[0] != shapes[1]:
+            name = min(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+            raise ValueError(
+                f"`w` must have the names and shapes of w_0; got {name!r} {shapes[0].get(name, 'missing')}, "
+                f"for {shapes[1].get(name, 'nothing')}. Start from a copy of w_0."
+            )
+        v = {name: w[name] - start for name, start in self.w_0.items()}
+
+        def f(w: Weights) -> Tensor:
+            return call(self._model, w, x)
+
+        with plain(), warnings.catch_warnings():
+            # torch scripts its forward derivatives, and warns of its own doing
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+            try:
+                parts: tuple[Tensor, Tensor] = torch.func.jvp(f, (self.w_0,), (v,))  # type: ignore[assignment]
+                return parts
+            except (NotImplementedError, RuntimeError):  # a function without a forward derivative
+                f_0, pull = torch.func.vjp(f, self.w_0)  # type: ignore[misc]
+                return f_0, torch.func.vjp(lambda alpha: pull(alpha)[0], torch.zeros_like(f_0))[1](v)[0]
+
+
+def linearize(model: nn.Module, w: Weights | None = None) -> Linearized:
+    """The first-order model of `model` at w, or at its own weights.
+
+    It keeps a copy: what is done to the model afterwards, training above all, does not change it.
+
+    Args:
+        model: With outputs (n, C); in eval mode where it has batch norm or dropout.
+        w: A tree of its trainable parameters.
+
+    Raises:
+        ValueError: A model whose outputs depend on chance or on other samples, or without trainable parameters;
+            weights that are not the model's.
+
+    Example:
+        >>> model = torch.nn.Linear(5, 3)
+        >>> f_lin = linearize(model)
+        >>> f_lin(f_lin.w_0, torch.ones(4, 5)).shape
+        torch.Size([4, 3])
+    """
+    w_0 = trees.map(torch.clone, trainable(model, w))
+    return Linearized(copy.deepcopy(model).requires_grad_(False), w_0)
