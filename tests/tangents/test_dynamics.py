@@ -10,8 +10,9 @@ from torchdiffeq import odeint
 from fedtangent import losses
 from fedtangent.tangents.dynamics import descent, flow, stable_step
 from fedtangent.tangents.factors import factors
-from fedtangent.tangents.kernel import Full, Trace, operator, pullback
+from fedtangent.tangents.operator import Factored, Trace, operator, pullback
 from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.tangents.uses import uses
 from tests.tangents.networks import flat, inputs, jacobian, weights
 
 N, C = 11, 3
@@ -27,8 +28,9 @@ class Problem:
         self.w, self.x, self.loss = weights(self.model), inputs(N), loss
         self.y = torch.randint(0, C, (N,), generator=torch.Generator().manual_seed(1))
         self.real = torch.ones(N, dtype=torch.bool)
-        self.f_0, self.factors = factors(self.model, self.w, self.x)
-        self.kernel = operator(kind, self.factors, self.w)  # type: ignore[arg-type]
+        self.uses = uses(self.model, self.w, self.x)
+        self.f_0, self.factors = factors(self.model, self.w, self.x, self.uses)
+        self.kernel = operator(kind, self.uses, self.factors, self.w)  # type: ignore[arg-type]
         self.j = jacobian(self.model, self.x)
 
     def flow(self, s: list[float] = TIMES, growth: float = 1.3) -> Tensor:
@@ -36,7 +38,7 @@ class Problem:
 
     def explicit(self, alpha: Tensor) -> Tensor:
         """K alpha by the definition."""
-        if isinstance(self.kernel, Full):
+        if isinstance(self.kernel, Factored):
             return torch.einsum("ncp,mdp,md->nc", self.j, self.j, alpha)
         return torch.einsum("ncp,mcp->nm", self.j, self.j) / C @ alpha
 
@@ -104,7 +106,9 @@ def test_descent_is_gradient_descent_on_the_linearised_network() -> None:
         move = (move - 0.05 * gradient).detach()
         if step in (1, 30):
             row = [1, 30].index(step)
-            assert torch.allclose(-flat(pullback(problem.factors, problem.w, alpha))[row], move, rtol=1e-10)
+            assert torch.allclose(
+                -flat(pullback(problem.uses, problem.factors, problem.w, alpha))[row], move, rtol=1e-10
+            )
 
 
 def test_one_descent_step_is_one_full_batch_gradient_step() -> None:
@@ -113,7 +117,9 @@ def test_one_descent_step_is_one_full_batch_gradient_step() -> None:
     problem.model.zero_grad()
     nn.functional.cross_entropy(problem.model(problem.x), problem.y).backward()
     gradient = torch.cat([p.grad.flatten() for p in problem.model.parameters() if p.grad is not None])
-    assert torch.allclose(flat(pullback(problem.factors, problem.w, alpha))[0], 0.2 * gradient, rtol=1e-10)
+    assert torch.allclose(
+        flat(pullback(problem.uses, problem.factors, problem.w, alpha))[0], 0.2 * gradient, rtol=1e-10
+    )
 
 
 def test_descent_with_short_steps_is_the_flow() -> None:
@@ -155,8 +161,8 @@ def test_padding_changes_nothing(kind: str, loss: losses.Loss) -> None:
     problem = Problem(kind, loss)
     x = torch.cat([problem.x, torch.full((4, 7), 3.0).double()])
     y, real = torch.cat([problem.y, torch.zeros(4, dtype=torch.long)]), torch.arange(N + 4) < N
-    f_0, its = factors(problem.model, problem.w, x)
-    kernel = operator(kind, its, problem.w)  # type: ignore[arg-type]
+    f_0, its = factors(problem.model, problem.w, x, problem.uses)
+    kernel = operator(kind, problem.uses, its, problem.w)  # type: ignore[arg-type]
     alpha = flow(kernel, f_0, y, real, loss, TIMES)
     assert torch.allclose(alpha[:, :N], problem.flow(), rtol=1e-9)
     assert bool((alpha[:, N:] == 0).all())

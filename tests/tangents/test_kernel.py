@@ -1,135 +1,212 @@
-"""Kernels and products from factors equal those of the explicit Jacobian, to 1e-10, on every kind of layer."""
+"""Kernels of every kind of layer equal J J^T by the definition, to 1e-10, whichever way they are contracted."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fedtangent.tangents.factors import Dense, Gated, Last, factors
-from fedtangent.tangents.kernel import full, operator, pullback, pushforward, trace
-from tests.tangents.networks import INPUTS, flat, inputs, jacobian, networks, weights
+from fedtangent.tangents import contract, kernel, plan
+from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian
 
-MODELS = networks()
-
-
-@pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> nn.Module:
-    return MODELS[request.param]
+EXAMPLES = everything()
+KINDS = ["full", "trace", "diagonal"]
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).norm() <= 1e-10 * b.norm())
+@pytest.fixture(params=EXAMPLES)
+def example(request: pytest.FixtureRequest) -> Example:
+    return EXAMPLES[request.param]
 
 
-def test_the_outputs_come_along(model: nn.Module) -> None:
-    assert torch.equal(factors(model, weights(model), inputs())[0], model(inputs()).detach())
+def literal(kind: str, j1: Tensor, j2: Tensor) -> Tensor:
+    full = torch.einsum("ncp,mdp->nmcd", j1, j2)
+    own = full.diagonal(dim1=2, dim2=3)
+    return {"full": full, "trace": own.mean(2), "diagonal": own}[kind]
 
 
-def test_full_kernel(model: nn.Module) -> None:
-    w, x1, x2 = weights(model), inputs(), inputs(8, seed=1)
-    first, second = factors(model, w, x1)[1], factors(model, w, x2)[1]
-    j1, j2 = jacobian(model, x1), jacobian(model, x2)
-    assert close(full(first, w), torch.einsum("ncp,mdp->ncmd", j1, j1))
-    assert close(full(first, w, second), torch.einsum("ncp,mdp->ncmd", j1, j2))
+def close(a: Tensor, b: Tensor, within: float = 1e-10) -> bool:
+    return a.shape == b.shape and bool((a - b).norm() <= within * b.norm())
 
 
-def test_trace_kernel(model: nn.Module) -> None:
-    w, x1, x2 = weights(model), inputs(), inputs(8, seed=1)
-    first, second = factors(model, w, x1)[1], factors(model, w, x2)[1]
-    j1, j2 = jacobian(model, x1), jacobian(model, x2)
-    assert close(trace(first, w), torch.einsum("ncp,mcp->nm", j1, j1) / j1.shape[1])
-    assert close(trace(first, w, second), torch.einsum("ncp,mcp->nm", j1, j2) / j1.shape[1])
+def test_one_linear_map_by_hand() -> None:
+    """f = (w1 . x, w2 . x): J of an output is x in its own rows, so K = x . x' on the diagonal of the outputs."""
+    x = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    found = kernel(nn.Linear(2, 2, bias=False), x)
+    assert found[0, 1].tolist() == [[13.0, 0.0], [0.0, 13.0]]
+    assert kernel(nn.Linear(2, 2), x, kind="trace").tolist() == [[6.0, 14.0], [14.0, 35.0]]
 
 
-@pytest.mark.parametrize("samples", [5, 40])  # few samples choose Gram matrices, many the inputs
-def test_products(model: nn.Module, samples: int) -> None:
-    w, x = weights(model), inputs(samples)
-    f, its = factors(model, w, x)
-    j = jacobian(model, x)
-    alpha = torch.randn(2, *f.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    v = torch.einsum("tnc,ncp->tp", alpha, j)
-    assert close(flat(pullback(its, w, alpha)), v)
-    assert close(pushforward(its, w, pullback(its, w, alpha)), torch.einsum("tp,ncp->tnc", v, j))
-    assert close(operator("full", its, w).times(alpha[0]), torch.einsum("p,ncp->nc", v[0], j))
-    kernel = torch.einsum("ncp,mcp->nm", j, j) / f.shape[1]
-    assert close(operator("trace", its, w).times(alpha[0]), kernel @ alpha[0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels(example: Example, kind: str) -> None:
+    x1, x2 = example.samples(5), example.samples(3, seed=1)
+    j1, j2 = jacobian(example.model, x1), jacobian(example.model, x2)
+    assert close(kernel(example.model, x1, kind=kind), literal(kind, j1, j1))
+    assert close(kernel(example.model, x1, x2, kind=kind), literal(kind, j1, j2))
 
 
-def test_everything_maps_over_nodes(model: nn.Module) -> None:
-    """Under vmap, with weights and inputs of two nodes, each gets what it gets alone."""
-    first, x = weights(model), torch.stack([inputs(), inputs(seed=2)])
-    both = {name: torch.stack([part, part * 0.7 + 0.1]) for name, part in first.items()}
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["explicit", "factors"])
+def test_both_ways_give_the_same(example: Example, kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forced(part: contract.Part, kind: contract.Kind, outputs: int) -> str:
+        return way if way in part.operations(kind, outputs) else "explicit"
 
-    def product(w: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        f, its = factors(model, w, x)
-        return trace(its, w), operator("full", its, w).times(f)
-
-    mapped = torch.func.vmap(product)(both, x)
-    for node in range(2):
-        alone = product({name: part[node] for name, part in both.items()}, x[node])
-        assert all(close(many[node], one) for many, one in zip(mapped, alone, strict=True))
+    monkeypatch.setattr(contract.Part, "way", forced)
+    x1, x2 = example.samples(5), example.samples(3, seed=1)
+    j1, j2 = jacobian(example.model, x1), jacobian(example.model, x2)
+    assert close(kernel(example.model, x1, kind=kind), literal(kind, j1, j1))
+    assert close(kernel(example.model, x1, x2, kind=kind), literal(kind, j1, j2))
 
 
-def test_the_shortest_form_is_found() -> None:
-    kinds = {name: [type(f) for f in factors(m, weights(m), inputs())[1].values()] for name, m in MODELS.items()}
-    assert kinds["one layer"] == [Last]
-    assert kinds["gated"] == [Gated, Last]
-    assert kinds["deep"] == [Dense, Gated, Last]
-    assert kinds["layer norm between"] == [Dense, Last]
-    assert kinds["softmax at the end"] == [Dense, Dense]
-    assert kinds["own module"] == [Dense, Dense]
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_memory_gives_the_same(example: Example, kind: str) -> None:
+    """Down to the least, one sample at a time, with blocks and tiles that do not divide the samples."""
+    x1, x2 = example.samples(5), example.samples(3, seed=1)
+    with pytest.raises(ValueError, match=r"`memory_bytes` must be at least \d+ for this model.*; got 1\.") as error:
+        kernel(example.model, x1, kind=kind, memory_bytes=1)
+    least = int(str(error.value).split("at least ")[1].split()[0])
+    whole, cross = kernel(example.model, x1, kind=kind), kernel(example.model, x1, x2, kind=kind)
+    for memory in (least, 3 * least, 7 * least):
+        its = plan(example.model, x1, kind=kind, memory_bytes=memory)
+        assert its.peak_bytes <= memory
+        assert close(kernel(example.model, x1, kind=kind, memory_bytes=memory), whole)
+        assert close(kernel(example.model, x1, x2, kind=kind, memory_bytes=memory), cross)
+    assert plan(example.model, x1, kind=kind, memory_bytes=least).chunk < 5
 
 
-def test_one_hidden_layer_costs_no_float_more_than_its_inputs_and_gates() -> None:
-    model = nn.Sequential(nn.Linear(INPUTS, 6), nn.ReLU(), nn.Linear(6, 3)).double()
-    its = factors(model, weights(model), inputs())[1]
-    assert sum(leaf.numel() for factor in its.values() for leaf in factor) == 5 * (INPUTS + 6 + 6)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_are_symmetric(example: Example, kind: str) -> None:
+    found = kernel(example.model, example.samples(5), kind=kind)
+    assert torch.equal(found, found.permute(1, 0, 3, 2) if kind == "full" else found.transpose(0, 1))
 
 
-class Tied(nn.Module):
+def test_float32_stays_float32() -> None:
+    model = nn.Sequential(nn.Linear(INPUTS, 6), nn.ReLU(), nn.Linear(6, OUTPUTS))
+    found = kernel(model, inputs().float())
+    assert found.dtype == torch.float32
+    assert close(found.double(), kernel(model.double(), inputs()), 1e-5)
+
+
+def test_other_weights_and_constants() -> None:
+    model = nn.Sequential(nn.Linear(INPUTS, 6), nn.Tanh(), nn.Linear(6, OUTPUTS)).double()
+    w = {name: part * 0.5 for name, part in model.named_parameters() if name.startswith("2")}
+    other = nn.Sequential(model[0], nn.Tanh(), nn.Linear(6, OUTPUTS)).double()
+    other[2].load_state_dict({name[2:]: part.detach() for name, part in w.items()})
+    other[0].requires_grad_(False)
+    assert torch.equal(kernel(model, inputs(), w=w), kernel(other, inputs()))
+
+
+def test_nothing_changes_the_model_or_its_gradients() -> None:
+    model = nn.Sequential(nn.Linear(INPUTS, 6), nn.BatchNorm1d(6), nn.Linear(6, OUTPUTS)).double().eval()
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert not kernel(model, inputs()).requires_grad
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+    assert all(part.grad is None for part in model.parameters())
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+def test_a_bar_shows_the_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    kernel(nn.Linear(INPUTS, 2).double(), inputs(), kind="trace")
+    assert not capsys.readouterr().err
+    kernel(nn.Linear(INPUTS, 2).double(), inputs(), kind="trace", progress=True)
+    assert "trace kernel" in capsys.readouterr().err
+
+
+class Centred(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(INPUTS, INPUTS)
+        self.layer = nn.Linear(INPUTS, OUTPUTS)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(torch.tanh(self.layer(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x - x.mean(0))
 
 
 class Idle(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.used, self.idle = nn.Linear(INPUTS, 3), nn.Linear(INPUTS, 3)
+        self.used, self.idle = nn.Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.used(x)
+
+
+BROKEN = nn.Linear(INPUTS, OUTPUTS)
+torch.nn.init.constant_(BROKEN.weight, float("nan"))
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Linear(INPUTS, 3), nn.BatchNorm1d(3)), "not mix the samples .* train mode at '1'"),
-        (nn.Sequential(nn.Linear(INPUTS, 3), nn.Dropout()), "be deterministic; got dropout .* at '1'"),
-        (nn.Sequential(nn.Linear(INPUTS, 3), nn.LayerNorm(3)), "in Linear layers; got '1.bias'"),
-        (Tied(), "use every layer once; got 'layer.' twice"),
-        (Idle(), "use every layer; got 'idle.' unused"),
+        (nn.Sequential(nn.Linear(INPUTS, 3), nn.BatchNorm1d(3)), "not mix the samples .* train mode at '1'. Call"),
+        (nn.Sequential(nn.Linear(INPUTS, 3), nn.Dropout()), "be deterministic; got dropout .* at '1'. Call"),
+        (nn.TransformerEncoderLayer(INPUTS, 1), "be deterministic; got dropout in train mode"),
+        (Centred(), "treat every sample on its own; got outputs that change"),
+        (Idle(), "use every trainable parameter; got 'idle.bias' unused. Freeze"),
         (
-            nn.Sequential(nn.Unflatten(1, (1, INPUTS)), nn.Linear(INPUTS, 3)),
-            "apply '1.' to .rows, features.; got 3 axes",
+            nn.Sequential(nn.Linear(INPUTS, 4), nn.Unflatten(1, (2, 2))),
+            r"return \(rows, outputs\); got shape \(1, 2, 2\)",
         ),
-        (nn.Sequential(nn.Linear(INPUTS, 4), nn.Unflatten(1, (2, 2))), "return .rows, outputs.; got 3 axes"),
+        (nn.ReLU(), "have trainable parameters; got none"),
+        (BROKEN, "finite gradients; got NaN"),
+        (nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.Flatten()), "look up '0.weight' without max_norm"),
     ],
 )
-def test_models_that_factors_do_not_cover(model: nn.Module, message: str) -> None:
+def test_models_that_have_no_kernel(model: nn.Module, message: str) -> None:
+    tokens = any(isinstance(part, nn.Embedding) for part in model.modules())
+    x = torch.ones(2, 3, dtype=torch.long) if tokens else inputs()
     with pytest.raises(ValueError, match=f"`model` must .*{message}"):
-        factors(model.double(), weights(model), inputs())
+        kernel(model.double(), x)
 
 
-def test_frozen_parameters_take_no_part() -> None:
-    model = nn.Sequential(nn.Linear(INPUTS, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).double().eval()
-    w = {name: p for name, p in weights(model).items() if not name.startswith("1.")}
-    assert list(factors(model, w, inputs())[1]) == ["0.", "2."]
+@pytest.mark.parametrize(
+    ("x1", "x2", "message"),
+    [
+        (inputs(), torch.randn(2, 8), r"`x1` and `x2` must hold samples of one shape; got \(7,\) and \(8,\)"),
+        (torch.ones(2, INPUTS, dtype=torch.long), None, "`x` must be floats for this model; got torch.int64"),
+        (inputs()[0], None, r"`x1` must hold samples along its first axis; got shape \(7,\)"),
+        (inputs()[:0], None, r"`x1` must hold samples along its first axis; got shape \(0, 7\)"),
+        (inputs(), inputs() * float("inf"), "`x2` must be finite; got NaN or infinity"),
+    ],
+)
+def test_samples_that_have_no_kernel(x1: Tensor, x2: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kernel(nn.Linear(INPUTS, OUTPUTS).double(), x1, x2)
 
 
-def test_kernel_names() -> None:
-    model = MODELS["gated"]
-    with pytest.raises(ValueError, match="`kernel` must be 'trace' or 'full'; got 'ntk'"):
-        operator("ntk", factors(model, weights(model), inputs())[1], weights(model))  # type: ignore[arg-type]
+def test_other_mistakes() -> None:
+    model = nn.Linear(INPUTS, OUTPUTS).double()
+    with pytest.raises(ValueError, match="`kind` must be 'full', 'trace' or 'diagonal'; got 'ntk'"):
+        kernel(model, inputs(), kind="ntk")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`w` must hold trainable parameters of the model; got 'wrong'"):
+        kernel(model, inputs(), w={"wrong": torch.ones(2)})
+
+
+def test_the_plan_keeps_its_word() -> None:
+    """The peak of a process's memory, for blocks that are computed several times, is what the plan says."""
+    script = """
+import sys; sys.path.insert(0, "benchmarks")
+import measure, torch
+from torch import nn
+from fedtangent.tangents import kernel, plan
+lower, upper = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3, stride=2)
+model = nn.Sequential(lower, nn.ReLU(), upper, nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
+x = torch.randn(160, 3, 20, 20)
+model(x[:2]), kernel(model, x[:9])
+budget = 150 * 2**20
+its = plan(model, x, memory_bytes=budget)
+assert its.block < 160 and its.peak_bytes <= budget
+print((measure.peak(lambda: kernel(model, x, memory_bytes=budget)) * 2**30 - its.result_bytes) / its.peak_bytes)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=root,
+        env={"PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.1 < float(done.stdout) < 1.2

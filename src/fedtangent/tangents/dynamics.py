@@ -14,11 +14,11 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.losses import Loss
 from fedtangent.tangents.integrate import phi_series, stabilised
-from fedtangent.tangents.kernel import Full, Trace
+from fedtangent.tangents.operator import Factored, Full, Trace
 from fedtangent.tangents.outside_vmap import outside_vmap
 from fedtangent.tangents.spectrum import largest_eigenvalue
 
-Kernel = Trace | Full
+Kernel = Trace | Full | Factored
 
 
 def flow(

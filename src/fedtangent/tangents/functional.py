@@ -1,11 +1,17 @@
 """A model as a function f(x; w) that every transform of torch.func can take, and the models that are none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from fedtangent import trees
 
 Weights = dict[str, Tensor]
 
@@ -34,13 +40,13 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
 def check(model: nn.Module) -> None:
     """Raises one clear sentence where f would depend on chance or on the other samples of a batch."""
     for name, part in model.named_modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and not isinstance(part, nn.modules.instancenorm._InstanceNorm):
-            if part.training or not part.track_running_stats:
-                raise ValueError(
-                    f"`model` must not mix the samples of a batch; got batch norm in train mode at {name!r}. "
-                    "Call model.eval(), or use GroupNorm."
-                )
-        drops = getattr(part, "p", 0) if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0)
+        normalises = isinstance(part, _NormBase) and not isinstance(part, _InstanceNorm)
+        if normalises and (part.training or not part.track_running_stats):
+            raise ValueError(
+                f"`model` must not mix the samples of a batch; got batch norm in train mode at {name!r}. "
+                "Call model.eval(), or use GroupNorm."
+            )
+        drops = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
         if part.training and isinstance(drops, float) and drops > 0:
             raise ValueError(
                 f"`model` must be deterministic; got dropout in train mode at {name!r}. Call model.eval()."
@@ -63,3 +69,17 @@ def plain() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def each(fn: Callable[..., Any], *stacked: Any) -> Any:
+    """`fn` of every entry along the leading axis of trees, stacked: by vmap, or where that cannot be, one by one."""
+    try:
+        return torch.func.vmap(fn)(*stacked)
+    except RuntimeError:  # recurrent layers, control flow that depends on the data
+        return one_by_one(fn, *stacked)
+
+
+def one_by_one(fn: Callable[..., Any], *stacked: Any) -> Any:
+    """The same in a loop."""
+    count = len(trees.leaves(stacked)[0])
+    return trees.stack([fn(*trees.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(count)])

@@ -1,6 +1,7 @@
 """The Jacobian of a model's outputs by its weights, as an operator: J v, J^T alpha and J J^T alpha without J.
 
-n samples, C outputs, P parameters; J is (n, C, P). A product takes a forward pass and its derivative, chunk by chunk.
+n samples, C outputs, P parameters; J is (n, C, P). Any model that torch can differentiate; memory does not grow with n
+but for f.
 """
 
 import warnings
@@ -10,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.tangents.contract import gradients, parts
+from fedtangent.tangents.factors import factors, head
 from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.layers import Matrix
+from fedtangent.tangents.plan import MEMORY, checked
+from fedtangent.tangents.uses import uses
 
 
 class Jacobian:
@@ -22,42 +28,85 @@ class Jacobian:
         shape: (n, C, P).
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, w: Weights, chunk: int) -> None:
-        self.model, self.x, self.w, self.chunk = model, x, w, chunk
+    def __init__(self, model: nn.Module, x: Tensor, w: Weights, memory_bytes: int) -> None:
+        self.model, self.x, self.w, self.uses = model, x, w, uses(model, w, x)
+        number = next(iter(w.values())).element_size()
+        # a forward pass, its tangents or cotangents, and room
+        self.chunk = max(1, int(memory_bytes / (4 * number * (self.uses.touched + x[0].numel()))))
         with torch.no_grad(), plain():
-            self.f = torch.cat([call(model, w, part) for part in self._chunks(x)])
+            self.f = torch.cat([call(model, w, part) for part in torch.split(x, self.chunk)])
+        if not torch.isfinite(self.f).all():
+            raise ValueError("`model` must have finite outputs; got NaN or infinity. Check its weights and samples.")
         self.shape = (*self.f.shape, sum(part.numel() for part in w.values()))
 
     def jvp(self, v: Weights) -> Tensor:
-        """J v, (n, C), for a tree v like w: what the linearised model adds to f when v is added to w."""
-        with plain(), warnings.catch_warnings():
-            # torch scripts its forward derivatives, and warns of its own doing
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-            return torch.cat([torch.func.jvp(self._f(x), (self.w,), (v,))[1] for x in self._chunks(self.x)])
+        """J v, (n, C), for a tree v like w: what adding v to w adds to the linearised model's f. Two forward passes."""
+        if {name: part.shape for name, part in v.items()} != {name: part.shape for name, part in self.w.items()}:
+            raise ValueError(
+                "`v` must be a tree like the weights; got other names or shapes. Start from zeros_like of w."
+            )
+        with plain():
+            return torch.cat([self._push(x, v) for x in torch.split(self.x, self.chunk)])
 
     def vjp(self, alpha: Tensor) -> Weights:
-        """J^T alpha, a tree like w, for alpha (n, C)."""
+        """J^T alpha, a tree like w, for alpha (n, C). A forward and a backward pass."""
+        if alpha.shape != self.f.shape:
+            raise ValueError(
+                f"`alpha` must have the shape of the outputs, {tuple(self.f.shape)}; got {tuple(alpha.shape)}. "
+                "Reshape it."
+            )
         total = trees.zeros_like(self.w)
         with plain():
-            for x, part in zip(self._chunks(self.x), self._chunks(alpha), strict=True):
+            for x, part in zip(torch.split(self.x, self.chunk), torch.split(alpha, self.chunk), strict=True):
                 total = trees.add(total, torch.func.vjp(self._f(x), self.w)[1](part)[0])
-        return total
+        return total  # type: ignore[no-any-return]
 
     def times(self, alpha: Tensor) -> Tensor:
         """J J^T alpha, (n, C): a product with the full kernel."""
         return self.jvp(self.vjp(alpha))
 
     def dense(self) -> Tensor:
-        """J itself, (n, C, P), the parameters in the order of w."""
-        raise NotImplementedError
+        """J itself, (n, C, P), the parameters in the order of w. A forward pass and C backward passes a sample."""
+        found = parts(self.uses, self.w)
+        rows = []
+        with torch.no_grad():
+            for x in torch.split(self.x, max(1, self.chunk // self.f.shape[1])):
+                its = factors(self.model, self.w, x, self.uses)[1]
+                each = [gradients(part, self.w, its, head(self.uses, self.w)) for part in found]
+                flat = {name: gradient.flatten(2) for part in each for name, gradient in part.items()}
+                rows.append(torch.cat([flat[name] for name in self.w], 2))
+        return torch.cat(rows)
+
+    def _push(self, x: Tensor, v: Weights) -> Tensor:
+        # the padding row of an embedding has a derivative, which training leaves out: backward alone knows
+        padded = any(isinstance(one, Matrix) and one.skipped is not None for one in self.uses.by_name.values())
+        if not padded:
+            try:
+                with warnings.catch_warnings():
+                    # torch scripts its forward derivatives, and warns of its own doing
+                    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+                    return torch.func.jvp(self._f(x), (self.w,), (v,))[1]  # type: ignore[no-any-return]
+            except (NotImplementedError, RuntimeError):
+                pass  # a function without a forward derivative
+        f, pull = torch.func.vjp(self._f(x), self.w)  # type: ignore[misc]
+        return torch.func.vjp(lambda alpha: pull(alpha)[0], torch.zeros_like(f))[1](v)[0]  # type: ignore[no-any-return]
 
     def _f(self, x: Tensor) -> Callable[[Weights], Tensor]:
         return lambda w: call(self.model, w, x)
 
-    def _chunks(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.split(self.chunk)
 
+def jacobian(model: nn.Module, x: Tensor, *, w: Weights | None = None, memory_bytes: int = MEMORY) -> Jacobian:
+    """The Jacobian of a model on samples x (n, ...), as an operator; nothing of size P x n is formed.
 
-def jacobian(model: nn.Module, x: Tensor, *, w: Weights | None = None) -> Jacobian:
-    """The Jacobian of a model on x (n, ...), at its own weights or at w."""
-    return Jacobian(model, x, trainable(model, w), 256)
+    Args:
+        model: Maps (n, ...) to outputs (n, C), each sample on its own: in eval mode where it has batch norm or dropout.
+        x: Samples along the first axis.
+        w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
+            taken as constants.
+        memory_bytes: For the passes through the model; decides how many samples go through it at once.
+
+    Raises:
+        ValueError: A model whose outputs depend on chance or that leaves a parameter unused; samples or outputs that
+            are not finite or of a wrong type.
+    """
+    return Jacobian(model, checked(x, name="x")[0], trainable(model, w), memory_bytes)

@@ -1,128 +1,184 @@
-"""The empirical tangent kernel of a network from its factors: J J^T without J.
+"""The empirical tangent kernel of any model, J J^T without J: in tiles, in bounded memory.
 
-N samples, C outputs, P parameters. `full[(n,c),(m,d)] = J_nc . J_md` (Jacot, Gabriel, Hongler 2018); `trace[n,m]` is
-its mean over c = d, the kernel of NTK-FL and NTK-DFL. A Linear layer contributes (a_n . a_m + 1) (d_nc . d_md), where
-the 1 is its bias's.
+n samples, C outputs, P parameters, J (n C, P). `full[n, m, c, d]` = J_nc . J_md (Jacot, Gabriel, Hongler, Neural
+tangent kernel, 2018), `trace[n, m]` its mean over c = d, the kernel of NTK-FL and NTK-DFL, `diagonal[n, m, c]` its
+entries at c = d.
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
 
-from fedtangent.tangents.factors import Factors, Weights, head
-
-Kind = Literal["trace", "full"]
-
-
-class Trace(NamedTuple):
-    """The trace kernel as an operator on alpha (..., N, C). matrix: (..., N, N)."""
-
-    matrix: Tensor
-
-    def times(self, alpha: Tensor) -> Tensor:
-        """K alpha, (..., N, C), in 2 N^2 C operations."""
-        # K = K^T; this way round a column of alpha is one piece of memory, which reads K at full speed
-        return (alpha.mT @ self.matrix).mT
+from fedtangent import trees
+from fedtangent.tangents.contract import Kind, gradients, parts, side, total
+from fedtangent.tangents.factors import Factors, factors, head
+from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.layers import Other
+from fedtangent.tangents.plan import MEMORY, Line, Plan, checked, planned
+from fedtangent.tangents.uses import Uses, uses
 
 
-class Full(NamedTuple):
-    """The full kernel as an operator on alpha (..., N, C); nothing of size N C x N C exists.
+def kernel(
+    model: nn.Module,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    *,
+    kind: Kind = "full",
+    w: Weights | None = None,
+    memory_bytes: int = MEMORY,
+    progress: bool = False,
+) -> Tensor:
+    """The tangent kernel of a model between samples x1 (n1, ...) and x2 (n2, ...), or of x1 with itself.
 
-    Attributes:
-        factors: Of the Jacobian.
-        grams: (a, 1) (a, 1)^T, (..., N, N), by layer.
-        inputs: (a, 1), (..., N, I + 1), of the other layers: those where it makes cheaper products.
-        head: The last layer's weights (..., C, O).
+    Every use of a parameter is contracted in the cheaper of two ways, from its factors or from explicit gradients of
+    this parameter alone; `plan` tells which, and the cost. In float32 or float64, on the device of model and samples.
+
+    Args:
+        model: Maps (n, ...) to outputs (n, C), each sample on its own: in eval mode where it has batch norm or dropout.
+        x1: Samples along the first axis.
+        x2: More of them; without, x1, and half of the work.
+        kind: `full`, `trace` (the mean over outputs) or `diagonal`.
+        w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
+            taken as constants.
+        memory_bytes: For all that is in memory beside the result.
+        progress: Show a bar.
+
+    Returns:
+        (n1, n2, C, C), (n1, n2) or (n1, n2, C).
+
+    Raises:
+        ValueError: A model whose outputs depend on chance or on other samples, or that leaves a parameter unused;
+            samples that are not finite, of different shapes or of a wrong type; too little memory.
     """
-
-    factors: Factors
-    grams: dict[str, Tensor]
-    inputs: dict[str, Tensor]
-    head: Tensor
-
-    def times(self, alpha: Tensor) -> Tensor:
-        """J J^T alpha, (..., N, C): a layer costs 2 N O min(N, 2 I) operations."""
-        total = torch.zeros_like(alpha)
-        for name, factor in self.factors.items():
-            r = factor.backward(alpha, self.head)
-            u = self.grams[name] @ r if name in self.grams else self.inputs[name] @ (self.inputs[name].mT @ r)
-            total = total + factor.forward(u, self.head)
-        return total
-
-
-def operator(kind: Kind, factors: Factors, w: Weights) -> Trace | Full:
-    """The kernel as an operator, for the dynamics."""
-    if kind == "trace":
-        return Trace(trace(factors, w))
-    if kind != "full":
-        raise ValueError(f"`kernel` must be 'trace' or 'full'; got {kind!r}. Choose one of the two.")
-    sides = {name: _with_one(factor.a, f"{name}bias" in w) for name, factor in factors.items()}
-    grams = {name: side @ side.T for name, side in sides.items() if side.shape[0] <= 2 * side.shape[1]}
-    return Full(factors, grams, {name: side for name, side in sides.items() if name not in grams}, head(factors, w))
+    w = trainable(model, w)
+    x1, x2 = checked(x1, x2)
+    with torch.no_grad():
+        found = uses(model, w, x1)
+        its = planned(found, w, x1, x2, kind, memory_bytes)
+        _verify(model, w, x1, found)
+        work = _Work(model, w, found, its)
+        n1, n2, c = *its.samples, its.outputs
+        like = next(iter(w.values()))
+        shape = {"full": (n1, c, n2, c), "trace": (n1, n2), "diagonal": (n1, n2, c)}[kind]
+        out = torch.empty(shape, dtype=like.dtype, device=like.device)
+        with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+            for total in work.fill(out, x1, x2):
+                if not bar.tasks:
+                    bar.add_task(f"{kind} kernel", total=total)
+                bar.advance(bar.tasks[0].id)
+    return out.movedim(2, 1) if kind == "full" else out
 
 
-def trace(factors: Factors, w: Weights, other: Factors | None = None) -> Tensor:
-    """The trace kernel (N, M): 1/C sum_c J_nc . J_mc, between the samples of `factors` and of `other` (or themselves).
+class _Work:
+    """Fills a kernel block by block: factors of some samples, then tile by tile every part's share."""
 
-    Costs 2 N M (I + O) operations a gated layer, 2 N M (I + C O) a dense one, 2 N M I the last.
-    """
-    parts = [
-        _gram(own.a, its.a, f"{name}bias" in w) * own.likeness(its, head(factors, w))
-        for name, own, its in _pairs(factors, other)
-    ]
-    return _total(parts)
+    def __init__(self, model: nn.Module, w: Weights, uses: Uses, plan: Plan) -> None:
+        self.model, self.w, self.uses, self.plan, self.head = model, w, uses, plan, head(uses, w)
+
+    def fill(self, out: Tensor, x1: Tensor, x2: Tensor | None) -> Iterator[int]:
+        """Adds up the kernel, and yields the number of steps after every one."""
+        columns = x1 if x2 is None else x2
+        pairs = [
+            (i, j)
+            for i in _cuts(len(x1), self.plan.block)
+            for j in _cuts(len(columns), self.plan.block)
+            if x2 is not None or j.start >= i.start
+        ]
+        before, own = None, {}
+        for i, j in pairs:
+            if i != before:
+                before, own = i, self._factors(x1[i])
+            its = own if x2 is None and i == j else self._factors(columns[j])
+            for number, batch in enumerate(self.plan.batches):
+                last = number == len(self.plan.batches) - 1
+                self._add(out, batch, own, its, (i.start, j.start), fresh=number == 0, mirrored=x2 is None and last)
+                yield len(pairs) * len(self.plan.batches)
+
+    def _factors(self, x: Tensor) -> Factors:
+        found = []
+        for part in torch.split(x, self.plan.chunk):
+            f, its = factors(self.model, self.w, part, self.uses)
+            # the inputs of an unknown call may be infinite: a mask
+            known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
+            if not trees.all_finite([f, known, [factor[1:] for factor in its.values()]]):
+                raise ValueError(
+                    "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
+                )
+            found.append(its)
+        return found[0] if len(found) == 1 else trees.map(lambda *parts: torch.cat(parts), *found)
+
+    def _add(
+        self,
+        out: Tensor,
+        lines: tuple[Line, ...],
+        own: Factors,
+        its: Factors,
+        at: tuple[int, int],
+        *,
+        fresh: bool,
+        mirrored: bool,
+    ) -> None:
+        """Adds the share of some parts to a block at `at`, in tiles that stay in the cache."""
+        kind, c = self.plan.kind, self.plan.outputs
+        rows = [side(line.part, line.way, kind, self.w, own, self.head) for line in lines]
+        columns = rows if own is its else [side(line.part, line.way, kind, self.w, its, self.head) for line in lines]
+        ways, size = [line.part for line in lines], min(line.tile for line in lines)
+        for i in _cuts(rows[0].samples, size):
+            for j in _cuts(columns[0].samples, size):
+                if own is its and j.start < i.start:
+                    continue
+                to = _moved(i, at[0]), _moved(j, at[1])
+                target = _tile(out, kind, *to)
+                tile = total(kind, ways, [row.rows(i) for row in rows], [column.rows(j) for column in columns], c)
+                if not fresh:
+                    tile += target
+                if mirrored and to[0] == to[1]:
+                    tile = _symmetric(tile)
+                target.copy_(tile)
+                if mirrored and to[0] != to[1]:
+                    _tile(out, kind, *reversed(to)).copy_(_transposed(tile))
 
 
-def full(factors: Factors, w: Weights, other: Factors | None = None) -> Tensor:
-    """The full kernel (N, C, M, C), J_nc . J_md, in memory: for small N, to look at and to test against."""
-    w_out = head(factors, w)
-    parts = [
-        _gram(own.a, its.a, f"{name}bias" in w)[:, None, :, None]
-        * torch.einsum("nco,mdo->ncmd", own.sensitivities(w_out), its.sensitivities(w_out))
-        for name, own, its in _pairs(factors, other)
-    ]
-    return _total(parts)
+def _cuts(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def pullback(factors: Factors, w: Weights, alpha: Tensor) -> Weights:
-    """J^T alpha for alpha (T, N, C): a tree of weights with a leading axis T; 2 T N P operations."""
-    pulled = {}
-    for name, factor in factors.items():
-        r = factor.backward(alpha, head(factors, w))
-        # one product for all T, with the longest axis inside
-        weight = r.mT.reshape(-1, r.shape[-2]) @ factor.a
-        pulled[f"{name}weight"] = weight.reshape(*alpha.shape[:-2], r.shape[-1], -1)
-        if f"{name}bias" in w:
-            pulled[f"{name}bias"] = r.sum(-2)
-    return {name: pulled[name] for name in w}
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
 
 
-def pushforward(factors: Factors, w: Weights, v: Weights) -> Tensor:
-    """J v (T, N, C) for a tree of weights v with a leading axis T: what the linearised network adds to f."""
-    parts = []
-    for name, factor in factors.items():
-        u = factor.a @ v[f"{name}weight"].mT
-        if f"{name}bias" in w:
-            u = u + v[f"{name}bias"].unsqueeze(-2)
-        parts.append(factor.forward(u, head(factors, w)))
-    return _total(parts)
+def _tile(out: Tensor, kind: Kind, rows: slice, columns: slice) -> Tensor:
+    return out[rows, :, columns] if kind == "full" else out[rows, columns]
 
 
-def _total(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _transposed(tile: Tensor) -> Tensor:
+    return tile.permute((2, 3, 0, 1)) if tile.dim() == 4 else tile.transpose(0, 1)
 
 
-def _pairs(factors: Factors, other: Factors | None) -> list[tuple[str, Any, Any]]:
-    return [(name, factor, factor if other is None else other[name]) for name, factor in factors.items()]
+def _symmetric(tile: Tensor) -> Tensor:
+    """The tile with what is above its diagonal also below it."""
+    n, c = len(tile), tile.shape[1] if tile.dim() == 4 else 1
+    upper = torch.ones(n * c, n * c, dtype=torch.bool, device=tile.device).triu()
+    upper = upper.view(n, c, n, c) if tile.dim() == 4 else upper[..., None] if tile.dim() == 3 else upper
+    return torch.where(upper, tile, _transposed(tile))
 
 
-def _gram(a: Tensor, b: Tensor, biased: bool) -> Tensor:
-    return a @ b.T + 1 if biased else a @ b.T
-
-
-def _with_one(a: Tensor, biased: bool) -> Tensor:
-    return torch.cat([a, torch.ones_like(a[:, :1])], 1) if biased else a
+def _verify(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> None:
+    """Raises where a sample's outputs change with the company it keeps: f and J^T f of a few, together and alone."""
+    few = x[:3]
+    with plain():
+        together, vjp = torch.func.vjp(lambda w: call(model, w, few), w)  # type: ignore[misc]
+    alone, its = factors(model, w, few, uses)
+    found = [gradients(part, w, its, head(uses, w)) for part in parts(uses, w)]
+    pulled = {name: torch.einsum("nc,nc...->...", alone, part) for each in found for name, part in each.items()}
+    pairs = [(together, alone), *((part, pulled[name]) for name, part in vjp(alone)[0].items())]
+    size = max(float(one.abs().max()) for _, one in pairs[1:])
+    for (one, other), scale in zip(pairs, [float(alone.abs().max()), *[size] * len(w)], strict=True):
+        if one.shape != other.shape or float((one - other).abs().max()) > 1e-3 * scale:
+            raise ValueError(
+                "`model` must treat every sample on its own; got outputs that change with the other samples. "
+                "Use GroupNorm, or eval mode."
+            )

@@ -11,8 +11,10 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.shard import Shard
 from fedtangent.tangents import dynamics
-from fedtangent.tangents.factors import Factors, Weights, factors
-from fedtangent.tangents.kernel import Kind, operator, pullback, pushforward
+from fedtangent.tangents.factors import Factors, factors
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.operator import operator, pullback, pushforward
+from fedtangent.tangents.uses import uses
 from fedtangent.task import Task
 
 
@@ -23,12 +25,14 @@ class Rows(NamedTuple):
         f: The network's outputs, (N, C).
         y: Labels (N,) or targets (N, C).
         factors: Of the Jacobian.
+        like: The shape of a row of inputs, in no bytes, (N, 0, ...).
         real: Which rows are real and form the kernel, (N,).
     """
 
     f: Tensor
     y: Tensor
     factors: Factors
+    like: Tensor
     real: Tensor
 
 
@@ -52,7 +56,7 @@ class Step:
         selection: By the candidates' true `loss`, the `linearised` network's, or the true loss on `held-out` rows.
     """
 
-    kernel: Kind = "trace"
+    kernel: Literal["trace", "full"] = "trace"
     clock: Literal["flow", "descent"] = "flow"
     times: tuple[int, ...] = (100, 200, 300, 400, 500, 600, 700, 800)
     lr: float = 0.01
@@ -83,17 +87,18 @@ class Step:
         """
         # whatever padding holds, a product with the kernel must not spread it
         rows = rows._replace(factors=trees.map(lambda leaf: _masked(leaf, rows.real), rows.factors))
-        kernel = operator(self.kernel, rows.factors, w)
+        found = uses(task.model, w, rows.like.new_zeros(1, *rows.like.shape[2:]))
+        kernel = operator(self.kernel, found, rows.factors, w)
         if self.clock == "flow":
             s = [lr * time for time in self.times]
             alpha = dynamics.flow(kernel, rows.f, rows.y, rows.real, task.loss, s)
         else:
             alpha = dynamics.descent(kernel, rows.f, rows.y, rows.real, task.loss, lr, self.times)
-        move = pullback(rows.factors, w, alpha)
+        move = pullback(found, rows.factors, w, alpha)
         tries = trees.map(lambda start, by: start - by, w, move)
         if self.selection != "linearised":
             return tries, rows.f.new_zeros(len(self.times))
-        f = rows.f - pushforward(rows.factors, w, move)
+        f = rows.f - pushforward(found, rows.factors, w, move)
         each = torch.func.vmap(lambda f: task.loss.per_sample(f, rows.y))(f)
         return tries, torch.where(rows.real, each, 0).sum(1) / rows.real.sum()
 
@@ -115,8 +120,8 @@ class Step:
 
 def linearize(task: Task, w: Weights, data: Shard) -> Rows:
     """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
-    f, found = factors(task.model, w, data.x)
-    return Rows(f, data.y, found, data.real)
+    f, found = factors(task.model, w, data.x, uses(task.model, w, data.x))
+    return Rows(f, data.y, found, data.x.new_empty(len(data.x), 0, *data.x.shape[1:]), data.real)
 
 
 def score(task: Task, tries: Weights, data: Shard) -> Score:
