@@ -92,6 +92,18 @@ class Language(nn.Module):
         return self.head(torch.tanh(self.words(x).sum(1) * self.words(x.flip(1)).mean(1)))
 
 
+class Flat(nn.Module):
+    """Parameters that go through functions which need not do anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(INPUTS)), nn.Parameter(torch.randn(2 * INPUTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.cat([self.a.flatten(), self.b.contiguous()]).view(3, INPUTS)
+        return nn.functional.linear(x, rows.to(x.dtype)) * self.a.to(x.dtype)[:3]
+
+
 class Recurrent(nn.Module):
     """A layer that vmap cannot run."""
 
@@ -139,6 +151,7 @@ def networks() -> dict[str, nn.Module]:
         "own module": Mixed(),
         "skip": Skip(),
         "tied": Tied(),
+        "flat": Flat(),
         "scales": nn.Sequential(nn.Linear(INPUTS, 4), nn.RMSNorm(4), nn.PReLU(), nn.Linear(4, 6), nn.LayerNorm(6)),
     }
     return {name: model.double() for name, model in found.items()}

@@ -151,7 +151,7 @@ torch.nn.init.constant_(BROKEN.weight, float("nan"))
         ),
         (nn.ReLU(), "have trainable parameters; got none"),
         (BROKEN, "finite gradients; got NaN"),
-        (nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.Flatten()), "look up '0.weight' without max_norm"),
+        (nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.Flatten()), "look up '0' without max_norm"),
     ],
 )
 def test_models_that_have_no_kernel(model: nn.Module, message: str) -> None:

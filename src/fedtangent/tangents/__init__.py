@@ -1,7 +1,27 @@
 """Tangent kernels of any PyTorch model: kernels, the Jacobian as an operator, dynamics. Knows nothing of federation."""
 
+from fedtangent.tangents import infinite, pinn
 from fedtangent.tangents.jacobian import Jacobian, jacobian
 from fedtangent.tangents.kernel import kernel
+from fedtangent.tangents.linearize import Gap, Linearized, linearize
 from fedtangent.tangents.plan import Plan, plan
+from fedtangent.tangents.sketch import sketch
+from fedtangent.tangents.spectrum import Spectrum, distance, drift, spectrum
 
-__all__ = ["Jacobian", "Plan", "jacobian", "kernel", "plan"]
+__all__ = [
+    "Gap",
+    "Jacobian",
+    "Linearized",
+    "Plan",
+    "Spectrum",
+    "distance",
+    "drift",
+    "infinite",
+    "jacobian",
+    "kernel",
+    "linearize",
+    "pinn",
+    "plan",
+    "sketch",
+    "spectrum",
+]

@@ -46,6 +46,10 @@ def check(model: nn.Module) -> None:
                 f"`model` must not mix the samples of a batch; got batch norm in train mode at {name!r}. "
                 "Call model.eval(), or use GroupNorm."
             )
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and (part.max_norm is not None or part.scale_grad_by_freq):
+            raise ValueError(
+                f"`model` must look up {name!r} without max_norm and scale_grad_by_freq; got one of them. Leave it out."
+            )
         drops = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
         if part.training and isinstance(drops, float) and drops > 0:
             raise ValueError(

@@ -1,8 +1,8 @@
 """The ways in which parameters act on a sample, and their gradients from what goes in and how the outputs react.
 
 A use is one call of a torch function with parameters among its arguments, such as a linear map. From its inputs a and
-the sensitivities d of the C outputs to its result follow the gradients of the outputs by its parameters. Where a
-parameter is a matrix that acts at S positions (tokens, pixels), its gradient is sum_s d_s u_s^T, and need not be formed.
+the sensitivities d of the C outputs to its result follow the gradients of the outputs by its parameters. That by a
+matrix which acts at S positions (tokens, pixels) is sum_s d_s u_s^T, and need not be formed.
 
 n samples; G groups of a convolution; I inputs and O results of a group at a position.
 """
@@ -282,10 +282,7 @@ def _embedding(
     sparse: bool = False,
 ) -> Matrix | None:
     if max_norm is not None or scale_grad_by_freq:
-        raise ValueError(
-            f"`model` must look up {call.names[0]!r} without max_norm and scale_grad_by_freq; got one of them. "
-            "Leave both out."
-        )
+        return None
     rows, width = w[weight.key].shape
     skipped = padding_idx if padding_idx is None or padding_idx >= 0 else padding_idx + rows
     positions = math.prod(call.shapes[0][:-1])

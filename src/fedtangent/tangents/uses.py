@@ -57,15 +57,27 @@ def uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
         ValueError: A parameter that is not used, outputs that are no (rows, outputs), integers where floats are needed.
     """
     check(model)
-    recorder = Recorder(w)
+    found: list[Uses] = []
+
+    def look(zero: Tensor) -> Tensor:
+        found.append(_found(model, w, x[:1]))
+        return zero
+
     with torch.no_grad(), plain():
-        try:
-            with recorder:
-                f = call(model, w, x[:1])
-        except RuntimeError as error:
-            if x.is_floating_point():
-                raise
-            raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
+        # inside a transform, as later: there a function that need not do anything gives a new tensor all the same
+        torch.func.vjp(look, next(iter(w.values())).new_zeros(()))
+    return found[0]
+
+
+def _found(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+    recorder = Recorder(w)
+    try:
+        with recorder:
+            f = call(model, w, x)
+    except RuntimeError as error:
+        if x.is_floating_point():
+            raise
+        raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
     if not isinstance(f, Tensor) or f.dim() != 2 or len(f) != 1:
         got = f"shape {tuple(f.shape)}" if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(f"`model` must return (rows, outputs); got {got} for one row. Flatten its outputs.")
