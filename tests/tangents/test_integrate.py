@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtangent.tangents.integrate import _steps, phi_series, stabilised
+from fedtangent.tangents.integrate import _steps, adaptive, phi_series, refined, stabilised
 
 
 @given(stiffness=st.floats(1e-6, 1e6), end=st.floats(1e-3, 300), growth=st.floats(1.01, 3))
@@ -51,3 +51,56 @@ def test_phi_series_reaches_rounding_at_all_times_at_once() -> None:
     for time, row in zip(s, found, strict=True):
         exact = torch.where(rates > 0, -torch.expm1(-rates * time) / rates.clamp(min=1e-9), time) * b
         assert torch.allclose(row, exact, rtol=0, atol=1e-11 * time)
+
+
+def logistic(s: list[float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rates, starts and solution of du/ds = rate (1 / 4 - u^2): u = tanh(rate s / 2 + artanh(2 start)) / 2."""
+    rates = torch.logspace(-1, 4, 9, dtype=torch.float64)
+    start = torch.linspace(-0.2, 0.3, 9, dtype=torch.float64)
+    exact = torch.tanh(torch.tensor(s, dtype=torch.float64)[:, None] * rates / 2 + torch.atanh(2 * start)) / 2
+    return rates, start, exact
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
+def test_refined_keeps_its_tolerance(tolerance: float) -> None:
+    s = [0.003, 0.4, 2.0]
+    rates, start, exact = logistic(s)
+    found = refined(lambda u: rates * (0.25 - u**2), start, 1.0e4, s, tolerance)
+    assert float(((found - exact).norm(dim=1) / exact.norm(dim=1)).max()) < tolerance
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+def test_adaptive_keeps_its_tolerance_in_few_products(tolerance: float) -> None:
+    s, calls = [0.003, 0.4, 200.0], []
+    rates, start, exact = logistic(s)
+
+    def force(u: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return rates * (0.25 - u**2)
+
+    found = adaptive(force, start, 1.0e4, s, tolerance)
+    assert float(((found - exact).norm(dim=1) / exact.norm(dim=1)).max()) < tolerance
+    assert len(calls) < 4000  # explicit steps: a million
+
+
+def test_what_does_not_move_stays() -> None:
+    start = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    for solve in (adaptive, refined):
+        assert solve(lambda u: 0.25 - u**2, start, 1.0, [1.0, 3.0], 1e-8).equal(start.expand(2, 2))
+
+
+def test_a_tolerance_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedtangent.tangents.integrate._HALVINGS", 2)
+    monkeypatch.setattr("fedtangent.tangents.integrate._CALLS", 20)
+    start = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    with pytest.raises(ValueError, match="`tolerance` must be within reach; got 1e-12, and the error stays at"):
+        refined(lambda u: 0.25 - u**2, start, 1.0, [9.0], 1e-12)
+    with pytest.raises(ValueError, match="`tolerance` must be within reach; got 1e-12, and LSODA did not end"):
+        adaptive(lambda u: 0.25 - u**2, start, 1.0, [9.0], 1e-12)
+
+
+def test_a_force_that_is_not_finite_is_told() -> None:
+    start = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    for solve in (adaptive, refined):
+        with pytest.raises(ValueError, match="`loss` must stay finite; got a derivative that is not"):
+            solve(lambda u: torch.log(u), start, 1.0, [0.1, 30.0], 1e-6)

@@ -1,6 +1,7 @@
 """Tangent kernels of any PyTorch model: kernels, the Jacobian as an operator, dynamics. Knows nothing of federation."""
 
 from fedtangent.tangents import infinite, pinn
+from fedtangent.tangents.evolve import Evolution, evolve
 from fedtangent.tangents.jacobian import Jacobian, jacobian
 from fedtangent.tangents.kernel import kernel
 from fedtangent.tangents.linearize import Gap, Linearized, linearize
@@ -9,6 +10,7 @@ from fedtangent.tangents.sketch import sketch
 from fedtangent.tangents.spectrum import Spectrum, distance, drift, spectrum
 
 __all__ = [
+    "Evolution",
     "Gap",
     "Jacobian",
     "Linearized",
@@ -16,6 +18,7 @@ __all__ = [
     "Spectrum",
     "distance",
     "drift",
+    "evolve",
     "infinite",
     "jacobian",
     "kernel",

@@ -1,0 +1,433 @@
+"""Training in the tangent space: the dual state alpha (n, C), the outputs and the weights at any times.
+
+w_t = w_0 - J^T alpha_t and f_t = f_0 - K alpha_t (Lee et al., Wide neural networks of any depth evolve as linear models
+under gradient descent, 2019, in function space); L is the mean over samples of the loss.
+
+    flow       d alpha / ds = dL/df at f_0 - K alpha, from 0 to s = lr t
+    descent    v <- momentum v + dL/df,  alpha <- alpha + lr v: t steps of heavy ball on the linearised network
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, cg
+from torch import Tensor
+
+from fedtangent import losses, trees
+from fedtangent.losses import Loss
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.integrate import adaptive, phi_series, refined
+from fedtangent.tangents.jacobian import Jacobian
+from fedtangent.tangents.modes import Modes, descent_gain, flow_gain, modes
+from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.tangents.symmetric import Operator, Symmetric, read
+
+# Numbers in alpha up to which LSODA may factorise matrices of that many rows: 128 MiB each.
+_FACTORISED = 4096
+# A tolerance below which an operator of that size is better written out, in as many products.
+_TIGHT = 1e-6
+# Products that bound the largest eigenvalue where no eigendecomposition is needed.
+_LANCZOS = 30
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Training in the tangent space at T times; made by `evolve`.
+
+    Attributes:
+        t: The times, in steps.
+        alpha: The dual state, (T, n, C): w_t = w_0 - J^T alpha.
+        f: f_0 - K alpha, (T, n, C). With the full kernel, the linearised network's outputs at w_t; with the trace
+            kernel it steers the residuals and is not.
+        stable_step: The largest lr for which descent with this momentum cannot grow; NaN where the loss states no
+            curvature.
+    """
+
+    t: tuple[float, ...]
+    alpha: Tensor
+    f: Tensor
+    stable_step: float
+
+    def predict(self, kernel_test_train: Tensor, f_0_test: Tensor) -> Tensor:
+        """Outputs on test points f*_0 - K* alpha, (T, n*, C).
+
+        With the full K* they are the linearised network's at w_t, whichever kernel alpha came from.
+
+        Args:
+            kernel_test_train: K* between test and training points, (n*, n, C, C) full, (n*, n) trace or (n*, n, C)
+                diagonal.
+            f_0_test: The network's outputs on the test points at the start, (n*, C).
+
+        Raises:
+            ValueError: Shapes that do not fit.
+        """
+        n, outputs = self.alpha.shape[1:]
+        if f_0_test.dim() != 2 or f_0_test.shape[1] != outputs:
+            raise ValueError(
+                f"`f_0_test` must be (n*, {outputs}); got {tuple(f_0_test.shape)}. Give the outputs on the test points."
+            )
+        rows = len(f_0_test)
+        if tuple(kernel_test_train.shape) not in ((rows, n), (rows, n, outputs), (rows, n, outputs, outputs)):
+            raise ValueError(
+                f"`kernel_test_train` must be ({rows}, {n}, {outputs}, {outputs}) or ({rows}, {n}); "
+                f"got {tuple(kernel_test_train.shape)}. Take it between test and training points."
+            )
+        indices = {2: "mn,tnc->tmc", 3: "mnc,tnc->tmc", 4: "mncd,tnd->tmc"}[kernel_test_train.dim()]
+        return f_0_test - torch.einsum(indices, kernel_test_train, self.alpha.to(kernel_test_train))
+
+    def weights(self, jacobian: Jacobian) -> Weights:
+        """w_t = w_0 - J^T alpha_t: a tree like w_0 with a leading axis T. A product with J^T a time.
+
+        Args:
+            jacobian: J on the training points, at w_0.
+
+        Raises:
+            ValueError: A Jacobian of other shape than alpha.
+        """
+        self._check("jacobian", jacobian)
+        w = jacobian.w
+        return trees.stack([trees.subtract(w, jacobian.vjp(alpha.to(jacobian.f))) for alpha in self.alpha])  # type: ignore[no-any-return]
+
+    def outputs(self, train: Jacobian, test: Jacobian) -> Tensor:
+        """f*_0 - J* J^T alpha, (T, n*, C): what `predict` gives with the full kernel, without one.
+
+        Args:
+            train: J on the training points, at w_0.
+            test: J* on the test points, at the same w_0.
+
+        Raises:
+            ValueError: A Jacobian of other shape than alpha; two of different weights.
+        """
+        self._check("train", train)
+        same = train.w.keys() == test.w.keys()
+        if not same or not all(torch.equal(part, test.w[name]) for name, part in train.w.items()):
+            raise ValueError("`test` must be taken at the weights of train; got others. Use one w for both Jacobians.")
+        return torch.stack([test.f - test.jvp(train.vjp(alpha.to(train.f))) for alpha in self.alpha])
+
+    def _check(self, name: str, jacobian: Jacobian) -> None:
+        if tuple(jacobian.shape[:2]) != tuple(self.alpha.shape[1:]):
+            raise ValueError(
+                f"`{name}` must have the (n, C) of alpha, {tuple(self.alpha.shape[1:])}; "
+                f"got {tuple(jacobian.shape[:2])}. Take it on the training points."
+            )
+
+
+def evolve(
+    kernel: Tensor | Operator,
+    f_0: Tensor,
+    y: Tensor,
+    t: float | Sequence[float],
+    *,
+    loss: Loss = losses.squared,
+    clock: Literal["flow", "descent"] = "flow",
+    lr: float = 1.0,
+    momentum: float = 0.0,
+    tolerance: float = 1e-8,
+) -> Evolution:
+    """The dual state and the outputs after t steps of length lr of training in the tangent space, at T times at once.
+
+    The squared loss in closed form, whatever the time: a matrix by one eigendecomposition, 9 rows^3 operations in
+    float64, where a zero eigenvalue does no harm; the flow of an operator by a Chebyshev series, some sqrt(30 z)
+    products, z = curvature lambda_max lr t / n. Other losses flow to `tolerance`: up to 4096 numbers n C by LSODA, in
+    some 100 to 3,000 products with a matrix, for which an operator is first written out in n C products; beyond that,
+    and an operator to 1e-6 or coarser, by a stabilised method: z = 500 in some 300 products to 1e-3, 2,000 to 1e-6 and
+    45,000 to 1e-8, ten times as many for 100 z at coarse tolerances. Descent of an operator, or under another loss,
+    takes t products.
+
+    The trace kernel acts as K on every output alike; f then steers the residuals and is not the linearised output of
+    w_t, and training does not minimise the linearised network's loss.
+
+    Args:
+        kernel: J J^T on the training points at the start: (n, n, C, C) full, (n, n) trace or (n, n, C) diagonal, or an
+            operator with times(alpha), such as a `Jacobian`; one of up to 128 numbers n C is written out. Products
+            are taken in its own precision, which bounds the accuracy.
+        f_0: The network's outputs on them at the start, (n, C).
+        y: Labels (n,) or targets (n, C).
+        t: Numbers of steps, one or several, increasing; whole for descent. math.inf for the flow of the squared loss:
+            the pseudo-inverse, the least change that fits best; an operator should then be conditioned below some 1e6.
+        loss: The mean over samples is what falls; the squared one is (f - y)^2 / (2 C).
+        clock: `flow` is gradient flow, as if lr went to zero at a constant lr t; `descent` is gradient descent.
+        lr: Length of a step.
+        momentum: Of heavy ball, for descent.
+        tolerance: Relative error of alpha at every time, where it is not closed form.
+
+    Raises:
+        TypeError: A kernel that is neither a tensor nor an operator; a loss that is no Loss.
+        ValueError: Shapes that do not fit; a kernel that is zero or not symmetric; values that are not finite; times
+            that do not increase; lr above the stable step in descent; a loss without curvature in a flow; a tolerance
+            out of reach.
+
+    Example:
+        >>> kernel, f_0, y = torch.tensor([[2.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
+        >>> one = evolve(kernel, f_0, y, [1, 2], clock="descent", lr=0.25)
+        >>> one.f.flatten().tolist(), one.stable_step
+        ([0.5, 0.75], 1.0)
+    """
+    _check_settings(loss, clock, lr, momentum, tolerance)
+    times = _times(t, loss, clock)
+    with torch.no_grad():
+        problem = _problem(kernel, f_0, y, loss)
+        own = modes(problem.matrix) if loss is losses.squared and problem.matrix is not None else None
+        largest = _largest(problem) if own is None else float(own.values.max())
+        if not largest > 0:
+            raise ValueError("`kernel` must be positive semi-definite; got no eigenvalue above 0. Give J J^T itself.")
+        stable = _stable_step(problem, largest, momentum)
+        if clock == "descent" and lr > stable:
+            raise ValueError(
+                f"`lr` must not be above the largest stable step, {stable:.6g}; got {lr}. Lower it, or use a flow."
+            )
+        late = [time for time in times if time > 0]
+        s = [lr * time for time in late]
+        if not late:
+            alpha = f = problem.f_0[:0].reshape(0, *f_0.shape)
+        elif own is not None:
+            rate = own.values / f_0.numel()
+            gain = (
+                flow_gain(rate, s, f_0.numel() * problem.eps)
+                if clock == "flow"
+                else descent_gain(rate, late, lr, momentum)
+            )
+            alpha, f = _closed_form(problem, own, gain)
+        else:
+            if clock == "descent":
+                alpha = _descent(problem, late, lr, momentum)
+            elif loss is losses.squared:
+                alpha = _squared_flow(problem, largest, s, tolerance)
+            else:
+                alpha = _flow(problem, largest, s, tolerance)
+            f = torch.stack([problem.f_0 - problem.times(part) for part in alpha])
+        if len(late) < len(times):
+            alpha, f = torch.cat([torch.zeros_like(f_0)[None], alpha]), torch.cat([problem.f_0[None], f])
+        return Evolution(tuple(times), alpha.to(f_0), f.to(f_0), stable)
+
+
+class _Problem(NamedTuple):
+    """What evolves, in float64.
+
+    Attributes:
+        loss: Of f and y.
+        f_0: (n, C).
+        y: As `loss.residual` takes it fastest.
+        times: K alpha, (n, C).
+        matrix: The kernel (blocks, rows, rows), zero but for its blocks; None of an operator.
+        eps: Of the precision in which the kernel and its products are.
+    """
+
+    loss: Loss
+    f_0: Tensor
+    y: Tensor
+    times: Callable[[Tensor], Tensor]
+    matrix: Tensor | None
+    eps: float
+
+    def force(self, alpha: Tensor) -> Tensor:
+        """dL/df at f_0 - K alpha, (n, C)."""
+        return self.loss.residual(self.f_0 - self.times(alpha), self.y) / len(self.f_0)
+
+
+class _Placed(NamedTuple):
+    """An operator, and f whose shape, precision and device its products have."""
+
+    f: Tensor
+    times: Callable[[Tensor], Tensor]
+
+
+def _problem(kernel: Tensor | Operator, f_0: Tensor, y: Tensor, loss: Loss) -> _Problem:
+    _check_data(f_0, y, loss)
+    own = _symmetric(kernel, f_0)
+    double = f_0.to(torch.float64)
+    y = loss.prepared(double, y.to(torch.float64) if y.is_floating_point() else y)
+    eps = max(torch.finfo(own.like.dtype).eps, torch.finfo(f_0.dtype).eps)
+    if own.matrix is None:
+        return _Problem(loss, double, y, lambda alpha: own.times(alpha.reshape(1, -1, 1)).reshape(f_0.shape), None, eps)
+    matrix = own.matrix.to(torch.float64)
+    return _Problem(loss, double, y, lambda alpha: _unfold(matrix @ _fold(alpha, matrix), alpha.shape), matrix, eps)
+
+
+def _fold(alpha: Tensor, matrix: Tensor) -> Tensor:
+    """(n, C) as the columns (blocks, rows, q) that the kernel's blocks multiply."""
+    return alpha.reshape(1, matrix.shape[1], -1) if len(matrix) == 1 else alpha.mT[..., None]
+
+
+def _unfold(columns: Tensor, shape: Sequence[int]) -> Tensor:
+    """(..., blocks, rows, q) as (..., n, C)."""
+    lead = columns.shape[:-3]
+    return columns.reshape(*lead, *shape) if columns.shape[-3] == 1 else columns[..., 0].mT
+
+
+def _largest(problem: _Problem) -> float:
+    real = torch.ones(len(problem.f_0), dtype=torch.bool, device=problem.f_0.device)
+    return float(largest_eigenvalue(problem.times, problem.f_0, real, _LANCZOS))
+
+
+def _stable_step(problem: _Problem, largest: float, momentum: float) -> float:
+    if problem.loss.curvature is None:
+        return math.nan
+    n, outputs = problem.f_0.shape
+    return 2 * (1 + momentum) * n / (problem.loss.curvature(outputs) * largest)
+
+
+def _closed_form(problem: _Problem, own: Modes, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and f, (T, n, C)."""
+    force = _fold(problem.force(torch.zeros_like(problem.f_0)), own.vectors)
+    alpha, change = (_unfold(own.combined(each, force), problem.f_0.shape) for each in (gain, gain * own.values))
+    return alpha, problem.f_0 - change
+
+
+def _descent(problem: _Problem, times: Sequence[float], lr: float, momentum: float) -> Tensor:
+    alpha, v, now, found = torch.zeros_like(problem.f_0), torch.zeros_like(problem.f_0), 0, []
+    for time in times:
+        for _ in range(int(time) - now):
+            v = momentum * v + problem.force(alpha)
+            alpha = alpha + lr * v
+        if not bool(torch.isfinite(alpha).all()):
+            raise ValueError(f"`lr` must keep descent finite; got {lr}, and it overflowed by step {time:g}. Lower it.")
+        now = int(time)
+        found.append(alpha)
+    return torch.stack(found)
+
+
+def _squared_flow(problem: _Problem, largest: float, s: Sequence[float], tolerance: float) -> Tensor:
+    """The flow of an operator under the squared loss: d alpha / ds = (f_0 - y - K alpha) / (n C)."""
+    size, f_0 = problem.f_0.numel(), problem.f_0
+    b = problem.force(torch.zeros_like(f_0))
+    finite = [time for time in s if not math.isinf(time)]
+    # the bound may fall short by its last digits, and a Chebyshev series grows fast outside of its interval
+    found = [phi_series(lambda alpha: problem.times(alpha) / size, b, 1.01 * largest / size, finite)] if finite else []
+    if len(finite) < len(s):
+        found.append(_pseudo_inverse(problem, size * b, tolerance)[None])
+    return torch.cat(found)
+
+
+def _pseudo_inverse(problem: _Problem, r: Tensor, tolerance: float) -> Tensor:
+    """K^+ r by conjugate gradients: first the part of r that K reaches, z of K z = K r, then K alpha = z.
+
+    Both have a solution where K is singular, and stay orthogonal to what it does not see.
+    """
+
+    def times(alpha: np.ndarray) -> np.ndarray:
+        return problem.times(torch.from_numpy(alpha.copy()).to(r).reshape(r.shape)).reshape(-1).cpu().numpy()
+
+    system = LinearOperator((r.numel(), r.numel()), matvec=times, dtype=np.float64)
+    alpha = r.reshape(-1).cpu().numpy()
+    for right in (times, np.copy):
+        alpha, failed = cg(system, right(alpha), rtol=max(tolerance / 100, problem.eps))
+        if failed:
+            raise ValueError(
+                f"`tolerance` must be within reach; got {tolerance:g}, and conjugate gradients did not end. "
+                "Raise it, or use a finite t."
+            )
+    return torch.from_numpy(alpha).to(r).reshape(r.shape)
+
+
+def _flow(problem: _Problem, largest: float, s: Sequence[float], tolerance: float) -> Tensor:
+    assert problem.loss.curvature is not None
+    n, outputs = problem.f_0.shape
+    stiffness = problem.loss.curvature(outputs) * largest / n
+    start = torch.zeros_like(problem.f_0)
+    if start.numel() <= _FACTORISED and (problem.matrix is not None or tolerance < _TIGHT):
+        return adaptive(_written_out(problem).force, start, stiffness, s, tolerance)
+    return refined(problem.force, start, stiffness, s, max(tolerance, 100 * problem.eps))
+
+
+def _written_out(problem: _Problem) -> _Problem:
+    """The same with the matrix of an operator, in as many products as it has rows."""
+    if problem.matrix is not None:
+        return problem
+    size, shape = problem.f_0.numel(), problem.f_0.shape
+    matrix = problem.f_0.new_zeros(size, size)
+    for i in range(size):
+        one = problem.f_0.new_zeros(size)
+        one[i] = 1
+        matrix[i] = problem.times(one.reshape(shape)).reshape(-1)
+    return problem._replace(times=lambda alpha: (matrix @ alpha.reshape(-1, 1)).reshape(alpha.shape))
+
+
+def _symmetric(kernel: Tensor | Operator, f_0: Tensor) -> Symmetric:
+    """The kernel as a matrix or products, checked."""
+    n, outputs = f_0.shape
+    if isinstance(kernel, Tensor):
+        own = read("kernel", kernel)
+        if own.axes not in ((n, n), (n, n, outputs), (n, n, outputs, outputs)):
+            raise ValueError(
+                f"`kernel` must fit f_0, ({n}, {n}, {outputs}, {outputs}) full or ({n}, {n}) trace; got {own.axes}. "
+                "Take it of the samples of f_0."
+            )
+    else:
+        if not callable(getattr(kernel, "times", None)):
+            raise TypeError(
+                f"`kernel` must be a tensor or an operator with times(alpha); got {type(kernel).__name__}. "
+                "Give a kernel, or a Jacobian."
+            )
+        shape = tuple(getattr(kernel, "shape", f_0.shape))[:2]
+        if shape != (n, outputs):
+            raise ValueError(
+                f"`kernel` must fit f_0, {(n, outputs)}; got an operator of {shape}. Take it of its samples."
+            )
+
+        def times(alpha: Tensor) -> Tensor:
+            found = kernel.times(alpha)
+            if found.shape != alpha.shape:
+                raise ValueError(
+                    f"`kernel` must map {tuple(alpha.shape)} to itself; got {tuple(found.shape)}. Look at its times."
+                )
+            return found
+
+        own = read("kernel", _Placed(f_0, times))
+    own.check("kernel", np.random.default_rng(0))
+    return own
+
+
+def _check_data(f_0: Tensor, y: Tensor, loss: Loss) -> None:
+    if f_0.dim() != 2 or not f_0.is_floating_point() or not f_0.numel():
+        raise ValueError(f"`f_0` must be (n, C) in floating point; got {tuple(f_0.shape)} of {f_0.dtype}. Reshape it.")
+    n, outputs = f_0.shape
+    ours = loss in losses.NAMES.values()
+    if len(y) != n if y.dim() and not ours else tuple(y.shape) != ((n, outputs) if y.is_floating_point() else (n,)):
+        raise ValueError(f"`y` must be labels ({n},) or targets ({n}, {outputs}); got {tuple(y.shape)}. Reshape it.")
+    if ours and not y.is_floating_point() and not 0 <= int(y.min()) <= int(y.max()) < outputs:
+        raise ValueError(
+            f"`y` must hold labels from 0 to {outputs - 1}; got {int(y.min())} to {int(y.max())}. "
+            "Number the classes from 0, or give targets in floating point."
+        )
+    for name, part in (("f_0", f_0), ("y", y)):
+        if not bool(torch.isfinite(part).all()):
+            raise ValueError(f"`{name}` must be finite; got numbers that are not. Look at the network and the data.")
+
+
+def _times(t: float | Sequence[float], loss: Loss, clock: str) -> list[float]:
+    times: list[float] = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel().tolist()
+    if not times or not times[0] >= 0 or not all(a < b for a, b in pairwise(times)):
+        raise ValueError(f"`t` must increase from 0 or above; got {times}. Sort the times and drop repeated ones.")
+    if clock == "descent" and not all(time.is_integer() for time in times):
+        raise ValueError(f"`t` must hold whole numbers of steps for descent; got {times}. Round them, or use a flow.")
+    if math.isinf(times[-1]) and loss is not losses.squared:
+        raise ValueError(
+            f"`t` must be finite for {loss.name!r}; got {times}. Only the squared loss has a limit in general."
+        )
+    return times
+
+
+def _check_settings(loss: Any, clock: str, lr: float, momentum: float, tolerance: float) -> None:
+    if not isinstance(loss, Loss):
+        raise TypeError(f"`loss` must be a Loss; got {type(loss).__name__}. Take one of losses, or losses.custom.")
+    if clock not in ("flow", "descent"):
+        raise ValueError(f"`clock` must be 'flow' or 'descent'; got {clock!r}. Choose one of the two.")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"`lr` must be positive and finite; got {lr}. Give a learning rate such as 0.01.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"`momentum` must be from 0 to below 1; got {momentum}. Use 0 for none.")
+    if momentum and clock == "flow":
+        raise ValueError(f"`momentum` must be 0 in a flow, for heavy ball takes steps; got {momentum}. Use descent.")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"`tolerance` must be between 0 and 1; got {tolerance}. Give a relative error such as 1e-6.")
+    if clock == "flow" and loss.curvature is None:
+        raise ValueError(
+            f"`loss` must state its curvature for a flow; got none for {loss.name!r}. "
+            "Pass curvature= to losses.custom, or use descent."
+        )
