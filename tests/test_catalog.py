@@ -13,6 +13,8 @@ EVERY = [(folder, name) for folder in catalog.FOLDERS for name in catalog.names(
 @pytest.mark.parametrize("folder", catalog.FOLDERS)
 def test_the_folder_is_the_registry(folder: str) -> None:
     files = {path.stem for path in (Path(fedtangent.__file__).parent / folder).glob("*.py")}
+    if folder == "recipes":
+        files -= {"demo", "recipe"}  # experiments, and what a recipe is
     assert catalog.names(folder) == sorted(name for name in files if not name.startswith("_"))
     assert catalog.names(folder)
 
@@ -60,7 +62,7 @@ def test_a_users_own_file_works_the_same_way(tmp_path: Path) -> None:
         ),
         ("topologies", "_rows", r"^`topology` must be one of .*; got '_rows'. .*$"),
         ("topologies", "no/such.py", r"^`topology` must name a file that exists; got 'no/such.py'. Check the path.$"),
-        ("recipes_", "x", r"^`folder` must be one of methods, .*, engines; got 'recipes_'.$"),
+        ("recipes_", "x", r"^`folder` must be one of methods, .*, recipes; got 'recipes_'.$"),
     ],
 )
 def test_unknown_names_are_one_clear_sentence(folder: str, name: str, message: str) -> None:

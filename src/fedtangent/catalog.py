@@ -8,14 +8,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-FOLDERS = ("methods", "models", "datasets", "partitions", "topologies", "engines")
+FOLDERS = ("methods", "models", "datasets", "partitions", "topologies", "engines", "recipes")
 
 
 def names(folder: str) -> list[str]:
-    """The names that a folder offers, sorted: its public file names."""
+    """The names that a folder offers, sorted: its public files that define a function of their own name."""
     if folder not in FOLDERS:
         raise ValueError(f"`folder` must be one of {', '.join(FOLDERS)}; got {folder!r}.")
-    return sorted(path.stem for path in (Path(__file__).parent / folder).glob("*.py") if not path.stem.startswith("_"))
+    files = [path for path in (Path(__file__).parent / folder).glob("*.py") if not path.stem.startswith("_")]
+    return sorted(path.stem for path in files if f"\ndef {path.stem}(" in path.read_text(encoding="utf-8"))
 
 
 def load(folder: str, name: str) -> Callable[..., Any]:

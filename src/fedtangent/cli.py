@@ -4,13 +4,11 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedtangent import __version__, catalog
 from fedtangent.experiments.dry_run import dry_run as planned
@@ -21,7 +19,8 @@ from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.fleet import NodeError
 from fedtangent.recipes import demo as demo_recipe
-from fedtangent.reports import page, records, statistics, table
+from fedtangent.recipes import recipe as recipes
+from fedtangent.reports import page, progress, records, statistics, table
 from fedtangent.reports.finding import finding
 from fedtangent.reports.listings import MEANING
 
@@ -37,8 +36,8 @@ def main(words: Sequence[str] | None = None) -> int:
             raise  # no rule that a user broke: a fault of the program, which its traceback explains
         print(f"fedtangent: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
-    except KeyboardInterrupt:
-        print("fedtangent: stopped.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"fedtangent: stopped{f'; {stop}' if str(stop) else ''}.", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -119,18 +118,36 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
     return _shown([records.read(folder) for folder in _runs(folders)], target, out)
 
 
+def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | None = None) -> int:
+    """Run a recipe: measure, record every row, print the table and write the figure as a page.
+
+    Args:
+        chosen: The recipe.
+        settings: Its options.
+        out: The folder for rows, manifest and page; none is runs/ and the recipe's name.
+    """
+    folder = Path(out or f"runs/{chosen.name}")
+    with progress.rows(chosen.name) as show:
+        found = recipes.run(chosen, settings, folder, show)
+    if not found.measured:
+        print(f"Measured before, in {folder}; give another --out to measure anew.")
+    Console().print(found.table)
+    print(f"Written to {folder / recipes.PAGE}.")
+    return 0
+
+
 def list_() -> int:
-    """Show the methods, data sets, models, partitions, topologies and engines."""
-    for folder in ("methods", "datasets", "models", "partitions", "topologies", "engines"):
+    """Show the methods, models, data sets, partitions, topologies, engines and recipes."""
+    for folder in catalog.FOLDERS:
         print(folder)
-        for name in catalog.names(folder):
-            if folder != "datasets" or _from_folder(name):
-                print(f"  {name:18}{catalog.summary(folder, name)}")
+        _print_names(folder)
     return 0
 
 
 def _command(words: list[str]) -> int:
-    commands: dict[str, Callable[..., int]] = {"run": run, "demo": demo, "report": report, "list": list_}
+    commands: dict[str, Callable[..., int]] = {
+        "run": run, "demo": demo, "report": report, "recipe": recipe, "list": list_,
+    }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
         for name, command in commands.items():
@@ -145,6 +162,8 @@ def _command(words: list[str]) -> int:
     name, rest = words[0], words[1:]
     if name == "run":
         return _parse_run(rest)
+    if name == "recipe":
+        return _parse_recipe(rest)
     parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
     if name == "report":
         parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds several.")
@@ -183,6 +202,25 @@ def _parse_run(words: list[str]) -> int:
     return run(settings, **command)
 
 
+def _parse_recipe(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: fedtangent recipe NAME [options]\n\n{_first_line(recipe)}\n")
+        _print_names("recipes")
+        print("\nNAME may be a file of your own, too; fedtangent recipe NAME --help tells its options.")
+        return 0
+    if words[0].startswith("-"):
+        names = ", ".join(catalog.names("recipes"))
+        raise ValueError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
+    chosen, own = recipes.load(words[0]), options(recipe)
+    known = {**own, **chosen.options}
+    parser = _Parser(f"fedtangent recipe {words[0]}", f"{chosen.name}: {chosen.summary}")
+    for option in known.values():
+        parser.offer(option, option.name)
+    given = parser.values(words[1:], known, f"an option of {chosen.name}")
+    settings = {key: _value(known[key], value) for key, value in given.items()}
+    return recipe(chosen, settings, **{key: settings.pop(key) for key in own if key in settings})
+
+
 def _run_parser(
     method: str, own: dict[str, Option], fields: dict[str, Option], known: dict[str, list[tuple[str, Option]]]
 ) -> "_Parser":
@@ -206,7 +244,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser without abbreviations, whose errors are sentences."""
 
     def __init__(self, prog: str, description: str = "", add_help: bool = True) -> None:
-        usage = f"{prog}{' DIR ...' if prog.endswith('report') else ''} [options]"
+        usage = f"{prog}{' DIR ...' if prog == 'fedtangent report' else ''} [options]"
         text = description.replace("%", "%%")
         super().__init__(prog=prog, usage=usage, description=text, allow_abbrev=False, add_help=add_help)
 
@@ -265,6 +303,12 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (getdoc(function) or "").splitlines()[0]
 
 
+def _print_names(folder: str) -> None:
+    for name in catalog.names(folder):
+        if folder != "datasets" or _from_folder(name):
+            print(f"  {name:18}{catalog.summary(folder, name)}")
+
+
 def _from_folder(name: str) -> bool:
     """Whether a data set can be had by name: one that takes Python objects cannot."""
     return "data_dir" in signature(catalog.load("datasets", name)).parameters
@@ -317,23 +361,5 @@ def _shown(found: Sequence[records.Record], target: float | None, out: str) -> i
 
 def _progressing(built: Setup, out: str | None, **how: bool) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere."""
-    with _bar(built) as show:
+    with progress.rounds(built) as show:
         return run_experiment(built, out, on_round=show, **how)
-
-
-@contextmanager
-def _bar(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
-    console, rounds, name = Console(stderr=True), built.experiment.rounds, built.description["method"]
-
-    def words(entry: dict[str, Any]) -> str:
-        key = "accuracy" if built.classes else "loss"
-        value = "-" if entry[key] is None else f"{entry[key]:.4f}"
-        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}"
-
-    if not console.is_terminal:
-        yield lambda entry: print(f"{name}  {words(entry)}  {entry['seconds']:.2f} s", file=sys.stderr, flush=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=rounds, said="")
-        yield lambda entry: progress.update(task, completed=entry["round"], said=words(entry))

@@ -31,7 +31,7 @@ def test_a_failure_leaves_the_older_one(failure: BaseException, tmp_path: Path) 
     if isinstance(failure, OSError):
         assert str(caught.value) == (
             f"`out` must be a folder that can be written; got {tmp_path} (No space left on device, at a.txt). "
-            "Free some space or choose another; the rounds before this one are kept, and --resume goes on from there."
+            "Free some space or choose another; what was recorded before is kept, and can be gone on from."
         )
 
 

@@ -51,7 +51,7 @@ def explained(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
             f"`out` must be a folder that can be written; got {path.parent} ({reason}, at {path.name}). "
-            "Free some space or choose another; the rounds before this one are kept, and --resume goes on from there."
+            "Free some space or choose another; what was recorded before is kept, and can be gone on from."
         ) from error
 
 

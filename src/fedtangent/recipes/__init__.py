@@ -1,1 +1,1 @@
-"""Recipes: a function that returns experiments, and the figure of their records."""
+"""Recipes: a paper's table or figure, measured anew by `fedtangent recipe`; and the experiments of the demo."""

@@ -1,0 +1,138 @@
+"""A recipe as a value, and running one: its rows are recorded as they are found, its table and figure at the end."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from fedtangent import catalog
+from fedtangent.experiments import rows
+from fedtangent.experiments.options import Option, options, resolved
+from fedtangent.experiments.rows import Row
+from fedtangent.reports import recipe_page
+
+PAGE = "figure.html"
+
+
+class Recipe(NamedTuple):
+    """What a file of the folder `recipes` defines.
+
+    Attributes:
+        name: The file's.
+        summary: The first sentence of the file's docstring.
+        measure: Yields rows; its keyword-only parameters are the recipe's options. A first parameter, where it has
+            one, takes the rows that an interrupted run has left, and only the others are yielded.
+        table: rows -> the rows of the summary that is printed.
+        figure: rows -> their figure.
+    """
+
+    name: str
+    summary: str
+    measure: Callable[..., Iterable[Row]]
+    table: Callable[[list[Row]], list[Row]]
+    figure: Callable[[list[Row]], Figure]
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """What can be chosen."""
+        return options(self.measure)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on where it was stopped."""
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return any(parameter.kind in kinds for parameter in inspect.signature(self.measure).parameters.values())
+
+
+class Found(NamedTuple):
+    """What a recipe found.
+
+    Attributes:
+        rows: All that was measured.
+        table: Its summary, for the terminal.
+        measured: Whether any of it was measured now, and not before.
+    """
+
+    rows: list[Row]
+    table: Table
+    measured: bool
+
+
+def load(name: str) -> Recipe:
+    """The recipe of this name, or of a user's own file, whose path ends in .py.
+
+    Raises:
+        ValueError: No such recipe, or a file that defines something else.
+    """
+    measure = catalog.load("recipes", name)
+    module = sys.modules[measure.__module__]
+    for part in ("table", "figure"):
+        if not callable(getattr(module, part, None)):
+            raise ValueError(f"`{name}` must define table(rows) and figure(rows); got no {part!r}. Add it.")
+    if "out" in options(measure):
+        raise ValueError(f"`{name}` must not have the option 'out', which is where to record. Name it otherwise.")
+    return Recipe(Path(name).stem, catalog.summary("recipes", name), measure, module.table, module.figure)
+
+
+def run(
+    recipe: Recipe, given: Mapping[str, Any], folder: Path, on_row: Callable[[Row], None] = lambda row: None
+) -> Found:
+    """What the recipe finds with these options, recorded in the folder: manifest, rows, and the page of its figure.
+
+    Rows that an earlier run has left there are kept: complete ones are only shown, others are gone on from where the
+    recipe can.
+
+    Raises:
+        ValueError: Not the recipe's options, or a folder that holds something else.
+        TypeError: A recipe whose rows are not flat.
+        OSError: The folder cannot be written.
+        KeyboardInterrupt: As it came, with a sentence about what is kept.
+    """
+    chosen = resolved(recipe.name, recipe.measure, given)
+    own = rows.manifest(recipe.name, chosen)
+    before = rows.there(folder, own) or {}
+    complete = before.get("complete") is True
+    found = rows.read(folder) if before and (complete or recipe.resumes) else []
+    if not complete:
+        try:
+            _measure(recipe, chosen, folder, own, found, on_row)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_kept(recipe, folder)) from None
+    summary = recipe.table(found)
+    recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, own, found, summary, recipe.figure)
+    return Found(found, recipe_page.terminal(summary), not complete)
+
+
+def _measure(
+    recipe: Recipe,
+    chosen: Mapping[str, Any],
+    folder: Path,
+    own: Mapping[str, Any],
+    found: list[Row],
+    on_row: Callable[[Row], None],
+) -> None:
+    """Adds to `found`, and to the folder, the rows that are missing."""
+    begun = False
+    for row in recipe.measure(*([list(found)] if recipe.resumes else []), **chosen):
+        rows.check(row, recipe.name)
+        if not begun:  # not before: what the recipe refuses leaves no folder behind
+            rows.begin(folder, own, found)
+            begun = True
+        rows.append(folder, row)
+        found.append(row)
+        on_row(row)
+    if not found:
+        raise ValueError(f"`{recipe.name}` must yield at least one row; got none. Choose options that measure.")
+    rows.begin(folder, {**own, "complete": True}, found)
+
+
+def _kept(recipe: Recipe, folder: Path) -> str:
+    count = len(rows.read(folder))
+    if not count:
+        return "no row was measured yet"
+    again = "goes on from there" if recipe.resumes else "begins anew"
+    return f"{count:,} rows are kept in {folder}, and the same command {again}"

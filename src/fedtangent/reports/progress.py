@@ -1,0 +1,56 @@
+"""How far a command is, on stderr: a bar or a line that is written anew on a terminal, plain lines elsewhere."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from fedtangent.experiments.setup import Setup
+from fedtangent.reports import statistics
+
+
+@contextmanager
+def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """What tells a run's rounds: a bar, or a line a round."""
+    console, rounds, name = Console(stderr=True), built.experiment.rounds, built.description["method"]
+
+    def words(entry: dict[str, Any]) -> str:
+        key = "accuracy" if built.classes else "loss"
+        value = "-" if entry[key] is None else f"{entry[key]:.4f}"
+        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}"
+
+    if not console.is_terminal:
+        yield lambda entry: print(f"{name}  {words(entry)}  {entry['seconds']:.2f} s", file=sys.stderr, flush=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=rounds, said="")
+        yield lambda entry: progress.update(task, completed=entry["round"], said=words(entry))
+
+
+@contextmanager
+def rows(name: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What tells a recipe's rows: a line with the latest one, or a line a second at most."""
+    console, last = Console(stderr=True), -math.inf
+
+    def words(row: Mapping[str, Any]) -> str:
+        said = (f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in row.items())
+        return "  ".join([name, *said])
+
+    def tell(row: Mapping[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() > last + 1:
+            last = time.monotonic()
+            print(words(row), file=sys.stderr, flush=True)
+
+    if not console.is_terminal:
+        yield tell
+        return
+    with console.status(name) as status:
+        yield lambda row: status.update(Text(words(row), overflow="ellipsis", no_wrap=True))
