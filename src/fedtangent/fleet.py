@@ -8,6 +8,7 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     at_server(fn, *x)          Central -> Central         nothing
     broadcast(x)               Central T -> Each T        server to all
     mean(x_k, weight_k)        Each T -> Central T        all to server
+    sum(x_k)                   Each T -> Central T        all to server, which need not see any of them
     gather(x_k)                Each T -> Central [T]      all to server
     mix(x_k)                   Each -> Each               every node to its neighbours: the gossip matrix times values
     share(x_k)                 Each T -> Each Inbox[T]    every node to its neighbours
@@ -203,6 +204,25 @@ class Fleet:
             raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
         return Central(trees.weighted_sum(values, [w / sum(weights) for w in weights]))
 
+    def sum(self, x_k: Each[T]) -> tuple[Central[T], Central[int]]:
+        """sum_k x_k at the server, and how many messages it refused: all that secure aggregation would show it.
+
+        Refused, and no part of the sum, are messages of other shapes than most, or with a number that is not finite.
+
+        Raises:
+            ValueError: No message is left.
+        """
+        values = self._to_server(x_k)
+        kinds = [str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), value)) for value in values]
+        usual = max(kinds, key=kinds.count)
+        good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and bool(trees.all_finite(x))]
+        if not good:
+            raise ValueError(
+                f"`x_k` must hold a message that is finite; got none of {len(values)} in round {self.round}. "
+                "Look at the data and the weights."
+            )
+        return Central(trees.weighted_sum(good, [1] * len(good))), Central(len(values) - len(good))
+
     def gather(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> Central[list[T]]:
         """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
         return Central(self._to_server(x_k, bill))
@@ -225,17 +245,24 @@ class Fleet:
         return self.ask(lambda _, x: x, self.everywhere(torch.zeros(0)), x_k)
 
     def ask(
-        self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], bill: Callable[[T], int] = trees.payload_bytes
+        self,
+        fn: Callable[..., T],
+        x_k: Each[Any],
+        *y_k: Each[Any],
+        known_k: Each[Any] | None = None,
+        bill: Callable[[T], int] = trees.payload_bytes,
     ) -> Each[Inbox]:
         """Node i sends x_i to every neighbour j, which computes fn(x_i, *y_j) and sends it back: i's Inbox.
 
         Args:
-            fn: Of i's question and j's own values.
+            fn: Of i's question and j's own values; of what j knows of i, the question and j's own where that is given.
             x_k: The questions.
             y_k: What the answering node holds.
+            known_k: What i has asked the same neighbours with before in this round, and so need not send again.
             bill: Replaces the byte count of an answer, where another form of it is what would be sent.
         """
-        self._check(x_k, *y_k)
+        asked = [x_k] if known_k is None else [known_k, x_k]
+        self._check(*asked, *y_k)
         self._require_graph()
         own = dict(zip(self.nodes, self._settled(y_k), strict=True))
         unsent = set(self.nodes)  # an answer that is computed again, to spare memory, was sent once
@@ -243,11 +270,12 @@ class Fleet:
         def pull(nodes: Sequence[int], cache: Cache) -> list[Inbox]:
             # a lonely node answers itself, for the shapes
             group = {i: self._neighbours(i) or (i,) for i in nodes}
-            pairs = [(x, i, j) for x, i in zip(x_k.pull(nodes, cache), nodes, strict=True) for j in group[i]]
-            answers = self._call(fn, [j for _, _, j in pairs], [(x, *own[j]) for x, _, j in pairs])
+            questions = _rows([each.pull(nodes, cache) for each in asked], len(nodes))
+            pairs = [(x, i, j) for x, i in zip(questions, nodes, strict=True) for j in group[i]]
+            answers = self._call(fn, [j for _, _, j in pairs], [(*x, *own[j]) for x, _, j in pairs])
             for (x, i, j), answer in zip(pairs, answers, strict=True):
                 if i in unsent and i != j:
-                    self.ledger.send(i, j, trees.payload_bytes(x))
+                    self.ledger.send(i, j, trees.payload_bytes(x[-1]))
                     self.ledger.send(j, i, bill(answer))
             unsent.difference_update(nodes)
             slots = iter(answers)

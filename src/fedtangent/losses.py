@@ -17,6 +17,7 @@ class Loss(NamedTuple):
         curvature: An upper bound of the largest eigenvalue of d^2 per_sample / d f^2, for a given number of outputs;
             None where none is known.
         prepared: (f, y) -> y in the form that `residual` takes fastest, for one who calls it many times.
+        root: (f (rows, outputs), y) -> R (rows, outputs, outputs) with R R^T = d^2 per_sample / d f^2.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Loss(NamedTuple):
     residual: Callable[[Tensor, Tensor], Tensor]
     curvature: Callable[[int], float] | None
     prepared: Callable[[Tensor, Tensor], Tensor] = lambda f, y: y
+    root: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def _targets(f: Tensor, y: Tensor) -> Tensor:
@@ -33,6 +35,12 @@ def _targets(f: Tensor, y: Tensor) -> Tensor:
     return (torch.arange(f.shape[-1], device=f.device)[:, None] == y[..., None, :]).to(f.dtype).mT
 
 
+def _softmax_root(p: Tensor) -> Tensor:
+    """(1 - p 1^T) diag(sqrt p), whose square is diag(p) - p p^T: a column for every class that might be drawn."""
+    root = p.sqrt()
+    return torch.diag_embed(root) - p[..., None] * root[..., None, :]
+
+
 cross_entropy = Loss(
     "cross_entropy",
     per_sample=lambda f, y: torch.logsumexp(f, -1) - f.gather(-1, y[..., None])[..., 0],
@@ -40,6 +48,7 @@ cross_entropy = Loss(
     residual=lambda f, y: torch.softmax(f.movedim(-1, 0), 0).movedim(0, -1) - _targets(f, y),
     curvature=lambda outputs: 0.5,  # the largest eigenvalue of diag(p) - p p^T
     prepared=_targets,
+    root=lambda f, y: _softmax_root(torch.softmax(f, -1)),
 )
 
 
@@ -49,6 +58,9 @@ squared = Loss(
     residual=lambda f, y: (f - _targets(f, y)) / f.shape[-1],
     curvature=lambda outputs: 1 / outputs,
     prepared=_targets,
+    root=lambda f, y: (
+        torch.eye(f.shape[-1], dtype=f.dtype, device=f.device).expand(len(f), -1, -1) / f.shape[-1] ** 0.5
+    ),
 )
 
 
@@ -82,6 +94,23 @@ def custom(fn: Callable[[Tensor, Tensor], Tensor], name: str | None = None, curv
         residual=by_row(torch.func.grad(one_row)),
         curvature=None if curvature is None else lambda outputs: curvature,
     )
+
+
+def curvature_root(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
+    """R (rows, outputs, outputs), R R^T = d^2 per_sample / d f^2 without what is negative of it.
+
+    Of a loss that states no root by an eigendecomposition a row.
+    """
+    if loss.root is not None:
+        return loss.root(f, y)
+
+    def one(f: Tensor, y: Tensor) -> Tensor:
+        return loss.residual(f[None], y[None])[0]
+
+    second = torch.func.vmap(torch.func.jacrev(one))(f, y)
+    values, vectors = torch.linalg.eigh((second + second.mT) / 2)
+    found: Tensor = vectors * values.clamp_min(0).sqrt()[..., None, :]
+    return found
 
 
 def mean(loss: Loss, f: Tensor, y: Tensor, real: Tensor | None = None) -> Tensor:

@@ -40,6 +40,7 @@ class Uses:
         gated: The linear map that only functions of one number and the last one follow, if there is one.
         touched: Numbers in all results of torch functions for one sample.
         kept: Numbers kept of the inputs for one sample, by use.
+        fixed: The uses whose inputs do not depend on the parameters.
     """
 
     by_name: dict[str, Use]
@@ -48,6 +49,7 @@ class Uses:
     gated: str | None
     touched: int
     kept: dict[str, int]
+    fixed: frozenset[str]
 
 
 def uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
@@ -92,7 +94,7 @@ def _found(model: nn.Module, w: Weights, x: Tensor) -> Uses:
     if gated and not _dense(recorder.uses[gated]):
         gated = None
     kept = {key: sum(part.numel() for part in its) for key, its in recorder.kept.items()}
-    return Uses(recorder.uses, f.shape[1], last, gated, recorder.touched, kept)
+    return Uses(recorder.uses, f.shape[1], last, gated, recorder.touched, kept, frozenset(recorder.fixed))
 
 
 class Recorder(TorchFunctionMode):
@@ -112,6 +114,7 @@ class Recorder(TorchFunctionMode):
         self.uses: dict[str, Use] = {}
         self.kept: dict[str, Tensors] = {}
         self.results: dict[str, Tensor] = {}
+        self.fixed: list[str] = []
         self.touched = 0
         self.flow = _Flow()
         self._names = {id(part): name for name, part in w.items()}
@@ -136,8 +139,12 @@ class Recorder(TorchFunctionMode):
                 result = optree.tree_map(lambda part: part + next(probes) if floats(part) else part, result)
                 parts = floats(result)
             self.results[key] = parts[0]
+            if not self.flow.moved(leaves, self._names):
+                self.fixed.append(key)
         self.touched += sum(part.numel() for part in parts)
         self.flow.add(function, floats(leaves), parts, key)
+        if own or self.flow.moved(leaves):
+            self.flow.move(parts)
         return result
 
     def _use(self, function: Any, leaves: list[Any], structure: Any, parts: Tensors) -> str:
@@ -173,6 +180,7 @@ class Recorder(TorchFunctionMode):
             **{**given, **sides, **eyes, **none, "use_separate_proj_weight": True}
         )
         self.touched += 8 * mixed.numel()
+        self.flow.move((mixed,))
         return self._run(F.linear, (mixed, given["out_proj_weight"], given["out_proj_bias"]), {}), scores
 
 
@@ -184,6 +192,7 @@ class _Flow:
         self._alive: list[Tensor] = []  # so that no other tensor takes an id
         self._consumed: Counter[int] = Counter()
         self._reached: dict[str, list[str | None]] = {}
+        self._moved: set[int] = set()
 
     def add(self, function: Any, inputs: Tensors, results: Tensors, key: str | None) -> None:
         for part in inputs:
@@ -197,6 +206,15 @@ class _Flow:
                 self._reached.setdefault(source, []).append(key)
         if key is not None and len(results) == 1:
             self._follow(results[0], key)
+
+    def move(self, parts: Tensors) -> None:
+        """Notes that these depend on the parameters."""
+        self._moved.update(id(part) for part in parts)
+        self._alive.extend(parts)
+
+    def moved(self, leaves: list[Any], without: Any = ()) -> bool:
+        """Whether one of these depends on the parameters."""
+        return any(id(leaf) in self._moved and id(leaf) not in without for leaf in leaves)
 
     def sole_source(self, last: str) -> str | None:
         """The use that reaches `last` and nothing else."""

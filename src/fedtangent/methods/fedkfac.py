@@ -1,0 +1,121 @@
+"""FedKFAC: the tangent step from sums alone; Kronecker factors take the kernel's role, and a few numbers correct them.
+
+The step is the damped Gauss-Newton step of Martens and Grosse, Optimizing Neural Networks with Kronecker-factored
+Approximate Curvature, ICML 2015 (sections 6.3 and 7), from sums that clients send; second-order *gradient* mixing, as
+FedNL (Safaryan et al., ICML 2022) for convex problems. NTK-FL (Yue et al., ICML 2022) sends every row's Jacobian.
+
+    server:  w <- w_0,  v <- 0
+             A <- sum_k over all clients of the input moments of the layers that see the data itself, once
+    round:   S <- a random set of max(C K, 1) clients
+             g, A, B <- sum_k in S of k's gradient, moments of inputs and of output sensitivities at w
+             D <- v, and (B + damping)^-1 g (A + damping)^-1 for several dampings
+             Q <- sum_k in S of D^T J^T H J D          the exact curvature along these few directions
+             c <- -(Q + m diag Q)^-1 D^T g             for several ridges m, times several scales
+             L(c) <- sum_k in S of k's loss at w + D c
+             v <- D c,  w <- w + v                     with the c of the lowest loss
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from fedtangent import trees
+from fedtangent.fleet import Central, Each, Fleet, Method, participants
+from fedtangent.shard import Shard
+from fedtangent.tangents import kfac
+from fedtangent.tangents.kfac import Moments
+from fedtangent.tangents.span import Span, candidates, curvature
+from fedtangent.tangents.step import Score, choose, held_out, nothing_found, score
+from fedtangent.task import Task, Weights
+
+
+class State(NamedTuple):
+    """w: the server's weights. v: the last displacement. a: input moments of the layers that see the data, means."""
+
+    w: Central[Weights]
+    v: Central[Weights]
+    a: Central[dict[str, Tensor]]
+
+
+def fedkfac(
+    task: Task,
+    *,
+    participation: float = 1.0,
+    dampings: Sequence[float] = (1.0, 100.0),
+    ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    scales: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+    momentum: bool = True,
+    selection: Literal["held-out", "loss"] = "held-out",
+    other: Literal["refuse", "exact"] = "refuse",
+    wire: Literal["full", "bfloat16"] = "full",
+) -> Method:
+    """FedKFAC; the defaults are tuned on validation rows.
+
+    Args:
+        task: Model and loss.
+        participation: C, the share of the clients in a round.
+        dampings: Of the Kronecker factors, in units of their mean eigenvalue; a direction each.
+        ridges: m, relative to the curvature along every direction; candidates of each.
+        scales: Parts of the step; candidates of each.
+        momentum: Whether the last displacement is one of the directions.
+        selection: Of the candidate, by the true loss on `held-out` rows, a tenth of every client's, or on those that
+            the step was taken with (`loss`).
+        other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
+            take `exact` blocks of the Gauss-Newton matrix.
+        wire: The precision in which the server sends the directions; all work with what was sent.
+    """
+    cohort = participants(participation)
+    span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
+    if selection not in ("held-out", "loss"):
+        raise ValueError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
+
+    def init(fleet: Fleet, data_k: Each[Shard]) -> State:
+        sums, _ = fleet.sum(fleet.map(first_inputs, data_k))
+        a = fleet.at_server(lambda sums: trees.scale(sums[0], 1 / sums[1]), sums)
+        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a)
+
+    def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
+        clients = cohort(fleet)
+        fit_k = held_k = data_k
+        if selection == "held-out":  # the same rows in every round
+            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
+        w_k = clients.broadcast(state.w)
+        total, refused = clients.sum(clients.map(moments, w_k, fit_k))
+        basis = fleet.at_server(span.basis, total, state.a, state.v)
+        basis_k = clients.broadcast(basis)
+        q, _ = clients.sum(clients.map(along, w_k, basis_k, fit_k))
+        c = fleet.at_server(combined, total, basis, q)
+        loss, _ = clients.sum(clients.map(losses, w_k, basis_k, clients.broadcast(c), held_k))
+        w, v, choice = fleet.at_server(best, state.w, basis, c, loss)
+        return State(w, v, state.a), {
+            "choice": choice,
+            "refused": refused,
+            "failed": fleet.at_server(nothing_found, choice),
+        }
+
+    def first_inputs(data: Shard) -> tuple[dict[str, Tensor], Tensor]:
+        found = kfac.moments(task, task.w_0, data, other=other, inputs="fixed")
+        return found.inputs, found.rows
+
+    def moments(w: Weights, data: Shard) -> Moments:
+        return kfac.moments(task, w, data, other=other, inputs="moving")
+
+    def along(w: Weights, basis: Weights, data: Shard) -> tuple[Tensor, Tensor]:
+        return curvature(task, w, basis, data), data.real.sum()
+
+    def combined(total: Moments, basis: Weights, q: tuple[Tensor, Tensor]) -> Tensor:
+        return span.combinations(total, basis, q[0] / q[1])
+
+    def losses(w: Weights, basis: Weights, c: Tensor, data: Shard) -> Score:
+        return score(task, candidates(w, basis, c), data)
+
+    def best(w: Weights, basis: Weights, c: Tensor, loss: Score) -> tuple[Weights, Weights, Tensor]:
+        chosen, choice = choose(w, candidates(w, basis, c), loss.total / loss.rows, range(1, len(c) + 1))
+        return chosen, trees.subtract(chosen, w), choice
+
+    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
+        return state.w
+
+    return Method("fedkfac", init, round, "aggregate", False, aggregate, kfac.node_bytes(task, span.tries))

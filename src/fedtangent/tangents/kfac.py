@@ -1,0 +1,271 @@
+"""The Gauss-Newton matrix from sums over samples, by Kronecker factors: moments of inputs and of output sensitivities.
+
+Martens, Grosse. Optimizing Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015. Grosse, Martens.
+A Kronecker-factored approximate Fisher matrix for convolution layers. ICML 2016 (positions).
+
+With inputs u at S positions, sensitivities d of the C outputs, and H the loss's second derivative by them, a layer's
+block of J^T H J is about A (x) B, A = sum over samples and positions of u u^T, B = the mean over positions of d^T H d.
+N samples; G groups of a convolution; I inputs, the bias's 1 among them, and O results of a group.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedtangent import losses, trees
+from fedtangent.shard import Shard
+from fedtangent.tangents.factors import Factors, factors, head, sensitivities
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.layers import Affine, Matrix, Use
+from fedtangent.tangents.uses import Uses, uses
+from fedtangent.task import Task
+
+# The most parameters of a block that is kept whole.
+_LARGEST = 8192
+
+Other = Literal["refuse", "exact"]
+
+
+class Block(NamedTuple):
+    """Parameters that share a block of the Gauss-Newton matrix.
+
+    Attributes:
+        uses: Where they are used.
+        kronecker: Whether they are the weight, and perhaps the bias, of a linear map; else the block is kept whole.
+        fixed: Whether the map's inputs are the data's, whatever the weights.
+    """
+
+    uses: tuple[str, ...]
+    kronecker: bool
+    fixed: bool
+
+
+class Moments(NamedTuple):
+    """What a node says of its rows: sums over them, and nothing else. Any sum of moments is moments.
+
+    Attributes:
+        gradient: Of the loss by the parameters.
+        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name.
+        outputs: B of every linear map, (G, O (O + 1) / 2); of whole blocks J^T H J, (1, P (P + 1) / 2).
+        rows: How many.
+    """
+
+    gradient: Weights
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    rows: Tensor
+
+
+def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
+    """The blocks of a model, each named by its parameters with commas between.
+
+    Args:
+        found: The uses of its parameters.
+        other: What becomes of parameters that are neither of a linear map nor of a normalisation: an error, or whole
+            blocks, one a parameter.
+
+    Raises:
+        ValueError: Parameters without Kronecker factors.
+    """
+    if other not in ("refuse", "exact"):
+        raise ValueError(f"`other` must be 'refuse' or 'exact'; got {other!r}. Choose one of the two.")
+    owners: dict[str, list[str]] = {}
+    for key, use in found.by_name.items():
+        for name in use.call.names:
+            owners.setdefault(name, []).append(key)
+    made: dict[str, Block] = {}
+    for name, own in owners.items():
+        peers = [found.by_name[key] for key in own]
+        names = _names(peers[0])
+        if len(names) > 1 and name in names[1:] and ",".join(names) in made:
+            continue  # the bias of a weight that is there
+        alike = all(_names(peer) == names and all(owners[each] == own for each in names) for peer in peers)
+        if alike and name == names[0] and all(isinstance(peer, Matrix) and not peer.lookup for peer in peers):
+            made[",".join(names)] = Block(tuple(own), True, len(own) == 1 and own[0] in found.fixed)
+        elif alike and name == names[0] and isinstance(peers[0], Affine) and len(own) == 1:
+            made[",".join(names)] = Block(tuple(own), False, False)
+        elif other == "refuse":
+            function = getattr(peers[0].call.function, "__name__", "a function")
+            raise ValueError(
+                f"`model` must have Kronecker factors for every parameter; got none for {name!r}, used by {function}. "
+                "Choose other='exact' for whole blocks of such parameters, or freeze it."
+            )
+        else:
+            made[name] = Block(tuple(own), False, False)
+    return made
+
+
+def moments(
+    task: Task, w: Weights, data: Shard, *, other: Other = "refuse", inputs: Literal["all", "moving", "fixed"] = "all"
+) -> Moments:
+    """The sums over a node's real rows, at w: a forward, at most C backward passes, N G S (I^2 + C O^2) multiply-adds.
+
+    Args:
+        task: Model and loss.
+        w: The weights.
+        data: The rows.
+        other: As for `blocks`.
+        inputs: Which A: of all linear maps, of those whose inputs move with the weights, or of the others.
+    """
+    found = uses(task.model, w, data.x)
+    made = blocks(found, other)
+    f, parts = factors(task.model, w, data.x, found)
+    y = data.y
+    residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
+    root = torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, y), 0)
+    gradient: Weights = {}
+    a: dict[str, Tensor] = {}
+    b: dict[str, Tensor] = {}
+    for key, block in made.items():
+        if not block.kronecker:
+            j = _rows(found, w, parts, block, key.split(","))
+            gradient |= _split(torch.einsum("nc,ncp->p", residual, j), w, key)
+            d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
+            b[key] = pack((d.mT @ d)[None])
+            continue
+        total, positions = None, 0
+        for one in block.uses:
+            use = found.by_name[one]
+            assert isinstance(use, Matrix)
+            u, d = _sides(found, w, parts, one, use, data.real)
+            positions += use.positions
+            wanted = inputs == "all" or (inputs == "fixed") == block.fixed
+            sums = (
+                torch.einsum("ncgos,nc,ngis->goi", d, residual, u),
+                torch.einsum("ngis,ngjs->gij", u, u) if wanted else u.new_zeros(0),
+                _squares(torch.einsum("nck,ncgos->gnkso", root, d)),
+            )
+            total = sums if total is None else trees.add(total, sums)
+        assert total is not None
+        gradient |= _parameters(total[0], w, key)
+        if wanted:
+            a[key] = pack(total[1])
+        b[key] = pack(total[2] / positions)
+    gradient = {name: gradient[name] for name in w}
+    return Moments(gradient, a, b, data.real.sum())
+
+
+def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) -> Weights:
+    """(B / b + sqrt(m) 1)^-1 G (A / a + sqrt(m) 1)^-1 / (a b) for every damping m; a and b are mean eigenvalues.
+
+    Factored Tikhonov damping (Martens and Grosse, section 6.3), relative to the curvature of the layer. A factorisation
+    of every factor a damping.
+
+    Args:
+        total: Sums over all rows.
+        a: A of the linear maps of which `total` has none, packed means over rows.
+        dampings: m, positive.
+
+    Returns:
+        Like the parameters, with a leading axis; along each the loss rises. NaN where a factor is not positive
+        semi-definite beyond the damping.
+    """
+    found: Weights = {}
+    for key, packed in total.outputs.items():
+        b, names = unpack(packed) / total.rows, key.split(",")
+        if key in total.inputs or key in a:
+            g = _matrix(total.gradient, names, b.shape[-1]) / total.rows
+            inputs = unpack(total.inputs[key]) / total.rows if key in total.inputs else unpack(a[key])
+            steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
+            found |= _parameters(torch.stack(steps), total.gradient, key)
+        else:
+            g = torch.cat([total.gradient[name].flatten() for name in names])[None, :, None] / total.rows
+            found |= _split(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
+    return {name: found[name] for name in total.gradient}
+
+
+def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:
+    """(rows, degree) -> about the peak memory of a node's moments and candidates."""
+    shapes = [tuple(w.shape) for w in task.w_0.values()]
+    outputs, number = shapes[-1][0], next(iter(task.w_0.values())).element_size()
+    factors = sum(shape[0] ** 2 + math.prod(shape[1:]) ** 2 for shape in shapes if len(shape) > 1)
+    reacts = 4 * outputs * sum(shape[0] for shape in shapes)
+    return lambda rows, degree: number * (rows * reacts + factors + (tries + 6) * task.size)
+
+
+def pack(matrix: Tensor) -> Tensor:
+    """The upper triangle of symmetric matrices (G, I, I), (G, I (I + 1) / 2)."""
+    i, j = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], device=matrix.device)
+    return matrix[..., i, j]
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The inverse of `pack`."""
+    size = int((2 * packed.shape[-1]) ** 0.5)
+    place = torch.empty(size, size, dtype=torch.int64, device=packed.device)
+    i, j = torch.triu_indices(size, size, device=packed.device)
+    place[i, j] = place[j, i] = torch.arange(packed.shape[-1], device=packed.device)
+    return packed[..., place]
+
+
+def _names(use: Use) -> tuple[str, ...]:
+    """The parameters of a use, the bias or shift last."""
+    if isinstance(use, Matrix):
+        return (use.weight,) if use.bias is None else (use.weight, use.bias)
+    return use.call.names
+
+
+def _sides(found: Uses, w: Weights, parts: Factors, key: str, use: Matrix, real: Tensor) -> tuple[Tensor, Tensor]:
+    """u (n, G, I, S) with the bias's 1, of real rows, and d (n, C, G, O, S)."""
+    factor = parts[key]
+    u = use.inner(factor.a)
+    if use.bias is not None:
+        u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
+    d = use.outer(sensitivities(factor, use.call.shapes, head(found, w)))
+    return torch.where(real[:, None, None, None], u, 0), d
+
+
+def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str]) -> Tensor:
+    """The Jacobian's rows by the parameters of a block, (n, C, P)."""
+    size = sum(w[name].numel() for name in names)
+    if size > _LARGEST:
+        raise ValueError(
+            f"`model` must keep whole blocks within {_LARGEST} parameters; got {size} in {names[0]!r}. "
+            "Freeze it, or give it a linear map."
+        )
+    total: dict[str, Tensor] = {}
+    for key in block.uses:
+        use = found.by_name[key]
+        d = sensitivities(parts[key], use.call.shapes, head(found, w))
+        for name, part in use.gradients(w, parts[key].a, d).items():
+            total[name] = total[name] + part if name in total else part
+    return torch.cat([total[name].flatten(2) for name in names], 2)
+
+
+def _squares(d: Tensor) -> Tensor:
+    """The sum of d d^T over all but the first and last axes, (G, O, O)."""
+    rows = d.flatten(1, -2)
+    return rows.mT @ rows
+
+
+def _matrix(tree: Weights, names: list[str], fan_out: int) -> Tensor:
+    """(G, O, I) of a weight and perhaps a bias."""
+    weight, *bias = (tree[name] for name in names)
+    whole = weight.reshape(len(weight) // fan_out, fan_out, -1)
+    return torch.cat([whole, *(part.reshape(*whole.shape[:2], 1) for part in bias)], 2)
+
+
+def _parameters(matrix: Tensor, like: Weights, key: str) -> Weights:
+    """The inverse of `_matrix`; axes before G are kept."""
+    (weight, *bias), ahead = key.split(","), matrix.shape[:-3]
+    found = {weight: (matrix[..., :-1] if bias else matrix).reshape(*ahead, *like[weight].shape)}
+    return found | {name: matrix[..., -1].reshape(*ahead, *like[name].shape) for name in bias}
+
+
+def _split(flat: Tensor, like: Weights, key: str) -> Weights:
+    """Parameters from their numbers in one piece, along the last axis."""
+    names = key.split(",")
+    parts = torch.split(flat, [like[name].numel() for name in names], -1)
+    return {name: part.reshape(*flat.shape[:-1], *like[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:
+    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite."""
+    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(factor.dtype).tiny)
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    lower, failed = torch.linalg.cholesky_ex(factor / mean + damping * eye)
+    solved = torch.cholesky_solve(right, lower) / mean
+    return torch.where(failed[..., None, None] == 0, solved, torch.nan)

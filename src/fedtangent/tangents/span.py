@@ -1,0 +1,110 @@
+"""A step within the span of a few directions, where the Gauss-Newton matrix is known exactly from a few sums.
+
+Martens, Grosse. Optimizing Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015, section 7, where
+the directions are one damped step and the last displacement; here there is one for every damping.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedtangent import losses, trees
+from fedtangent.shard import Shard
+from fedtangent.tangents.functional import Weights, call, plain
+from fedtangent.tangents.kfac import Moments, directions
+from fedtangent.task import Task
+
+
+@dataclass(frozen=True)
+class Span:
+    """The directions of a step, and the combinations of them that are tried.
+
+    Args:
+        dampings: Of the Kronecker factors, in units of their mean eigenvalue; a direction each.
+        ridges: m, relative to the curvature along every direction.
+        scales: s, parts of the way.
+        momentum: Whether the last displacement is one of the directions.
+        wire: The precision in which directions are sent; `bfloat16` rounds them before anybody works with them.
+    """
+
+    dampings: tuple[float, ...]
+    ridges: tuple[float, ...]
+    scales: tuple[float, ...]
+    momentum: bool = True
+    wire: Literal["full", "bfloat16"] = "full"
+
+    def __post_init__(self) -> None:
+        """Checks what a user may get wrong."""
+        for name in ("dampings", "ridges", "scales"):
+            values = getattr(self, name)
+            if not values or not all(0 < value < math.inf for value in values):
+                raise ValueError(f"`{name}` must be positive numbers; got {list(values)}. Give at least one.")
+        if self.wire not in ("full", "bfloat16"):
+            raise ValueError(f"`wire` must be 'full' or 'bfloat16'; got {self.wire!r}. Choose one of the two.")
+
+    @property
+    def tries(self) -> int:
+        """How many combinations are tried."""
+        return len(self.ridges) * len(self.scales)
+
+    def basis(self, total: Moments, a: dict[str, Tensor], v: Weights) -> Weights:
+        """The directions along a leading axis: one for every damping, and with momentum v.
+
+        Args:
+            total: Sums over all rows.
+            a: The moments of inputs that `total` has not, packed means over rows.
+            v: The last displacement.
+        """
+        made = directions(total, a, self.dampings)
+        if self.momentum:
+            made = {name: torch.cat([d, v[name][None]]) for name, d in made.items()}
+        return {name: d.to(torch.bfloat16) for name, d in made.items()} if self.wire == "bfloat16" else made
+
+    def combinations(self, total: Moments, basis: Weights, quadratic: Tensor) -> Tensor:
+        """s argmin_c g . c + c . (Q + m diag Q) c / 2 for every ridge m and scale s, (tries, k).
+
+        A direction along which nothing changes, such as a zero one, gets no part.
+
+        Args:
+            total: Sums over all rows; g is their mean gradient along the directions.
+            basis: The k directions.
+            quadratic: Q, the mean over rows of `curvature`, (k, k).
+        """
+        slopes = [_like(basis, total.gradient)[name].flatten(1) @ g.flatten() for name, g in total.gradient.items()]
+        g, q = (torch.stack(slopes).sum(0) / total.rows).to(torch.float64), quadratic.to(torch.float64)
+        size = q.diagonal().clamp_min(0).sqrt()
+        unit = torch.where(size > 0, 1 / size, 0)
+        g, q = unit * g, unit[:, None] * q * unit
+        eye = torch.eye(len(g), dtype=q.dtype, device=q.device)
+        found = [-unit * torch.linalg.solve(q + m * eye, g) for m in self.ridges]
+        return torch.stack([s * c for c in found for s in self.scales]).to(quadratic.dtype)
+
+
+def curvature(task: Task, w: Weights, basis: Weights, data: Shard) -> Tensor:
+    """sum over real rows of (J d_i)^T H (J d_j), (k, k), for k directions d along the leading axis of basis, exact."""
+
+    def f(w: Weights) -> Tensor:
+        return call(task.model, w, data.x)
+
+    basis = _like(basis, w)
+    with plain(), warnings.catch_warnings():
+        # torch scripts its forward derivatives, and warns of its own doing
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        j = torch.func.vmap(lambda d: torch.func.jvp(f, (w,), (d,))[1])(basis)
+        root = losses.curvature_root(task.loss, f(w), data.y)
+    root = torch.where(data.real[:, None, None], root, 0)
+    moved = torch.einsum("nck,inc->ink", root, j).flatten(1)
+    return moved @ moved.mT
+
+
+def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
+    """w + sum_i c_i d_i for every row of c (T, k): a tree of leading axis T."""
+    return trees.map(lambda start, d: start + torch.tensordot(c, d, 1), w, _like(basis, w))  # type: ignore[no-any-return]
+
+
+def _like(basis: Weights, w: Weights) -> Weights:
+    return {name: d.to(w[name].dtype) for name, d in basis.items()}
