@@ -27,8 +27,8 @@ COMMANDS = [
 ]
 
 
-def test_the_python_does_what_its_last_comment_says() -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_does_what_its_last_comment_says(code: str) -> None:
     found: dict[str, Any] = {}
     exec(code, found)
     last = code.splitlines()[-1]
@@ -50,7 +50,7 @@ def stub(command: Callable[..., int], asked: list[Any]) -> Callable[..., int]:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_the_commands_are_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    for name in ("run", "report", "list_"):
+    for name in ("run", "report", "recipe", "list_"):
         monkeypatch.setattr(cli, name, stub(getattr(cli, name), asked))
     try:
         assert cli.main(words) == 0

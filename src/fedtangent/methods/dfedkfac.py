@@ -4,7 +4,7 @@ The round is that of NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), the step tha
 Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015, sections 6.3 and 7).
 
     node:    w_k <- w_0,  v_k <- 0,  A_k <- moments of k's inputs, of the layers that see the data itself
-    round:   w_k <- mean of w_l over the neighbourhood; so v_k, and A_k in the first rounds
+    round:   w_k <- mean of w_l over the neighbourhood; so v and A
              g, A, B <- sum_l over the neighbourhood of l's gradient, moments of inputs and of sensitivities at w_k
              D <- v_k, and (B + damping)^-1 g (A + damping)^-1 for several dampings
              Q <- sum_l of D^T J^T H J D               the exact curvature along these few directions
@@ -47,7 +47,7 @@ def dfedkfac(
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
     scales: Sequence[float] = (1.0,),
     momentum: bool = True,
-    gossip: int = 4,
+    gossip: int = 0,
     aggregation: Literal["plain", "weighted"] = "plain",
     other: Literal["refuse", "exact"] = "refuse",
     wire: Literal["full", "bfloat16"] = "full",
@@ -60,16 +60,16 @@ def dfedkfac(
         ridges: m, relative to the curvature along every direction; candidates of each.
         scales: Parts of the step; candidates of each. A single candidate is taken unscored.
         momentum: Whether the neighbourhood's mean last displacement is one of the directions.
-        gossip: Rounds in which the moments of the data's own inputs are averaged with the neighbours', at least 1; they
-            do not change otherwise, and are not sent again.
+        gossip: 0 takes the neighbourhood's moments of the data's own inputs in every round. A number n averages them
+            with the neighbours' in the first n rounds, on and on, and they are not sent again.
         aggregation: Of the final model, `plain` or `weighted` by rows.
         other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
             take `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which a node sends its directions; all work with what was sent.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
-    if gossip < 1:
-        raise ValueError(f"`gossip` must be at least 1; got {gossip}. Give a number of rounds.")
+    if gossip < 0:
+        raise ValueError(f"`gossip` must not be negative; got {gossip}. Give a number of rounds, or 0.")
     aggregate = node_mean(aggregation)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
@@ -79,7 +79,7 @@ def dfedkfac(
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         mean_k = fleet.mix(state.w_k)
         v_k = fleet.mix(state.v_k) if momentum else state.v_k
-        a_k = fleet.mix(state.a_k) if k <= gossip else state.a_k
+        a_k = fleet.mix(state.a_k) if not gossip or k <= gossip else state.a_k
         total_k = fleet.map(total, mean_k, data_k, fleet.ask(moments, mean_k, data_k))
         basis_k = fleet.map(basis, total_k, a_k, v_k)
         asked_k = fleet.map(lambda *known: known, mean_k, basis_k)
@@ -90,7 +90,7 @@ def dfedkfac(
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
         w_k, v_k, choice_k = fleet.map(best, asked_k, c_k, loss_k)
-        return State(w_k, v_k, a_k), {"choice": choice_k, "failed": fleet.map(nothing_found, choice_k)}
+        return State(w_k, v_k, a_k if gossip else state.a_k), {"choice": choice_k, "failed": fleet.map(nothing_found, choice_k)}
 
     def first_inputs(data: Shard) -> Inputs:
         found = kfac.moments(task, task.w_0, data, other=other, inputs="fixed")

@@ -10,6 +10,7 @@ N samples; G groups of a convolution; I inputs, the bias's 1 among them, and O r
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -195,10 +196,15 @@ def pack(matrix: Tensor) -> Tensor:
 def unpack(packed: Tensor) -> Tensor:
     """The inverse of `pack`."""
     size = int((2 * packed.shape[-1]) ** 0.5)
-    place = torch.empty(size, size, dtype=torch.int64, device=packed.device)
-    i, j = torch.triu_indices(size, size, device=packed.device)
-    place[i, j] = place[j, i] = torch.arange(packed.shape[-1], device=packed.device)
-    return packed[..., place]
+    return packed[..., _places(size, packed.device)].unflatten(-1, (size, size))
+
+
+@lru_cache(maxsize=16)
+def _places(size: int, device: torch.device) -> Tensor:
+    """Where every entry of a symmetric matrix is in its upper triangle."""
+    i = torch.arange(size, device=device)
+    low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
+    return (low * size - low * (low - 1) // 2 + high - low).flatten()
 
 
 def _names(use: Use) -> tuple[str, ...]:
