@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -13,18 +14,27 @@ from typing import Any
 import torch
 
 
-def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """The median time of a call, after one that warms up."""
+def seconds(
+    work: Callable[[], Any], repeats: int = 5, pick: Callable[[list[float]], float] = statistics.median
+) -> float:
+    """The median time of a call, or what else is picked, after one that warms up."""
     work()
     found = []
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
         found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+    return pick(found)
 
 
-def alone(file: str, *words: str, threads: int) -> dict[str, float]:
+def once(work: Callable[[], Any]) -> float:
+    """The time of a call, with nothing before it."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def alone(file: str, *words: str, threads: int, limit_s: float | None = None) -> dict[str, float]:
     """What a benchmark's file prints as JSON when it is run as a process of its own."""
     done = subprocess.run(
         [sys.executable, file, *words],
@@ -32,6 +42,7 @@ def alone(file: str, *words: str, threads: int) -> dict[str, float]:
         check=True,
         capture_output=True,
         text=True,
+        timeout=limit_s,
     )
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
@@ -42,6 +53,12 @@ def peak(work: Callable[[], Any]) -> float:
     before = _resident("VmRSS")
     work()
     return (_resident("VmHWM") - before) / 2**20
+
+
+def within(share: float) -> None:
+    """Has allocations fail beyond this share of the machine's memory, rather than the machine."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_DATA, (int(share * total),) * 2)
 
 
 def matrix_speed() -> float:

@@ -79,7 +79,9 @@ def each(fn: Callable[..., Any], *stacked: Any) -> Any:
     """`fn` of every entry along the leading axis of trees, stacked: by vmap, or where that cannot be, one by one."""
     try:
         return torch.func.vmap(fn)(*stacked)
-    except RuntimeError:  # recurrent layers, control flow that depends on the data
+    except RuntimeError as error:  # recurrent layers, control flow that depends on the data
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            raise
         return one_by_one(fn, *stacked)
 
 

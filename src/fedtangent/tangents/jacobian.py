@@ -7,6 +7,7 @@ but for f.
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -67,15 +68,17 @@ class Jacobian:
 
     def dense(self) -> Tensor:
         """J itself, (n, C, P), the parameters in the order of w. A forward pass and C backward passes a sample."""
-        found = parts(self.uses, self.w)
-        rows = []
+        dense = self.f.new_empty(self.shape)
+        ends = np.cumsum([part.numel() for part in self.w.values()]).tolist()
+        columns = {name: slice(end - part.numel(), end) for (name, part), end in zip(self.w.items(), ends, strict=True)}
+        size = max(1, self.chunk // self.f.shape[1])
         with torch.no_grad():
-            for x in torch.split(self.x, max(1, self.chunk // self.f.shape[1])):
+            for x, rows in zip(torch.split(self.x, size), torch.split(dense, size), strict=True):
                 its = factors(self.model, self.w, x, self.uses)[1]
-                each = [gradients(part, self.w, its, head(self.uses, self.w)) for part in found]
-                flat = {name: gradient.flatten(2) for part in each for name, gradient in part.items()}
-                rows.append(torch.cat([flat[name] for name in self.w], 2))
-        return torch.cat(rows)
+                for part in parts(self.uses, self.w):
+                    for name, gradient in gradients(part, self.w, its, head(self.uses, self.w)).items():
+                        rows[..., columns[name]] = gradient.flatten(2)
+        return dense
 
     def _push(self, x: Tensor, v: Weights) -> Tensor:
         # the padding row of an embedding has a derivative, which training leaves out: backward alone knows

@@ -6,6 +6,7 @@ entries at c = d.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,8 +14,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.contract import Kind, gradients, parts, side, total
-from fedtangent.tangents.factors import Factors, factors, head
+from fedtangent.tangents.contract import Kind, cuts, gradients, parts, side, total
+from fedtangent.tangents.factors import Dense, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights, call, plain, trainable
 from fedtangent.tangents.layers import Other
 from fedtangent.tangents.plan import MEMORY, Line, Plan, checked, planned
@@ -58,7 +59,6 @@ def kernel(
     with torch.no_grad():
         found = uses(model, w, x1)
         its = planned(found, w, x1, x2, kind, memory_bytes)
-        _verify(model, w, x1, found)
         work = _Work(model, w, found, its)
         n1, n2, c = *its.samples, its.outputs
         like = next(iter(w.values()))
@@ -77,14 +77,15 @@ class _Work:
 
     def __init__(self, model: nn.Module, w: Weights, uses: Uses, plan: Plan) -> None:
         self.model, self.w, self.uses, self.plan, self.head = model, w, uses, plan, head(uses, w)
+        self.verified = False
 
     def fill(self, out: Tensor, x1: Tensor, x2: Tensor | None) -> Iterator[int]:
         """Adds up the kernel, and yields the number of steps after every one."""
         columns = x1 if x2 is None else x2
         pairs = [
             (i, j)
-            for i in _cuts(len(x1), self.plan.block)
-            for j in _cuts(len(columns), self.plan.block)
+            for i in cuts(len(x1), self.plan.block)
+            for j in cuts(len(columns), self.plan.block)
             if x2 is not None or j.start >= i.start
         ]
         before, own = None, {}
@@ -103,12 +104,36 @@ class _Work:
             f, its = factors(self.model, self.w, part, self.uses)
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
-            if not trees.all_finite([f, known, [factor[1:] for factor in its.values()]]):
+            if not _finite([f, known, [factor[1:] for factor in its.values()]]):
                 raise ValueError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
                 )
+            if not self.verified:
+                self._verify(part, f, its)
+                self.verified = True
             found.append(its)
         return found[0] if len(found) == 1 else trees.map(lambda *parts: torch.cat(parts), *found)
+
+    def _verify(self, x: Tensor, f: Tensor, factors: Factors) -> None:
+        """Raises where a sample's outputs change with the company it keeps: f, J^T f of a few, together and alone."""
+        few = slice(min(3, len(x)))
+        with plain():
+            together, vjp = torch.func.vjp(lambda w: call(self.model, w, x[few]), self.w)  # type: ignore[misc]
+        alone, its = f[few], trees.map(lambda leaf: leaf[few], factors)
+        summed: Factors = {}  # over outputs before gradients are formed: one a sample, not C
+        for key, one in self.uses.by_name.items():
+            d = sensitivities(its[key], one.call.shapes, self.head)
+            summed[key] = Dense(its[key].a, tuple(torch.einsum("nc,nc...->n...", alone, part)[:, None] for part in d))
+        found = [gradients(part, self.w, summed, self.head) for part in parts(self.uses, self.w)]
+        pulled = {name: part.sum((0, 1)) for each in found for name, part in each.items()}
+        pairs = [(together, alone), *((part, pulled[name]) for name, part in vjp(alone)[0].items())]
+        size = max(float(one.abs().max()) for _, one in pairs[1:])
+        for (one, other), scale in zip(pairs, [float(alone.abs().max()), *[size] * len(self.w)], strict=True):
+            if one.shape != other.shape or float((one - other).abs().max()) > 1e-3 * scale:
+                raise ValueError(
+                    "`model` must treat every sample on its own; got outputs that change with the other samples. "
+                    "Use GroupNorm, or eval mode."
+                )
 
     def _add(
         self,
@@ -125,14 +150,14 @@ class _Work:
         kind, c = self.plan.kind, self.plan.outputs
         rows = [side(line.part, line.way, kind, self.w, own, self.head) for line in lines]
         columns = rows if own is its else [side(line.part, line.way, kind, self.w, its, self.head) for line in lines]
-        ways, size = [line.part for line in lines], min(line.tile for line in lines)
-        for i in _cuts(rows[0].samples, size):
-            for j in _cuts(columns[0].samples, size):
+        of, most, size = [line.part for line in lines], [line.tile for line in lines], max(line.tile for line in lines)
+        for i in cuts(rows[0].samples, size):
+            for j in cuts(columns[0].samples, size):
                 if own is its and j.start < i.start:
                     continue
                 to = _moved(i, at[0]), _moved(j, at[1])
                 target = _tile(out, kind, *to)
-                tile = total(kind, ways, [row.rows(i) for row in rows], [column.rows(j) for column in columns], c)
+                tile = total(kind, of, [row.rows(i) for row in rows], [column.rows(j) for column in columns], c, most)
                 if not fresh:
                     tile += target
                 if mirrored and to[0] == to[1]:
@@ -142,8 +167,9 @@ class _Work:
                     _tile(out, kind, *reversed(to)).copy_(_transposed(tile))
 
 
-def _cuts(length: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+def _finite(tree: Any) -> bool:
+    """Whether no number of the tree is NaN or infinite: its sum tells, but where that overflows."""
+    return all(bool(torch.isfinite(leaf.sum())) or bool(torch.isfinite(leaf).all()) for leaf in trees.leaves(tree))
 
 
 def _moved(part: slice, by: int) -> slice:
@@ -159,26 +185,5 @@ def _transposed(tile: Tensor) -> Tensor:
 
 
 def _symmetric(tile: Tensor) -> Tensor:
-    """The tile with what is above its diagonal also below it."""
-    n, c = len(tile), tile.shape[1] if tile.dim() == 4 else 1
-    upper = torch.ones(n * c, n * c, dtype=torch.bool, device=tile.device).triu()
-    upper = upper.view(n, c, n, c) if tile.dim() == 4 else upper[..., None] if tile.dim() == 3 else upper
-    return torch.where(upper, tile, _transposed(tile))
-
-
-def _verify(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> None:
-    """Raises where a sample's outputs change with the company it keeps: f and J^T f of a few, together and alone."""
-    few = x[:3]
-    with plain():
-        together, vjp = torch.func.vjp(lambda w: call(model, w, few), w)  # type: ignore[misc]
-    alone, its = factors(model, w, few, uses)
-    found = [gradients(part, w, its, head(uses, w)) for part in parts(uses, w)]
-    pulled = {name: torch.einsum("nc,nc...->...", alone, part) for each in found for name, part in each.items()}
-    pairs = [(together, alone), *((part, pulled[name]) for name, part in vjp(alone)[0].items())]
-    size = max(float(one.abs().max()) for _, one in pairs[1:])
-    for (one, other), scale in zip(pairs, [float(alone.abs().max()), *[size] * len(w)], strict=True):
-        if one.shape != other.shape or float((one - other).abs().max()) > 1e-3 * scale:
-            raise ValueError(
-                "`model` must treat every sample on its own; got outputs that change with the other samples. "
-                "Use GroupNorm, or eval mode."
-            )
+    """The mean of the tile and its transpose, which is symmetric to the last bit."""
+    return (tile + _transposed(tile)).mul_(0.5)

@@ -12,7 +12,8 @@ from fedtangent.tangents.layers import Affine, Matrix
 from fedtangent.tangents.uses import Uses, uses
 
 MEMORY = 2**30
-_SCRATCH = 2**23  # bytes for a tile and its temporaries: about what stays in a cache
+_SCRATCH = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
+_ROWS = 128  # of a tile, from which on a matrix product is fast
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, m
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), uses.outputs
     number = next(iter(w.values())).element_size()
     pairs = n1 * n2 if x2 is not None else n1 * (n1 + 1) / 2
-    scratch = min(memory_bytes // 4, _SCRATCH) // number
+    scratch = min(memory_bytes // 8, _SCRATCH) // number
     lines = []
     for part in parts(uses, w):
         way = part.way(kind, c)
         tile = math.isqrt(int(scratch / _pair_numbers(part, way, kind, c)))
+        if x2 is None:  # finer than the cache asks, for only tiles on the diagonal are computed whole
+            tile = min(tile, max(math.ceil(n1 / 4), math.ceil(_ROWS / c if kind == "full" else _ROWS)))
         gated = uses.gated in part.keys or uses.last in part.keys
         lines.append(Line(part, _what(part), way, pairs * part.operations(kind, c, gated)[way], tile))
     batches = _batches(lines, _stored_numbers(uses), c)
@@ -137,7 +140,7 @@ def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, m
     chunk = min(block, memory_bytes // 4 // passing)
     if block < 1 or chunk < 1 or any(line.tile < 1 for line in lines):
         least = max(
-            4 * stored, 4 * passing, *(4 * number * int(_pair_numbers(line.part, line.way, kind, c)) for line in lines)
+            4 * stored, 4 * passing, *(8 * number * int(_pair_numbers(line.part, line.way, kind, c)) for line in lines)
         )
         raise ValueError(
             f"`memory_bytes` must be at least {least} for this model, one sample at a time; got {memory_bytes}. "
@@ -151,7 +154,7 @@ def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, m
     captured = total if block >= total else n1 + math.ceil(n1 / block) * n2 / (2 if x2 is None else 1)
     backward = c if any(key not in (uses.last, uses.gated) for key in uses.by_name) else 1
     operations = sum(line.operations for line in lines) + captured * (1 + backward) * forward
-    beside = min(total, 2 * block) * stored + chunk * passing + scratch * number
+    beside = min(total, 2 * block) * stored + chunk * passing + 2 * scratch * number
     size = {"full": c * c, "trace": 1, "diagonal": c}[kind]
     return Plan(kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number)
 
@@ -217,9 +220,7 @@ def _pair_numbers(part: Part, way: Way, kind: Kind, c: int) -> float:
     """The tile itself and temporaries, for a pair of samples."""
     own = {"full": c * c, "trace": 1, "diagonal": c}[kind]
     matrix = part.matrix
-    if way == "explicit" or matrix is None:
-        return 2.0 * own
-    if part.positions == 1 and not matrix.lookup:
+    if way == "explicit" or matrix is None or (part.positions == 1 and not matrix.lookup):
         return 1.0 + 2.0 * own
     s, o = part.positions, matrix.fan_out
     return own + matrix.groups * s**2 + (3.0 * s * c * o + own if kind == "full" else 2.0 * s**2)
