@@ -1,0 +1,163 @@
+"""frontier: what a round, a byte and an exposed row buy in accuracy, method by method.
+
+NTK-FL (Yue et al., ICML 2022) and NTK-DFL (Thompson et al., ICML 2025) beside what sends less and what sends as much.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fedtangent.experiments.experiment import experiment
+from fedtangent.experiments.options import unknown
+from fedtangent.experiments.run import run
+
+STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
+# By name: the method and its options. The papers' methods send factors, which give the same as their Jacobians. On a
+# CPU the tangent methods are fastest node by node.
+TANGENT = {"engine": "sequential"}
+SERVER: dict[str, dict[str, Any]] = {
+    "FedKFAC": {"method": "fedkfac", **TANGENT},
+    "FedKFAC 7%": {"method": "fedkfac", "participation": 0.07, **TANGENT},
+    "FedAvg": {"method": "fedavg", "epochs": 5},
+    "NTK-FL 7%": {"method": "ntkfl", "exchange": "factors", **TANGENT},
+    "Central": {"method": "central"},
+}
+NEIGHBOURS: dict[str, dict[str, Any]] = {
+    "DFedKFAC": {"method": "dfedkfac", **TANGENT},
+    "DFedAvg": {"method": "dfedavg"},
+    "NTK-DFL": {"method": "ntkdfl", "exchange": "factors", **TANGENT},
+    "NTK-DFL momentum": {"method": "ntkdfl", "exchange": "factors", "momentum": 0.8, **TANGENT},
+    "Pooled rows": {"method": "pooled", "epochs": 5},
+}
+VARIANTS = SERVER | NEIGHBOURS
+Row = dict[str, Any]
+
+
+def frontier(
+    done: Sequence[Row] = (),
+    *,
+    dataset: str = "digits",
+    data_dir: str | None = None,
+    nodes: int = 20,
+    degree: int = 5,
+    partitions: tuple[str, ...] = ("0.1",),
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    rounds: int = 20,
+    seeds: int = 1,
+    target: float = 0.9,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Few rounds were bought with the rows of the data; sums over them buy the same.
+
+    Test accuracy of the aggregated model against rounds, against all bytes sent, and by what a message exposes: sums
+    over a client's rows (aggregate), similarities (kernel), or what the rows can be read from (raw-equivalent).
+    Decentralised methods run on a random regular graph that is redrawn every round.
+
+    Args:
+        done: Rows that are there already.
+        dataset: A data set, or a file that defines one.
+        data_dir: Where it is, for a data set that is not built in.
+        nodes: How many; with an index file as many as it has.
+        degree: Of the graph.
+        partitions: Each the alpha of a Dirichlet draw of labels, `iid`, or an index file.
+        variants: Which methods.
+        rounds: Of each.
+        seeds: Runs of every method and partition.
+        target: The accuracy to which rounds and bytes are counted in the table.
+        seed: The first of the seeds.
+    """
+    if rounds < 1 or seeds < 1 or not variants or not partitions:
+        raise ValueError(
+            f"`rounds`, `seeds`, `variants` and `partitions` must be at least one; got {rounds}, {seeds}, "
+            f"{len(variants)} and {len(partitions)}. Give such numbers and lists."
+        )
+    for name in variants:
+        if name not in VARIANTS:
+            raise ValueError(unknown(name, VARIANTS, "a variant"))
+    there = {(row["variant"], row["partition"], row["seed"]) for row in done if row["round"] == rounds}
+    for partition, own, name in product(partitions, range(seed, seed + seeds), variants):
+        if (name, partition, own) in there:
+            continue
+        settings = {"dataset": dataset, "data_dir": data_dir, "rounds": rounds, "seed": own, "evaluate_nodes_every": 0}
+        settings |= _split(partition, nodes) | VARIANTS[name]
+        if name in NEIGHBOURS:
+            settings |= {"topology": "regular", "degree": degree}
+        found = run(experiment(**settings))
+        for entry in found.rounds:
+            key = {"variant": name, "partition": partition, "seed": own, "round": entry["round"]}
+            if not any(key.items() <= row.items() for row in done):
+                yield key | {
+                    "accuracy": entry["accuracy"],
+                    "sent_bytes": entry["sent_bytes"],
+                    "exposure": found.manifest["exposure"],
+                    "nodes": len(found.manifest["rows"]),
+                    "target": target,
+                }
+
+
+def table(rows: Sequence[Row]) -> list[Row]:
+    """Every method: rounds and bytes a node to the target, and the accuracy at the end, over partitions and seeds."""
+    found = []
+    for name, runs in _runs(rows).items():
+        target, last = runs[0][0]["target"], [entries[-1]["accuracy"] for entries in runs]
+        first = [next((entry for entry in entries if entry["accuracy"] >= target), None) for entries in runs]
+        there = [entry for entry in first if entry is not None]
+        reached = len(there) == len(runs)
+        found.append(
+            {
+                "method": name,
+                "exposure": runs[0][0]["exposure"],
+                "runs": len(runs),
+                f"rounds to {target:g}": _mean([entry["round"] for entry in there]) if reached else math.nan,
+                "MB": _mean([entry["sent_bytes"] / entry["nodes"] / 1e6 for entry in there]) if reached else math.nan,
+                "end": _mean(last),
+                "dev": float(np.std(last, ddof=1)) if len(last) > 1 else math.nan,
+            }
+        )
+    return found
+
+
+def figure(rows: Sequence[Row]) -> Figure:
+    """Accuracy against rounds and against bytes a node; solid lines are sums, dashed ones rows or similarities."""
+    drawn = Figure(figsize=(13.6, 5.2), layout="constrained")
+    by_rounds, by_bytes = drawn.subplots(1, 2, sharey=True)
+    names = [name for name in VARIANTS if any(row["variant"] == name for row in rows)]
+    for name, runs in _runs(rows).items():
+        level = runs[0][0]["exposure"]
+        style = {"color": f"C{names.index(name)}", "linestyle": STYLES[level], "linewidth": 1.8}
+        rounds = [entry["round"] for entry in runs[0]]
+        accuracy = np.mean([[entry["accuracy"] for entry in entries] for entries in runs], 0)
+        spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
+        by_rounds.plot(rounds, accuracy, label=f"{name} ({level})", **style)
+        by_bytes.plot(spent / 1e6, accuracy, **style)
+    low = min(row["target"] for row in rows) - 0.1
+    by_rounds.set(title="Accuracy after a round", xlabel="round", ylim=(low, None))
+    by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a node, of all messages", xscale="log")
+    named = {label: line for line, label in zip(*by_rounds.get_legend_handles_labels(), strict=True)}
+    drawn.legend(named.values(), named.keys(), loc="outside right upper")
+    return drawn
+
+
+def _runs(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
+    """The rounds of every run, by method; a run is a partition and a seed."""
+    found: dict[str, dict[Any, list[Row]]] = {}
+    for row in sorted(rows, key=lambda row: row["round"]):
+        found.setdefault(row["variant"], {}).setdefault((row["partition"], row["seed"]), []).append(row)
+    return {name: list(found[name].values()) for name in VARIANTS if name in found}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _split(partition: str, nodes: int) -> dict[str, Any]:
+    if partition == "iid":
+        return {"partition": "iid", "nodes": nodes}
+    try:
+        return {"partition": "dirichlet", "alpha": float(partition), "nodes": nodes}
+    except ValueError:
+        return {"partition": partition}

@@ -1,0 +1,83 @@
+"""The frontier: runs as from the command line, resumed where they stopped; the table worked out by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+import fedtangent
+from fedtangent.recipes import frontier as recipe
+
+SMALL: dict[str, Any] = {"nodes": 4, "degree": 2, "rounds": 2, "variants": ("FedKFAC", "DFedAvg")}
+
+
+def made(name: str, seed: int, course: list[float], exposure: str = "aggregate") -> list[dict[str, Any]]:
+    """Rows of a run that sends 8 MB a round from 4 nodes."""
+    own = {"variant": name, "partition": "0.1", "seed": seed, "exposure": exposure, "nodes": 4, "target": 0.8}
+    return [own | {"round": k, "accuracy": a, "sent_bytes": k * 8_000_000} for k, a in enumerate(course, 1)]
+
+
+def test_rows_are_those_of_runs() -> None:
+    rows = list(recipe.frontier(**SMALL, seeds=2, seed=3))
+    assert [(row["seed"], row["variant"], row["round"]) for row in rows] == [
+        (seed, name, k) for seed in (3, 4) for name in SMALL["variants"] for k in (1, 2)
+    ]
+    given = {"alpha": 0.1, "nodes": 4, "rounds": 2, "seed": 4, "topology": "regular", "degree": 2}
+    alone = fedtangent.run("dfedavg", **given).rounds
+    assert [(row["accuracy"], row["sent_bytes"]) for row in rows[-2:]] == [
+        (entry["accuracy"], entry["sent_bytes"]) for entry in alone
+    ]
+    assert {row["exposure"] for row in rows} == {"aggregate"}
+
+
+def test_what_is_there_is_not_run_again() -> None:
+    rows = list(recipe.frontier(**SMALL))
+    assert list(recipe.frontier(rows, **SMALL)) == []
+    assert list(recipe.frontier(rows[:3], **SMALL)) == rows[3:]
+    assert list(recipe.frontier(rows[:1], **SMALL)) == rows[1:]
+
+
+@pytest.mark.parametrize("variant", recipe.VARIANTS)
+def test_every_variant_runs(variant: str) -> None:
+    rows = list(recipe.frontier(nodes=4, degree=2, rounds=1, variants=(variant,), partitions=("iid",)))
+    assert len(rows) == 1
+    assert 0 < rows[0]["accuracy"] <= 1
+
+
+def test_the_table_is_the_hands() -> None:
+    rows = [
+        *made("FedKFAC", 0, [0.7, 0.8, 0.86]),
+        *made("FedKFAC", 1, [0.81, 0.85, 0.9]),
+        *made("NTK-DFL", 0, [0.1, 0.2, 0.3], "raw-equivalent"),
+    ]
+    kfac, ntk = recipe.table(rows)
+    assert kfac["method"] == "FedKFAC"
+    assert kfac["runs"] == 2
+    assert kfac["rounds to 0.8"] == 1.5
+    assert kfac["MB"] == 3.0  # 2 and 1 rounds of 8 MB over 4 nodes: 4 and 2
+    assert kfac["end"] == pytest.approx(0.88)
+    assert kfac["dev"] == pytest.approx(0.04 / math.sqrt(2))
+    assert ntk["exposure"] == "raw-equivalent"
+    assert math.isnan(ntk["rounds to 0.8"])
+    assert math.isnan(ntk["dev"])
+
+
+def test_the_figure_has_a_line_a_method_and_panel() -> None:
+    rows = [*made("FedKFAC", 0, [0.7, 0.8]), *made("NTK-DFL", 0, [0.1, 0.9], "raw-equivalent")]
+    by_rounds, by_bytes = recipe.figure(rows).axes
+    for axes, x in ((by_rounds, [1, 2]), (by_bytes, [2, 4])):
+        assert [list(line.get_xdata()) for line in axes.lines] == [x, x]
+        assert [line.get_linestyle() for line in axes.lines] == ["-", ":"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rounds": 0}, "^`rounds`, `seeds`, `variants` and `partitions` must be at least one; got 0, 1"),
+        ({"variants": ("FedKFACS",)}, "FedKFACS"),
+        ({"partitions": ("no.npz",)}, "no.npz"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(recipe.frontier(**SMALL | wrong))
