@@ -51,7 +51,7 @@ def ntkdfl(
     """NTK-DFL, with the paper's defaults.
 
     Args:
-        task: Model and loss; its trainable parameters in Linear layers.
+        task: Model and loss; any model that `fedtangent.tangents` takes.
         kernel: `trace`, the paper's, or `full`, the exact dynamics of the linearised network.
         clock: `flow` or `descent`.
         times: Candidate numbers of steps.
