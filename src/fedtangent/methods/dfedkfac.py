@@ -90,11 +90,14 @@ def dfedkfac(
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
         w_k, v_k, choice_k = fleet.map(best, asked_k, c_k, loss_k)
-        return State(w_k, v_k, a_k if gossip else state.a_k), {"choice": choice_k, "failed": fleet.map(nothing_found, choice_k)}
+        return State(w_k, v_k, a_k if gossip else state.a_k), {
+            "choice": choice_k,
+            "failed": fleet.map(nothing_found, choice_k),
+        }
 
     def first_inputs(data: Shard) -> Inputs:
         found = kfac.moments(task, task.w_0, data, other=other, inputs="fixed")
-        return found.inputs, found.rows.to(data.x.dtype)
+        return found.inputs, found.rows.to(next(iter(found.gradient.values())).dtype)
 
     def moments(w: Weights, data: Shard) -> Moments:
         return kfac.moments(task, w, data, other=other, inputs="moving")

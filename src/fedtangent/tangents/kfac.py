@@ -81,13 +81,11 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
     for name, own in owners.items():
         peers = [found.by_name[key] for key in own]
         names = _names(peers[0])
-        if len(names) > 1 and name in names[1:] and ",".join(names) in made:
-            continue  # the bias of a weight that is there
         alike = all(_names(peer) == names and all(owners[each] == own for each in names) for peer in peers)
-        if alike and name == names[0] and all(isinstance(peer, Matrix) and not peer.lookup for peer in peers):
-            made[",".join(names)] = Block(tuple(own), True, len(own) == 1 and own[0] in found.fixed)
-        elif alike and name == names[0] and isinstance(peers[0], Affine) and len(own) == 1:
-            made[",".join(names)] = Block(tuple(own), False, False)
+        linear = alike and all(isinstance(peer, Matrix) and not peer.lookup for peer in peers)
+        if linear or (alike and isinstance(peers[0], Affine) and len(own) == 1):
+            if name == names[0]:
+                made[",".join(names)] = Block(tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed)
         elif other == "refuse":
             function = getattr(peers[0].call.function, "__name__", "a function")
             raise ValueError(
@@ -196,7 +194,7 @@ def pack(matrix: Tensor) -> Tensor:
 def unpack(packed: Tensor) -> Tensor:
     """The inverse of `pack`."""
     size = int((2 * packed.shape[-1]) ** 0.5)
-    return packed[..., _places(size, packed.device)].unflatten(-1, (size, size))
+    return packed[..., _places(size, packed.device)].reshape(*packed.shape[:-1], size, size)
 
 
 @lru_cache(maxsize=16)
@@ -211,6 +209,8 @@ def _names(use: Use) -> tuple[str, ...]:
     """The parameters of a use, the bias or shift last."""
     if isinstance(use, Matrix):
         return (use.weight,) if use.bias is None else (use.weight, use.bias)
+    if isinstance(use, Affine):
+        return (use.scale,) if use.shift is None else (use.scale, use.shift)
     return use.call.names
 
 

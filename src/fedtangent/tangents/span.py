@@ -54,12 +54,17 @@ class Span:
     def basis(self, total: Moments, a: dict[str, Tensor], v: Weights) -> Weights:
         """The directions along a leading axis: one for every damping, and with momentum v.
 
+        Where a damping is too small for a factor, its direction is zero; NaN where all of them are.
+
         Args:
             total: Sums over all rows.
             a: The moments of inputs that `total` has not, packed means over rows.
             v: The last displacement.
         """
         made = directions(total, a, self.dampings)
+        fine = torch.stack([d.flatten(1).isfinite().all(1) for d in made.values()]).all(0)
+        kept = fine | ~fine.any()
+        made = {name: torch.where(kept.reshape(-1, *[1] * (d.dim() - 1)), d, 0) for name, d in made.items()}
         if self.momentum:
             made = {name: torch.cat([d, v[name][None]]) for name, d in made.items()}
         return {name: d.to(torch.bfloat16) for name, d in made.items()} if self.wire == "bfloat16" else made

@@ -144,7 +144,7 @@ class Recorder(TorchFunctionMode):
         self.touched += sum(part.numel() for part in parts)
         self.flow.add(function, floats(leaves), parts, key)
         if own or self.flow.moved(leaves):
-            self.flow.move(parts)
+            self.flow.move(floats(leaves[0]) if function is Tensor.__setitem__ else parts)
         return result
 
     def _use(self, function: Any, leaves: list[Any], structure: Any, parts: Tensors) -> str:
