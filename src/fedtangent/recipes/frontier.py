@@ -82,7 +82,13 @@ def frontier(
     for partition, own, name in product(partitions, range(seed, seed + seeds), variants):
         if (name, partition, own) in there:
             continue
-        settings = {"dataset": dataset, "data_dir": data_dir, "rounds": rounds, "seed": own, "evaluate_nodes_every": 0}
+        settings: dict[str, Any] = {
+            "dataset": dataset,
+            "data_dir": data_dir,
+            "rounds": rounds,
+            "seed": own,
+            "evaluate_nodes_every": 0,
+        }
         settings |= _split(partition, nodes) | VARIANTS[name]
         if name in NEIGHBOURS:
             settings |= {"topology": "regular", "degree": degree}
