@@ -45,7 +45,7 @@ def dfedkfac(
     *,
     dampings: Sequence[float] = (1.0, 100.0),
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] = (0.5, 0.75, 1.0),
     momentum: bool = True,
     gossip: int = 0,
     aggregation: Literal["plain", "weighted"] = "plain",
