@@ -75,6 +75,38 @@ def test_the_curvature_is_reached(loss: Loss) -> None:
     assert largest_curvature(loss, undecided, 0) == pytest.approx(loss.curvature(3))
 
 
+@pytest.mark.parametrize(
+    ("loss", "y"), [*CASES, (losses.custom(partial(F.cross_entropy, label_smoothing=0.2)), LABELS)]
+)
+def test_the_curvatures_root_squared_is_the_hessian(loss: Loss, y: Tensor) -> None:
+    root = losses.curvature_root(loss, F_, y)
+    assert root.shape == (N, C, C)
+    for n in range(N):
+        f = F_[n].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(loss.per_sample(f[None], y[n : n + 1])[0], f, create_graph=True)
+        rows = [torch.autograd.grad(one, f, retain_graph=True, materialize_grads=True)[0] for one in slope]
+        torch.testing.assert_close(root[n] @ root[n].T, torch.stack(rows), rtol=1e-10, atol=1e-12)
+
+
+def test_the_root_of_cross_entropy_by_hand() -> None:
+    """p = (1, 1) / 2, so (1 - p 1^T) diag(sqrt p) = [[1, -1], [-1, 1]] / sqrt 8."""
+    root = losses.curvature_root(losses.cross_entropy, torch.zeros(1, 2).double(), torch.tensor([1]))
+    torch.testing.assert_close(root, torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]).double() / 8**0.5)
+
+
+def test_what_is_negative_of_a_hessian_is_left_out() -> None:
+    """f_0^2 - f_1^2 + 3 f_2 has the Hessian diag(2, -2, 0)."""
+    saddle = losses.custom(lambda f, y: (f[:, 0] ** 2 - f[:, 1] ** 2 + 3 * f[:, 2]) + 0 * y.sum())
+    root = losses.curvature_root(saddle, F_[:, :3], torch.zeros(N, 3).double())
+    expected = torch.diag(torch.tensor([2.0, 0.0, 0.0]).double()).expand(N, -1, -1)
+    torch.testing.assert_close(root @ root.mT, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_root_of_a_sure_prediction_is_finite() -> None:
+    f = torch.tensor([[800.0, 0.0, -800.0]])
+    assert losses.curvature_root(losses.cross_entropy, f, torch.tensor([2])).isfinite().all()
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_loss_that_is_not_finite_never_wins(bad: float) -> None:
     f = F_.clone()

@@ -97,5 +97,14 @@ def trim(tree: Any, real: Tensor | None = None) -> Any:
     return optree.tree_map(cut, tree, is_leaf=_masked)
 
 
+def cleared(tree: Any, real: Tensor) -> Any:
+    """The tree with zeros in place of padded rows, whatever they hold: a product must not spread it."""
+
+    def clear(leaf: Tensor) -> Tensor:
+        return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, leaf.new_zeros(()))
+
+    return trees.map(clear, tree)
+
+
 def _masked(tree: Any) -> bool:
     return "real" in getattr(tree, "_fields", ())

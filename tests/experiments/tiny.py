@@ -17,11 +17,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "central": {"batch": 8},
     "dfedavg": {"epochs": 2, "batch": 4, "momentum": 0.5},
     "fedavg": {"participation": 0.7, "batch": 4},
+    "pooled": {"epochs": 2, "batch": 4},
     "local": {"batch": 4},
     "ntkdfl": {"times": (2, 9), "lr": 0.3, "momentum": 0.5, "exchange": "factors"},
     "ntkfl": {"times": (2, 9), "lr": 0.3, "participation": 0.7},
 }
-TALKING = ("dfedavg", "ntkdfl")
+TALKING = ("dfedavg", "dfedkfac", "ntkdfl", "pooled")
 
 
 def data(classes: int = 3) -> Dataset:

@@ -104,6 +104,17 @@ class Flat(nn.Module):
         return nn.functional.linear(x, rows.to(x.dtype)) * self.a.to(x.dtype)[:3]
 
 
+class Warm(nn.Module):
+    """A parameter that is a single number, without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(INPUTS, OUTPUTS), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).tanh() / self.temperature
+
+
 class Recurrent(nn.Module):
     """A layer that vmap cannot run."""
 
@@ -152,6 +163,7 @@ def networks() -> dict[str, nn.Module]:
         "skip": Skip(),
         "tied": Tied(),
         "flat": Flat(),
+        "temperature": Warm(),
         "scales": nn.Sequential(nn.Linear(INPUTS, 4), nn.RMSNorm(4), nn.PReLU(), nn.Linear(4, 6), nn.LayerNorm(6)),
     }
     return {name: model.double() for name, model in found.items()}
@@ -229,7 +241,7 @@ def jacobian(model: nn.Module, x: Tensor) -> Tensor:
 
     def rows(row: Tensor) -> Tensor:
         by_weight = torch.func.jacrev(lambda w: torch.func.functional_call(model, w, (row[None],))[0])(w)
-        return torch.cat([by_weight[name].flatten(1) for name in w], 1)
+        return torch.cat([by_weight[name].reshape(len(by_weight[name]), -1) for name in w], 1)
 
     with plain():
         if any(isinstance(part, (nn.LSTM, nn.PReLU)) for part in model.modules()):  # vmap fails, or errs
@@ -245,4 +257,4 @@ def _by_autograd(model: nn.Module, row: Tensor) -> Tensor:
 
 def flat(w: dict[str, Tensor]) -> Tensor:
     """A tree of weights with a leading axis as a matrix, in the order of `jacobian`."""
-    return torch.cat([part.flatten(1) for part in w.values()], 1)
+    return torch.cat([part.reshape(len(part), -1) for part in w.values()], 1)

@@ -27,7 +27,7 @@ from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.kfac import Moments
 from fedtangent.tangents.span import Span, candidates, curvature
-from fedtangent.tangents.step import Score, choose, held_out, nothing_found, score
+from fedtangent.tangents.step import Score, choose, countable, held_out, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
 
 
@@ -44,7 +44,7 @@ def fedkfac(
     *,
     participation: float = 1.0,
     dampings: Sequence[float] = (1.0, 100.0),
-    ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     scales: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     momentum: bool = True,
     selection: Literal["held-out", "loss"] = "held-out",
@@ -73,7 +73,7 @@ def fedkfac(
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         sums, _ = fleet.sum(fleet.map(first_inputs, data_k))
-        a = fleet.at_server(lambda sums: trees.scale(sums[0], 1 / sums[1]), sums)
+        a = fleet.at_server(lambda sums: {key: part / sums[1] for key, part in sums[0].items()}, sums)
         return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
@@ -108,11 +108,11 @@ def fedkfac(
     def combined(total: Moments, basis: Weights, q: tuple[Tensor, Tensor]) -> Tensor:
         return span.combinations(total, basis, q[0] / q[1])
 
-    def losses(w: Weights, basis: Weights, c: Tensor, data: Shard) -> Score:
-        return score(task, candidates(w, basis, c), data)
+    def losses(w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
+        return countable(score(task, candidates(w, basis, c), data))
 
-    def best(w: Weights, basis: Weights, c: Tensor, loss: Score) -> tuple[Weights, Weights, Tensor]:
-        chosen, choice = choose(w, candidates(w, basis, c), loss.total / loss.rows, range(1, len(c) + 1))
+    def best(w: Weights, basis: Weights, c: Tensor, loss: tuple[Score, Tensor]) -> tuple[Weights, Weights, Tensor]:
+        chosen, choice = choose(w, candidates(w, basis, c), summed_loss(loss), range(1, len(c) + 1))
         return chosen, trees.subtract(chosen, w), choice
 
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:

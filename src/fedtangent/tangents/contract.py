@@ -137,7 +137,7 @@ def side(part: Part, way: Way, kind: Kind, w: Weights, factors: Factors, head: T
         if matrix is not None and not matrix.lookup:
             return Side(None, _outer_products(matrix, *_inner_and_outer(part, factors, head)))
         found = gradients(part, w, factors, head)
-        flat = [found[name].flatten(2) for name in part.names]
+        flat = [found[name].reshape(*found[name].shape[:2], -1) for name in part.names]
         return Side(None, flat[0] if len(flat) == 1 else torch.cat(flat, 2))
     assert matrix is not None
     if part.positions == 1 and not matrix.lookup and matrix.groups == 1:

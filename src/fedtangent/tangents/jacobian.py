@@ -77,7 +77,7 @@ class Jacobian:
                 its = factors(self.model, self.w, x, self.uses)[1]
                 for part in parts(self.uses, self.w):
                     for name, gradient in gradients(part, self.w, its, head(self.uses, self.w)).items():
-                        rows[..., columns[name]] = gradient.flatten(2)
+                        rows[..., columns[name]] = gradient.reshape(*gradient.shape[:2], -1)
         return dense
 
     def _push(self, x: Tensor, v: Weights) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import losses, trees
+from fedtangent import losses, shard, trees
 from fedtangent.shard import Shard
 from fedtangent.tangents.factors import Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
@@ -112,6 +112,7 @@ def moments(
     found = uses(task.model, w, data.x)
     made = blocks(found, other)
     f, parts = factors(task.model, w, data.x, found)
+    parts = shard.cleared(parts, data.real)
     y = data.y
     residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
     root = torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, y), 0)
@@ -179,9 +180,10 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
 def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:
     """(rows, degree) -> about the peak memory of a node's moments and candidates."""
     shapes = [tuple(w.shape) for w in task.w_0.values()]
-    outputs, number = shapes[-1][0], next(iter(task.w_0.values())).element_size()
+    heights = [math.prod(shape[:1]) for shape in shapes]  # of a scalar too
+    number = next(iter(task.w_0.values())).element_size()
     factors = sum(shape[0] ** 2 + math.prod(shape[1:]) ** 2 for shape in shapes if len(shape) > 1)
-    reacts = 4 * outputs * sum(shape[0] for shape in shapes)
+    reacts = 4 * heights[-1] * sum(heights)
     return lambda rows, degree: number * (rows * reacts + factors + (tries + 6) * task.size)
 
 
@@ -221,7 +223,7 @@ def _sides(found: Uses, w: Weights, parts: Factors, key: str, use: Matrix, real:
     if use.bias is not None:
         u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
     d = use.outer(sensitivities(factor, use.call.shapes, head(found, w)))
-    return torch.where(real[:, None, None, None], u, 0), d
+    return shard.cleared(u, real), d
 
 
 def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str]) -> Tensor:
@@ -238,7 +240,7 @@ def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str
         d = sensitivities(parts[key], use.call.shapes, head(found, w))
         for name, part in use.gradients(w, parts[key].a, d).items():
             total[name] = total[name] + part if name in total else part
-    return torch.cat([total[name].flatten(2) for name in names], 2)
+    return torch.cat([total[name].reshape(*total[name].shape[:2], -1) for name in names], 2)
 
 
 def _squares(d: Tensor) -> Tensor:
@@ -265,7 +267,7 @@ def _split(flat: Tensor, like: Weights, key: str) -> Weights:
     """Parameters from their numbers in one piece, along the last axis."""
     names = key.split(",")
     parts = torch.split(flat, [like[name].numel() for name in names], -1)
-    return {name: part.reshape(*flat.shape[:-1], *like[name].shape) for name, part in zip(names, parts, strict=True)}
+    return {name: part.reshape((*flat.shape[:-1], *like[name].shape)) for name, part in zip(names, parts, strict=True)}
 
 
 def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:

@@ -107,7 +107,8 @@ def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights) -> Tensor:
             found.append(_forward(factors[key], u, head(uses, w)))
         else:
             for name, gradient in gradients(part, w, factors, head(uses, w)).items():
-                found.append(torch.einsum("ncp,tp->tnc", gradient.flatten(2), v[name].flatten(1)))
+                rows, columns = gradient.reshape(*gradient.shape[:2], -1), v[name].reshape(len(v[name]), -1)
+                found.append(torch.einsum("ncp,tp->tnc", rows, columns))
     return sum(found[1:], found[0])
 
 

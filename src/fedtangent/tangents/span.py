@@ -62,7 +62,7 @@ class Span:
             v: The last displacement.
         """
         made = directions(total, a, self.dampings)
-        fine = torch.stack([d.flatten(1).isfinite().all(1) for d in made.values()]).all(0)
+        fine = torch.stack([d.reshape(len(d), -1).isfinite().all(1) for d in made.values()]).all(0)
         kept = fine | ~fine.any()
         made = {name: torch.where(kept.reshape(-1, *[1] * (d.dim() - 1)), d, 0) for name, d in made.items()}
         if self.momentum:
@@ -79,7 +79,8 @@ class Span:
             basis: The k directions.
             quadratic: Q, the mean over rows of `curvature`, (k, k).
         """
-        slopes = [_like(basis, total.gradient)[name].flatten(1) @ g.flatten() for name, g in total.gradient.items()]
+        exact = _like(basis, total.gradient)
+        slopes = [exact[name].reshape(len(quadratic), -1) @ g.flatten() for name, g in total.gradient.items()]
         g, q = (torch.stack(slopes).sum(0) / total.rows).to(torch.float64), quadratic.to(torch.float64)
         size = q.diagonal().clamp_min(0).sqrt()
         unit = torch.where(size > 0, 1 / size, 0)
@@ -102,7 +103,7 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard) -> Tensor:
         j = torch.func.vmap(lambda d: torch.func.jvp(f, (w,), (d,))[1])(basis)
         root = losses.curvature_root(task.loss, f(w), data.y)
     root = torch.where(data.real[:, None, None], root, 0)
-    moved = torch.einsum("nck,inc->ink", root, j).flatten(1)
+    moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
     return moved @ moved.mT
 
 

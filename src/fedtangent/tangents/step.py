@@ -1,18 +1,19 @@
 """The tangent step: rows linearised at w, candidates at several times, and the choice among them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import trees
+from fedtangent import shard, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents import dynamics
+from fedtangent.tangents import dynamics, explicit
 from fedtangent.tangents.factors import Factors, factors
-from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.functional import Weights, each, plain
 from fedtangent.tangents.operator import operator, pullback, pushforward
 from fedtangent.tangents.uses import uses
 from fedtangent.task import Task
@@ -24,7 +25,8 @@ class Rows(NamedTuple):
     Attributes:
         f: The network's outputs, (N, C).
         y: Labels (N,) or targets (N, C).
-        factors: Of the Jacobian.
+        factors: Of the Jacobian; for a step also that itself, a tensor (N, C, ...) for every parameter, as `explicit`
+            gives it.
         like: The shape of a row of inputs, in no bytes, (N, 0, ...).
         real: Which rows are real and form the kernel, (N,).
     """
@@ -85,22 +87,28 @@ class Step:
 
         The latter only where it selects; zeros otherwise.
         """
-        # whatever padding holds, a product with the kernel must not spread it
-        rows = rows._replace(factors=trees.map(lambda leaf: _masked(leaf, rows.real), rows.factors))
-        found = uses(task.model, w, rows.like.new_zeros(1, *rows.like.shape[2:]))
-        kernel = operator(self.kernel, found, rows.factors, w)
+        rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
+        kernel, pull, push = self._around(task, w, rows)
         if self.clock == "flow":
             s = [lr * time for time in self.times]
             alpha = dynamics.flow(kernel, rows.f, rows.y, rows.real, task.loss, s)
         else:
             alpha = dynamics.descent(kernel, rows.f, rows.y, rows.real, task.loss, lr, self.times)
-        move = pullback(found, rows.factors, w, alpha)
+        move = pull(alpha)
         tries = trees.map(lambda start, by: start - by, w, move)
         if self.selection != "linearised":
             return tries, rows.f.new_zeros(len(self.times))
-        f = rows.f - pushforward(found, rows.factors, w, move)
+        f = rows.f - push(move)
         each = torch.func.vmap(lambda f: task.loss.per_sample(f, rows.y))(f)
         return tries, torch.where(rows.real, each, 0).sum(1) / rows.real.sum()
+
+    def _around(self, task: Task, w: Weights, rows: Rows) -> tuple[Any, Any, Any]:
+        """The kernel at w, alpha -> J^T alpha, and v -> J v."""
+        j: Any = rows.factors
+        if all(isinstance(part, Tensor) for part in j.values()):
+            return explicit.operator(self.kernel, j), partial(explicit.pullback, j), partial(explicit.pushforward, j)
+        found = uses(task.model, w, rows.like.new_zeros(1, *rows.like.shape[2:]))
+        return operator(self.kernel, found, j, w), partial(pullback, found, j, w), partial(pushforward, found, j, w)
 
     def node_bytes(self, task: Task) -> Any:
         """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
@@ -130,7 +138,20 @@ def score(task: Task, tries: Weights, data: Shard) -> Score:
     def total(w: Weights) -> Tensor:
         return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
 
-    return Score(torch.func.vmap(total)(tries), data.real.sum())
+    with plain():
+        return Score(each(total, tries), data.real.sum())
+
+
+def countable(found: Score) -> tuple[Score, Tensor]:
+    """The losses that are finite, and (T,) the rows of those that are not: what a sum over owners can bear."""
+    fine = torch.isfinite(found.total)
+    return found._replace(total=torch.where(fine, found.total, 0)), torch.where(fine, 0, found.rows)
+
+
+def summed_loss(found: tuple[Score, Tensor]) -> Tensor:
+    """The mean loss (T,) from a sum of `countable` scores; inf for candidates that fail more owners than others do."""
+    (total, rows), failed = found
+    return torch.where((failed > failed.min()) | (failed >= rows), torch.inf, total / (rows - failed))
 
 
 def mean_loss(own: Score, others: Score, real: Tensor) -> Tensor:
@@ -145,6 +166,20 @@ def held_out(rng: np.random.Generator, data: Shard) -> tuple[Shard, Shard]:
     order = torch.from_numpy(rng.permutation(rows)).to(data.x.device)
     held = min(max(rows // 10, 1), rows - 1)
     return Shard(*(part[order[held:]] for part in data)), Shard(*(part[order[:held]] for part in data))
+
+
+def some(share: float) -> Callable[[np.random.Generator, Shard], Shard]:
+    """Draws a share of a node's rows, one at least where there are any, and keeps their order."""
+    if not 0 < share <= 1:
+        raise ValueError(f"`subsample` must be in (0, 1]; got {share}. Use 1 for all rows.")
+
+    def draw(rng: np.random.Generator, data: Shard) -> Shard:
+        rows = len(data.x)
+        count = min(max(int(share * rows + 1e-9), 1), rows)  # 0.29 of 100 is 28.99...
+        kept = torch.from_numpy(np.sort(rng.choice(rows, count, replace=False))).to(data.x.device)
+        return Shard(*(part[kept] for part in data))
+
+    return draw
 
 
 def choose(w: Weights, tries: Weights, loss: Tensor, times: Sequence[int]) -> tuple[Weights, Tensor]:
@@ -164,10 +199,6 @@ def choose(w: Weights, tries: Weights, loss: Tensor, times: Sequence[int]) -> tu
 def nothing_found(time: Tensor) -> Tensor:
     """Whether no candidate was finite, by the time that `choose` gave."""
     return time == 0
-
-
-def _masked(leaf: Tensor, real: Tensor) -> Tensor:
-    return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, 0)
 
 
 def jacobian_bytes(task: Task, rows: Rows) -> int:

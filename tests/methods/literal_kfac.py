@@ -1,0 +1,119 @@
+"""The step of FedKFAC as its pseudo-code says: explicit Jacobians, Kronecker products, every candidate's true loss."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.methods import literal_tangent
+from tests.methods.literal_tangent import Weights, shifted
+
+LAYERS = ("0", "2")
+
+
+class Step(NamedTuple):
+    """What a literal step does; the names are those of the methods' options."""
+
+    dampings: tuple[float, ...]
+    ridges: tuple[float, ...]
+    scales: tuple[float, ...]
+    momentum: bool = True
+    wire: str = "full"
+    loss: str = "cross_entropy"
+
+
+def flat(w: Weights) -> Tensor:
+    return torch.cat([part.flatten() for part in w.values()])
+
+
+def hessian(f: Tensor, loss: str) -> Tensor:
+    """d^2 loss / d f^2 of one row."""
+    if loss == "squared":
+        return torch.eye(len(f)).double() / len(f)
+    p = f.softmax(0)
+    return p.diag() - torch.outer(p, p)
+
+
+def row_gradient(w: Weights, x: Tensor, y: Tensor, loss: str) -> Tensor:
+    """Of one row's loss, (P,)."""
+    model = literal_tangent.network(w)
+    value = literal_tangent.value(model(x[None]), y[None], loss)
+    return torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))])
+
+
+def layer_inputs(w: Weights, x: Tensor) -> list[Tensor]:
+    """(x, 1) and (h, 1) of one row."""
+    h = torch.relu(w["0.weight"] @ x + w["0.bias"])
+    return [torch.cat([u, torch.ones(1).double()]) for u in (x, h)]
+
+
+def first_inputs(x: Tensor) -> Tensor:
+    """A of the first layer, the sum over rows."""
+    rows = [torch.cat([row, torch.ones(1).double()]) for row in x]
+    return sum(torch.outer(u, u) for u in rows)  # type: ignore[return-value]
+
+
+def factors(w: Weights, x: Tensor, loss: str) -> list[list[Tensor]]:
+    """A and B of both layers, means over rows."""
+    a, b = [torch.zeros(())] * 2, [torch.zeros(())] * 2
+    for row in x:
+        inputs = layer_inputs(w, row)
+        z = w["0.weight"] @ row + w["0.bias"]
+        f = w["2.weight"] @ torch.relu(z) + w["2.bias"]
+        reacts = [w["2.weight"] * (z > 0), torch.eye(len(f)).double()]
+        for layer in (0, 1):
+            a[layer] = a[layer] + torch.outer(inputs[layer], inputs[layer]) / len(x)
+            b[layer] = b[layer] + reacts[layer].T @ hessian(f, loss) @ reacts[layer] / len(x)
+    return [a, b]
+
+
+def direction(w: Weights, g: Tensor, a: list[Tensor], b: list[Tensor], damping: float) -> Tensor:
+    """((B / b + r) (x) (A / a + r))^-1 g / (a b) layer by layer, r the damping's root; flat."""
+    g_of, found = shifted({name: torch.zeros_like(part) for name, part in w.items()}, g), {}
+    for layer, left, right in zip(LAYERS, b, a, strict=True):
+        means = [float(side.trace()) / len(side) for side in (left, right)]
+        pairs = zip((left, right), means, strict=True)
+        sides = [side.numpy() / mean + np.sqrt(damping) * np.eye(len(side)) for side, mean in pairs]
+        whole = torch.cat([g_of[f"{layer}.weight"], g_of[f"{layer}.bias"][:, None]], 1)
+        solved = np.linalg.solve(np.kron(*sides) * means[0] * means[1], whole.flatten().numpy())
+        whole = torch.from_numpy(solved).reshape(whole.shape)
+        found |= {f"{layer}.weight": whole[:, :-1], f"{layer}.bias": whole[:, -1]}
+    return flat({name: found[name] for name in w})
+
+
+def candidates(w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step: Step) -> list[Weights]:
+    """w + D c for every ridge and scale; `first` is A of the first layer, a mean."""
+    g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)]).mean(0)
+    a, b = factors(w, x, step.loss)
+    d = torch.stack([direction(w, g, [first, a[1]], b, damping) for damping in step.dampings])
+    if step.momentum:
+        d = torch.cat([d, flat(v)[None]])
+    if step.wire == "bfloat16":
+        d = d.to(torch.bfloat16).double()
+    q, j, f = torch.zeros(len(d), len(d)).double(), literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)
+    for n in range(len(x)):
+        q += d @ j[n].T @ hessian(f[n], step.loss) @ j[n] @ d.T / len(x)
+    still = [i for i in range(len(d)) if not d[i].any()]
+    found = []
+    for ridge in step.ridges:
+        damped = q + ridge * torch.diag(q.diag())
+        for i in still:
+            damped[i, i] = 1  # and the slope along it is 0
+        c = -torch.linalg.solve(damped, d @ g)
+        found += [shifted(w, scale * c @ d) for scale in step.scales]
+    return found
+
+
+def best(tries: list[Weights], x: Tensor, y: Tensor, loss: str) -> int:
+    """The number of the candidate of the lowest loss, from 1."""
+    value = [literal_tangent.mean_loss(w, x, y, loss) for w in tries]
+    return 1 + int(torch.stack(value).argmin())
+
+
+def subtract(a: Weights, b: Weights) -> Weights:
+    return {name: a[name] - b[name] for name in a}
+
+
+def zeros(w: Weights) -> Weights:
+    return {name: torch.zeros_like(part) for name, part in w.items()}

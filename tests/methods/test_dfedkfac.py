@@ -1,0 +1,199 @@
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from fedtangent import losses, trees
+from fedtangent.graph import Graph
+from fedtangent.methods.dfedkfac import dfedkfac
+from fedtangent.methods.fedkfac import fedkfac
+from fedtangent.shard import Shard
+from fedtangent.tangents import span
+from fedtangent.task import Task
+from tests import federation
+from tests.federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same
+from tests.methods import literal_kfac as literal
+from tests.methods.literal_tangent import Weights, average
+from tests.tangents.networks import Example, everything
+
+K = len(ROWS)
+FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0)}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "every round": {},
+    "one gossip round": {"gossip": 1},
+    "two gossip rounds": {"gossip": 2},
+    "no momentum": {"momentum": False},
+    "single try": {"ridges": (0.1,), "scales": (0.7,)},
+    "squared": {"loss": "squared"},
+    "bfloat16": {"wire": "bfloat16"},
+}
+
+
+def transcript(rounds: int, loss: str, gossip: int = 0, **options: Any) -> tuple[list[Weights], list[list[int]]]:
+    """Every node's weights after some rounds, and the candidates that were chosen."""
+    data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
+    w_k = [federation.network().state_dict() for _ in ROWS]
+    v_k = [literal.zeros(w) for w in w_k]
+    own_a, own_n = [literal.first_inputs(part.x) for part in data], [float(n) for n in ROWS]
+    a_k, n_k = list(own_a), list(own_n)
+    for k in range(1, rounds + 1):
+        old_w, old_v = list(w_k), list(v_k)
+        old_a, old_n = (list(a_k), list(n_k)) if gossip else (own_a, own_n)
+        chosen.append([])
+        for i in range(K):
+            near = [i, *GRAPH.neighbours[i]]
+            mean, last = average([old_w[j] for j in near]), average([old_v[j] for j in near])
+            if not gossip or k <= gossip:
+                a_k[i] = sum(old_a[j] for j in near) / len(near)  # type: ignore[assignment]
+                n_k[i] = sum(old_n[j] for j in near) / len(near)
+            x, y = (torch.cat([getattr(data[j], part) for j in near]) for part in ("x", "y"))
+            tries = literal.candidates(mean, last, a_k[i] / n_k[i], x, y, step)
+            chosen[-1].append(literal.best(tries, x, y, loss))
+            w_k[i] = tries[chosen[-1][-1] - 1]
+            v_k[i] = literal.subtract(w_k[i], mean)
+    return w_k, chosen
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_is_the_algorithm(name: str) -> None:
+    options = {**FEW, **OPTIONS[name]}
+    loss = options.pop("loss", "cross_entropy")
+    found = federation.run(dfedkfac(Task(federation.network(), losses.NAMES[loss]), **options), rounds=3)
+    w_k, chosen = transcript(3, loss, **options)
+    assert [[int(choice) for choice in extra["choice"]] for extra in found.extras] == chosen
+    assert name == "single try" or len({choice for choices in chosen for choice in choices}) > 1
+    assert not any(bool(failed) for extra in found.extras for failed in extra["failed"])
+    assert_close(found.state.w_k.values, [dict(w) for w in w_k], 1e-9)
+    assert_close(found.aggregate, average(w_k), 1e-9)
+
+
+def test_the_final_model_may_be_weighted_by_rows() -> None:
+    found = federation.run(dfedkfac(federation.task(), **FEW, aggregation="weighted"))
+    assert_close(found.aggregate, average(found.state.w_k.values, [rows / sum(ROWS) for rows in ROWS]))
+
+
+@pytest.mark.parametrize("gossip", [0, 1, 3])
+@pytest.mark.parametrize("momentum", [True, False])
+def test_on_a_complete_graph_it_is_fedkfac_with_all_clients_and_rows(gossip: int, momentum: bool) -> None:
+    complete = Graph([(i, j) for i in range(K) for j in range(i)], K)
+    options = {**FEW, "momentum": momentum}
+    found = federation.run(dfedkfac(federation.task(), **options, gossip=gossip), graph=complete, rounds=3)
+    server = federation.run(fedkfac(federation.task(), **options, selection="loss"), rounds=3)
+    assert_close(found.state.w_k.values, [server.aggregate] * K, 1e-10)
+    assert [extra["choice"] for extra in found.extras] == [[extra["choice"]] * K for extra in server.extras]
+
+
+def test_who_of_a_neighbourhood_holds_which_row_does_not_matter() -> None:
+    """Nodes 0, 1 and 2 of a triangle: its union of rows, in any order and any split, gives the same step."""
+    triangle = Graph([(0, 1), (1, 2), (0, 2)], 3)
+    x, y, real = (torch.cat(parts) for parts in zip(*federation.shards([4, 1, 7]), strict=True))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    split = [Shard(x[rows], y[rows], real[rows]) for rows in order.split([2, 9, 1])]
+    one = federation.run(dfedkfac(federation.task(), **FEW), federation.shards([4, 1, 7]), graph=triangle)
+    other = federation.run(dfedkfac(federation.task(), **FEW), split, graph=triangle)
+    assert_close(one.aggregate, other.aggregate, 1e-10)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_the_first_inputs_are_sent_in_the_gossip_rounds_or_in_all(rounds: int) -> None:
+    """To every neighbour: w, v, A and rows; w, D and c; and back g, A, B, B, rows; Q; losses and rows."""
+
+    def triangle(size: int) -> int:
+        return size * (size + 1) // 2
+
+    size = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    moments = size + triangle(HIDDEN + 1) + triangle(HIDDEN) + triangle(OUTPUTS) + 1
+    each = 2 * size + (size + 3 * size + 4 * 3) + (moments + 3 * 3 + 4 + 1)
+    first = triangle(INPUTS + 1) + 1
+    for gossip, times in ((2, min(rounds, 2)), (0, rounds)):
+        ledger = federation.run(dfedkfac(federation.task(), **FEW, gossip=gossip), rounds=rounds).ledger
+        expected = {i: GRAPH.degree(i) * 8 * (rounds * each + times * first) for i in range(K)}
+        assert dict(ledger.sent) == dict(ledger.received) == expected
+
+
+def test_what_a_recipe_saves_on_the_wire() -> None:
+    """No momentum: no v, nor its direction. A single try: no c, no scores. bfloat16: D in two bytes a number."""
+    size = federation.task().size
+    plain = sent(scales=(1.0,))
+    assert plain - sent(scales=(1.0,), momentum=False) == 8 * (2 * size + (9 - 4) + 2)
+    assert plain - sent(scales=(1.0,), ridges=(0.3,)) == 8 * (2 * 3 + 2 + 1)
+    assert plain - sent(scales=(1.0,), wire="bfloat16") == 6 * 3 * size
+
+
+def sent(**options: Any) -> int:
+    """By node 0, to its one neighbour."""
+    assert GRAPH.degree(0) == 1
+    return federation.run(dfedkfac(federation.task(), **{**FEW, **options}), rounds=1).ledger.sent[0]
+
+
+def test_a_node_without_neighbours_steps_alone() -> None:
+    found = federation.run(dfedkfac(federation.task(), **FEW), graph=LONELY, rounds=2)
+    alone = federation.run(fedkfac(federation.task(), **FEW, selection="loss"), federation.shards()[3:4], rounds=2)
+    assert LONELY.degree(3) == 0
+    assert_close(found.state.w_k.values[3], alone.aggregate, 1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"ridges": (0.1,), "scales": (0.7,)}])
+def test_a_node_whose_rows_blow_up_keeps_its_mean(options: dict[str, Any]) -> None:
+    data = federation.shards()
+    data[3] = data[3]._replace(x=torch.full_like(data[3].x, 1e200))
+    found = federation.run(dfedkfac(federation.task(), **{**FEW, **options}), data, rounds=1)
+    reached, w_0 = {3, *GRAPH.neighbours[3]}, federation.task().w_0
+    for i, (w, choice) in enumerate(zip(found.state.w_k.values, found.extras[0]["choice"], strict=True)):
+        assert (int(choice) == 0) == bool(found.extras[0]["failed"][i]) == (i in reached)
+        assert trees.all_finite(w)
+        if i in reached:
+            assert_close(w, w_0, 1e-15)
+
+
+def test_factors_that_no_damping_saves_keep_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = span.directions
+    monkeypatch.setattr(span, "directions", lambda *given: trees.scale(solve(*given), torch.nan))
+    found = federation.run(dfedkfac(federation.task(), **FEW), rounds=1)
+    assert all(bool(failed) for failed in found.extras[0]["failed"])
+    assert_close(found.state.w_k.values, [federation.task().w_0] * K, 1e-15)
+
+
+PATH = Graph([(0, 1), (1, 2)], 3)
+
+
+def rows(example: Example) -> list[Shard]:
+    """Of three nodes, for a model of OUTPUTS classes."""
+    data = []
+    for node, n in enumerate((3, 2, 4)):
+        y = federation.philox("labels", 1, node).integers(0, OUTPUTS, n)
+        data.append(Shard(example.samples(n, seed=node), torch.from_numpy(y), torch.ones(n, dtype=torch.bool)))
+    return data
+
+
+@pytest.mark.parametrize("name", ["convolutions", "transformer", "tied to the embedding", "recurrent"])
+def test_other_layers_learn_too_and_the_engines_agree(name: str) -> None:
+    example = everything()[name]
+    task, data = Task(example.model), rows(example)
+    run = partial(federation.run, dfedkfac(task, **FEW, other="exact"), data, graph=PATH, rounds=2)
+    found = run()
+    if name != "recurrent":  # which no vmap takes
+        assert_close(run(engine=federation.engine("vectorized", 3)).aggregate, found.aggregate, 1e-8)
+    before, after = (
+        sum(float(losses.cross_entropy.per_sample(task.predict(w, part.x), part.y).sum()) for part in data)
+        for w in (task.w_0, found.aggregate)
+    )
+    assert after < 0.95 * before
+    if name == "transformer":  # no linear map of it sees the data itself; and the padding's row is not trained
+        assert [set(a) for a, _ in found.state.a_k.values] == [set()] * 3
+        assert_same(found.aggregate["words.weight"][0], task.w_0["words.weight"][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gossip": -1}, r"^`gossip` must not be negative; got -1\. Give a number of rounds, or 0\.$"),
+        ({"aggregation": "best"}, r"^`aggregation` must be 'plain' or 'weighted'; got 'best'\. Choose .*\.$"),
+        ({"ridges": (0.0,)}, r"^`ridges` must be positive numbers; got \[0.0\]\. Give at least one\.$"),
+        ({"wire": "int4"}, r"^`wire` must be 'full' or 'bfloat16'; got 'int4'\. Choose one of the two\.$"),
+    ],
+)
+def test_a_wrong_option_is_an_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dfedkfac(federation.task(), **options)

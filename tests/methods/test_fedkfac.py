@@ -1,0 +1,223 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from fedtangent import losses, trees
+from fedtangent.ledger import SERVER
+from fedtangent.methods.fedkfac import fedkfac
+from fedtangent.shard import Shard
+from fedtangent.tangents import span
+from fedtangent.task import Task
+from tests import federation
+from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, philox
+from tests.methods import literal_kfac as literal
+
+K = len(ROWS)
+FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0)}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "held-out": {},
+    "loss": {"selection": "loss"},
+    "half of the clients": {"participation": 0.5},
+    "one client": {"participation": 0.01, "selection": "loss"},
+    "no momentum": {"momentum": False},
+    "single try": {"ridges": (0.1,), "scales": (0.7,), "selection": "loss"},
+    "squared": {"loss": "squared"},
+    "bfloat16": {"wire": "bfloat16"},
+}
+
+
+def joined(parts: Sequence[Shard]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+
+
+def split(data: Shard, node: int, selection: str) -> tuple[Shard, Shard]:
+    """The rows of the step and those of the choice."""
+    if selection == "loss":
+        return data, data
+    order = philox("held-out", 0, node).permutation(len(data.x))
+    tenth = min(max(len(data.x) // 10, 1), len(data.x) - 1)
+    return Shard(*(part[order[tenth:]] for part in data)), Shard(*(part[order[:tenth]] for part in data))
+
+
+def transcript(
+    rounds: int, loss: str, participation: float = 1.0, selection: str = "held-out", **options: Any
+) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """The server's weights after some rounds, and the candidates that it chose."""
+    data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
+    w = federation.network().state_dict()
+    v, first = literal.zeros(w), literal.first_inputs(joined(data)[0]) / sum(ROWS)
+    for k in range(1, rounds + 1):
+        drawn = philox("cohort", k).choice(K, max(int(participation * K), 1), replace=False).tolist()
+        fit, held = zip(*(split(data[i], i, selection) for i in drawn), strict=True)
+        tries = literal.candidates(w, v, first, *joined(fit), step)
+        chosen.append(literal.best(tries, *joined(held), loss))
+        w, v = tries[chosen[-1] - 1], literal.subtract(tries[chosen[-1] - 1], w)
+    return w, chosen
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_is_the_algorithm(name: str) -> None:
+    options = {**FEW, **OPTIONS[name]}
+    loss = options.pop("loss", "cross_entropy")
+    found = federation.run(fedkfac(Task(federation.network(), losses.NAMES[loss]), **options), rounds=3)
+    w, chosen = transcript(3, loss, **options)
+    assert [int(extra["choice"]) for extra in found.extras] == chosen
+    assert [int(extra["refused"]) for extra in found.extras] == [0, 0, 0]
+    assert not any(bool(extra["failed"]) for extra in found.extras)
+    assert_close(found.aggregate, w, 1e-9)
+
+
+def test_the_choice_is_made_among_several() -> None:
+    chosen = {choice for name in ("held-out", "loss", "squared") for choice in transcript(3, **named(name))[1]}
+    assert len(chosen) > 1
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"loss": "cross_entropy", **FEW, **OPTIONS[name]}
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_a_loss_of_ones_own_takes_the_same_steps(engine: str) -> None:
+    own = Task(federation.network(), losses.custom(torch.nn.functional.cross_entropy))
+    found = federation.run(fedkfac(own, **FEW), engine=federation.engine(engine, memory=4))
+    assert_close(found.aggregate, federation.run(fedkfac(federation.task(), **FEW)).aggregate, 1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[1, 26], [9, 9, 9], [27], [3, 1, 5, 2, 7, 4, 5]])
+def test_who_holds_which_row_does_not_matter(sizes: list[int]) -> None:
+    x, y = joined(federation.shards())
+    order = torch.randperm(sum(ROWS), generator=torch.Generator().manual_seed(0))
+    other = [Shard(x[rows], y[rows], torch.ones(len(rows), dtype=torch.bool)) for rows in order.split(sizes)]
+    task = federation.task()
+    one = federation.run(fedkfac(task, **FEW, selection="loss"), rounds=3)
+    two = federation.run(fedkfac(task, **FEW, selection="loss"), other, rounds=3)
+    assert_close(one.aggregate, two.aggregate, 1e-10)
+    assert [extra["choice"] for extra in one.extras] == [extra["choice"] for extra in two.extras]
+
+
+def line(inputs: int) -> tuple[Task, list[Shard], dict[str, torch.Tensor]]:
+    """A linear map under the squared loss, rows, and the weights of least squares."""
+    rng = philox("line", 1)
+    x, y = (torch.from_numpy(rng.normal(size=(sum(ROWS), size))) for size in (inputs, OUTPUTS))
+    real = torch.ones(sum(ROWS), dtype=torch.bool)
+    parts = zip(*(part.split(list(ROWS)) for part in (x, y, real)), strict=True)
+    best = torch.linalg.lstsq(torch.cat([x, torch.ones_like(x[:, :1])], 1), y).solution.T
+    model = torch.nn.Linear(inputs, OUTPUTS).double()
+    return Task(model, losses.squared), [Shard(*part) for part in parts], {"weight": best[:, :-1], "bias": best[:, -1]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "dampings"),
+    [
+        (INPUTS, (1e-24,)),  # the one direction is Newton's
+        (1, (0.5, 20.0)),  # two span all functions of a matrix with two eigenvalues, its inverse among them
+    ],
+)
+def test_a_linear_map_takes_newtons_step_where_it_is_in_the_span(inputs: int, dampings: tuple[float, ...]) -> None:
+    task, data, best = line(inputs)
+    options: dict[str, Any] = {"dampings": dampings, "ridges": (1e-14,), "scales": (1.0,), "momentum": False}
+    assert_close(federation.run(fedkfac(task, **options), data, rounds=1).aggregate, best, 0.5)
+    found = federation.run(fedkfac(task, **options, selection="loss"), data, rounds=1)
+    assert_close(found.aggregate, best, 1e-9)
+
+
+def test_bytes() -> None:
+    """Once up: A of the first layer and rows. Each round down: w, D, c; up: g, A, B, B, rows; Q, rows; losses, rows."""
+
+    def triangle(size: int) -> int:
+        return size * (size + 1) // 2
+
+    size = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    first = triangle(INPUTS + 1) + 1
+    moments = size + triangle(HIDDEN + 1) + triangle(HIDDEN) + triangle(OUTPUTS) + 1
+    up, down = moments + (3 * 3 + 1) + (2 * 4 + 1), size + 3 * size + 4 * 3
+    for rounds in (1, 2):
+        ledger = federation.run(fedkfac(federation.task(), **FEW), rounds=rounds).ledger
+        sent = dict.fromkeys(range(K), (first + rounds * up) * 8)
+        assert dict(ledger.sent) == {SERVER: rounds * K * down * 8} | sent
+    half = federation.run(fedkfac(federation.task(), **FEW, participation=0.5, wire="bfloat16"), rounds=1).ledger
+    clients = philox("cohort", 1).choice(K, 3, replace=False).tolist()
+    assert half.sent[SERVER] == 3 * (8 * (size + 4 * 3) + 2 * 3 * size)
+    assert {i: half.sent[i] for i in range(K)} == {i: (first + (i in clients) * up) * 8 for i in range(K)}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("selection", ["loss", "held-out"])
+def test_a_message_that_is_not_finite_is_refused_and_counted(bad: float, selection: Any) -> None:
+    data = federation.shards()
+    data[-1] = data[-1]._replace(x=torch.full_like(data[-1].x, bad))
+    method = fedkfac(federation.task(), **FEW, selection=selection)
+    found = federation.run(method, data, rounds=2)
+    assert [int(extra["refused"]) for extra in found.extras] == [1, 1]
+    assert_close(found.aggregate, federation.run(method, data[:-1], rounds=2).aggregate, 1e-12)
+
+
+def test_a_federation_without_a_finite_message_is_an_error() -> None:
+    data = [part._replace(x=part.x * torch.nan) for part in federation.shards()]
+    message = (
+        r"^`x_k` must hold a message that is finite; got none of 6 in round 0\. Look at the data and the weights\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        federation.run(fedkfac(federation.task(), **FEW), data)
+
+
+def test_a_damping_that_is_too_small_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rounding makes it: one direction is NaN, and the step is that of the other damping alone."""
+    solve = span.directions
+    expected = federation.run(fedkfac(federation.task(), **{**FEW, "dampings": (2.0,)}))
+
+    def failing(total: Any, a: Any, dampings: Sequence[float]) -> dict[str, torch.Tensor]:
+        found = solve(total, a, dampings)
+        found["2.bias"][0] = torch.nan
+        return found
+
+    monkeypatch.setattr(span, "directions", failing)
+    found = federation.run(fedkfac(federation.task(), **FEW))
+    assert_close(found.aggregate, expected.aggregate, 1e-10)
+
+
+def test_a_server_without_a_direction_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = span.directions
+    monkeypatch.setattr(span, "directions", lambda *given: trees.scale(solve(*given), torch.nan))
+    with pytest.raises(
+        ValueError, match=r"^`x_k` must hold a message that is finite; got none of 6 in round 1\. Look "
+    ):
+        federation.run(fedkfac(federation.task(), **FEW))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selection": "test"}, r"^`selection` must be 'held-out' or 'loss'; got 'test'\. Choose one of the two\.$"),
+        ({"participation": 0.0}, r"^`participation` must be in \(0, 1\]; got 0.0\. Use 1 for all clients\.$"),
+        ({"dampings": ()}, r"^`dampings` must be positive numbers; got \[\]\. Give at least one\.$"),
+        ({"wire": "int4"}, r"^`wire` must be 'full' or 'bfloat16'; got 'int4'\. Choose one of the two\.$"),
+    ],
+)
+def test_a_wrong_option_is_an_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fedkfac(federation.task(), **options)
+
+
+def test_a_model_without_factors_is_an_error_unless_blocks_are_asked_for() -> None:
+    model = torch.nn.Sequential(federation.network(), torch.nn.PReLU()).double()
+    with pytest.raises(RuntimeError, match=r"`model` must have Kronecker factors for every parameter; got none for "):
+        federation.run(fedkfac(Task(model), **FEW))
+    found = federation.run(fedkfac(Task(model), **FEW, other="exact"))
+    assert not torch.equal(found.aggregate["1.weight"], Task(model).w_0["1.weight"])
+
+
+def test_a_scalar_parameter_is_a_block() -> None:
+    class Scaled(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(INPUTS, OUTPUTS)
+            self.size = torch.nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.size * super().forward(x)
+
+    task = Task(Scaled().double())
+    found = federation.run(fedkfac(task, **FEW, other="exact"))
+    assert not any(torch.equal(part, task.w_0[name]) for name, part in found.aggregate.items())

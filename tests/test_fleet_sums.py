@@ -1,0 +1,131 @@
+"""Sums at the server, what they refuse, and questions that do not repeat what was said: examples worked by hand."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedtangent.fleet import Central, Fleet
+from fedtangent.graph import Graph
+from fedtangent.ledger import SERVER
+from tests import federation
+from tests.federation import assert_close, assert_same
+
+LINE = Graph([(0, 1), (1, 2)], 4)  # and node 3 alone
+
+
+def line(count: int = 4) -> Fleet:
+    return federation.fleet(count, graph=LINE if count == 4 else None)
+
+
+def numbers(*values: float) -> list[Tensor]:
+    return [torch.tensor(value, dtype=torch.float64) for value in values]
+
+
+class TestSum:
+    def test_adds_trees_leaf_by_leaf_and_books_every_message(self) -> None:
+        fleet = line()
+        tree_k = fleet.map(lambda x: {"w": torch.stack([x, -x]), "n": torch.tensor(3)}, fleet.each(numbers(2, 3, 5, 7)))
+        total, refused = fleet.sum(tree_k)
+        assert_same(total.value, {"w": torch.tensor([17.0, -17.0]).double(), "n": torch.tensor(12)})
+        assert refused.value == 0
+        assert dict(fleet.ledger.sent) == dict.fromkeys(range(4), 16 + 8)
+        assert dict(fleet.ledger.received) == {SERVER: 4 * 24}
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_a_number_that_is_not_finite_has_its_whole_message_refused(self, bad: float) -> None:
+        fleet = line()
+        sent = [(one, torch.ones(2)) for one in numbers(2, 3, bad, 7)]
+        total, refused = fleet.sum(fleet.each(sent))
+        assert_same(total.value, (torch.tensor(12.0).double(), torch.full((2,), 3.0)))
+        assert refused.value == 1
+        assert fleet.ledger.sent[2] == 16  # sent it was
+
+    @pytest.mark.parametrize(
+        "odd",
+        [torch.ones(3), torch.ones(1, 2), torch.tensor(1.0), torch.ones(2).double(), torch.ones(2, dtype=torch.int64)],
+        ids=["length", "axes", "scalar", "precision", "integers"],
+    )
+    @pytest.mark.parametrize("place", [0, 2, 3])
+    def test_a_message_of_another_form_than_most_is_refused(self, odd: Tensor, place: int) -> None:
+        fleet = line()
+        values = [torch.full((2,), float(n)) for n in (2, 3, 5, 7)]
+        values[place] = odd
+        total, refused = fleet.sum(fleet.each(values))
+        assert total.value.tolist() == [17 - (2, 3, 5, 7)[place]] * 2
+        assert refused.value == 1
+
+    def test_other_names_are_another_form(self) -> None:
+        fleet = line()
+        one = torch.ones(1)
+        total, refused = fleet.sum(fleet.each([{"a": one}, {"b": one}, {"a": one, "b": one}, {"a": one}]))
+        assert_same(total.value, {"a": torch.full((1,), 2.0)})
+        assert refused.value == 2
+
+    def test_counts_of_a_form_and_of_numbers_are_refused_together(self) -> None:
+        fleet = line(5)
+        values = [torch.ones(2), torch.ones(3), torch.tensor([1.0, torch.nan]), torch.ones(2), torch.ones(2)]
+        total, refused = fleet.sum(fleet.each(values))
+        assert (total.value.tolist(), refused.value) == ([3.0, 3.0], 2)
+
+    def test_nothing_is_the_sum_of_nothing(self) -> None:
+        """Of a model none of whose layers sees the data itself."""
+        fleet = line()
+        total, refused = fleet.sum(fleet.everywhere({}))
+        assert (total.value, refused.value) == ({}, 0)
+
+    def test_the_messages_are_left_alone(self) -> None:
+        fleet = line()
+        values = numbers(2, 3, 5, 7)
+        fleet.sum(fleet.each(values))
+        assert values == numbers(2, 3, 5, 7)
+
+    def test_a_cohorts_sum_is_of_its_nodes(self) -> None:
+        fleet = line().cohort(3)
+        total, _ = fleet.sum(fleet.each(numbers(2, 3, 5)))
+        assert total.value == 10
+        assert set(fleet.ledger.sent) == set(fleet.nodes)
+
+    def test_no_message_that_is_finite_is_an_error(self) -> None:
+        fleet = line()
+        with pytest.raises(
+            ValueError,
+            match=r"^`x_k` must hold a message that is finite; got none of 4 in round 1. Look at the data .*\.$",
+        ):
+            fleet.sum(fleet.each(numbers(*[torch.nan] * 4)))
+
+    def test_a_central_is_no_each(self) -> None:
+        with pytest.raises(TypeError, match=r"^`x_k` must be of type Each; got Central. Broadcast a Central first.$"):
+            line().sum(Central(torch.tensor(1.0)))  # type: ignore[arg-type]
+
+
+class TestAskOfWhatIsKnown:
+    def test_the_answer_takes_both_and_only_the_new_question_is_booked(self) -> None:
+        """100 k + 10 q - y: known things of 24 bytes, questions of 4, answers of 8."""
+        fleet = line()
+        x_k = fleet.each(numbers(2, 3, 5, 7))
+        known_k = fleet.map(lambda x: 100 * x.expand(3), x_k)
+        question_k = fleet.map(lambda x: (10 * x).float(), x_k)
+        inbox_k = fleet.ask(lambda k, q, y: k[0] + q - y, question_k, x_k, known_k=known_k)
+        assert [inbox.values.tolist() for inbox in inbox_k.values] == [[217], [328, 325], [547], []]
+        assert dict(fleet.ledger.sent) == dict(fleet.ledger.received) == {0: 12, 1: 24, 2: 12}
+
+    def test_is_the_same_as_asking_with_both(self) -> None:
+        fleet = line()
+        x_k, known_k = fleet.each(numbers(2, 3, 5, 7)), fleet.each(numbers(11, 13, 17, 19))
+        both_k = fleet.map(lambda known, x: (known, x), known_k, x_k)
+        short = fleet.ask(lambda known, x, y: known * x - y, x_k, x_k, known_k=known_k).values
+        whole = fleet.ask(lambda both, y: both[0] * both[1] - y, both_k, x_k).values
+        assert_close(short, whole, 0)
+
+    @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+    def test_with_questions_that_are_known_to_all(self, engine: str) -> None:
+        fleet = federation.fleet(4, graph=LINE, engine=federation.engine(engine, memory=4))
+        one_k = fleet.everywhere(torch.tensor(2.0).double())
+        found = fleet.ask(lambda k, q, y: k * y - q, one_k, fleet.each(numbers(2, 3, 5, 7)), known_k=one_k)
+        assert [inbox.values.tolist() for inbox in found.values] == [[4], [2, 8], [4], []]
+
+    def test_it_must_be_an_each_too(self) -> None:
+        fleet = line()
+        x_k = fleet.each(numbers(2, 3, 5, 7))
+        with pytest.raises(TypeError, match=r"^`x_k` must be of type Each; got Central. Broadcast a Central first.$"):
+            fleet.ask(torch.add, x_k, known_k=Central(torch.tensor(1.0)))  # type: ignore[arg-type]
