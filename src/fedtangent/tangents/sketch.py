@@ -82,6 +82,12 @@ def sketch(
         return (_dense if kind == "dense" else _structured)(model, x, size, int(seed), w)
 
 
+def projection(w: Weights, size: int, seed: int) -> Weights:
+    """R of the dense kind: a tree like w with a leading axis of columns, 4 P size bytes in float32."""
+    signs = {name: torch.stack([_signs(seed, name, i, part) for i in range(size)]) for name, part in w.items()}
+    return {name: part.div_(size**0.5) for name, part in signs.items()}
+
+
 def _dense(model: nn.Module, x: Tensor, size: int, seed: int, w: Weights) -> Tensor:
     j = jacobian(model, x, w=w)
     found = j.f.new_empty(*j.f.shape, size)
