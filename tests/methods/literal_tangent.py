@@ -54,9 +54,11 @@ def value(f: Tensor, y: Tensor, loss: str) -> Tensor:
     return nn.functional.mse_loss(f, nn.functional.one_hot(y, f.shape[1]).double()) / 2
 
 
-def candidates(w: Weights, x: Tensor, y: Tensor, step: Step) -> tuple[list[Weights], list[Tensor]]:
-    """w - J^T alpha_t for every time t, and the network's linearised outputs there."""
-    j, f_0 = jacobian(w, x), outputs(w, x)
+def candidates(
+    w: Weights, x: Tensor, y: Tensor, step: Step, j: Tensor | None = None
+) -> tuple[list[Weights], list[Tensor]]:
+    """w - J^T alpha_t for every time t, and the network's linearised outputs there; j is J as it was received."""
+    j, f_0 = jacobian(w, x) if j is None else j, outputs(w, x)
     n, c, _ = j.shape
     if step.kernel == "trace":
         kernel = torch.einsum("ncp,mcp->nm", j, j) / c

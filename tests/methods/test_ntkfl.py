@@ -1,16 +1,22 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from fedtangent import losses
+from fedtangent import losses, trees
+from fedtangent.catalog import names
+from fedtangent.fleet import NodeError
 from fedtangent.ledger import SERVER
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
+from fedtangent.tangents import explicit
+from fedtangent.tangents.step import Rows, Step
 from fedtangent.task import Task
 from tests import federation
-from tests.federation import OUTPUTS, ROWS, assert_close, philox
+from tests.channels import literal_wire
+from tests.federation import BUDGETS, HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 from tests.methods import literal_tangent as literal
 
 K = len(ROWS)
@@ -22,6 +28,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "linearised": {"selection": "linearised"},
     "held-out": {"selection": "held-out"},
     "one client": {"participation": 0.01},
+    "subsampled": {"subsample": 0.4},
+    "subsampled held-out": {"subsample": 0.4, "selection": "held-out"},
+    "shuffled": {"shuffle": True},
+    "sparse factors": {"exchange": "factors", "sparsity": 0.6},
+    "coarse factors": {"exchange": "factors", "levels": 8, "kernel": "full"},
+    "sparse and coarse factors": {"exchange": "factors", "sparsity": 0.6, "levels": 9, "selection": "linearised"},
+    "sparse Jacobian": {"sparsity": 0.3},
+    "coarse Jacobian": {"levels": 9, "kernel": "full"},
+    "all at once": {"subsample": 0.6, "sparsity": 0.3, "levels": 7, "shuffle": True, "selection": "linearised"},
 }
 
 
@@ -30,22 +45,61 @@ def cohort(k: int, participation: float) -> list[int]:
     return sorted(drawn.tolist())
 
 
+def part(data: Shard, k: int, i: int, share: float) -> Shard:
+    """What client i draws of its rows for round k."""
+    if share == 1:
+        return data
+    count = min(max(math.floor(share * len(data.x) + 1e-9), 1), len(data.x))
+    rows = sorted(philox("subsample", k, i).choice(len(data.x), count, replace=False).tolist())
+    return Shard(*(column[rows] for column in data))
+
+
+def received(w: dict[str, torch.Tensor], x: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    """A client's Jacobian (n, C, P) as the server has it."""
+    share, levels = options.get("sparsity", 1.0), options.get("levels")
+
+    def decoded(leaf: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(
+            literal_wire.decoded(leaf.flatten().tolist(), len(leaf), share, levels), dtype=torch.float64
+        ).reshape(leaf.shape)
+
+    if options.get("exchange") != "factors":
+        parts = literal.jacobian(w, x).split([leaf.numel() for leaf in w.values()], 2)
+        return torch.cat(
+            [
+                decoded(leaf.reshape(*leaf.shape[:2], *shape.shape)).flatten(2)
+                for leaf, shape in zip(parts, w.values(), strict=True)
+            ],
+            2,
+        )
+    first, bias, last, _ = w.values()
+    z = x @ first.T + bias
+    inputs, gate, hidden = decoded(x), decoded((z > 0).double()), decoded(z.relu())
+    d = last[None] * gate[:, None]
+    ones = torch.eye(OUTPUTS).double().expand(len(x), -1, -1)
+    layers = [torch.einsum("nco,ni->ncoi", d, inputs), d, torch.einsum("nco,ni->ncoi", ones, hidden), ones]
+    return torch.cat([leaf.flatten(2) for leaf in layers], 2)
+
+
 def transcript(rounds: int, loss: str, **options: Any) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The server's weights after some rounds, and the times that it chose."""
     step = literal.Step(options["times"], options["lr"], options.get("kernel", "trace"), options["clock"], loss)
     selection, w, chosen = options.get("selection", "loss"), federation.network().state_dict(), []
     for k in range(1, rounds + 1):
-        fit, held = [], []
+        fit, held, share = [], [], options.get("subsample", 1.0)
         for i in cohort(k, options["participation"]):
-            data, kept = federation.shards()[i], slice(None)
-            order = philox("held-out", 0, i).permutation(len(data.x))
+            data = federation.shards()[i]
+            order = np.arange(len(data.x))
+            if selection == "held-out":
+                order = philox("held-out", 0, i).permutation(len(data.x))
             tenth = min(max(len(data.x) // 10, 1), len(data.x) - 1)
             kept, out = (order[tenth:], order[:tenth]) if selection == "held-out" else (order, order)
-            fit.append(Shard(*(part[kept] for part in data)))
-            held.append(Shard(*(part[out] for part in data)))
+            fit.append(part(Shard(*(column[kept] for column in data)), k, i, share))
+            held.append(part(Shard(*(column[out] for column in data)), k, i, share))
+        j = torch.cat([received(w, data.x, options) for data in fit])
         x, y, _ = (torch.cat(parts) for parts in zip(*fit, strict=True))
         now = step._replace(lr=step.lr * math.exp(-options["decay"] * (k - 1)))
-        tries, linear = literal.candidates(w, x, y, now)
+        tries, linear = literal.candidates(w, x, y, now, j)
         if selection == "held-out":
             x, y, _ = (torch.cat(parts) for parts in zip(*held, strict=True))
         if selection == "linearised":
@@ -78,6 +132,87 @@ def test_the_papers_message_is_billed() -> None:
         assert ledger.sent[i] == up
 
 
+@pytest.mark.parametrize("exchange", ["factors", "jacobian"])
+def test_the_compressed_message_is_billed(exchange: str) -> None:
+    """Every tensor by itself: three bits for each of two in five entries, two ends, and positions."""
+    options = {**FEW, "exchange": exchange, "sparsity": 0.4, "levels": 5}
+    found = federation.run(ntkfl(federation.task(), **options), rounds=1)
+    for i in cohort(1, 0.5):
+        n, up = ROWS[i], 3 * 8 + 8
+        if exchange == "factors":
+            tensors = [n * INPUTS, n * HIDDEN, n * HIDDEN]  # inputs, gates, hidden values
+            up += n * OUTPUTS * 8 + n * 8
+        else:
+            tensors = [n * OUTPUTS * leaf.numel() for leaf in federation.task().w_0.values()]
+            up += 2 * n * OUTPUTS * 8
+        for entries in tensors:
+            sent = max(math.floor(0.4 * entries + 1e-9), 1)
+            index = math.ceil(math.log2(entries))
+            up += math.ceil(3 * sent / 8) + 2 * 8 + min(math.ceil(entries / 8), math.ceil(sent * index / 8))
+        assert found.ledger.sent[i] == up
+
+
+def test_a_subsampled_message_is_billed_by_its_rows() -> None:
+    ledger = federation.run(ntkfl(federation.task(), **FEW, subsample=0.4), rounds=1).ledger
+    for i in cohort(1, 0.5):
+        rows = max(math.floor(0.4 * ROWS[i] + 1e-9), 1)
+        assert ledger.sent[i] == rows * OUTPUTS * (federation.task().size + 2) * 8 + 3 * 8 + 8
+
+
+@pytest.mark.parametrize("name", names("engines"))
+@pytest.mark.parametrize("exchange", ["factors", "jacobian"])
+def test_compressed_rounds_agree_on_every_engine(name: str, exchange: str) -> None:
+    """Padded rows of a chunk neither are sent nor take anybody's place among the largest."""
+    options = {**FEW, "exchange": exchange, "sparsity": 0.4, "levels": 9, "subsample": 0.7, "shuffle": True}
+    expected = federation.run(ntkfl(federation.task(), **options))
+    for budget in BUDGETS:
+        found = federation.run(ntkfl(federation.task(), **options), engine=federation.engine(name, budget))
+        assert_close(found.aggregate, expected.aggregate, 1e-9)
+        assert found.ledger.state() == expected.ledger.state()
+
+
+def test_the_shuffling_server_mixes_the_rows_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Rows] = []
+    candidates = Step.candidates
+
+    def spy(step: Step, task: Task, w: Any, rows: Rows, lr: float) -> Any:
+        seen.append(rows)
+        return candidates(step, task, w, rows, lr)
+
+    monkeypatch.setattr(Step, "candidates", spy)
+    plain = federation.run(ntkfl(federation.task(), **FEW), rounds=3)
+    shuffled = federation.run(ntkfl(federation.task(), **FEW, shuffle=True), rounds=3)
+    assert_close(shuffled.aggregate, plain.aggregate, 1e-9)
+    assert shuffled.ledger.state() == plain.ledger.state()
+    for k, (before, after) in enumerate(zip(seen[:3], seen[3:], strict=True), start=1):
+        order = philox("shuffle", k).permutation(len(before.f))
+        assert sorted(order.tolist()) != order.tolist()
+        assert_close(after, trees.map(lambda leaf, order=order: leaf[order], before), 1e-9)
+
+
+def test_what_is_off_changes_no_bit() -> None:
+    off = {"subsample": 1.0, "sparsity": 1.0, "levels": None, "shuffle": False}
+    found, plain = (federation.run(ntkfl(federation.task(), **FEW, **more)) for more in (off, {}))
+    assert_same(found.aggregate, plain.aggregate)
+
+
+def test_a_compressed_jacobian_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explicit, "LARGEST", 3000)
+    with pytest.raises(
+        NodeError, match=r"node \d failed in 'of' of a method, round 1: ValueError: `exchange` must be 'fac"
+    ):
+        federation.run(ntkfl(federation.task(), **FEW | {"participation": 1.0}, levels=4))
+    federation.run(ntkfl(federation.task(), **FEW | {"participation": 1.0}, levels=4, exchange="factors"))
+
+
+def test_what_is_written_out_is_planned_for() -> None:
+    plain, written = ntkfl(federation.task()).node_bytes, ntkfl(federation.task(), levels=4).node_bytes
+    assert plain is not None
+    assert written is not None
+    assert written(5, 0) - plain(5, 0) == 8 * 8 * 5 * OUTPUTS * federation.task().size
+    assert written(10**9, 0) - plain(10**9, 0) == 8 * 8 * explicit.LARGEST
+
+
 def test_a_server_whose_candidates_all_blow_up_keeps_its_weights() -> None:
     data = [part._replace(x=part.x * 1e200) for part in federation.shards()]
     found = federation.run(ntkfl(federation.task(), **FEW), data, rounds=1)
@@ -89,3 +224,20 @@ def test_a_server_whose_candidates_all_blow_up_keeps_its_weights() -> None:
 def test_a_wrong_participation_is_an_error(participation: float) -> None:
     with pytest.raises(ValueError, match=rf"^`participation` must be in \(0, 1\]; got {participation}. Use 1 for all"):
         ntkfl(federation.task(), participation=participation)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subsample": 0.0}, r"^`subsample` must be in \(0, 1\]; got 0.0. Use 1 for all rows\.$"),
+        ({"subsample": 1.5}, r"^`subsample` must be in \(0, 1\]; got 1.5. Use 1 for all rows\.$"),
+        ({"sparsity": 0.0}, r"^`sparsity` must be in \(0, 1\]; got 0.0. Use 1 to send every entry\.$"),
+        ({"sparsity": 2.0}, r"^`sparsity` must be in \(0, 1\]; got 2.0. Use 1 to send every entry\.$"),
+        ({"levels": 1}, r"^`levels` must be from 2 to 65536; got 1. Use 16 for four bits an entry\.$"),
+        ({"levels": 0}, r"^`levels` must be from 2 to 65536; got 0. Use 16 for four bits an entry\.$"),
+        ({"exchange": "rows"}, r"^`exchange` must be 'jacobian' or 'factors'; got 'rows'. Choose one of the two\.$"),
+    ],
+)
+def test_a_wrong_option_is_an_error(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ntkfl(federation.task(), **options)

@@ -43,6 +43,8 @@ class Experiment:
         model_options: The model's options by name.
         loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
             classes and squared for targets.
+        project: Replace the inputs by so many random mixtures of them, before anything else but the partition; the
+            clients share the seed of the mixing matrix, and a server is not to know it. None leaves them.
         partition: A partition's name, an index file (.npz or .json), or from Python a Partition.
         partition_options: The partition's options by name.
         nodes: How many; none is 20, or as many as a given Partition or index file has.
@@ -67,6 +69,7 @@ class Experiment:
     model: str | nn.Module | Callable[..., nn.Module] = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
     loss: str | Loss | Callable[..., Any] | None = None
+    project: int | None = None
     partition: str | Partition | Callable[..., Partition] = "dirichlet"
     partition_options: Mapping[str, Any] = field(default_factory=dict)
     nodes: int | None = None
@@ -84,9 +87,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Checks what can be checked before anything is loaded."""
-        for name, least in (("rounds", 1), ("seed", 0), ("nodes", 1), ("memory", 0), ("evaluate_nodes_every", 0)):
+        least_of = {"rounds": 1, "seed": 0, "nodes": 1, "project": 1, "memory": 0, "evaluate_nodes_every": 0}
+        for name, least in least_of.items():
             value = getattr(self, name)
-            if value is None and name in ("nodes", "memory"):
+            if value is None and name in ("nodes", "project", "memory"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog, losses, shard, trees
+from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
 from fedtangent.experiments.options import plain
@@ -106,6 +107,7 @@ class Setup:
             "model": _name(asked.model),
             "model_options": plain(asked.resolved("model")),
             "loss": self.task.loss.name,
+            "project": asked.project,
             "partition": _name(asked.partition),
             "partition_options": plain(asked.resolved("partition")),
             "nodes": len(self.data),
@@ -152,6 +154,7 @@ def setup(experiment: Experiment) -> Setup:
     dataset = _dataset(experiment)
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = _partition(experiment, dataset)
+    dataset, partition = _projected(experiment, dataset, partition)
     model = _model(experiment, tuple(dataset.x_train.shape[1:]), outputs)
     task = Task(model, _loss(experiment, dataset)).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
@@ -240,6 +243,17 @@ def _partition(experiment: Experiment, dataset: Dataset) -> Partition:
                 "Use the data set that it was made for."
             )
     return partition
+
+
+def _projected(experiment: Experiment, dataset: Dataset, partition: Partition) -> tuple[Dataset, Partition]:
+    """Both with the inputs' mixtures in place of the inputs, where the experiment asks for them."""
+    if experiment.project is None:
+        return dataset, partition
+    inputs = int(np.prod(dataset.x_train.shape[1:]))
+    matrix = project(inputs, experiment.project, _rng(experiment, "project"))
+    train, test = (projected(x, matrix) for x in (dataset.x_train, dataset.x_test))
+    shifted = None if partition.x is None else projected(partition.x, matrix)
+    return dataset._replace(x_train=train, x_test=test), partition._replace(x=shifted)
 
 
 def _model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -> nn.Module:

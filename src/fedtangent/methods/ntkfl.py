@@ -8,18 +8,32 @@ Yue, Jin, Pilgrim, Wong, Baron, Dai. Neural Tangent Kernel Empowered Federated L
              K   <- J J^T over all rows                         trace or full
              w(t) <- w - J^T alpha_t at candidate times t
              w   <- the w(t) of the lowest loss on the clients' rows
+
+CP-NTK-FL, in the same paper, sends less: a client keeps a random part of its rows for the round (`subsample`), the
+largest entries of what it sends (`sparsity`), and those coarsely (`levels`); a server of its own mixes all rows
+(`shuffle`), and the inputs are projected with a seed that the server does not know (`project`, of the experiment).
+
+None of it makes the exposure less than raw-equivalent. A row divided by its bias entry still is its input, or its
+projection: from the top 5% of the entries an image comes back at 164 dB, from 10% in 16 levels at 29 dB. Shuffling
+hides whose a row is, not what it says. With projected inputs the server and any one client, who holds the seed, see
+images together (30 dB at 100 of 784 inputs, 42 dB at 200); the server alone sees which rows are alike.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedtangent import shard, trees
+from fedtangent.channels._chain import payload_bytes, received
+from fedtangent.channels.quantize import quantize
+from fedtangent.channels.topk import topk
 from fedtangent.fleet import Central, Each, Fleet, Method, participants
 from fedtangent.shard import Shard
+from fedtangent.tangents.explicit import LARGEST, explicit
 from fedtangent.tangents.step import (
     Rows,
     Score,
@@ -31,7 +45,9 @@ from fedtangent.tangents.step import (
     mean_loss,
     nothing_found,
     score,
+    some,
 )
+from fedtangent.tangents.uses import uses
 from fedtangent.task import Task, Weights
 
 
@@ -52,11 +68,15 @@ def ntkfl(
     decay: float = 0.0,
     selection: Literal["loss", "linearised", "held-out"] = "loss",
     exchange: Literal["jacobian", "factors"] = "jacobian",
+    subsample: float = 1.0,
+    sparsity: float = 1.0,
+    levels: int | None = None,
+    shuffle: bool = False,
 ) -> Method:
-    """NTK-FL, with the defaults of the authors' code.
+    """NTK-FL, with the defaults of the authors' code; what CP-NTK-FL adds is off.
 
     Args:
-        task: Model and loss; its trainable parameters in Linear layers.
+        task: Model and loss; any model that `fedtangent.tangents` takes.
         participation: C, the share of the clients in a round.
         kernel: `trace`, the paper's, or `full`, the exact dynamics of the linearised network.
         clock: `flow` or `descent`.
@@ -65,11 +85,16 @@ def ntkfl(
         decay: lr shrinks by exp(-decay) every round.
         selection: By the candidates' true `loss`, scored by the rows' owners; by the `linearised` network's; or by the
             true loss on `held-out` rows, a tenth of every client's.
-        exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel.
+        exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel. What is compressed,
+            too, and then the Jacobians are written out: at most 2^24 numbers a client.
+        subsample: Share of its rows with which a client takes part in a round, in the step and in the choice.
+        sparsity: Share of the entries of every tensor of factors, or of the Jacobian, that is sent: the largest ones.
+        levels: Of the values of those entries, signs counted; none sends them as they are. Odd numbers keep zeros.
+        shuffle: Whether a server in between decodes and mixes all rows; what it sends on is not billed.
     """
     cohort = participants(participation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
-    answer = bill(task, exchange)
+    message, part = _Message(task, exchange, sparsity, levels), some(subsample)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         return State(Central(task.w_0))
@@ -79,16 +104,18 @@ def ntkfl(
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
             fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
-        rows = clients.gather(clients.map(_linearize, clients.broadcast(state.w), fit_k), bill=answer)
+        if subsample < 1:
+            held_k = clients.draw(part, held_k, purpose="subsample")
+            fit_k = held_k if selection != "held-out" else clients.draw(part, fit_k, purpose="subsample")
+        rows = clients.gather(clients.map(message.of, clients.broadcast(state.w), fit_k), bill=message.payload)
+        if shuffle:
+            rows = fleet.at_server(_shuffled, rows, Central(fleet.rng("shuffle")))
         tries, loss = fleet.at_server(lambda w, rows: evolve(w, rows, step.rate(k)), state.w, rows)
         if selection != "linearised":
             score_k = clients.map(_score, clients.broadcast(tries), held_k)
             loss = fleet.at_server(true_loss, clients.gather(score_k))
         w, time = fleet.at_server(best, state.w, tries, loss)
         return State(w), {"time": time, "failed": fleet.at_server(nothing_found, time)}
-
-    def _linearize(w: Weights, data: Shard) -> Rows:
-        return linearize(task, w, data)
 
     def _score(tries: Weights, data: Shard) -> Score:
         return score(task, tries, data)
@@ -107,4 +134,48 @@ def ntkfl(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("ntkfl", init, round, "raw-equivalent", False, aggregate, step.node_bytes(task))
+    return Method("ntkfl", init, round, "raw-equivalent", False, aggregate, message.node_bytes(step))
+
+
+class _Message:
+    """A client's rows as they reach the server, and what they weigh."""
+
+    def __init__(self, task: Task, exchange: Literal["jacobian", "factors"], sparsity: float, levels: int | None):
+        if not 0 < sparsity <= 1:
+            raise ValueError(f"`sparsity` must be in (0, 1]; got {sparsity}. Use 1 to send every entry.")
+        self.task, self.exchange, self.plain = task, exchange, bill(task, exchange)
+        self.wire = [topk(sparsity)] if sparsity < 1 else []
+        self.wire += [] if levels is None else [quantize(levels)]
+
+    def of(self, w: Weights, data: Shard) -> Rows:
+        rows = linearize(self.task, w, data)
+        if not self.wire:
+            return rows
+        sent: Any = rows.factors
+        if self.exchange == "jacobian":
+            sent = explicit(uses(self.task.model, w, data.x), rows.factors, w, len(data.x))
+        return rows._replace(factors=received(self.wire, sent, rows.real))
+
+    def payload(self, rows: Rows) -> int:
+        if not self.wire:
+            return int(self.plain(rows))
+        beside = trees.payload_bytes(rows._replace(factors={}))
+        if self.exchange == "jacobian":  # outputs and one-hot labels, as in the papers
+            beside = 2 * rows.f.numel() * rows.f.element_size()
+        return payload_bytes(self.wire, rows.factors) + beside
+
+    def node_bytes(self, step: Step) -> Any:
+        plain = step.node_bytes(self.task)
+        if not self.wire or self.exchange == "factors":
+            return plain
+        *_, last = self.task.w_0.values()  # its length is the number of outputs
+        return lambda rows, degree: (
+            plain(rows, degree) + 8 * last.element_size() * min(LARGEST, rows * len(last) * self.task.size)
+        )
+
+
+def _shuffled(rows: list[Rows], rng: np.random.Generator) -> list[Rows]:
+    """All rows as one message, in an order that tells nothing of whose they are."""
+    joined = shard.join(rows)
+    order = torch.from_numpy(rng.permutation(len(joined.f))).to(joined.f.device)
+    return [trees.map(lambda leaf: leaf[order], joined)]

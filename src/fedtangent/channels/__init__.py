@@ -1,0 +1,1 @@
+"""What the wire does to a message: one way, one file."""
