@@ -21,6 +21,7 @@ class Step(NamedTuple):
     momentum: bool = True
     wire: str = "full"
     loss: str = "cross_entropy"
+    decay: float = 0.0
 
 
 def flat(w: Weights) -> Tensor:
@@ -85,13 +86,14 @@ def direction(w: Weights, g: Tensor, a: list[Tensor], b: list[Tensor], damping: 
 def candidates(w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step: Step) -> list[Weights]:
     """w + D c for every ridge and scale; `first` is A of the first layer, a mean."""
     g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)]).mean(0)
+    g = g + step.decay * flat(w)
     a, b = factors(w, x, step.loss)
     d = torch.stack([direction(w, g, [first, a[1]], b, damping) for damping in step.dampings])
     if step.momentum:
         d = torch.cat([d, flat(v)[None]])
     if step.wire == "bfloat16":
         d = d.to(torch.bfloat16).double()
-    q, j, f = torch.zeros(len(d), len(d)).double(), literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)
+    q, j, f = step.decay * d @ d.T, literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)
     for n in range(len(x)):
         q += d @ j[n].T @ hessian(f[n], step.loss) @ j[n] @ d.T / len(x)
     still = [i for i in range(len(d)) if not d[i].any()]

@@ -15,7 +15,7 @@ from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, philox
 from tests.methods import literal_kfac as literal
 
 K = len(ROWS)
-FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0)}
+FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0), "decay": 0.02}
 OPTIONS: dict[str, dict[str, Any]] = {
     "held-out": {},
     "loss": {"selection": "loss"},
@@ -117,7 +117,13 @@ def line(inputs: int) -> tuple[Task, list[Shard], dict[str, torch.Tensor]]:
 )
 def test_a_linear_map_takes_newtons_step_where_it_is_in_the_span(inputs: int, dampings: tuple[float, ...]) -> None:
     task, data, best = line(inputs)
-    options: dict[str, Any] = {"dampings": dampings, "ridges": (1e-14,), "scales": (1.0,), "momentum": False}
+    options: dict[str, Any] = {
+        "dampings": dampings,
+        "ridges": (1e-14,),
+        "scales": (1.0,),
+        "momentum": False,
+        "decay": 0.0,
+    }
     assert_close(federation.run(fedkfac(task, **options), data, rounds=1).aggregate, best, 0.5)
     found = federation.run(fedkfac(task, **options, selection="loss"), data, rounds=1)
     assert_close(found.aggregate, best, 1e-9)

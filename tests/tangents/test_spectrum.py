@@ -315,6 +315,8 @@ def test_what_is_no_kernel_is_a_type_error() -> None:
         TypeError, match=r"^`other` must be a tensor, or an operator with times and f or shape; got Linear\. "
     ):
         spectrum(kernel(), 1, other=nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^`k` must be a whole number; got Tensor\. Give labels as y=\.$"):
+        spectrum(kernel(), torch.arange(3))  # type: ignore[arg-type]
 
 
 def test_an_operator_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

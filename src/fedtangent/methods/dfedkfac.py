@@ -47,6 +47,7 @@ def dfedkfac(
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
     scales: Sequence[float] = (0.5, 0.75, 1.0),
     momentum: bool = True,
+    decay: float = 5e-4,
     gossip: int = 0,
     aggregation: Literal["plain", "weighted"] = "plain",
     other: Literal["refuse", "exact"] = "refuse",
@@ -60,6 +61,7 @@ def dfedkfac(
         ridges: m, relative to the curvature along every direction; candidates of each.
         scales: Parts of the step; candidates of each. A single candidate is taken unscored.
         momentum: Whether the neighbourhood's mean last displacement is one of the directions.
+        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
         gossip: 0 takes the neighbourhood's moments of the data's own inputs in every round. A number n averages them
             with the neighbours' in the first n rounds, on and on, and they are not sent again.
         aggregation: Of the final model, `plain` or `weighted` by rows.
@@ -100,7 +102,7 @@ def dfedkfac(
         return found.inputs, found.rows.to(next(iter(found.gradient.values())).dtype)
 
     def moments(w: Weights, data: Shard) -> Moments:
-        return kfac.moments(task, w, data, other=other, inputs="moving")
+        return kfac.moments(task, w, data, other=other, inputs="moving", decay=decay)
 
     def total(w: Weights, data: Shard, inbox: Inbox) -> Moments:
         found: Moments = _added(moments(w, data), inbox)
@@ -110,7 +112,7 @@ def dfedkfac(
         return span.basis(total, trees.scale(a[0], 1 / a[1]), v)
 
     def answer_along(w: Weights, basis: Weights, data: Shard) -> Tensor:
-        return curvature(task, w, basis, data)
+        return curvature(task, w, basis, data, decay)
 
     def combined(asked: tuple[Weights, Weights], total: Moments, data: Shard, inbox: Inbox) -> Tensor:
         q = _added(answer_along(*asked, data), inbox)

@@ -47,6 +47,7 @@ def fedkfac(
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     scales: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     momentum: bool = True,
+    decay: float = 5e-4,
     selection: Literal["held-out", "loss"] = "held-out",
     other: Literal["refuse", "exact"] = "refuse",
     wire: Literal["full", "bfloat16"] = "full",
@@ -60,6 +61,7 @@ def fedkfac(
         ridges: m, relative to the curvature along every direction; candidates of each.
         scales: Parts of the step; candidates of each.
         momentum: Whether the last displacement is one of the directions.
+        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
         selection: Of the candidate, by the true loss on `held-out` rows, a tenth of every client's, or on those that
             the step was taken with (`loss`).
         other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
@@ -100,10 +102,10 @@ def fedkfac(
         return found.inputs, found.rows
 
     def moments(w: Weights, data: Shard) -> Moments:
-        return kfac.moments(task, w, data, other=other, inputs="moving")
+        return kfac.moments(task, w, data, other=other, inputs="moving", decay=decay)
 
     def along(w: Weights, basis: Weights, data: Shard) -> tuple[Tensor, Tensor]:
-        return curvature(task, w, basis, data), data.real.sum()
+        return curvature(task, w, basis, data, decay), data.real.sum()
 
     def combined(total: Moments, basis: Weights, q: tuple[Tensor, Tensor]) -> Tensor:
         return span.combinations(total, basis, q[0] / q[1])

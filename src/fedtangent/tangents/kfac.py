@@ -98,7 +98,13 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
 
 
 def moments(
-    task: Task, w: Weights, data: Shard, *, other: Other = "refuse", inputs: Literal["all", "moving", "fixed"] = "all"
+    task: Task,
+    w: Weights,
+    data: Shard,
+    *,
+    other: Other = "refuse",
+    inputs: Literal["all", "moving", "fixed"] = "all",
+    decay: float = 0.0,
 ) -> Moments:
     """The sums over a node's real rows, at w: a forward, at most C backward passes, N G S (I^2 + C O^2) multiply-adds.
 
@@ -108,6 +114,7 @@ def moments(
         data: The rows.
         other: As for `blocks`.
         inputs: Which A: of all linear maps, of those whose inputs move with the weights, or of the others.
+        decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
     """
     found = uses(task.model, w, data.x)
     made = blocks(found, other)
@@ -144,8 +151,9 @@ def moments(
         if wanted:
             a[key] = pack(total[1])
         b[key] = pack(total[2] / positions)
-    gradient = {name: gradient[name] for name in w}
-    return Moments(gradient, a, b, data.real.sum())
+    rows = data.real.sum()
+    gradient = {name: gradient[name] + decay * part * rows for name, part in w.items()}
+    return Moments(gradient, a, b, rows)
 
 
 def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) -> Weights:

@@ -90,8 +90,8 @@ class Span:
         return torch.stack([s * c for c in found for s in self.scales]).to(quadratic.dtype)
 
 
-def curvature(task: Task, w: Weights, basis: Weights, data: Shard) -> Tensor:
-    """sum over real rows of (J d_i)^T H (J d_j), (k, k), for k directions d along the leading axis of basis, exact."""
+def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Tensor:
+    """sum over real rows of (J d_i)^T H (J d_j) + decay d_i . d_j, (k, k), for k directions d along a leading axis."""
 
     def f(w: Weights) -> Tensor:
         return call(task.model, w, data.x)
@@ -104,7 +104,8 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard) -> Tensor:
         root = losses.curvature_root(task.loss, f(w), data.y)
     root = torch.where(data.real[:, None, None], root, 0)
     moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
-    return moved @ moved.mT
+    flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
+    return moved @ moved.mT + decay * (flat @ flat.mT) * data.real.sum()
 
 
 def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:

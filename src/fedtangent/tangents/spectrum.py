@@ -94,7 +94,7 @@ def spectrum(
         seed: Of the random vectors.
 
     Raises:
-        TypeError: A kernel that is neither a tensor nor an operator.
+        TypeError: A kernel that is neither a tensor nor an operator; a k that is no whole number.
         ValueError: A kernel that is zero or not square, symmetric, finite, or plainly not semi-definite; a k below 1
             or above the size; a y or an other kernel that does not fit.
 
@@ -118,6 +118,8 @@ def spectrum(
             its.check("other", rng)
         whole = own.matrix is not None and own.rows <= _ALL
         most = own.size if whole else own.size - 1
+        if not isinstance(k, int):
+            raise TypeError(f"`k` must be a whole number; got {type(k).__name__}. Give labels as y=.")
         if not 1 <= k <= most:
             raise ValueError(f"`k` must be from 1 to {most} for this kernel; got {k}. Ask for fewer eigenvalues.")
         found = _by_products(own, its, k, rng) if own.matrix is None else _by_matrix(own, its, k, rng, whole)
