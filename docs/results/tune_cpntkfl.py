@@ -6,16 +6,13 @@ NTK-FL with 21 of the papers' 300 clients a round, six rounds, seed 0. A line of
 on the 22,118 images after every round, the times that it chose, and the bytes of a round, up from the clients and down.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from validation import append, lines, problem
 
 import fedtangent
-from fedtangent.datasets.fashion_mnist import fashion_mnist
-from fedtangent.shard import Dataset, Partition
 
 ROUNDS, CLIENTS, CANDIDATES = 6, 21, 12
 SMALL: dict[str, Any] = {"exchange": "jacobian", "project": 100, "subsample": 0.1}
@@ -41,20 +38,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def problem(data_dir: str, file: str) -> tuple[Dataset, Partition]:
-    """The data set whose test rows are the unused training rows, and the partition."""
-    data, listed = fashion_mnist(data_dir), np.load(file)
-    index = np.split(listed["indices"], listed["offsets"][1:-1])
-    unused = np.setdiff1d(np.arange(len(data.x_train)), np.concatenate(index))
-    data = data._replace(x_test=data.x_train[unused], y_test=data.y_train[unused])
-    return data, Partition(index)
-
-
 def main(data_dir: str, file: str, out: str, *names: str) -> None:
     """Runs the variants that OUT does not have yet."""
     data, partition = problem(data_dir, file)
     path = Path(out)
-    done = [json.loads(line)["variant"] for line in path.read_text().splitlines()] if path.exists() else []
+    done = [line["variant"] for line in lines(path)]
     for name in names or VARIANTS:
         if name in done:
             continue
@@ -77,8 +65,7 @@ def main(data_dir: str, file: str, out: str, *names: str) -> None:
             "up_bytes": round(found.rounds[-1]["sent_bytes"] / ROUNDS) - down,
             "down_bytes": down,
         }
-        with path.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+        append(path, line)
 
 
 if __name__ == "__main__":

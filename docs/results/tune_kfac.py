@@ -6,19 +6,18 @@ All 300 clients of the papers' partition 0; DFedKFAC on a regular graph of degre
 of OUT is a variant and the aggregated model's accuracy, after every round, on the 22,118 images.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from validation import append, lines, problem
 
 import fedtangent
-from fedtangent.datasets.fashion_mnist import fashion_mnist
-from fedtangent.shard import Dataset, Partition
 
 SERVER: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "no decay": {"decay": 0.0},
     "by the loss on the step's own rows": {"selection": "loss"},
     "dampings .1, 10": {"dampings": (0.1, 10.0)},
     "dampings 10, 1000": {"dampings": (10.0, 1000.0)},
@@ -36,6 +35,7 @@ COHORT: dict[str, dict[str, Any]] = {
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "neighbours, one scale": {"scales": (1.0,)},
     "neighbours, defaults": {},
+    "neighbours, one scale, no decay": {"scales": (1.0,), "decay": 0.0},
     "neighbours, one scale, dampings .1, 10": {"scales": (1.0,), "dampings": (0.1, 10.0)},
     "neighbours, one scale, dampings .1, 3, 100": {"scales": (1.0,), "dampings": (0.1, 3.0, 100.0)},
     "neighbours, one scale, dampings 10, 1000": {"scales": (1.0,), "dampings": (10.0, 1000.0)},
@@ -52,19 +52,11 @@ VARIANTS = (
 )
 
 
-def problem(data_dir: str, file: str) -> tuple[Dataset, Partition]:
-    """The data set whose test rows are the unused training rows, and the clients' partition."""
-    data, listed = fashion_mnist(data_dir), np.load(file)
-    index = np.split(listed["indices"], listed["offsets"][1:-1])
-    unused = np.setdiff1d(np.arange(len(data.x_train)), np.concatenate(index))
-    return data._replace(x_test=data.x_train[unused], y_test=data.y_train[unused]), Partition(index)
-
-
 def main(data_dir: str, file: str, out: str, *names: str) -> None:
     """Runs the variants that OUT does not have yet."""
     data, partition = problem(data_dir, file)
     path = Path(out)
-    done = [json.loads(line)["variant"] for line in path.read_text().splitlines()] if path.exists() else []
+    done = [line["variant"] for line in lines(path)]
     for name in names or VARIANTS:
         if name in done:
             continue
@@ -78,8 +70,7 @@ def main(data_dir: str, file: str, out: str, *names: str) -> None:
             "choices": choices,
             "sent_bytes": found[-1]["sent_bytes"],
         }
-        with path.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+        append(path, line)
 
 
 if __name__ == "__main__":

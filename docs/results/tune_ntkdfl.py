@@ -6,16 +6,14 @@ The first 30 clients of the papers' partition 0, ten rounds, a regular graph of 
 OUT is a variant and the aggregated model's accuracy, after every round, on the 22,118 images.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from validation import append, lines, problem
 
 import fedtangent
-from fedtangent.datasets.fashion_mnist import fashion_mnist
-from fedtangent.shard import Dataset, Partition
 
 NODES, ROUNDS = 30, 10
 LONGER = (200, 400, 600, 800, 1200, 1600, 2400, 3200)
@@ -35,20 +33,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def problem(data_dir: str, file: str) -> tuple[Dataset, Partition]:
-    """The data set whose test rows are the unused training rows, and the first clients' partition."""
-    data, listed = fashion_mnist(data_dir), np.load(file)
-    index = np.split(listed["indices"], listed["offsets"][1:-1])
-    unused = np.setdiff1d(np.arange(len(data.x_train)), np.concatenate(index))
-    data = data._replace(x_test=data.x_train[unused], y_test=data.y_train[unused])
-    return data, Partition(index[:NODES])
-
-
 def main(data_dir: str, file: str, out: str, *names: str) -> None:
     """Runs the variants that OUT does not have yet."""
-    data, partition = problem(data_dir, file)
+    data, partition = problem(data_dir, file, NODES)
     path = Path(out)
-    done = [json.loads(line)["variant"] for line in path.read_text().splitlines()] if path.exists() else []
+    done = [line["variant"] for line in lines(path)]
     for name in names or VARIANTS:
         if name in done:
             continue
@@ -65,8 +54,7 @@ def main(data_dir: str, file: str, out: str, *names: str) -> None:
         ).rounds
         chosen = [round(float(np.mean(entry["time"])), 1) for entry in found]
         line = {"variant": name, "accuracy": [round(entry["accuracy"], 4) for entry in found], "mean_time": chosen}
-        with path.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+        append(path, line)
 
 
 if __name__ == "__main__":

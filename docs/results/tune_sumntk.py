@@ -6,16 +6,13 @@
 accuracy after every round on the 22,118 images, and the bytes that all sent, server and clients, by then.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from validation import append, lines, problem
 
 import fedtangent
-from fedtangent.datasets.fashion_mnist import fashion_mnist
-from fedtangent.shard import Dataset, Partition
 
 ROUNDS, PARTICIPATION = 10, 0.07
 TWO = (500, 2000)
@@ -33,20 +30,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 COMPARED = ["ntkfl", *(f"{k} columns" for k in (8, 16, 32, 64, 128))]
 
 
-def problem(data_dir: str, file: str) -> tuple[Dataset, Partition]:
-    """The data set whose test rows are the unused training rows, and the clients' partition."""
-    data, listed = fashion_mnist(data_dir), np.load(file)
-    index = np.split(listed["indices"], listed["offsets"][1:-1])
-    unused = np.setdiff1d(np.arange(len(data.x_train)), np.concatenate(index))
-    return data._replace(x_test=data.x_train[unused], y_test=data.y_train[unused]), Partition(index)
-
-
 def main(data_dir: str, file: str, out: str, *seeds: str) -> None:
     """Runs what OUT does not have yet."""
     data, partition = problem(data_dir, file)
     path = Path(out)
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = [(line["variant"], line["seed"]) for line in lines]
+    done = [(line["variant"], line["seed"]) for line in lines(path)]
     for seed in [int(text) for text in seeds] or [0]:
         for name in VARIANTS if seed == 0 else COMPARED:
             if (name, seed) in done:
@@ -64,8 +52,7 @@ def main(data_dir: str, file: str, out: str, *seeds: str) -> None:
             ).rounds
             accuracy = [round(entry["accuracy"], 4) for entry in rounds]
             line = {"variant": name, "seed": seed, "accuracy": accuracy, "sent_bytes": rounds[-1]["sent_bytes"]}
-            with path.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            append(path, line)
             print(name, seed, *accuracy, flush=True)
 
 
