@@ -45,7 +45,7 @@ def dfedkfac(
     *,
     dampings: Sequence[float] = (1.0, 100.0),
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
-    scales: Sequence[float] = (0.5, 0.75, 1.0),
+    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     momentum: bool = True,
     decay: float = 5e-4,
     gossip: int = 0,
@@ -59,7 +59,8 @@ def dfedkfac(
         task: Model and loss.
         dampings: Of the Kronecker factors, in units of their mean eigenvalue; a direction each.
         ridges: m, relative to the curvature along every direction; candidates of each.
-        scales: Parts of the step; candidates of each. A single candidate is taken unscored.
+        scales: Multiples of the step; candidates of each. Above 1, for the average with the neighbours shortens it. A
+            single candidate is taken unscored.
         momentum: Whether the neighbourhood's mean last displacement is one of the directions.
         decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
         gossip: 0 takes the neighbourhood's moments of the data's own inputs in every round. A number n averages them

@@ -197,14 +197,20 @@ def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:
 
 def pack(matrix: Tensor) -> Tensor:
     """The upper triangle of symmetric matrices (G, I, I), (G, I (I + 1) / 2)."""
-    i, j = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], device=matrix.device)
-    return matrix[..., i, j]
+    return matrix.flatten(-2).index_select(-1, _upper(matrix.shape[-1], matrix.device))
 
 
 def unpack(packed: Tensor) -> Tensor:
     """The inverse of `pack`."""
     size = int((2 * packed.shape[-1]) ** 0.5)
     return packed[..., _places(size, packed.device)].reshape(*packed.shape[:-1], size, size)
+
+
+@lru_cache(maxsize=16)
+def _upper(size: int, device: torch.device) -> Tensor:
+    """Where the entries of its upper triangle are in a matrix."""
+    i, j = torch.triu_indices(size, size, device=device)
+    return i * size + j
 
 
 @lru_cache(maxsize=16)
