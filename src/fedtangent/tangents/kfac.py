@@ -210,7 +210,8 @@ def unpack(packed: Tensor) -> Tensor:
 def _upper(size: int, device: torch.device) -> Tensor:
     """Where the entries of its upper triangle are in a matrix."""
     i, j = torch.triu_indices(size, size, device=device)
-    return i * size + j
+    place: Tensor = i * size + j
+    return place
 
 
 @lru_cache(maxsize=16)
