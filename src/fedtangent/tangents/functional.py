@@ -1,5 +1,6 @@
 """A model as a function f(x; w) that every transform of torch.func can take, and the models that are none."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -73,6 +74,24 @@ def plain() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def derivative(f: Callable[[Weights], Tensor], w: Weights, v: Weights) -> tuple[Tensor, Tensor]:
+    """f(w) and J v: in forward mode, or where a function has no forward derivative in backward mode."""
+    with warnings.catch_warnings():
+        # torch scripts its forward derivatives, and warns of its own doing
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        try:
+            found: tuple[Tensor, Tensor] = torch.func.jvp(f, (w,), (v,))  # type: ignore[assignment]
+        except (NotImplementedError, RuntimeError):
+            found = derivative_backward(f, w, v)
+    return found
+
+
+def derivative_backward(f: Callable[[Weights], Tensor], w: Weights, v: Weights) -> tuple[Tensor, Tensor]:
+    """The same in backward mode twice: J v as the derivative of J^T alpha by alpha."""
+    value, pull = torch.func.vjp(f, w)  # type: ignore[misc]
+    return value, torch.func.vjp(lambda alpha: pull(alpha)[0], torch.zeros_like(value))[1](v)[0]
 
 
 def each(fn: Callable[..., Any], *stacked: Any) -> Any:

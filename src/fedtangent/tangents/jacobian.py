@@ -4,7 +4,6 @@ n samples, C outputs, P parameters; J is (n, C, P). Any model that torch can dif
 but for f.
 """
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from fedtangent import trees
 from fedtangent.tangents.contract import gradients, parts
 from fedtangent.tangents.factors import factors, head
-from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.functional import Weights, call, derivative, derivative_backward, plain, trainable
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.plan import MEMORY, checked
 from fedtangent.tangents.uses import uses
@@ -83,16 +82,8 @@ class Jacobian:
     def _push(self, x: Tensor, v: Weights) -> Tensor:
         # the padding row of an embedding has a derivative, which training leaves out: backward alone knows
         padded = any(isinstance(one, Matrix) and one.skipped is not None for one in self.uses.by_name.values())
-        if not padded:
-            try:
-                with warnings.catch_warnings():
-                    # torch scripts its forward derivatives, and warns of its own doing
-                    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-                    return torch.func.jvp(self._f(x), (self.w,), (v,))[1]  # type: ignore[no-any-return]
-            except (NotImplementedError, RuntimeError):
-                pass  # a function without a forward derivative
-        f, pull = torch.func.vjp(self._f(x), self.w)  # type: ignore[misc]
-        return torch.func.vjp(lambda alpha: pull(alpha)[0], torch.zeros_like(f))[1](v)[0]  # type: ignore[no-any-return]
+        take = derivative_backward if padded else derivative
+        return take(self._f(x), self.w, v)[1]
 
     def _f(self, x: Tensor) -> Callable[[Weights], Tensor]:
         return lambda w: call(self.model, w, x)

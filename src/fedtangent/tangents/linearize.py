@@ -6,14 +6,13 @@ models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
 
 import copy
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.functional import Weights, call, derivative, plain, trainable
 
 # Samples at a time, where only numbers of them are wanted.
 _ROWS = 256
@@ -95,15 +94,8 @@ class Linearized:
         def f(w: Weights) -> Tensor:
             return call(self._model, w, x)
 
-        with plain(), warnings.catch_warnings():
-            # torch scripts its forward derivatives, and warns of its own doing
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-            try:
-                parts: tuple[Tensor, Tensor] = torch.func.jvp(f, (self.w_0,), (v,))  # type: ignore[assignment]
-                return parts
-            except (NotImplementedError, RuntimeError):  # a function without a forward derivative
-                f_0, pull = torch.func.vjp(f, self.w_0)  # type: ignore[misc]
-                return f_0, torch.func.vjp(lambda alpha: pull(alpha)[0], torch.zeros_like(f_0))[1](v)[0]
+        with plain():
+            return derivative(f, self.w_0, v)
 
 
 def linearize(model: nn.Module, w: Weights | None = None) -> Linearized:

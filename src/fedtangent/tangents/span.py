@@ -5,7 +5,6 @@ the directions are one damped step and the last displacement; here there is one 
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents.functional import Weights, call, plain
+from fedtangent.tangents.functional import Weights, call, derivative, plain
 from fedtangent.tangents.kfac import Moments, directions
 from fedtangent.task import Task
 
@@ -97,10 +96,8 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float 
         return call(task.model, w, data.x)
 
     basis = _like(basis, w)
-    with plain(), warnings.catch_warnings():
-        # torch scripts its forward derivatives, and warns of its own doing
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        j = torch.func.vmap(lambda d: torch.func.jvp(f, (w,), (d,))[1])(basis)
+    with plain():
+        j = torch.func.vmap(lambda d: derivative(f, w, d)[1])(basis)
         root = losses.curvature_root(task.loss, f(w), data.y)
     root = torch.where(data.real[:, None, None], root, 0)
     moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
