@@ -129,3 +129,27 @@ class TestAskOfWhatIsKnown:
         x_k = fleet.each(numbers(2, 3, 5, 7))
         with pytest.raises(TypeError, match=r"^`x_k` must be of type Each; got Central. Broadcast a Central first.$"):
             fleet.ask(torch.add, x_k, known_k=Central(torch.tensor(1.0)))  # type: ignore[arg-type]
+
+
+class TestAskSum:
+    def test_is_what_the_neighbours_answers_add_up_to(self) -> None:
+        """On the path 0 - 1 - 2, and 3 alone: x_i y_j summed over the neighbours j."""
+        fleet = line()
+        total_k, refused_k = fleet.ask_sum(
+            lambda x, y: {"xy": x * y, "n": torch.tensor(1)},
+            fleet.each(numbers(2, 3, 5, 7)),
+            fleet.each(numbers(1, 10, 100, 9)),
+        )
+        assert [float(total["xy"]) for total in total_k.values] == [2 * 10, 3 * 101, 5 * 10, 0]
+        assert [int(total["n"]) for total in total_k.values] == [1, 2, 1, 0]
+        assert [int(refused) for refused in refused_k.values] == [0] * 4
+        assert dict(fleet.ledger.sent) == {0: 8 + 16, 1: 2 * (8 + 16), 2: 8 + 16}
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_an_answer_that_is_not_finite_is_refused_whole_and_counted(self, bad: float) -> None:
+        fleet = line()
+        y_k = fleet.each([(torch.ones(2, 3) * one, torch.tensor(4.0)) for one in (2.0, 3.0, bad, 7.0)])
+        total_k, refused_k = fleet.ask_sum(lambda _, y: y, fleet.everywhere(()), y_k)
+        assert_same(total_k.values[1], (torch.full((2, 3), 2.0), torch.tensor(4.0)))
+        assert_same(total_k.values[2], (torch.full((2, 3), 3.0), torch.tensor(4.0)))
+        assert [int(refused) for refused in refused_k.values] == [0, 1, 0, 0]

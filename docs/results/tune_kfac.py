@@ -33,20 +33,20 @@ COHORT: dict[str, dict[str, Any]] = {
     "21 of 300, no momentum": {"momentum": False},
 }
 NEIGHBOURS: dict[str, dict[str, Any]] = {
-    "neighbours, one scale": {"scales": (1.0,)},
     "neighbours, defaults": {},
-    "neighbours, one scale, no decay": {"scales": (1.0,), "decay": 0.0},
-    "neighbours, one scale, dampings .1, 10": {"scales": (1.0,), "dampings": (0.1, 10.0)},
-    "neighbours, one scale, dampings .1, 3, 100": {"scales": (1.0,), "dampings": (0.1, 3.0, 100.0)},
-    "neighbours, one scale, dampings 10, 1000": {"scales": (1.0,), "dampings": (10.0, 1000.0)},
-    "neighbours, one scale, gossip 4": {"scales": (1.0,), "gossip": 4},
-    "neighbours, one try, ridge .01": {"ridges": (0.01,), "scales": (1.0,)},
+    "neighbours, ridges 1e-4 1e-3 .01 .1, scales .5 1 1.5 2": {
+        "ridges": (1e-4, 1e-3, 1e-2, 1e-1),
+        "scales": (0.5, 1.0, 1.5, 2.0),
+    },
+    "neighbours, ridges 1e-4 .01 .1, scales 1 2 3": {"ridges": (1e-4, 1e-2, 1e-1), "scales": (1.0, 2.0, 3.0)},
+    "neighbours, shared inputs": {"inputs": "shared"},
+    "neighbours, shared inputs, guard, bfloat16": {"inputs": "shared", "guard": True, "wire": "bfloat16"},
 }
 VARIANTS = (
     {name: {"method": "fedkfac", "rounds": 10, **own} for name, own in SERVER.items()}
     | {name: {"method": "fedkfac", "rounds": 12, "participation": 0.07, **own} for name, own in COHORT.items()}
     | {
-        name: {"method": "dfedkfac", "rounds": 4, "topology": "regular", "degree": 5, **own}
+        name: {"method": "dfedkfac", "rounds": 8, "topology": "regular", "degree": 5, **own}
         for name, own in NEIGHBOURS.items()
     }
 )

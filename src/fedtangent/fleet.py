@@ -13,6 +13,7 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     mix(x_k)                   Each -> Each               every node to its neighbours: the gossip matrix times values
     share(x_k)                 Each T -> Each Inbox[T]    every node to its neighbours
     ask(fn, x_k, *y_k)         Each Inbox[fn(x_i, y_j)]   a question to the neighbours, and their answers back
+    ask_sum(fn, x_k, *y_k)     Each of their sum          the same; none of the answers need be seen
     cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
 
 `map` and `ask` only describe: the values are computed, chunk of nodes by chunk, when a verb needs them all, so that the
@@ -20,10 +21,10 @@ replies of a round never exist at once. Payload bytes are booked where messages 
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,81 +34,18 @@ from fedtangent import shard, trees
 from fedtangent.graph import Graph
 from fedtangent.ledger import SERVER, Ledger
 from fedtangent.shard import Shard
+from fedtangent.values import Cache
+from fedtangent.values import Central as Central
+from fedtangent.values import Each as Each
+from fedtangent.values import Inbox as Inbox
 
 T = TypeVar("T")
-Cache = dict[int, list[Any]]
 
 Exposure = Literal["none", "aggregate", "kernel", "raw-equivalent"]
 
 
 class NodeError(RuntimeError):
     """A node failed; the message names round, node and method."""
-
-
-class Inbox(NamedTuple):
-    """The messages of a node's neighbours, in the order of their numbers.
-
-    Attributes:
-        values: The messages, stacked along a new leading axis of slots; those that carry a `real` mask, which are rows,
-            are put end to end instead.
-        real: Which slots hold a message, (slots,) as bool.
-    """
-
-    values: Any
-    real: Tensor
-
-
-class Each(Generic[T]):
-    """One value per node. A method passes it to verbs and may unpack an Each of tuples; it never looks inside."""
-
-    def __init__(self, fleet: "Fleet", pull: Callable[[Sequence[int], Cache], list[T]] | Mapping[int, T]) -> None:
-        """Holds values by node, or a recipe for those of any given nodes."""
-        self.nodes = fleet.nodes
-        self._fleet = fleet
-        self._recipe = pull if callable(pull) else None
-        self._values: dict[int, T] = {} if callable(pull) else dict(pull)
-
-    def pull(self, nodes: Sequence[int], cache: Cache) -> list[T]:
-        """The values of some nodes; `cache` spares work that is needed twice while one chunk is computed."""
-        if self._recipe is None:
-            return [self._values[node] for node in nodes]
-        if id(self) not in cache:
-            cache[id(self)] = self._recipe(nodes, cache)
-        return cache[id(self)]
-
-    def settle(self) -> "Each[T]":
-        """The same values, all computed: chunk of nodes by chunk."""
-        if self._recipe is not None:
-            for chunk in self._fleet.chunks():
-                self._values.update(zip(chunk, self.pull(chunk, {}), strict=True))
-            self._values = {node: self._values[node] for node in self.nodes}
-            self._recipe = None
-        return self
-
-    @property
-    def values(self) -> list[T]:
-        """All values, in the order of the nodes: for engines, experiments and tests, not for methods."""
-        return [self.settle()._values[node] for node in self.nodes]
-
-    def values_at(self, nodes: Sequence[int]) -> list[T]:
-        """The values of some nodes, all computed first."""
-        return self.settle().pull(nodes, {})
-
-    def __iter__(self) -> Iterator["Each[Any]"]:
-        """One Each for every part of an Each of tuples."""
-        columns = zip(*self.values, strict=True)
-        return iter([Each(self._fleet, dict(zip(self.nodes, column, strict=True))) for column in columns])
-
-
-@dataclass(frozen=True)
-class Central(Generic[T]):
-    """One value at the server; a method never looks inside."""
-
-    value: T
-
-    def __iter__(self) -> Iterator["Central[Any]"]:
-        """One Central for every part of a Central tuple."""
-        return iter([Central(part) for part in self.value])  # type: ignore[attr-defined]
 
 
 class Engine(Protocol):
@@ -215,7 +153,7 @@ class Fleet:
         values = self._to_server(x_k)
         kinds = [str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), value)) for value in values]
         usual = max(kinds, key=kinds.count)
-        good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and bool(trees.all_finite(x))]
+        good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and _finite(x)]
         if not good:
             raise ValueError(
                 f"`x_k` must hold a message that is finite; got none of {len(values)} in round {self.round}. "
@@ -261,14 +199,46 @@ class Fleet:
             known_k: What i has asked the same neighbours with before in this round, and so need not send again.
             bill: Replaces the byte count of an answer, where another form of it is what would be sent.
         """
+        answers = self._answers(fn, x_k, y_k, known_k, bill)
+        return Each(
+            self,
+            lambda nodes, cache: [self._inbox(i, own) for i, own in zip(nodes, answers(nodes, cache), strict=True)],
+        )
+
+    def ask_sum(
+        self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], known_k: Each[Any] | None = None
+    ) -> Each[tuple[T, Tensor]]:
+        """The sum of what `ask` brings a node and how many of the answers it refused: all that secure sums would show.
+
+        Refused, and no part of the sum, are answers with a number that is not finite.
+        """
+        answers = self._answers(fn, x_k, y_k, known_k, trees.payload_bytes)
+
+        def total(node: int, own: list[Any]) -> tuple[Any, Tensor]:
+            good = [answer for answer in own if _finite(answer)] if self._neighbours(node) else []
+            refused = torch.tensor(len(self._neighbours(node)) - len(good), device=self.device)
+            return trees.weighted_sum(good, [1] * len(good)) if good else trees.zeros_like(own[0]), refused
+
+        return Each(
+            self, lambda nodes, cache: [total(i, own) for i, own in zip(nodes, answers(nodes, cache), strict=True)]
+        )
+
+    def _answers(
+        self,
+        fn: Callable[..., Any],
+        x_k: Each[Any],
+        y_k: Sequence[Each[Any]],
+        known_k: Each[Any] | None,
+        bill: Callable[[Any], int],
+    ) -> Callable[[Sequence[int], Cache], list[list[Any]]]:
+        """What the neighbours of some nodes answer; a lonely node answers itself, for the shapes."""
         asked = [x_k] if known_k is None else [known_k, x_k]
         self._check(*asked, *y_k)
         self._require_graph()
         own = dict(zip(self.nodes, self._settled(y_k), strict=True))
         unsent = set(self.nodes)  # an answer that is computed again, to spare memory, was sent once
 
-        def pull(nodes: Sequence[int], cache: Cache) -> list[Inbox]:
-            # a lonely node answers itself, for the shapes
+        def pull(nodes: Sequence[int], cache: Cache) -> list[list[Any]]:
             group = {i: self._neighbours(i) or (i,) for i in nodes}
             questions = _rows([each.pull(nodes, cache) for each in asked], len(nodes))
             pairs = [(x, i, j) for x, i in zip(questions, nodes, strict=True) for j in group[i]]
@@ -279,9 +249,9 @@ class Fleet:
                     self.ledger.send(j, i, bill(answer))
             unsent.difference_update(nodes)
             slots = iter(answers)
-            return [self._inbox(i, [next(slots) for _ in group[i]]) for i in nodes]
+            return [[next(slots) for _ in group[i]] for i in nodes]
 
-        return Each(self, pull)
+        return pull
 
     def _inbox(self, node: int, answers: list[Any]) -> Inbox:
         real = torch.ones(len(answers), dtype=torch.bool, device=self.device)
@@ -318,10 +288,11 @@ class Fleet:
         for node, row in zip(nodes, rows, strict=True):
             try:
                 fn(*row)
-            except Exception as own:
-                culprit, failing, error = f"node {node}", row, own
+            except Exception as failure:
+                culprit, failing, error = f"node {node}", row, failure
                 break
-        stage = getattr(fn, "__name__", type(fn).__name__)
+        bare = getattr(fn, "func", fn)  # of a partial
+        stage = getattr(bare, "__name__", type(bare).__name__)
         shapes = [tuple(leaf.shape) for leaf in trees.leaves(failing) if isinstance(leaf, Tensor)]
         return NodeError(
             f"{culprit} failed in {stage!r} of {self.method or 'a method'}, round {self.round}: "
@@ -369,6 +340,11 @@ class Fleet:
                 raise TypeError(
                     f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
                 )
+
+
+def _finite(tree: Any) -> bool:
+    """Whether all numbers are; the sum, which is cheap, nearly always tells."""
+    return all(bool(leaf.sum().isfinite()) or bool(leaf.isfinite().all()) for leaf in trees.leaves(tree))
 
 
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:

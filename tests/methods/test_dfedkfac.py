@@ -6,6 +6,7 @@ import torch
 
 from fedtangent import losses, trees
 from fedtangent.graph import Graph
+from fedtangent.ledger import SERVER
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
@@ -21,8 +22,7 @@ K = len(ROWS)
 FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0), "decay": 0.02}
 OPTIONS: dict[str, dict[str, Any]] = {
     "every round": {},
-    "one gossip round": {"gossip": 1},
-    "two gossip rounds": {"gossip": 2},
+    "shared inputs": {"inputs": "shared"},
     "no momentum": {"momentum": False},
     "single try": {"ridges": (0.1,), "scales": (0.7,)},
     "squared": {"loss": "squared"},
@@ -30,25 +30,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def transcript(rounds: int, loss: str, gossip: int = 0, **options: Any) -> tuple[list[Weights], list[list[int]]]:
+def transcript(
+    rounds: int, loss: str, inputs: str = "neighbourhood", **options: Any
+) -> tuple[list[Weights], list[list[int]]]:
     """Every node's weights after some rounds, and the candidates that were chosen."""
     data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
     w_k = [federation.network().state_dict() for _ in ROWS]
     v_k = [literal.zeros(w) for w in w_k]
-    own_a, own_n = [literal.first_inputs(part.x) for part in data], [float(n) for n in ROWS]
-    a_k, n_k = list(own_a), list(own_n)
-    for k in range(1, rounds + 1):
+    first = [literal.first_inputs(part.x) for part in data]
+    for _ in range(rounds):
         old_w, old_v = list(w_k), list(v_k)
-        old_a, old_n = (list(a_k), list(n_k)) if gossip else (own_a, own_n)
         chosen.append([])
         for i in range(K):
             near = [i, *GRAPH.neighbours[i]]
             mean, last = average([old_w[j] for j in near]), average([old_v[j] for j in near])
-            if not gossip or k <= gossip:
-                a_k[i] = sum(old_a[j] for j in near) / len(near)  # type: ignore[assignment]
-                n_k[i] = sum(old_n[j] for j in near) / len(near)
+            known = near if inputs == "neighbourhood" else range(K)
+            a = sum(first[j] for j in known) / sum(ROWS[j] for j in known)
             x, y = (torch.cat([getattr(data[j], part) for j in near]) for part in ("x", "y"))
-            tries = literal.candidates(mean, last, a_k[i] / n_k[i], x, y, step)
+            tries = literal.candidates(mean, last, a, x, y, step)  # type: ignore[arg-type]
             chosen[-1].append(literal.best(tries, x, y, loss))
             w_k[i] = tries[chosen[-1][-1] - 1]
             v_k[i] = literal.subtract(w_k[i], mean)
@@ -73,13 +72,13 @@ def test_the_final_model_may_be_weighted_by_rows() -> None:
     assert_close(found.aggregate, average(found.state.w_k.values, [rows / sum(ROWS) for rows in ROWS]))
 
 
-@pytest.mark.parametrize("gossip", [0, 1, 3])
+@pytest.mark.parametrize("inputs", ["neighbourhood", "shared"])
 @pytest.mark.parametrize("momentum", [True, False])
-def test_on_a_complete_graph_it_is_fedkfac_with_all_clients_and_rows(gossip: int, momentum: bool) -> None:
+def test_on_a_complete_graph_it_is_fedkfac_with_all_clients_and_rows(inputs: Any, momentum: bool) -> None:
     complete = Graph([(i, j) for i in range(K) for j in range(i)], K)
     options = {**FEW, "momentum": momentum}
-    found = federation.run(dfedkfac(federation.task(), **options, gossip=gossip), graph=complete, rounds=3)
-    server = federation.run(fedkfac(federation.task(), **options, selection="loss"), rounds=3)
+    found = federation.run(dfedkfac(federation.task(), **options, inputs=inputs), graph=complete, rounds=3)
+    server = federation.run(fedkfac(federation.task(), **options, selection="loss", guard=False), rounds=3)
     assert_close(found.state.w_k.values, [server.aggregate] * K, 1e-10)
     assert [extra["choice"] for extra in found.extras] == [[extra["choice"]] * K for extra in server.extras]
 
@@ -95,21 +94,59 @@ def test_who_of_a_neighbourhood_holds_which_row_does_not_matter() -> None:
     assert_close(one.aggregate, other.aggregate, 1e-10)
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_the_first_inputs_are_sent_in_the_gossip_rounds_or_in_all(rounds: int) -> None:
-    """To every neighbour: w, v, A and rows; w, D and c; and back g, A, B, B, rows; Q; losses and rows."""
+def test_bytes() -> None:
+    """To every neighbour: w, v, A and rows; w, D and c; and back g, A, B, B, rows; Q, rows; losses, rows, failed."""
 
     def triangle(size: int) -> int:
         return size * (size + 1) // 2
 
     size = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
     moments = size + triangle(HIDDEN + 1) + triangle(HIDDEN) + triangle(OUTPUTS) + 1
-    each = 2 * size + (size + 3 * size + 4 * 3) + (moments + 3 * 3 + 4 + 1)
+    each = 2 * size + (size + 3 * size + 4 * 3) + (moments + (3 * 3 + 1) + (2 * 4 + 1))
     first = triangle(INPUTS + 1) + 1
-    for gossip, times in ((2, min(rounds, 2)), (0, rounds)):
-        ledger = federation.run(dfedkfac(federation.task(), **FEW, gossip=gossip), rounds=rounds).ledger
-        expected = {i: GRAPH.degree(i) * 8 * (rounds * each + times * first) for i in range(K)}
+    for rounds in (1, 3):
+        ledger = federation.run(dfedkfac(federation.task(), **FEW), rounds=rounds).ledger
+        expected = {i: GRAPH.degree(i) * 8 * rounds * (each + first) for i in range(K)}
         assert dict(ledger.sent) == dict(ledger.received) == expected
+        ledger = federation.run(dfedkfac(federation.task(), **FEW, inputs="shared"), rounds=rounds).ledger
+        expected = {i: 8 * (GRAPH.degree(i) * rounds * each + first) for i in range(K)}
+        assert dict(ledger.sent) == dict(ledger.received) == expected | {SERVER: K * 8 * first}
+
+
+def test_a_guard_costs_a_row_count_a_neighbour() -> None:
+    plain = federation.run(dfedkfac(federation.task(), **FEW), rounds=2).ledger
+    guarded = federation.run(dfedkfac(federation.task(), **FEW, guard=True), rounds=2).ledger
+    assert {i: guarded.sent[i] - plain.sent[i] for i in range(K)} == {i: 2 * 8 * GRAPH.degree(i) for i in range(K)}
+
+
+def test_a_guard_leaves_out_who_would_see_a_neighbour_or_a_row() -> None:
+    """Sums must be over 3 neighbours, none with more than half of the rows, and 2 (10 + 1) rows in all."""
+    complete = Graph([(i, j) for i in range(K) for j in range(i)], K)
+    data = federation.shards([9, 9, 9, 8, 7, 9])
+    method = dfedkfac(federation.task(), **FEW, guard=True)
+    assert method.exposure == "aggregate"
+    found = federation.run(method, data, graph=complete, rounds=1)
+    free = federation.run(dfedkfac(federation.task(), **FEW), data, graph=complete, rounds=1)
+    assert not any(bool(failed) for failed in found.extras[0]["failed"])
+    assert_close(found.aggregate, free.aggregate)
+    few = federation.run(method, federation.shards([5, 4, 5, 4, 3, 5]), graph=complete, rounds=1)
+    assert [bool(failed) for failed in few.extras[0]["failed"]] == [
+        5 + 4 + 5 + 4 + 3 + 5 - own < 22 for own in [5, 4, 5, 4, 3, 5]
+    ]
+    big = federation.run(method, federation.shards([2, 2, 4, 40, 2, 2]), graph=complete, rounds=1)
+    assert [bool(failed) for failed in big.extras[0]["failed"]] == [True] * 3 + [True] + [True] * 2
+    path = federation.run(method, data, graph=GRAPH, rounds=1)
+    assert [bool(failed) for failed in path.extras[0]["failed"]] == [GRAPH.degree(i) < 3 for i in range(K)]
+    lonely = federation.run(method, data, graph=LONELY, rounds=1)
+    assert not bool(lonely.extras[0]["failed"][3])
+
+
+def test_a_guard_asks_for_rows_enough_in_the_shared_sum() -> None:
+    method = dfedkfac(federation.task(), **FEW, guard=True, inputs="shared")
+    message = r"^`clients` must have at least 20 rows in a sum, twice a layer's inputs; got 19\. Add nodes, or "
+    with pytest.raises(ValueError, match=message):
+        federation.run(method, federation.shards([3, 3, 3, 4, 3, 3]))
+    federation.run(method, federation.shards([3, 3, 3, 5, 3, 3]))
 
 
 def test_what_a_recipe_saves_on_the_wire() -> None:
@@ -117,7 +154,7 @@ def test_what_a_recipe_saves_on_the_wire() -> None:
     size = federation.task().size
     plain = sent(scales=(1.0,))
     assert plain - sent(scales=(1.0,), momentum=False) == 8 * (2 * size + (9 - 4) + 2)
-    assert plain - sent(scales=(1.0,), ridges=(0.3,)) == 8 * (2 * 3 + 2 + 1)
+    assert plain - sent(scales=(1.0,), ridges=(0.3,)) == 8 * (2 * 3 + 2 * 2 + 1)
     assert plain - sent(scales=(1.0,), wire="bfloat16") == 6 * 3 * size
 
 
@@ -129,22 +166,24 @@ def sent(**options: Any) -> int:
 
 def test_a_node_without_neighbours_steps_alone() -> None:
     found = federation.run(dfedkfac(federation.task(), **FEW), graph=LONELY, rounds=2)
-    alone = federation.run(fedkfac(federation.task(), **FEW, selection="loss"), federation.shards()[3:4], rounds=2)
+    alone = federation.run(
+        fedkfac(federation.task(), **FEW, selection="loss", guard=False), federation.shards()[3:4], rounds=2
+    )
     assert LONELY.degree(3) == 0
     assert_close(found.state.w_k.values[3], alone.aggregate, 1e-10)
 
 
 @pytest.mark.parametrize("options", [{}, {"ridges": (0.1,), "scales": (0.7,)}])
-def test_a_node_whose_rows_blow_up_keeps_its_mean(options: dict[str, Any]) -> None:
+def test_a_node_whose_rows_blow_up_keeps_its_mean_and_its_neighbours_refuse_it(options: dict[str, Any]) -> None:
     data = federation.shards()
-    data[3] = data[3]._replace(x=torch.full_like(data[3].x, 1e200))
-    found = federation.run(dfedkfac(federation.task(), **{**FEW, **options}), data, rounds=1)
-    reached, w_0 = {3, *GRAPH.neighbours[3]}, federation.task().w_0
+    data[3] = data[3]._replace(x=torch.full_like(data[3].x, torch.inf))
+    method = dfedkfac(federation.task(), **{**FEW, **options})
+    found = federation.run(method, data, rounds=1)
+    without = federation.run(method, data, graph=LONELY, rounds=1)
     for i, (w, choice) in enumerate(zip(found.state.w_k.values, found.extras[0]["choice"], strict=True)):
-        assert (int(choice) == 0) == bool(found.extras[0]["failed"][i]) == (i in reached)
-        assert trees.all_finite(w)
-        if i in reached:
-            assert_close(w, w_0, 1e-15)
+        assert (int(choice) == 0) == bool(found.extras[0]["failed"][i]) == (i == 3)
+        assert int(found.extras[0]["refused"][i]) == (i in GRAPH.neighbours[3])
+        assert_close(w, federation.task().w_0 if i == 3 else without.state.w_k.values[i], 1e-12)
 
 
 def test_factors_that_no_damping_saves_keep_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +227,7 @@ def test_other_layers_learn_too_and_the_engines_agree(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gossip": -1}, r"^`gossip` must not be negative; got -1\. Give a number of rounds, or 0\.$"),
+        ({"inputs": "mine"}, r"^`inputs` must be 'neighbourhood' or 'shared'; got 'mine'\. Choose one of the two\.$"),
         ({"aggregation": "best"}, r"^`aggregation` must be 'plain' or 'weighted'; got 'best'\. Choose .*\.$"),
         ({"ridges": (0.0,)}, r"^`ridges` must be positive numbers; got \[0.0\]\. Give at least one\.$"),
         ({"wire": "int4"}, r"^`wire` must be 'full' or 'bfloat16'; got 'int4'\. Choose one of the two\.$"),

@@ -11,11 +11,17 @@ from fedtangent.shard import Shard
 from fedtangent.tangents import span
 from fedtangent.task import Task
 from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, philox
+from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 from tests.methods import literal_kfac as literal
 
 K = len(ROWS)
-FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0), "decay": 0.02}
+FEW: dict[str, Any] = {
+    "dampings": (0.03, 2.0),
+    "ridges": (1e-3, 0.3),
+    "scales": (0.4, 1.0),
+    "decay": 0.02,
+    "guard": False,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "held-out": {},
     "loss": {"selection": "loss"},
@@ -42,7 +48,7 @@ def split(data: Shard, node: int, selection: str) -> tuple[Shard, Shard]:
 
 
 def transcript(
-    rounds: int, loss: str, participation: float = 1.0, selection: str = "held-out", **options: Any
+    rounds: int, loss: str, guard: bool, participation: float = 1.0, selection: str = "held-out", **options: Any
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The server's weights after some rounds, and the candidates that it chose."""
     data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
@@ -147,6 +153,33 @@ def test_bytes() -> None:
     clients = philox("cohort", 1).choice(K, 3, replace=False).tolist()
     assert half.sent[SERVER] == 3 * (8 * (size + 4 * 3) + 2 * 3 * size)
     assert {i: half.sent[i] for i in range(K)} == {i: (first + (i in clients) * up) * 8 for i in range(K)}
+
+
+def test_a_guard_changes_nothing_but_a_few_numbers_on_the_wire() -> None:
+    """Once up: rows, and the rows that hide each in two kinds of sums; each round up: rows."""
+    free = federation.run(fedkfac(federation.task(), **FEW), rounds=2)
+    method = fedkfac(federation.task(), **{**FEW, "guard": True})
+    found = federation.run(method, rounds=2)
+    assert_same(found.aggregate, free.aggregate)
+    assert {i: found.ledger.sent[i] - free.ledger.sent[i] for i in range(K)} == dict.fromkeys(range(K), (3 + 2) * 8)
+    assert (method.exposure, fedkfac(federation.task(), **FEW).exposure) == ("aggregate", "kernel")
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (ROWS, {"participation": 0.4}, "be at least 3 in a sum; got 2"),
+        ((3, 9, 3), {}, "hold at most half of the rows of a sum each; got 9 of 15"),
+        ((7, 6, 6), {}, "have at least 20 rows in a sum, twice a layer's inputs; got 19"),
+        ((7, 7, 7), {"selection": "loss"}, "have at least 22 rows in a sum, twice a layer's inputs; got 21"),
+        ((8, 8, 8), {}, "have at least 22 rows in a sum, twice a layer's inputs; got 21"),  # 3 are held out
+    ],
+)
+def test_a_sum_that_would_tell_of_a_row_is_refused(rows: tuple[int, ...], options: Any, message: str) -> None:
+    method = fedkfac(federation.task(), **{**FEW, "guard": True, **options})
+    with pytest.raises(ValueError) as error:
+        federation.run(method, federation.shards(rows), graph=None)
+    assert str(error.value) == f"`clients` must {message}. Let more of them take part, or take guard off."
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

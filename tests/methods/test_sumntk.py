@@ -268,8 +268,8 @@ def test_a_client_sends_less_than_a_megabyte_with_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "sentence"),
     [
-        (ROWS, {"participation": 0.4}, "`participation` must leave at least 3 clients in a sum; got 2. Raise it"),
-        ((9, 4, 4), {}, "`partition` must give no client more than half of a round's rows; got 9 of 17. Split"),
+        (ROWS, {"participation": 0.4}, "`clients` must be at least 3 in a sum; got 2. Let more"),
+        ((9, 4, 4), {}, "`clients` must hold at most half of the rows of a sum each; got 9 of 17. Let"),
         (
             ROWS,
             {"columns": 5},

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents.kfac import Block, Moments, blocks, directions, moments, pack, unpack
+from fedtangent.tangents.kfac import Block, Moments, blocks, directions, fixed_inputs, moments, pack, unpack
 from fedtangent.tangents.uses import uses
 from fedtangent.task import Task
 from tests.federation import assert_close
@@ -152,15 +152,13 @@ def test_which_inputs_are_the_datas_own(name: str) -> None:
     if name == "transformer":
         assert "words." in found.fixed
     task, elsewhere = Task(model), {part: 1.7 * value + 0.3 for part, value in w.items()}
-    whole, sides = moments(task, w, data, other="exact"), {}
-    for which in ("fixed", "moving"):
-        one = moments(task, w, data, other="exact", inputs=which)  # type: ignore[arg-type]
-        assert set(one.inputs) == {
-            key for key, block in made.items() if block.kronecker and block.fixed == (which == "fixed")
-        }
-        assert_close(one._replace(inputs={}), whole._replace(inputs={}), 0)
-        sides |= one.inputs
-    assert_close(sides, whole.inputs, 0)
+    whole, moving = (moments(task, w, data, other="exact", inputs=which) for which in ("all", "moving"))  # type: ignore[arg-type]
+    assert set(moving.inputs) == {key for key, block in made.items() if block.kronecker and not block.fixed}
+    assert_close(moving._replace(inputs={}), whole._replace(inputs={}), 0)
+    fixed, count = fixed_inputs(task, data, other="exact")
+    assert set(fixed) == FIXED[name]
+    assert int(count) == len(data.x)
+    assert_close(fixed | moving.inputs, whole.inputs, 0)
     moved = moments(task, elsewhere, data, other="exact").inputs
     assert {key for key, a in whole.inputs.items() if torch.equal(a, moved[key])} == FIXED[name]
 
@@ -211,8 +209,9 @@ def test_directions_solve_with_damped_kronecker_products(name: str, cached: bool
     example, dampings = (EXAMPLES | KRONECKER)[name], (0.03, 7.0)
     model, data = example.model, rows(example)
     total = moments(Task(model), weights(model), data, other="exact", inputs="moving" if cached else "all")
-    fixed = moments(Task(model), weights(model), rows(example, 9, seed=3), other="exact", inputs="fixed")
-    a = {key: part / 9 for key, part in fixed.inputs.items()} if cached else {}
+    fixed, count = fixed_inputs(Task(model), rows(example, 9, seed=3), other="exact")
+    assert int(count) == 9
+    a = {key: part / 9 for key, part in fixed.items()} if cached else {}
     found = directions(total, a, dampings)
     assert list(found) == list(weights(model))
     for key in total.outputs:

@@ -1,10 +1,13 @@
 """DFedKFAC: the tangent step from sums, between neighbours; Kronecker factors take the place of NTK-DFL's kernel.
 
 The round is that of NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), the step that of K-FAC (Martens, Grosse. Optimizing
-Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015, sections 6.3 and 7).
+Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015, sections 6.3 and 7). Of its neighbours a node
+needs nothing but sums over all of them.
 
     node:    w_k <- w_0,  v_k <- 0,  A_k <- moments of k's inputs, of the layers that see the data itself
-    round:   w_k <- mean of w_l over the neighbourhood; so v and A
+             or A_k <- their sum over all nodes, once
+    round:   w_k <- mean of w_l over the neighbourhood; so v
+             A <- sum_l of A_l, where that is not everybody's already
              g, A, B <- sum_l over the neighbourhood of l's gradient, moments of inputs and of sensitivities at w_k
              D <- v_k, and (B + damping)^-1 g (A + damping)^-1 for several dampings
              Q <- sum_l of D^T J^T H J D               the exact curvature along these few directions
@@ -14,41 +17,51 @@ Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015, sectio
     at last  w   <- 1/K sum_k w_k                      or weighted by n_k
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedtangent import trees
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean
+from fedtangent import crowd, trees
+from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.kfac import Moments
 from fedtangent.tangents.span import Span, candidates, curvature
-from fedtangent.tangents.step import Score, choose, mean_loss, nothing_found, score
+from fedtangent.tangents.step import Score, choose, countable, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
 
 Inputs = tuple[dict[str, Tensor], Tensor]
 
 
 class State(NamedTuple):
-    """w_k: every node's weights. v_k: their last displacements. a_k: sums of moments of inputs, and their rows."""
+    """Every node's.
+
+    Attributes:
+        w_k: Weights.
+        v_k: The last displacements.
+        a_k: Input moments of the layers that see the data itself, sums over its own or all rows, and their number.
+        fewest_k: The rows that sums of those, and all others, must have, (2,); 0 without a guard.
+    """
 
     w_k: Each[Weights]
     v_k: Each[Weights]
     a_k: Each[Inputs]
+    fewest_k: Each[Tensor]
 
 
 def dfedkfac(
     task: Task,
     *,
     dampings: Sequence[float] = (1.0, 100.0),
-    ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
-    scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
+    ridges: Sequence[float] = (1e-4, 1e-2),
+    scales: Sequence[float] = (0.5, 1.0, 2.0, 3.0),
     momentum: bool = True,
     decay: float = 5e-4,
-    gossip: int = 0,
+    inputs: Literal["neighbourhood", "shared"] = "neighbourhood",
+    guard: bool = False,
     aggregation: Literal["plain", "weighted"] = "plain",
     other: Literal["refuse", "exact"] = "refuse",
     wire: Literal["full", "bfloat16"] = "full",
@@ -63,81 +76,105 @@ def dfedkfac(
             single candidate is taken unscored.
         momentum: Whether the neighbourhood's mean last displacement is one of the directions.
         decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
-        gossip: 0 takes the neighbourhood's moments of the data's own inputs in every round. A number n averages them
-            with the neighbours' in the first n rounds, on and on, and they are not sent again.
+        inputs: Of whom the moments of the data's own inputs are: the `neighbourhood`, sent in every round, or `shared`,
+            summed over all nodes once.
+        guard: Whether a node keeps its mean, and counts as failed, in a round whose sums would show a neighbour or a
+            row: of fewer than three neighbours, one with more than half of the rows, or of fewer rows than twice a
+            layer's inputs. With it, and secure sums among a node's neighbours, the exposure is `aggregate`.
         aggregation: Of the final model, `plain` or `weighted` by rows.
         other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
             take `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which a node sends its directions; all work with what was sent.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
-    if gossip < 0:
-        raise ValueError(f"`gossip` must not be negative; got {gossip}. Give a number of rounds, or 0.")
+    if inputs not in ("neighbourhood", "shared"):
+        raise ValueError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
     aggregate = node_mean(aggregation)
+
+    first_inputs = partial(kfac.fixed_inputs, task, other=other)
+    sizes = partial(kfac.sizes, task, other=other)
+    moments = partial(kfac.moments, task, other=other, inputs="moving", decay=decay)
+    along = partial(curvature, task, decay=decay)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         v_k = fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {})
-        return State(fleet.everywhere(task.w_0), v_k, fleet.map(first_inputs, data_k))
+        a_k, fewest_k = fleet.map(first_inputs, data_k), fleet.everywhere(torch.tensor(0))
+        if guard:
+            rows_k, first_k, fewest_k = fleet.map(sizes, data_k)
+            if inputs == "shared":
+                fleet.at_server(_check, fleet.gather(rows_k), fleet.gather(first_k))
+            else:
+                fewest_k = fleet.map(torch.maximum, first_k, fewest_k)
+        if inputs == "shared":
+            a_k = fleet.broadcast(fleet.sum(a_k)[0])
+        return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         mean_k = fleet.mix(state.w_k)
         v_k = fleet.mix(state.v_k) if momentum else state.v_k
-        a_k = fleet.mix(state.a_k) if not gossip or k <= gossip else state.a_k
-        total_k = fleet.map(total, mean_k, data_k, fleet.ask(moments, mean_k, data_k))
+        a_k = state.a_k
+        if inputs == "neighbourhood":
+            a_k = _together(fleet, lambda _, a: a, fleet.everywhere(()), a_k)
+        near_k = fleet.ask_sum(moments, mean_k, data_k)
+        total_k = fleet.map(_with_own, fleet.map(moments, mean_k, data_k), near_k)
+        if guard:
+            total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
         basis_k = fleet.map(basis, total_k, a_k, v_k)
+        q_k = _together(fleet, along, basis_k, data_k, known_k=mean_k)
+        c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
         asked_k = fleet.map(lambda *known: known, mean_k, basis_k)
-        q_k = fleet.ask(answer_along, basis_k, data_k, known_k=mean_k)
-        c_k = fleet.map(combined, asked_k, total_k, data_k, q_k)
         if span.tries > 1:
-            loss_k = fleet.map(loss, asked_k, c_k, data_k, fleet.ask(answer_score, c_k, data_k, known_k=asked_k))
+            loss_k = fleet.map(summed_loss, _together(fleet, losses, c_k, data_k, known_k=asked_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
-        w_k, v_k, choice_k = fleet.map(best, asked_k, c_k, loss_k)
-        return State(w_k, v_k, a_k if gossip else state.a_k), {
+        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k)
+        return State(w_k, v_k, state.a_k, state.fewest_k), {
             "choice": choice_k,
+            "refused": refused_k,
             "failed": fleet.map(nothing_found, choice_k),
         }
 
-    def first_inputs(data: Shard) -> Inputs:
-        found = kfac.moments(task, task.w_0, data, other=other, inputs="fixed")
-        return found.inputs, found.rows.to(next(iter(found.gradient.values())).dtype)
-
-    def moments(w: Weights, data: Shard) -> Moments:
-        return kfac.moments(task, w, data, other=other, inputs="moving", decay=decay)
-
-    def total(w: Weights, data: Shard, inbox: Inbox) -> Moments:
-        found: Moments = _added(moments(w, data), inbox)
-        return found
-
     def basis(total: Moments, a: Inputs, v: Weights) -> Weights:
-        return span.basis(total, trees.scale(a[0], 1 / a[1]), v)
+        return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v)
 
-    def answer_along(w: Weights, basis: Weights, data: Shard) -> Tensor:
-        return curvature(task, w, basis, data, decay)
+    def losses(asked: tuple[Weights, Weights], c: Tensor, data: Shard) -> tuple[Score, Tensor]:
+        return countable(score(task, candidates(*asked, c), data))
 
-    def combined(asked: tuple[Weights, Weights], total: Moments, data: Shard, inbox: Inbox) -> Tensor:
-        q = _added(answer_along(*asked, data), inbox)
-        return span.combinations(total, asked[1], q / total.rows)
-
-    def answer_score(asked: tuple[Weights, Weights], c: Tensor, data: Shard) -> Score:
-        return score(task, candidates(*asked, c), data)
-
-    def loss(asked: tuple[Weights, Weights], c: Tensor, data: Shard, inbox: Inbox) -> Tensor:
-        return mean_loss(answer_score(asked, c, data), inbox.values, inbox.real)
-
-    def best(asked: tuple[Weights, Weights], c: Tensor, loss: Tensor) -> tuple[Weights, Weights, Tensor]:
+    def best(
+        asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, near: tuple[Moments, Tensor]
+    ) -> tuple[Weights, Weights, Tensor, Tensor]:
         mean, _ = asked
         w, choice = choose(mean, candidates(*asked, c), loss, range(1, len(c) + 1))
-        return w, trees.subtract(w, mean) if momentum else {}, choice
+        return w, trees.subtract(w, mean) if momentum else {}, choice, near[1]
 
-    return Method("dfedkfac", init, round, "kernel", True, aggregate, kfac.node_bytes(task, span.tries))
+    return Method(
+        "dfedkfac",
+        init,
+        round,
+        "aggregate" if guard else "kernel",
+        True,
+        aggregate,
+        kfac.node_bytes(task, span.tries),
+    )
 
 
-def _added(own: Any, inbox: Inbox) -> Any:
-    """A node's own sums and its neighbours'."""
+def _together(
+    fleet: Fleet, fn: Callable[..., Any], x_k: Each[Any], data_k: Each[Any], known_k: Each[Any] | None = None
+) -> Each[Any]:
+    """The sum over a neighbourhood of what its nodes make of a question."""
+    own_k = fleet.map(fn, *([x_k] if known_k is None else [known_k, x_k]), data_k)
+    return fleet.map(_with_own, own_k, fleet.ask_sum(fn, x_k, data_k, known_k=known_k))
 
-    def add(mine: Tensor, theirs: Tensor) -> Tensor:
-        real = inbox.real.reshape(-1, *[1] * (theirs.dim() - 1))
-        return mine + torch.where(real, theirs, 0).sum(0).to(mine.dtype)
 
-    return trees.map(add, own, inbox.values)
+def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
+    return trees.add(own, near[0])
+
+
+def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
+    """NaN where the neighbours' sums, of which there are some, show one of them."""
+    shown = near.real.any() & ~crowd.hides(near.values, near.real, fewest)
+    return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
+
+
+def _check(rows: list[Tensor], fewest: list[Tensor]) -> None:
+    crowd.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")

@@ -17,26 +17,35 @@ FedNL (Safaryan et al., ICML 2022) for convex problems. NTK-FL (Yue et al., ICML
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from fedtangent import trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants
+from fedtangent import crowd, trees
+from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
-from fedtangent.tangents.kfac import Moments
 from fedtangent.tangents.span import Span, candidates, curvature
 from fedtangent.tangents.step import Score, choose, countable, held_out, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
 
 
 class State(NamedTuple):
-    """w: the server's weights. v: the last displacement. a: input moments of the layers that see the data, means."""
+    """The server's.
+
+    Attributes:
+        w: The weights.
+        v: The last displacement.
+        a: Input moments of the layers that see the data itself, means over rows.
+        fewest: The rows that a round's sums must have, 0 without a guard.
+    """
 
     w: Central[Weights]
     v: Central[Weights]
     a: Central[dict[str, Tensor]]
+    fewest: Central[Tensor]
 
 
 def fedkfac(
@@ -51,6 +60,7 @@ def fedkfac(
     selection: Literal["held-out", "loss"] = "held-out",
     other: Literal["refuse", "exact"] = "refuse",
     wire: Literal["full", "bfloat16"] = "full",
+    guard: bool = True,
 ) -> Method:
     """FedKFAC; the defaults are tuned on validation rows.
 
@@ -67,48 +77,48 @@ def fedkfac(
         other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
             take `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which the server sends the directions; all work with what was sent.
+        guard: Whether a round is refused whose sums would show a client or a row: of fewer than three clients, one of
+            which may not hold more than half of the rows, or of fewer rows than twice a layer's inputs. Without it the
+            exposure is `kernel`.
     """
     cohort = participants(participation)
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
     if selection not in ("held-out", "loss"):
         raise ValueError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
+    first_inputs = partial(kfac.fixed_inputs, task, other=other)
+    sizes = partial(kfac.sizes, task, other=other)
+    moments = partial(kfac.moments, task, other=other, inputs="moving", decay=decay)
+    along = partial(curvature, task, decay=decay)
+
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
+        fewest = Central(torch.tensor(0))
+        if guard:
+            fewest = fleet.at_server(_first_check, fleet.gather(fleet.map(sizes, data_k)))
         sums, _ = fleet.sum(fleet.map(first_inputs, data_k))
         a = fleet.at_server(lambda sums: {key: part / sums[1] for key, part in sums[0].items()}, sums)
-        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a)
+        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a, fewest)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
             fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
+        if guard:
+            clients.at_server(_check, clients.gather(clients.map(rows, fit_k)), state.fewest)
         w_k = clients.broadcast(state.w)
         total, refused = clients.sum(clients.map(moments, w_k, fit_k))
         basis = fleet.at_server(span.basis, total, state.a, state.v)
         basis_k = clients.broadcast(basis)
         q, _ = clients.sum(clients.map(along, w_k, basis_k, fit_k))
-        c = fleet.at_server(combined, total, basis, q)
+        c = fleet.at_server(span.combinations, total, basis, q)
         loss, _ = clients.sum(clients.map(losses, w_k, basis_k, clients.broadcast(c), held_k))
         w, v, choice = fleet.at_server(best, state.w, basis, c, loss)
-        return State(w, v, state.a), {
+        return State(w, v, state.a, state.fewest), {
             "choice": choice,
             "refused": refused,
             "failed": fleet.at_server(nothing_found, choice),
         }
-
-    def first_inputs(data: Shard) -> tuple[dict[str, Tensor], Tensor]:
-        found = kfac.moments(task, task.w_0, data, other=other, inputs="fixed")
-        return found.inputs, found.rows
-
-    def moments(w: Weights, data: Shard) -> Moments:
-        return kfac.moments(task, w, data, other=other, inputs="moving", decay=decay)
-
-    def along(w: Weights, basis: Weights, data: Shard) -> tuple[Tensor, Tensor]:
-        return curvature(task, w, basis, data, decay), data.real.sum()
-
-    def combined(total: Moments, basis: Weights, q: tuple[Tensor, Tensor]) -> Tensor:
-        return span.combinations(total, basis, q[0] / q[1])
 
     def losses(w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         return countable(score(task, candidates(w, basis, c), data))
@@ -120,4 +130,16 @@ def fedkfac(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("fedkfac", init, round, "aggregate", False, aggregate, kfac.node_bytes(task, span.tries))
+    return Method(
+        "fedkfac", init, round, "aggregate" if guard else "kernel", False, aggregate, kfac.node_bytes(task, span.tries)
+    )
+
+
+def _first_check(sizes: list[tuple[Tensor, ...]]) -> Tensor:
+    """The fewest rows of all sums but the first, which must have theirs."""
+    _check([count for count, _, _ in sizes], sizes[0][1])
+    return sizes[0][2]
+
+
+def _check(rows: list[Tensor], fewest: Tensor) -> None:
+    crowd.check([int(count) for count in rows], int(fewest), "Let more of them take part, or take guard off.")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import trees
+from fedtangent import crowd, trees
 from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import primal
@@ -38,7 +38,6 @@ from fedtangent.task import Task, Weights
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
 _COLUMNS = 32
 # The fewest clients of a sum.
-_CLIENTS = 3
 
 
 class State(NamedTuple):
@@ -150,16 +149,7 @@ def _evolved(
 
 def _allowed(columns: int | None, rows: list[int], outputs: int) -> int:
     """k, where sums of q = C k columns over clients with these rows hide each of them."""
-    if len(rows) < _CLIENTS:
-        raise ValueError(
-            f"`participation` must leave at least {_CLIENTS} clients in a sum; got {len(rows)}. "
-            "Raise it, or add clients."
-        )
-    if 2 * max(rows) > sum(rows):
-        raise ValueError(
-            f"`partition` must give no client more than half of a round's rows; got {max(rows)} of {sum(rows)}. "
-            "Split that client's, or let more clients take part."
-        )
+    crowd.check(rows, 0)
     most = sum(rows) // (2 * outputs)
     if most < 1 or (columns or 1) > most:
         raise ValueError(

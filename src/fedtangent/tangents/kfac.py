@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import losses, shard, trees
+from fedtangent import crowd, losses, shard, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents.factors import Factors, factors, head, sensitivities
+from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Affine, Matrix, Use
 from fedtangent.tangents.uses import Uses, uses
@@ -103,7 +103,7 @@ def moments(
     data: Shard,
     *,
     other: Other = "refuse",
-    inputs: Literal["all", "moving", "fixed"] = "all",
+    inputs: Literal["all", "moving"] = "all",
     decay: float = 0.0,
 ) -> Moments:
     """The sums over a node's real rows, at w: a forward, at most C backward passes, N G S (I^2 + C O^2) multiply-adds.
@@ -113,7 +113,7 @@ def moments(
         w: The weights.
         data: The rows.
         other: As for `blocks`.
-        inputs: Which A: of all linear maps, of those whose inputs move with the weights, or of the others.
+        inputs: Which A: of all linear maps, or of those whose inputs move with the weights; see `fixed_inputs`.
         decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
     """
     found = uses(task.model, w, data.x)
@@ -139,7 +139,7 @@ def moments(
             assert isinstance(use, Matrix)
             u, d = _sides(found, w, parts, one, use, data.real)
             positions += use.positions
-            wanted = inputs == "all" or (inputs == "fixed") == block.fixed
+            wanted = inputs == "all" or not block.fixed
             sums = (
                 torch.einsum("ncgos,nc,ngis->goi", d, residual, u),
                 torch.einsum("ngis,ngjs->gij", u, u) if wanted else u.new_zeros(0),
@@ -154,6 +154,38 @@ def moments(
     rows = data.real.sum()
     gradient = {name: gradient[name] + decay * part * rows for name, part in w.items()}
     return Moments(gradient, a, b, rows)
+
+
+def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
+    """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
+    found = uses(task.model, task.w_0, data.x)
+    a: dict[str, Tensor] = {}
+    fixed = {key: block for key, block in blocks(found, other).items() if block.fixed}
+    parts = factors(task.model, task.w_0, data.x, found)[1] if fixed else {}
+    for key, block in fixed.items():
+        u = _inputs(parts[block.uses[0]], found.by_name[block.uses[0]], data.real)
+        a[key] = pack(torch.einsum("ngis,ngjs->gij", u, u))
+    return a, data.real.sum()
+
+
+def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, Tensor, Tensor]:
+    """A node's rows; and the rows of a sum that hide each of them, of `fixed_inputs` and of `moments` without those.
+
+    Twice the most entries of an input u; of whole blocks, which a row spans with C vectors, twice their parameters / C.
+    """
+    found = uses(task.model, task.w_0, data.x)
+    fewest = [0, 0]
+    for key, block in blocks(found, other).items():
+        use = found.by_name[block.uses[0]]
+        if block.kronecker:
+            assert isinstance(use, Matrix)
+            entries = use.fan_in + (use.bias is not None)
+        else:
+            entries = -(-sum(task.w_0[name].numel() for name in key.split(",")) // found.outputs)
+        place = 0 if block.fixed else 1
+        fewest[place] = max(fewest[place], crowd.least(entries))
+    first, others = torch.tensor(fewest, device=data.x.device)
+    return data.real.sum(), first, others
 
 
 def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) -> Weights:
@@ -233,12 +265,18 @@ def _names(use: Use) -> tuple[str, ...]:
 
 def _sides(found: Uses, w: Weights, parts: Factors, key: str, use: Matrix, real: Tensor) -> tuple[Tensor, Tensor]:
     """u (n, G, I, S) with the bias's 1, of real rows, and d (n, C, G, O, S)."""
-    factor = parts[key]
+    d = use.outer(sensitivities(parts[key], use.call.shapes, head(found, w)))
+    return _inputs(parts[key], use, real), d
+
+
+def _inputs(factor: Factor, use: Use, real: Tensor) -> Tensor:
+    """u (n, G, I, S) with the bias's 1, of real rows."""
+    assert isinstance(use, Matrix)
     u = use.inner(factor.a)
     if use.bias is not None:
         u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
-    d = use.outer(sensitivities(factor, use.call.shapes, head(found, w)))
-    return shard.cleared(u, real), d
+    cleared: Tensor = shard.cleared(u, real)
+    return cleared
 
 
 def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str]) -> Tensor:

@@ -6,7 +6,7 @@ the directions are one damped step and the last displacement; here there is one 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,13 @@ from fedtangent.shard import Shard
 from fedtangent.tangents.functional import Weights, call, derivative, plain
 from fedtangent.tangents.kfac import Moments, directions
 from fedtangent.task import Task
+
+
+class Curvature(NamedTuple):
+    """total: Along k directions, summed over rows (k, k). rows: How many. Any sum of these is one."""
+
+    total: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Span:
             made = {name: torch.cat([d, v[name][None]]) for name, d in made.items()}
         return {name: d.to(torch.bfloat16) for name, d in made.items()} if self.wire == "bfloat16" else made
 
-    def combinations(self, total: Moments, basis: Weights, quadratic: Tensor) -> Tensor:
+    def combinations(self, total: Moments, basis: Weights, curved: Curvature) -> Tensor:
         """s argmin_c g . c + c . (Q + m diag Q) c / 2 for every ridge m and scale s, (tries, k).
 
         A direction along which nothing changes, such as a zero one, gets no part.
@@ -76,8 +83,9 @@ class Span:
         Args:
             total: Sums over all rows; g is their mean gradient along the directions.
             basis: The k directions.
-            quadratic: Q, the mean over rows of `curvature`, (k, k).
+            curved: The sum of `curvature`; its mean over rows is Q.
         """
+        quadratic = curved.total / curved.rows
         exact = _like(basis, total.gradient)
         slopes = [exact[name].reshape(len(quadratic), -1) @ g.flatten() for name, g in total.gradient.items()]
         g, q = (torch.stack(slopes).sum(0) / total.rows).to(torch.float64), quadratic.to(torch.float64)
@@ -89,8 +97,8 @@ class Span:
         return torch.stack([s * c for c in found for s in self.scales]).to(quadratic.dtype)
 
 
-def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Tensor:
-    """sum over real rows of (J d_i)^T H (J d_j) + decay d_i . d_j, (k, k), for k directions d along a leading axis."""
+def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
+    """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
 
     def f(w: Weights) -> Tensor:
         return call(task.model, w, data.x)
@@ -102,7 +110,8 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float 
     root = torch.where(data.real[:, None, None], root, 0)
     moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
-    return moved @ moved.mT + decay * (flat @ flat.mT) * data.real.sum()
+    rows = data.real.sum()
+    return Curvature(moved @ moved.mT + decay * (flat @ flat.mT) * rows, rows)
 
 
 def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:

@@ -1,0 +1,45 @@
+"""A crowd: when a sum over several owners' rows hides each owner, and each row.
+
+A mean of u u^T over fewer rows than u has entries spans those rows: it tells whether a known row is among them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+OWNERS = 3
+
+
+def least(fan_in: int) -> int:
+    """The rows of a sum of u u^T that does not tell which they are: twice the entries of u."""
+    return 2 * fan_in
+
+
+def check(rows: Sequence[int], fewest: int, remedy: str = "Let more of them take part.") -> None:
+    """Raises where a sum over owners with these rows would show one of them.
+
+    Args:
+        rows: Of every owner.
+        fewest: Rows that the sum must have.
+        remedy: What the user can do.
+
+    Raises:
+        ValueError: Fewer than three owners, one with more than half of the rows, or too few rows.
+    """
+    if len(rows) < OWNERS:
+        raise ValueError(f"`clients` must be at least {OWNERS} in a sum; got {len(rows)}. {remedy}")
+    if 2 * max(rows) > sum(rows):
+        raise ValueError(
+            f"`clients` must hold at most half of the rows of a sum each; got {max(rows)} of {sum(rows)}. {remedy}"
+        )
+    if sum(rows) < fewest:
+        raise ValueError(
+            f"`clients` must have at least {fewest} rows in a sum, twice a layer's inputs; got {sum(rows)}. {remedy}"
+        )
+
+
+def hides(rows: Tensor, real: Tensor, fewest: Tensor) -> Tensor:
+    """Whether `check` would pass, for rows (slots,) of which some are real: a bool that vmap can bear."""
+    rows = torch.where(real, rows, 0)
+    return (real.sum() >= OWNERS) & (2 * rows <= rows.sum()).all() & (rows.sum() >= fewest)
