@@ -214,7 +214,7 @@ def test_help_shows_every_option_of_the_method_once(method: str, capsys: pytest.
     told = capsys.readouterr().out
     assert told.startswith(f"usage: fedtangent run {method} [options]\n\n{method}: ")
     for option in cli.options(catalog.load("methods", method)).values():
-        (shown,) = re.findall(rf"^  --{option.name}(?![\w-]).*(?:\n   .*)*", told, re.MULTILINE)
+        (shown,) = re.findall(rf"^  --{option.name.replace('_', '-')}(?![\w-]).*(?:\n   .*)*", told, re.MULTILINE)
         assert " ".join(option.help.split()) in " ".join(shown.split())
     assert "--method." not in told
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -49,10 +51,17 @@ def test_full_batch_takes_all_rows_in_order_at_every_step() -> None:
     assert drawn.real.tolist() == [True, True]
 
 
-def by_torch(steps: list[list[int]], options: dict[str, float]) -> dict[str, Tensor]:
-    """torch's own SGD on the given rows, counted from 0."""
+ADAM = [
+    {"lr": 0.02},
+    {"lr": 0.01, "betas": (0.7, 0.9), "eps": 0.1},
+]
+EVERY = [(solvers.sgd, options) for options in OPTIONS] + [(solvers.adam, options) for options in ADAM]
+
+
+def by_torch(steps: list[list[int]], options: dict[str, Any], by: Any = torch.optim.SGD) -> dict[str, Tensor]:
+    """torch's own optimiser on the given rows, counted from 0."""
     model, (x, y, _) = federation.network(), data()
-    optimizer = torch.optim.SGD(model.parameters(), **options)
+    optimizer = by(model.parameters(), **options)
     for rows in steps:
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
@@ -68,24 +77,78 @@ def test_sgd_is_torchs(options: dict[str, float]) -> None:
     assert_close(solvers.sgd(task, **options)(task.w_0, data(), batches), by_torch(steps, options))
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_a_step_that_is_not_real_moves_nothing(options: dict[str, float]) -> None:
-    task, train = federation.task(), solvers.sgd(federation.task(), **options)
+@pytest.mark.parametrize("options", ADAM)
+def test_adam_is_torchs(options: dict[str, Any]) -> None:
+    task, batches = federation.task(), solvers.shuffled(3, 4)(rng(), data())
+    steps = [[row - 1 for row in step if row > 0] for step in batches.rows.tolist()]
+    assert_close(solvers.adam(task, **options)(task.w_0, data(), batches), by_torch(steps, options, torch.optim.Adam))
+
+
+def test_adam_in_float32_is_torchs() -> None:
+    """After one step, where 1 - 0.999 in float32 would cost four digits."""
+    task = federation.task().to("cpu", torch.float32)
+    here = trees.to(data(), dtype=torch.float32)
+    found = solvers.adam(task, lr=0.5)(task.w_0, here, solvers.full_batch(1)(rng(), here))
+    expected = by_torch([list(range(7))], {"lr": 0.5}, torch.optim.Adam)
+    assert found["0.weight"].dtype == torch.float32
+    torch.testing.assert_close(found["0.weight"].double(), expected["0.weight"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "options"), EVERY)
+def test_a_step_that_is_not_real_moves_nothing(solver: Any, options: dict[str, Any]) -> None:
+    task, train = federation.task(), solver(federation.task(), **options)
     rows = torch.tensor([[1, 5, 2], [7, 0, 3], [4, 6, 0]])
     two = train(task.w_0, data(), Batches(rows[[0, 2]], torch.tensor([True, True])))
     assert_same(train(task.w_0, data(), Batches(rows, torch.tensor([True, False, True]))), two)
     padded = Batches(torch.cat([rows[[0, 2]], 0 * rows]), torch.tensor([True] * 2 + [False] * 3))
     assert_same(train(task.w_0, data(), padded), two)
+    late = Batches(torch.cat([0 * rows, rows[[0, 2]]]), torch.tensor([False] * 3 + [True] * 2))
+    assert_same(train(task.w_0, data(), late), two)
 
 
+@pytest.mark.parametrize(("solver", "options"), EVERY[1::2])
 @pytest.mark.parametrize("draw", [solvers.full_batch(2), solvers.shuffled(2, 3)])
-def test_padding_changes_nothing(draw: object) -> None:
+def test_padding_changes_nothing(draw: object, solver: Any, options: dict[str, Any]) -> None:
     """What an engine appends to the smaller of two nodes: rows, steps and places in a batch."""
     task, small, large = federation.task(), *federation.shards([2, 7])
-    train = solvers.sgd(task, lr=0.2, momentum=0.5)
+    train = solver(task, **options)
     batches = [draw(rng(), small), draw(rng(), large)]  # type: ignore[operator]
     padded = trees.unstack(trees.stack([small, large]), 2)[0]._replace(real=torch.arange(7) < 2)
     assert_close(train(task.w_0, padded, trees.unstack(trees.stack(batches), 2)[0]), train(task.w_0, small, batches[0]))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_method_may_add_to_the_gradient_or_to_the_loss(optimizer: str) -> None:
+    """<a, w> in the loss is a in the gradient; both take what the solver is given after the batches."""
+    task, here, batches = federation.task(), data(), solvers.shuffled(2, 3)(rng(), data())
+    a = trees.map(lambda leaf: leaf.cos() / 9, task.w_0)
+
+    def objective(w: Any, x: Tensor, y: Tensor, a: Any) -> Tensor:
+        return task.loss.per_sample(task.predict(w, x), y) + trees.inner(a, w)
+
+    by_gradient = solvers.local(task, optimizer, lr=0.1, pull=lambda w, a: a)
+    by_loss = solvers.local(task, optimizer, lr=0.1, objective=objective)
+    found = by_gradient(task.w_0, here, batches, a)
+    assert_close(found, by_loss(task.w_0, here, batches, a))
+    without = solvers.local(task, optimizer, lr=0.1)(task.w_0, here, batches)
+    assert not torch.allclose(found["0.weight"], without["0.weight"])
+
+
+def test_a_pull_is_taken_at_the_weights_of_the_step() -> None:
+    """With a loss that is always 0 and the pull w, every step of 1/4 leaves three quarters."""
+    task, batches = federation.task(), solvers.full_batch(2)(rng(), data())
+    train = solvers.sgd(task, lr=0.25, pull=lambda w: w, objective=lambda w, x, y: 0 * task.predict(w, x).sum(-1))
+    assert_close(train(task.w_0, data(), batches), trees.scale(task.w_0, 9 / 16))
+
+
+def test_the_choice_is_sgd_or_adam() -> None:
+    task, batches = federation.task(), solvers.shuffled(2, 3)(rng(), data())
+    chosen = [
+        (solvers.local(task, "sgd", lr=0.1, momentum=0.4), solvers.sgd(task, lr=0.1, momentum=0.4)),
+        (solvers.local(task, "adam", lr=0.1), solvers.adam(task, lr=0.1)),
+    ]
+    for found, expected in chosen:
+        assert_same(found(task.w_0, data(), batches), expected(task.w_0, data(), batches))
 
 
 def test_a_solver_leaves_its_arguments_alone() -> None:
@@ -130,6 +193,26 @@ def test_mean_loss_is_over_real_rows_and_never_nan() -> None:
         (
             lambda: solvers.sgd(federation.task(), lr=0.1, weight_decay=-0.1),
             "`weight_decay` must not be negative; got -0.1. Use 0 for none.",
+        ),
+        (
+            lambda: solvers.adam(federation.task(), lr=-1.0),
+            "`lr` must be positive; got -1.0. Give a learning rate such as 0.1.",
+        ),
+        (
+            lambda: solvers.adam(federation.task(), lr=0.1, betas=(0.9, 1.0)),
+            "`betas` must be two numbers in [0, 1); got (0.9, 1.0). Use 0.9 and 0.999.",
+        ),
+        (
+            lambda: solvers.adam(federation.task(), lr=0.1, eps=0.0),
+            "`eps` must be positive; got 0.0. Use 1e-8.",
+        ),
+        (
+            lambda: solvers.local(federation.task(), "adamw", lr=0.1),
+            "`optimizer` must be 'sgd' or 'adam'; got 'adamw'. Choose one of the two.",
+        ),
+        (
+            lambda: solvers.local(federation.task(), "adam", lr=0.1, momentum=0.9),
+            "`momentum` must be 0 with adam, which has its own; got 0.9. Drop it, or use sgd.",
         ),
     ],
 )

@@ -1,7 +1,7 @@
-"""What a node does alone: stochastic gradient descent over its own rows, in batches drawn beforehand."""
+"""What a node does alone: gradient steps over its own rows, in batches drawn beforehand."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+
+Solver = Callable[..., Weights]  # (w, data, batches, *more) -> w; `more` is what a method's own terms take
 
 
 class Batches(NamedTuple):
@@ -55,35 +57,139 @@ def full_batch(steps: int) -> Callable[[np.random.Generator, Shard], Batches]:
 
 
 def sgd(
-    task: Task, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0
-) -> Callable[[Weights, Shard, Batches], Weights]:
-    """A function (w, data, batches) -> w after the batches' steps: v <- momentum v + g + weight_decay w; w <- w - lr v.
+    task: Task,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    pull: Callable[..., Weights] | None = None,
+    objective: Callable[..., Tensor] | None = None,
+) -> Solver:
+    """A function (w, data, batches, *more) -> w after the steps: v <- momentum v + g + weight_decay w; w <- w - lr v.
 
     The velocity starts at zero. A step that is padding moves neither weights nor velocity.
+
+    Args:
+        task: Model and loss.
+        lr: Step size.
+        momentum: Of the velocity.
+        weight_decay: Times the weights, added to the gradient.
+        pull: (w, *more) -> what a method adds to the gradient.
+        objective: (w, x, y, *more) -> the loss of every row, in place of the task's.
     """
-    if not lr > 0:
-        raise ValueError(f"`lr` must be positive; got {lr}. Give a learning rate such as 0.1.")
+    _check_lr(lr)
     if not 0 <= momentum < 1:
         raise ValueError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.9, or 0 for none.")
     if not weight_decay >= 0:
         raise ValueError(f"`weight_decay` must not be negative; got {weight_decay}. Use 0 for none.")
 
-    def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor) -> Tensor:
-        each = task.loss.per_sample(task.predict(w, x), y)
+    def step(w: Weights, g: Weights, v: Weights) -> tuple[Weights, Weights]:
+        if weight_decay:
+            g = trees.add_scaled(g, w, weight_decay)
+        v_new = trees.add_scaled(g, v, momentum) if momentum else g
+        return trees.add_scaled(w, v_new, -lr), v_new if momentum else v
+
+    return _solver(task, lambda w: trees.zeros_like(w), step, pull, objective)
+
+
+def adam(
+    task: Task,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    pull: Callable[..., Weights] | None = None,
+    objective: Callable[..., Tensor] | None = None,
+) -> Solver:
+    """A function (w, data, batches, *more) -> w after Adam's steps (Kingma and Ba, ICLR 2015), biases corrected.
+
+    Moments and the count of steps start at zero. A step that is padding moves none of them, nor the weights.
+
+    Args:
+        task: Model and loss.
+        lr: Step size.
+        betas: Decay of the first and of the second moment.
+        eps: Added to the root of the second moment.
+        pull: As in `sgd`.
+        objective: As in `sgd`.
+    """
+    _check_lr(lr)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"`betas` must be two numbers in [0, 1); got {betas}. Use 0.9 and 0.999.")
+    if not eps > 0:
+        raise ValueError(f"`eps` must be positive; got {eps}. Use 1e-8.")
+
+    def start(w: Weights) -> tuple[Weights, Weights, Tensor]:
+        # float64: 1 - 0.999 has few digits in float32
+        count = torch.zeros((), dtype=torch.float64, device=next(iter(w.values())).device)
+        return trees.zeros_like(w), trees.zeros_like(w), count
+
+    def step(
+        w: Weights, g: Weights, moments: tuple[Weights, Weights, Tensor]
+    ) -> tuple[Weights, tuple[Weights, Weights, Tensor]]:
+        m, v, count = moments
+        count = count + 1
+        m = trees.map(lambda m, g: m + (1 - betas[0]) * (g - m), m, g)
+        v = trees.map(lambda v, g: betas[1] * v + (1 - betas[1]) * g * g, v, g)
+        rate, root = lr / (1 - betas[0] ** count), (1 - betas[1] ** count).sqrt()
+
+        def moved(w: Tensor, m: Tensor, v: Tensor) -> Tensor:
+            return w - rate.to(w.dtype) * m / (v.sqrt() / root.to(w.dtype) + eps)
+
+        return trees.map(moved, w, m, v), (m, v, count)
+
+    return _solver(task, start, step, pull, objective)
+
+
+def local(
+    task: Task,
+    optimizer: str,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    pull: Callable[..., Weights] | None = None,
+    objective: Callable[..., Tensor] | None = None,
+) -> Solver:
+    """The solver of a method whose clients may choose theirs: `sgd`, or `adam` with its usual moments."""
+    if optimizer not in ("sgd", "adam"):
+        raise ValueError(f"`optimizer` must be 'sgd' or 'adam'; got {optimizer!r}. Choose one of the two.")
+    if optimizer == "sgd":
+        return sgd(task, lr=lr, momentum=momentum, pull=pull, objective=objective)
+    if momentum:
+        raise ValueError(f"`momentum` must be 0 with adam, which has its own; got {momentum}. Drop it, or use sgd.")
+    return adam(task, lr=lr, pull=pull, objective=objective)
+
+
+def _check_lr(lr: float) -> None:
+    if not lr > 0:
+        raise ValueError(f"`lr` must be positive; got {lr}. Give a learning rate such as 0.1.")
+
+
+def _solver(
+    task: Task,
+    start: Callable[[Weights], Any],
+    step: Callable[[Weights, Weights, Any], tuple[Weights, Any]],
+    pull: Callable[..., Weights] | None,
+    objective: Callable[..., Tensor] | None,
+) -> Solver:
+    """The loop over steps: step(w, g, memory) -> (w, memory), whose memory begins as start(w)."""
+
+    def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, *more: Any) -> Tensor:
+        each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
         return torch.where(real, each, 0).sum() / real.sum().clamp(min=1)
 
     gradient = torch.func.grad(loss)
 
-    def solve(w: Weights, data: Shard, batches: Batches) -> Weights:
-        v = trees.zeros_like(w)
+    def solve(w: Weights, data: Shard, batches: Batches, *more: Any) -> Weights:
+        memory = start(w)
         for index, real in zip(batches.rows, batches.real, strict=True):
             rows = (index - 1).clamp(min=0)
-            g = gradient(w, data.x[rows], data.y[rows], index > 0)
-            if weight_decay:
-                g = trees.add_scaled(g, w, weight_decay)
-            v_new = trees.add_scaled(g, v, momentum) if momentum else g
-            w = trees.where(real, trees.add_scaled(w, v_new, -lr), w)
-            v = trees.where(real, v_new, v) if momentum else v
+            g = gradient(w, data.x[rows], data.y[rows], index > 0, *more)
+            if pull is not None:
+                g = trees.add(g, pull(w, *more))
+            w_new, memory_new = step(w, g, memory)
+            w = trees.where(real, w_new, w)
+            memory = memory if memory_new is memory else trees.where(real, memory_new, memory)
         return w
 
     return solve

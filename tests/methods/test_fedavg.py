@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.catalog import load
 from fedtangent.ledger import SERVER
 from fedtangent.methods.central import central
 from fedtangent.methods.fedavg import fedavg
@@ -11,15 +14,16 @@ from tests.federation import ROWS, assert_close, philox
 from tests.methods.literal_sgd import train
 
 K = len(ROWS)
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {"participation": 1.0, "epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.0},
     {"participation": 0.5, "epochs": 1, "batch": 4, "lr": 0.1, "momentum": 0.8},
     {"participation": 0.1, "epochs": 3, "batch": 100, "lr": 0.2, "momentum": 0.5},  # one client
+    {"participation": 0.7, "epochs": 2, "batch": 3, "lr": 0.01, "momentum": 0.0, "optimizer": "adam"},
 ]
 
 
 def transcript(
-    rounds: int, participation: float, epochs: int, batch: int, lr: float, momentum: float
+    rounds: int, participation: float, epochs: int, batch: int, lr: float, momentum: float, optimizer: str = "sgd"
 ) -> tuple[dict[str, Tensor], list[list[int]]]:
     """Algorithm 1 of McMahan et al. 2017; and the clients of every round."""
     data, w, drawn = federation.shards(), federation.network().state_dict(), []
@@ -31,7 +35,7 @@ def transcript(
         for client in clients:
             model, (x, y, _) = federation.network(), data[client]
             model.load_state_dict(w)
-            train(model, x, y, philox("batches", k, client), epochs, batch, lr, momentum)
+            train(model, x, y, philox("batches", k, client), epochs, batch, lr, momentum, optimizer)
             for part, value in model.state_dict().items():
                 average[part] += ROWS[client] / n * value
         w = average
@@ -40,9 +44,10 @@ def transcript(
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_is_the_papers_algorithm(options: dict[str, float]) -> None:
-    found = federation.run(fedavg(federation.task(), **options), rounds=3)  # type: ignore[arg-type]
-    expected, drawn = transcript(3, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_is_the_papers_algorithm(options: dict[str, Any], engine: str) -> None:
+    found = federation.run(fedavg(federation.task(), **options), rounds=3, engine=federation.engine(engine, 3))
+    expected, drawn = transcript(3, **options)
     assert_close(found.aggregate, dict(expected))
     visits = [sum(node in clients for clients in drawn) for node in range(K)]
     payload = trees.payload_bytes(federation.task().w_0)
@@ -75,3 +80,13 @@ def test_participation_counts_whole_clients(participation: float, nodes: int, cl
 def test_a_share_outside_its_range_is_an_error(participation: float) -> None:
     with pytest.raises(ValueError, match=r"^`participation` must be in \(0, 1\]; got .*\. Use 1 for all clients.$"):
         fedavg(federation.task(), participation=participation)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "moon"])
+def test_a_local_optimiser_is_one_of_two_and_adam_has_no_momentum(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^`optimizer` must be 'sgd' or 'adam'; got 'yogi'. Choose one of the two.$"):
+        load("methods", name)(federation.task(), optimizer="yogi")
+    with pytest.raises(
+        ValueError, match=r"^`momentum` must be 0 with adam, which has its own; got 0.9. Drop it, .*\.$"
+    ):
+        load("methods", name)(federation.task(), optimizer="adam", momentum=0.9)

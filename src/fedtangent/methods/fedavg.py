@@ -10,7 +10,7 @@ Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
              w   <- sum_k n_k / n  w_k
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers
 from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
@@ -25,7 +25,14 @@ class State(NamedTuple):
 
 
 def fedavg(
-    task: Task, *, participation: float = 1.0, epochs: int = 1, batch: int = 10, lr: float = 0.1, momentum: float = 0.0
+    task: Task,
+    *,
+    participation: float = 1.0,
+    epochs: int = 1,
+    batch: int = 10,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    optimizer: Literal["sgd", "adam"] = "sgd",
 ) -> Method:
     """FedAvg.
 
@@ -34,12 +41,13 @@ def fedavg(
         participation: C, the share of the clients in a round.
         epochs: E, passes over a client's data in a round.
         batch: B, rows in a local batch.
-        lr: eta.
+        lr: eta; Adam needs less, such as 0.001.
         momentum: Of the local SGD; starts at zero every round.
+        optimizer: Of the clients, `sgd` as in the paper, or `adam`, which starts anew every round.
     """
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch)
-    train = solvers.sgd(task, lr=lr, momentum=momentum)
+    train = solvers.local(task, optimizer, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         return State(Central(task.w_0))
