@@ -35,6 +35,7 @@ class Dataset(NamedTuple):
         x_test: As `x_train`.
         y_test: As `y_train`.
         classes: Number of classes; 0 for regression.
+        site_train: Where each training row comes from, (rows,) as int64, for the partition `natural`; None if unknown.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset(NamedTuple):
     x_test: Tensor
     y_test: Tensor
     classes: int
+    site_train: Tensor | None = None
 
 
 class Partition(NamedTuple):

@@ -36,6 +36,14 @@ def test_labels_become_int64_and_count_the_classes() -> None:
     assert torch.equal(result.y_train, Y_TRAIN) and torch.equal(result.y_test, Y_TEST)
 
 
+def test_sites_become_int64_and_are_a_tensor() -> None:
+    sites = torch.tensor([4, 4, 0, 1, 0, 0, 4], dtype=torch.int16)
+    kept = checked(given()._replace(site_train=sites)).site_train
+    assert kept is not None and kept.dtype == torch.int64 and kept.tolist() == sites.tolist()
+    with pytest.raises(TypeError, match=r"^`site_train` must be a tensor of integers; got ndarray. Convert it.$"):
+        checked(given()._replace(site_train=sites.numpy()))  # type: ignore[arg-type]
+
+
 def test_stated_classes_are_kept() -> None:
     assert checked(given(classes=5)).classes == 5
 

@@ -16,11 +16,7 @@ import torch
 from fedtangent.datasets._idx_images import FILES
 from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.datasets.mnist import mnist
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-NEEDS_SHARED = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"needs the data sets in {SHARED.name} beside the repository"
-)
+from tests.datasets.shared import NEEDS_SHARED, SHARED
 
 
 def idx(array: np.ndarray) -> bytes:

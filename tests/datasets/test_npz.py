@@ -50,6 +50,18 @@ def test_8_bit_images_are_standardised(tmp_path: Path) -> None:
     torch.testing.assert_close(data.x_train.std((0, 2, 3), correction=0), torch.ones(3))
 
 
+def test_sites_are_kept_and_checked(tmp_path: Path) -> None:
+    data = npz(saved(tmp_path, site_train=np.array([3, 3, 0, 9, 0, 3, 9], np.uint8)))
+    assert data.site_train is not None and data.site_train.dtype == torch.int64
+    assert data.site_train.tolist() == [3, 3, 0, 9, 0, 3, 9] and npz(saved(tmp_path)).site_train is None
+    with pytest.raises(ValueError, match=r"^`site_train` must hold one integer for each of the 7 rows.*shape \(6,\)"):
+        npz(saved(tmp_path, site_train=np.zeros(6, int)))
+    with pytest.raises(
+        ValueError, match=r"^`site_train` must hold one integer for each of the 7 rows.*got torch.float6"
+    ):
+        npz(saved(tmp_path, site_train=np.zeros(7)))
+
+
 def test_float_targets_are_a_regression(tmp_path: Path) -> None:
     data = npz(saved(tmp_path, y_train=RNG.normal(size=7), y_test=RNG.normal(size=4)))
     assert data.classes == 0 and data.y_train.shape == (7, 1) and data.y_test.shape == (4, 1)

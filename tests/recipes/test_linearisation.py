@@ -175,7 +175,7 @@ def test_the_figure_shows_both_models_by_width() -> None:
         ({"lr": 0.0}, "^`lr` must be positive and finite; got 0.0. Choose a step size.$"),
         ({"lr": math.inf}, "^`lr` must be positive and finite; got inf. Choose a step size.$"),
         ({"lr": 50.0}, "^`lr` must be below the largest stable step, .* at width 4; got 50.0. Choose a smaller one.$"),
-        ({"dataset": "digit"}, "^`dataset` must be one of digits, .*Did you mean 'digits'"),
+        ({"dataset": "digit"}, "^`dataset` must be one of agnews, .*Did you mean 'digits'"),
         ({"data_dir": "x"}, "^`data_dir` must be left out for digits"),
     ],
     ids=str,

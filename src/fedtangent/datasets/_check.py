@@ -13,9 +13,10 @@ def checked(dataset: Dataset) -> Dataset:
 
     Raises:
         TypeError: An array is not a tensor of real numbers.
-        ValueError: An empty split, shapes that do not match, NaN or infinity, or a label outside the classes.
+        ValueError: An empty split, shapes that do not match, NaN or infinity, a label outside the classes, or sites
+            that are not one integer a row.
     """
-    name, x_train, y_train, x_test, y_test, classes = dataset
+    name, x_train, y_train, x_test, y_test, classes, site_train = dataset
     for array, value in zip(dataset._fields[1:5], dataset[1:5], strict=True):
         if not isinstance(value, Tensor) or value.is_complex():
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -37,7 +38,20 @@ def checked(dataset: Dataset) -> Dataset:
         y_train, y_test, classes = _targets(y_train, y_test, classes)
     else:
         y_train, y_test, classes = _labels(y_train, y_test, classes)
-    return Dataset(name, x_train, y_train, x_test, y_test, classes)
+    return Dataset(name, x_train, y_train, x_test, y_test, classes, _sites(site_train, len(x_train)))
+
+
+def _sites(site_train: Tensor | None, rows: int) -> Tensor | None:
+    if site_train is None:
+        return None
+    if not isinstance(site_train, Tensor):
+        raise TypeError(f"`site_train` must be a tensor of integers; got {type(site_train).__name__}. Convert it.")
+    if site_train.is_floating_point() or site_train.is_complex() or site_train.shape != (rows,):
+        raise ValueError(
+            f"`site_train` must hold one integer for each of the {rows} rows of `x_train`; got {site_train.dtype} of "
+            f"shape {tuple(site_train.shape)}. Number the sites, or leave it out."
+        )
+    return site_train.long()
 
 
 def _rows_match(split: str, x: Tensor, y: Tensor) -> None:

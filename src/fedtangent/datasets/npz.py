@@ -1,7 +1,5 @@
-"""npz: your own arrays x_train, y_train, x_test, y_test in one .npz file."""
+"""npz: your own arrays x_train, y_train, x_test, y_test in one .npz file, and site_train if rows come from sites."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +7,12 @@ import torch
 from torch import Tensor
 
 from fedtangent.datasets._check import checked
+from fedtangent.datasets._files import stored
 from fedtangent.datasets._scale import scaled
 from fedtangent.shard import Dataset
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+SITES = "site_train"
 
 
 def npz(data_dir: str | Path | None = None) -> Dataset:
@@ -20,7 +20,8 @@ def npz(data_dir: str | Path | None = None) -> Dataset:
 
     Integer `y` (rows,) are labels from 0, floating-point `y` (rows,) or (rows, outputs) targets of a regression. 8-bit
     `x` are images, channels first, standardised with each channel's mean and deviation over `x_train`; any other `x` is
-    taken as it is, in float32. Pickled objects are refused.
+    taken as it is, in float32. Integers `site_train` (rows,) say which site each training row comes from, for the
+    partition `natural`. Pickled objects are refused.
 
     Args:
         data_dir: The path of the .npz file itself.
@@ -29,27 +30,10 @@ def npz(data_dir: str | Path | None = None) -> Dataset:
         got = "none" if data_dir is None else repr(str(data_dir))
         raise ValueError(f"`data_dir` must be the path of a .npz file for this data set; got {got}. Check --data-dir.")
     path = Path(data_dir).expanduser()
-    x_train, y_train, x_test, y_test = (_tensor(array, value) for array, value in _read(path).items())
+    arrays = {array: _tensor(array, value) for array, value in stored(path, ARRAYS, (SITES,)).items()}
+    x_train, y_train, x_test, y_test = (arrays[array] for array in ARRAYS)
     x_train, x_test = scaled(x_train, x_test)
-    return checked(Dataset(path.stem, x_train, y_train, x_test, y_test, classes=0))
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            missing = [array for array in ARRAYS if array not in file]
-            arrays = {} if missing else {array: file[array] for array in ARRAYS}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"`data_dir` must be a whole .npz file of plain numbers; got {str(path)!r} ({error}). "
-            "Write it with numpy.savez, without object arrays."
-        ) from error
-    if missing:
-        raise ValueError(
-            f"`data_dir` must be a .npz file with {', '.join(ARRAYS)}; got {str(path)!r} without {', '.join(missing)}. "
-            "Save it with these names."
-        )
-    return arrays
+    return checked(Dataset(path.stem, x_train, y_train, x_test, y_test, classes=0, site_train=arrays.get(SITES)))
 
 
 def _tensor(array: str, value: np.ndarray) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,7 +48,7 @@ class Experiment:
             clients share the seed of the mixing matrix, and a server is not to know it. None leaves them.
         partition: A partition's name, an index file (.npz or .json), or from Python a Partition.
         partition_options: The partition's options by name.
-        nodes: How many; none is 20, or as many as a given Partition or index file has.
+        nodes: How many; none is 20, or as many as a given Partition, index file or the data set's own sites have.
         topology: A topology's name, for methods with neighbours; none is regular. From Python also a Graph.
         topology_options: The topology's options by name.
         static: Keep the first round's graph instead of drawing one every round.
@@ -115,13 +116,13 @@ class Experiment:
 
     @property
     def size(self) -> int | None:
-        """The number of nodes; None where the index file decides."""
+        """The number of nodes; None where the partition decides, such as an index file."""
         if isinstance(self.partition, Partition):
             held = len(self.partition.index)
             if self.nodes not in (None, held):
                 raise ValueError(f"`nodes` must be the partition's, {held}; got {self.nodes}. Drop it.")
             return held
-        return DEFAULT_NODES if self.nodes is None and not _is_index_file(self.partition) else self.nodes
+        return DEFAULT_NODES if self.nodes is None and not _decides(self.partition) else self.nodes
 
     def resolved(self, part: str) -> dict[str, Any]:
         """The options of a part, the defaults of those not given included.
@@ -207,6 +208,13 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
     if not callable(value):
         raise TypeError(f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name.")
     return value  # type: ignore[no-any-return]
+
+
+def _decides(partition: Any) -> bool:
+    """Whether a partition knows how many nodes there are: its `nodes` may be None."""
+    function = factory("partition", partition)
+    nodes = signature(function).parameters.get("nodes") if function else None
+    return nodes is not None and type(None) in get_args(nodes.annotation)
 
 
 def _is_index_file(partition: Any) -> bool:

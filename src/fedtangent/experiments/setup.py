@@ -226,7 +226,9 @@ def _partition(experiment: Experiment, dataset: Dataset) -> Partition:
         partition, _ = experiment.partition, experiment.size
     else:
         rng, chosen = _rng(experiment, "partition"), experiment.resolved("partition")
-        partition = function(dataset.x_train, dataset.y_train, experiment.size, rng, **chosen)
+        site = signature(function).parameters.get("site")  # a fifth argument of that name is the data set's sites
+        sites = (dataset.site_train,) if site and site.kind is site.POSITIONAL_OR_KEYWORD else ()
+        partition = function(dataset.x_train, dataset.y_train, experiment.size, rng, *sites, **chosen)
     if not isinstance(partition, Partition):
         raise TypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."

@@ -1,0 +1,48 @@
+"""Files of a data set: where they may lie, and the arrays of an .npz archive."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def found(data_dir: str | Path | None, names: Sequence[str]) -> Path:
+    """The first of these files or folders that exists in `data_dir`.
+
+    Raises:
+        ValueError: No folder given, or one with none of them.
+    """
+    wanted = f"hold {' or '.join(names)}"
+    if data_dir is None:
+        raise ValueError(f"`data_dir` must be given and {wanted}; got none. Name the folder with --data-dir.")
+    folder = Path(data_dir).expanduser()
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    what = "without it" if folder.is_dir() else "which is no folder"
+    raise ValueError(f"`data_dir` must {wanted}; got {str(data_dir)!r}, {what}. Name the folder with --data-dir.")
+
+
+def stored(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file: those needed, and of the optional ones those that it has; no pickled object is read.
+
+    Raises:
+        ValueError: A damaged file, object arrays, or a needed array that is missing.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            missing = [array for array in needed if array not in file]
+            arrays = {} if missing else {array: file[array] for array in (*needed, *optional) if array in file}
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"`data_dir` must be a whole .npz file of plain numbers; got {str(path)!r} ({error}). "
+            "Write it with numpy.savez, without object arrays."
+        ) from error
+    if missing:
+        raise ValueError(
+            f"`data_dir` must be a .npz file with {', '.join(needed)}; got {str(path)!r} without {', '.join(missing)}. "
+            "Save it with these names."
+        )
+    return arrays
