@@ -55,17 +55,25 @@ def first_inputs(x: Tensor) -> Tensor:
     return sum(torch.outer(u, u) for u in rows)  # type: ignore[return-value]
 
 
-def factors(w: Weights, x: Tensor, loss: str) -> list[list[Tensor]]:
+def row_weights(everywhere: Tensor, here: Tensor, most: float, outputs: int) -> Tensor:
+    """What every row of `here` weighs, by its label: the ratio of the shares within [1 / most, most], 1 on average."""
+    share, own = ([float((y == c).double().mean()) for c in range(outputs)] for y in (everywhere, here))
+    ratio = [min(max(a / b, 1 / most), most) if b else None for a, b in zip(share, own, strict=True)]
+    rows = torch.tensor([ratio[int(c)] for c in here], dtype=torch.float64)
+    return rows / rows.mean()
+
+
+def factors(w: Weights, x: Tensor, loss: str, weight: Tensor) -> list[list[Tensor]]:
     """A and B of both layers, means over rows."""
     a, b = [torch.zeros(())] * 2, [torch.zeros(())] * 2
-    for row in x:
+    for row, rho in zip(x, weight, strict=True):
         inputs = layer_inputs(w, row)
         z = w["0.weight"] @ row + w["0.bias"]
         f = w["2.weight"] @ torch.relu(z) + w["2.bias"]
         reacts = [w["2.weight"] * (z > 0), torch.eye(len(f)).double()]
         for layer in (0, 1):
             a[layer] = a[layer] + torch.outer(inputs[layer], inputs[layer]) / len(x)
-            b[layer] = b[layer] + reacts[layer].T @ hessian(f, loss) @ reacts[layer] / len(x)
+            b[layer] = b[layer] + rho * reacts[layer].T @ hessian(f, loss) @ reacts[layer] / len(x)
     return [a, b]
 
 
@@ -83,11 +91,15 @@ def direction(w: Weights, g: Tensor, a: list[Tensor], b: list[Tensor], damping: 
     return flat({name: found[name] for name in w})
 
 
-def candidates(w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step: Step) -> list[Weights]:
-    """w + D c for every ridge and scale; `first` is A of the first layer, a mean."""
-    g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)]).mean(0)
+def candidates(
+    w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step: Step, weight: Tensor | None = None
+) -> list[Weights]:
+    """w + D c for every ridge and scale; `first` is A of the first layer, a mean; rows may weigh more or less."""
+    weight = torch.ones(len(x)).double() if weight is None else weight
+    g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)])
+    g = (weight[:, None] * g).mean(0)
     g = g + step.decay * flat(w)
-    a, b = factors(w, x, step.loss)
+    a, b = factors(w, x, step.loss, weight)
     d = torch.stack([direction(w, g, [first, a[1]], b, damping) for damping in step.dampings])
     if step.momentum:
         d = torch.cat([d, flat(v)[None]])
@@ -95,7 +107,7 @@ def candidates(w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step
         d = d.to(torch.bfloat16).double()
     q, j, f = step.decay * d @ d.T, literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)
     for n in range(len(x)):
-        q += d @ j[n].T @ hessian(f[n], step.loss) @ j[n] @ d.T / len(x)
+        q += weight[n] * d @ j[n].T @ hessian(f[n], step.loss) @ j[n] @ d.T / len(x)
     still = [i for i in range(len(d)) if not d[i].any()]
     found = []
     for ridge in step.ridges:
@@ -107,9 +119,16 @@ def candidates(w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step
     return found
 
 
-def best(tries: list[Weights], x: Tensor, y: Tensor, loss: str) -> int:
+def best(tries: list[Weights], x: Tensor, y: Tensor, loss: str, weight: Tensor | None = None) -> int:
     """The number of the candidate of the lowest loss, from 1."""
-    value = [literal_tangent.mean_loss(w, x, y, loss) for w in tries]
+    weight = torch.ones(len(x)).double() if weight is None else weight
+    value = [
+        sum(
+            rho * literal_tangent.mean_loss(w, row[None], label[None], loss)
+            for rho, row, label in zip(weight, x, y, strict=True)
+        )
+        for w in tries
+    ]
     return 1 + int(torch.stack(value).argmin())
 
 

@@ -19,7 +19,12 @@ from tests.methods.literal_tangent import Weights, average
 from tests.tangents.networks import Example, everything
 
 K = len(ROWS)
-FEW: dict[str, Any] = {"dampings": (0.03, 2.0), "ridges": (1e-3, 0.3), "scales": (0.4, 1.0), "decay": 0.02}
+FEW: dict[str, Any] = {
+    "dampings": (0.03, 2.0),
+    "ridges": (1e-3, 0.3),
+    "scales": (0.4, 1.0),
+    "decay": 0.02,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "every round": {},
     "shared inputs": {"inputs": "shared"},
@@ -78,7 +83,7 @@ def test_on_a_complete_graph_it_is_fedkfac_with_all_clients_and_rows(inputs: Any
     complete = Graph([(i, j) for i in range(K) for j in range(i)], K)
     options = {**FEW, "momentum": momentum}
     found = federation.run(dfedkfac(federation.task(), **options, inputs=inputs), graph=complete, rounds=3)
-    server = federation.run(fedkfac(federation.task(), **options, selection="loss", guard=False), rounds=3)
+    server = federation.run(fedkfac(federation.task(), **options, selection="loss", guard=False, balance=1.0), rounds=3)
     assert_close(found.state.w_k.values, [server.aggregate] * K, 1e-10)
     assert [extra["choice"] for extra in found.extras] == [[extra["choice"]] * K for extra in server.extras]
 
@@ -167,7 +172,9 @@ def sent(**options: Any) -> int:
 def test_a_node_without_neighbours_steps_alone() -> None:
     found = federation.run(dfedkfac(federation.task(), **FEW), graph=LONELY, rounds=2)
     alone = federation.run(
-        fedkfac(federation.task(), **FEW, selection="loss", guard=False), federation.shards()[3:4], rounds=2
+        fedkfac(federation.task(), **FEW, selection="loss", guard=False, balance=1.0),
+        federation.shards()[3:4],
+        rounds=2,
     )
     assert LONELY.degree(3) == 0
     assert_close(found.state.w_k.values[3], alone.aggregate, 1e-10)

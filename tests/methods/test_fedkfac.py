@@ -20,6 +20,7 @@ FEW: dict[str, Any] = {
     "ridges": (1e-3, 0.3),
     "scales": (0.4, 1.0),
     "decay": 0.02,
+    "balance": 1.0,
     "guard": False,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -30,6 +31,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no momentum": {"momentum": False},
     "single try": {"ridges": (0.1,), "scales": (0.7,), "selection": "loss"},
     "squared": {"loss": "squared"},
+    "balanced": {"balance": 1.5},
+    "balanced half": {"balance": 4.0, "participation": 0.5},
+    "balanced, squared": {"balance": 1.3, "loss": "squared", "selection": "loss"},
     "bfloat16": {"wire": "bfloat16"},
 }
 
@@ -48,7 +52,13 @@ def split(data: Shard, node: int, selection: str) -> tuple[Shard, Shard]:
 
 
 def transcript(
-    rounds: int, loss: str, guard: bool, participation: float = 1.0, selection: str = "held-out", **options: Any
+    rounds: int,
+    loss: str,
+    balance: float,
+    guard: bool,
+    participation: float = 1.0,
+    selection: str = "held-out",
+    **options: Any,
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The server's weights after some rounds, and the candidates that it chose."""
     data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
@@ -57,8 +67,11 @@ def transcript(
     for k in range(1, rounds + 1):
         drawn = philox("cohort", k).choice(K, max(int(participation * K), 1), replace=False).tolist()
         fit, held = zip(*(split(data[i], i, selection) for i in drawn), strict=True)
-        tries = literal.candidates(w, v, first, *joined(fit), step)
-        chosen.append(literal.best(tries, *joined(held), loss))
+        (x, y), (x_held, y_held) = joined(fit), joined(held)
+        weight = literal.row_weights(joined(data)[1], y, balance, OUTPUTS)
+        tries = literal.candidates(w, v, first, x, y, step, weight)
+        of = dict(zip(y.tolist(), weight, strict=True))
+        chosen.append(literal.best(tries, x_held, y_held, loss, torch.stack([of[label] for label in y_held.tolist()])))
         w, v = tries[chosen[-1] - 1], literal.subtract(tries[chosen[-1] - 1], w)
     return w, chosen
 

@@ -18,7 +18,6 @@ needs nothing but sums over all of them.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,12 +27,11 @@ from fedtangent import crowd, trees
 from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
+from fedtangent.tangents.answers import Answers, Inputs
 from fedtangent.tangents.kfac import Moments
-from fedtangent.tangents.span import Span, candidates, curvature
-from fedtangent.tangents.step import Score, choose, countable, nothing_found, score, summed_loss
+from fedtangent.tangents.span import Span, candidates
+from fedtangent.tangents.step import Score, choose, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
-
-Inputs = tuple[dict[str, Tensor], Tensor]
 
 
 class State(NamedTuple):
@@ -43,7 +41,7 @@ class State(NamedTuple):
         w_k: Weights.
         v_k: The last displacements.
         a_k: Input moments of the layers that see the data itself, sums over its own or all rows, and their number.
-        fewest_k: The rows that sums of those, and all others, must have, (2,); 0 without a guard.
+        fewest_k: The rows that a neighbourhood's sums must have; 0 without a guard.
     """
 
     w_k: Each[Weights]
@@ -91,20 +89,12 @@ def dfedkfac(
         raise ValueError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
     aggregate = node_mean(aggregation)
 
-    first_inputs = partial(kfac.fixed_inputs, task, other=other)
-    sizes = partial(kfac.sizes, task, other=other)
-    moments = partial(kfac.moments, task, other=other, inputs="moving", decay=decay)
-    along = partial(curvature, task, decay=decay)
+    node = Answers(task, other, decay)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         v_k = fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {})
-        a_k, fewest_k = fleet.map(first_inputs, data_k), fleet.everywhere(torch.tensor(0))
-        if guard:
-            rows_k, first_k, fewest_k = fleet.map(sizes, data_k)
-            if inputs == "shared":
-                fleet.at_server(_check, fleet.gather(rows_k), fleet.gather(first_k))
-            else:
-                fewest_k = fleet.map(torch.maximum, first_k, fewest_k)
+        a_k = fleet.map(node.inputs, data_k)
+        fewest_k = _fewest(fleet, fleet.map(node.sizes, data_k), inputs) if guard else fleet.everywhere(torch.tensor(0))
         if inputs == "shared":
             a_k = fleet.broadcast(fleet.sum(a_k)[0])
         return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
@@ -115,12 +105,12 @@ def dfedkfac(
         a_k = state.a_k
         if inputs == "neighbourhood":
             a_k = _together(fleet, lambda _, a: a, fleet.everywhere(()), a_k)
-        near_k = fleet.ask_sum(moments, mean_k, data_k)
-        total_k = fleet.map(_with_own, fleet.map(moments, mean_k, data_k), near_k)
+        near_k = fleet.ask_sum(node.moments, mean_k, data_k)
+        total_k = fleet.map(_with_own, fleet.map(node.moments, mean_k, data_k), near_k)
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
         basis_k = fleet.map(basis, total_k, a_k, v_k)
-        q_k = _together(fleet, along, basis_k, data_k, known_k=mean_k)
+        q_k = _together(fleet, node.along, basis_k, data_k, known_k=mean_k)
         c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
         asked_k = fleet.map(lambda *known: known, mean_k, basis_k)
         if span.tries > 1:
@@ -128,7 +118,7 @@ def dfedkfac(
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
         w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k)
-        return State(w_k, v_k, state.a_k, state.fewest_k), {
+        return state._replace(w_k=w_k, v_k=v_k), {
             "choice": choice_k,
             "refused": refused_k,
             "failed": fleet.map(nothing_found, choice_k),
@@ -138,13 +128,13 @@ def dfedkfac(
         return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v)
 
     def losses(asked: tuple[Weights, Weights], c: Tensor, data: Shard) -> tuple[Score, Tensor]:
-        return countable(score(task, candidates(*asked, c), data))
+        return node.losses(*asked, c, data)
 
     def best(
         asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, near: tuple[Moments, Tensor]
     ) -> tuple[Weights, Weights, Tensor, Tensor]:
-        mean, _ = asked
-        w, choice = choose(mean, candidates(*asked, c), loss, range(1, len(c) + 1))
+        mean, basis = asked
+        w, choice = choose(mean, candidates(mean, basis, c), loss, range(1, len(c) + 1))
         return w, trees.subtract(w, mean) if momentum else {}, choice, near[1]
 
     return Method(
@@ -159,11 +149,11 @@ def dfedkfac(
 
 
 def _together(
-    fleet: Fleet, fn: Callable[..., Any], x_k: Each[Any], data_k: Each[Any], known_k: Each[Any] | None = None
+    fleet: Fleet, fn: Callable[..., Any], x_k: Each[Any], *y_k: Each[Any], known_k: Each[Any] | None = None
 ) -> Each[Any]:
     """The sum over a neighbourhood of what its nodes make of a question."""
-    own_k = fleet.map(fn, *([x_k] if known_k is None else [known_k, x_k]), data_k)
-    return fleet.map(_with_own, own_k, fleet.ask_sum(fn, x_k, data_k, known_k=known_k))
+    own_k = fleet.map(fn, *([x_k] if known_k is None else [known_k, x_k]), *y_k)
+    return fleet.map(_with_own, own_k, fleet.ask_sum(fn, x_k, *y_k, known_k=known_k))
 
 
 def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
@@ -174,6 +164,15 @@ def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
     """NaN where the neighbours' sums, of which there are some, show one of them."""
     shown = near.real.any() & ~crowd.hides(near.values, near.real, fewest)
     return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
+
+
+def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Each[Tensor]:
+    """The rows that a neighbourhood's sums must have; raises where the shared sum has too few."""
+    rows_k, first_k, others_k = sizes_k
+    if inputs == "neighbourhood":
+        return fleet.map(torch.maximum, first_k, others_k)
+    fleet.at_server(_check, fleet.gather(rows_k), fleet.gather(first_k))
+    return others_k
 
 
 def _check(rows: list[Tensor], fewest: list[Tensor]) -> None:

@@ -6,7 +6,9 @@ FedNL (Safaryan et al., ICML 2022) for convex problems. NTK-FL (Yue et al., ICML
 
     server:  w <- w_0,  v <- 0
              A <- sum_k over all clients of the input moments of the layers that see the data itself, once
+             n <- sum_k over all clients of the rows of every class, once
     round:   S <- a random set of max(C K, 1) clients
+             rows of a class weigh by its share of n over its share of sum_k in S of the same
              g, A, B <- sum_k in S of k's gradient, moments of inputs and of output sensitivities at w
              D <- v, and (B + damping)^-1 g (A + damping)^-1 for several dampings
              Q <- sum_k in S of D^T J^T H J D          the exact curvature along these few directions
@@ -23,12 +25,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, trees
+from fedtangent import crowd, labels, trees
 from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
-from fedtangent.tangents.span import Span, candidates, curvature
-from fedtangent.tangents.step import Score, choose, countable, held_out, nothing_found, score, summed_loss
+from fedtangent.tangents.answers import Answers
+from fedtangent.tangents.kfac import Moments
+from fedtangent.tangents.span import Curvature, Span, candidates
+from fedtangent.tangents.step import Score, choose, held_out, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 
 
@@ -40,12 +44,14 @@ class State(NamedTuple):
         v: The last displacement.
         a: Input moments of the layers that see the data itself, means over rows.
         fewest: The rows that a round's sums must have, 0 without a guard.
+        labels: Rows of every class, over all clients.
     """
 
     w: Central[Weights]
     v: Central[Weights]
     a: Central[dict[str, Tensor]]
     fewest: Central[Tensor]
+    labels: Central[Tensor]
 
 
 def fedkfac(
@@ -60,6 +66,7 @@ def fedkfac(
     selection: Literal["held-out", "loss"] = "held-out",
     other: Literal["refuse", "exact"] = "refuse",
     wire: Literal["full", "bfloat16"] = "full",
+    balance: float = 10.0,
     guard: bool = True,
 ) -> Method:
     """FedKFAC; the defaults are tuned on validation rows.
@@ -77,6 +84,8 @@ def fedkfac(
         other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
             take `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which the server sends the directions; all work with what was sent.
+        balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
+            all clients; 1 for not at all.
         guard: Whether a round is refused whose sums would show a client or a row: of fewer than three clients, one of
             which may not hold more than half of the rows, or of fewer rows than twice a layer's inputs. Without it the
             exposure is `kernel`.
@@ -86,18 +95,19 @@ def fedkfac(
     if selection not in ("held-out", "loss"):
         raise ValueError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
-    first_inputs = partial(kfac.fixed_inputs, task, other=other)
-    sizes = partial(kfac.sizes, task, other=other)
-    moments = partial(kfac.moments, task, other=other, inputs="moving", decay=decay)
-    along = partial(curvature, task, decay=decay)
+    client = Answers(task, other, decay)
+
+    labels.check(balance)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        fewest = Central(torch.tensor(0))
+        fewest, everywhere = Central(torch.tensor(0)), Central(torch.zeros(0))
         if guard:
-            fewest = fleet.at_server(_first_check, fleet.gather(fleet.map(sizes, data_k)))
-        sums, _ = fleet.sum(fleet.map(first_inputs, data_k))
+            fewest = fleet.at_server(_first_check, fleet.gather(fleet.map(client.sizes, data_k)))
+        if balance > 1:
+            everywhere, _ = fleet.sum(fleet.map(client.labels, data_k))
+        sums, _ = fleet.sum(fleet.map(client.inputs, data_k))
         a = fleet.at_server(lambda sums: {key: part / sums[1] for key, part in sums[0].items()}, sums)
-        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a, fewest)
+        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a, fewest, everywhere)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
@@ -106,22 +116,32 @@ def fedkfac(
             fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
         if guard:
             clients.at_server(_check, clients.gather(clients.map(rows, fit_k)), state.fewest)
-        w_k = clients.broadcast(state.w)
-        total, refused = clients.sum(clients.map(moments, w_k, fit_k))
+        by_class = state.labels
+        if balance > 1:
+            here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)))
+            by_class = fleet.at_server(partial(labels.weights, most=balance), state.labels, here)
+        w_k, by_class_k = clients.broadcast(state.w), clients.broadcast(by_class)
+        total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k))
         basis = fleet.at_server(span.basis, total, state.a, state.v)
         basis_k = clients.broadcast(basis)
-        q, _ = clients.sum(clients.map(along, w_k, basis_k, fit_k))
+        q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k))
         c = fleet.at_server(span.combinations, total, basis, q)
-        loss, _ = clients.sum(clients.map(losses, w_k, basis_k, clients.broadcast(c), held_k))
+        loss, _ = clients.sum(clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k))
         w, v, choice = fleet.at_server(best, state.w, basis, c, loss)
-        return State(w, v, state.a, state.fewest), {
+        return state._replace(w=w, v=v), {
             "choice": choice,
             "refused": refused,
             "failed": fleet.at_server(nothing_found, choice),
         }
 
-    def losses(w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
-        return countable(score(task, candidates(w, basis, c), data))
+    def moments(w: Weights, by_class: Tensor, data: Shard) -> Moments:
+        return client.weighing(by_class).moments(w, data)
+
+    def along(w: Weights, by_class: Tensor, basis: Weights, data: Shard) -> Curvature:
+        return client.weighing(by_class).along(w, basis, data)
+
+    def losses(w: Weights, by_class: Tensor, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
+        return client.weighing(by_class).losses(w, basis, c, data)
 
     def best(w: Weights, basis: Weights, c: Tensor, loss: tuple[Score, Tensor]) -> tuple[Weights, Weights, Tensor]:
         chosen, choice = choose(w, candidates(w, basis, c), summed_loss(loss), range(1, len(c) + 1))

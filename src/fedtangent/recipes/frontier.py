@@ -6,6 +6,7 @@ NTK-FL (Yue et al., ICML 2022) and NTK-DFL (Thompson et al., ICML 2025) beside w
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,37 @@ STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
 # By name: the method and its options. The papers' methods send factors, which give the same as their Jacobians. On a
 # CPU the tangent methods are fastest node by node.
 TANGENT = {"engine": "sequential"}
+NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
-    "FedKFAC 7%": {"method": "fedkfac", "participation": 0.07, **TANGENT},
-    "FedAvg": {"method": "fedavg", "epochs": 5},
-    "NTK-FL 7%": {"method": "ntkfl", "exchange": "factors", **TANGENT},
+    "FedAvg": {"method": "fedavg", "epochs": 20, "batch": 25},
     "Central": {"method": "central"},
+}
+# With a server that asks some clients a round.
+COHORT: dict[str, dict[str, Any]] = {
+    "FedKFAC cohort": {"method": "fedkfac", **TANGENT},
+    "SumNTK cohort": {"method": "sumntk", **TANGENT},
+    "FedAvg cohort": {"method": "fedavg", "epochs": 20, "batch": 25},
+    "FedAdam cohort": {"method": "fedopt", "optimizer": "adam", "epochs": 20, "batch": 25},
+    "NTK-FL cohort": {"method": "ntkfl", "exchange": "factors", **TANGENT},
+    "CP-NTK-FL cohort": {
+        "method": "ntkfl",
+        "exchange": "factors",
+        "subsample": 0.3,
+        "levels": 15,
+        "shuffle": True,
+        **TANGENT,
+    },
 }
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "DFedKFAC": {"method": "dfedkfac", **TANGENT},
+    "DFedKFAC sums": {"method": "dfedkfac", "inputs": "shared", "guard": True, "wire": "bfloat16", **TANGENT},
     "DFedAvg": {"method": "dfedavg"},
-    "NTK-DFL": {"method": "ntkdfl", "exchange": "factors", **TANGENT},
-    "NTK-DFL momentum": {"method": "ntkdfl", "exchange": "factors", "momentum": 0.8, **TANGENT},
+    "NTK-DFL": NTKDFL,
+    "NTK-DFL momentum": {**NTKDFL, "momentum": 0.8},
     "Pooled rows": {"method": "pooled", "epochs": 5},
 }
-VARIANTS = SERVER | NEIGHBOURS
+VARIANTS = SERVER | COHORT | NEIGHBOURS
 Row = dict[str, Any]
 
 
@@ -44,6 +61,7 @@ def frontier(
     data_dir: str | None = None,
     nodes: int = 20,
     degree: int = 5,
+    participation: float = 0.25,
     partitions: tuple[str, ...] = ("0.1",),
     variants: tuple[str, ...] = tuple(VARIANTS),
     rounds: int = 20,
@@ -63,6 +81,7 @@ def frontier(
         data_dir: Where it is, for a data set that is not built in.
         nodes: How many; with an index file as many as it has.
         degree: Of the graph.
+        participation: The share of the clients in a round, of the variants where a server asks some.
         partitions: Each the alpha of a Dirichlet draw of labels, `iid`, or an index file.
         variants: Which methods.
         rounds: Of each.
@@ -80,7 +99,7 @@ def frontier(
             raise ValueError(unknown(name, VARIANTS, "a variant"))
     there = {(row["variant"], row["partition"], row["seed"]) for row in done if row["round"] == rounds}
     for partition, own, name in product(partitions, range(seed, seed + seeds), variants):
-        if (name, partition, own) in there:
+        if (name, Path(partition).name, own) in there:
             continue
         settings: dict[str, Any] = {
             "dataset": dataset,
@@ -90,11 +109,13 @@ def frontier(
             "evaluate_nodes_every": 0,
         }
         settings |= _split(partition, nodes) | VARIANTS[name]
+        if name in COHORT:
+            settings["participation"] = participation
         if name in NEIGHBOURS:
             settings |= {"topology": "regular", "degree": degree}
         found = run(experiment(**settings))
         for entry in found.rounds:
-            key = {"variant": name, "partition": partition, "seed": own, "round": entry["round"]}
+            key = {"variant": name, "partition": Path(partition).name, "seed": own, "round": entry["round"]}
             if not any(key.items() <= row.items() for row in done):
                 yield key | {
                     "accuracy": entry["accuracy"],

@@ -1,0 +1,69 @@
+"""Label shift: rows weigh so that the classes of a few nodes count as those of all nodes do.
+
+Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a Priori Probabilities. Neural Computation
+2002: where only the classes' shares differ, a row's loss is to be weighted by the ratio of the shares.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedtangent.losses import Loss, curvature_root
+from fedtangent.shard import Shard
+from fedtangent.task import Task
+
+
+def counts(data: Shard, like: Tensor) -> Tensor:
+    """How many real rows have each label, (classes,) as `like`; zeros for targets, which are no labels."""
+    none = torch.zeros_like(like)
+    if data.y.is_floating_point():
+        return none
+    hits = (data.y[:, None] == torch.arange(len(like), device=data.y.device)) & data.real[:, None]
+    return hits.sum(0).to(none.dtype)
+
+
+def first_counts(task: Task, data: Shard) -> Tensor:
+    """The same for all outputs of the model, in the weights' type."""
+    f = task.predict(task.w_0, data.x[:1])
+    return counts(data, torch.zeros_like(f[0]))
+
+
+def weights(everywhere: Tensor, here: Tensor, most: float) -> Tensor:
+    """What a row of each class weighs here, (classes,): the ratio of the shares, within [1 / most, most]; 1 on average.
+
+    Args:
+        everywhere: Rows of every class over all nodes.
+        here: The same over some of them.
+        most: A bound of the ratio, before it is scaled to the average.
+    """
+    shares, own = everywhere / everywhere.sum(), here / here.sum()
+    ratio = torch.where(own > 0, shares / own, most).clamp(1 / most, most)
+    found = ratio / (ratio * own).sum()
+    return torch.where(here.sum() * everywhere.sum() > 0, found, torch.ones_like(here))
+
+
+def weighted(loss: Loss, by_class: Tensor) -> Loss:
+    """The loss with every row's times the weight of its label; of targets the loss itself."""
+
+    def of(y: Tensor) -> Tensor:
+        return y.new_ones(len(y)) if y.is_floating_point() else by_class[y]
+
+    return Loss(
+        loss.name,
+        per_sample=lambda f, y: loss.per_sample(f, y) * of(y),
+        residual=lambda f, y: loss.residual(f, y) * of(y)[..., None],
+        curvature=None,
+        root=lambda f, y: curvature_root(loss, f, y) * of(y).sqrt()[..., None, None],
+    )
+
+
+def balanced(task: Task, by_class: Tensor) -> Task:
+    """The task with `weighted` loss; without weights (0,) the task itself."""
+    return replace(task, loss=weighted(task.loss, by_class)) if len(by_class) else task
+
+
+def check(balance: float) -> None:
+    """Raises where a bound of weights is none."""
+    if not balance >= 1:
+        raise ValueError(f"`balance` must be at least 1; got {balance}. Use 1 to weigh all rows alike.")
