@@ -45,6 +45,7 @@ def weights(everywhere: Tensor, here: Tensor, most: float) -> Tensor:
 
 def weighted(loss: Loss, by_class: Tensor) -> Loss:
     """The loss with every row's times the weight of its label; of targets the loss itself."""
+    bound = loss.curvature
 
     def of(y: Tensor) -> Tensor:
         return y.new_ones(len(y)) if y.is_floating_point() else by_class[y]
@@ -53,7 +54,7 @@ def weighted(loss: Loss, by_class: Tensor) -> Loss:
         loss.name,
         per_sample=lambda f, y: loss.per_sample(f, y) * of(y),
         residual=lambda f, y: loss.residual(f, y) * of(y)[..., None],
-        curvature=None,
+        curvature=bound and (lambda outputs: bound(outputs) * max(float(by_class.max()), 1.0)),
         root=lambda f, y: curvature_root(loss, f, y) * of(y).sqrt()[..., None, None],
     )
 

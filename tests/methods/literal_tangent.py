@@ -55,9 +55,9 @@ def value(f: Tensor, y: Tensor, loss: str) -> Tensor:
 
 
 def candidates(
-    w: Weights, x: Tensor, y: Tensor, step: Step, j: Tensor | None = None
+    w: Weights, x: Tensor, y: Tensor, step: Step, j: Tensor | None = None, weight: Tensor | None = None
 ) -> tuple[list[Weights], list[Tensor]]:
-    """w - J^T alpha_t for every time t, and the network's linearised outputs there; j is J as it was received."""
+    """w - J^T alpha_t for every time t, and the network's linearised outputs there; j is J as it was received; rows may weigh more or less."""
     j, f_0 = jacobian(w, x) if j is None else j, outputs(w, x)
     n, c, _ = j.shape
     if step.kernel == "trace":
@@ -66,10 +66,11 @@ def candidates(
     else:
         k = torch.einsum("ncp,mdp->ncmd", j, j)
     one_hot = nn.functional.one_hot(y, c).double()
+    rho = torch.ones(n, 1).double() if weight is None else weight[:, None]
 
     def rate(alpha: Tensor) -> Tensor:
         f = f_0 - torch.einsum("ncmd,md->nc", k, alpha)
-        return (f.softmax(1) - one_hot) / n if step.loss == "cross_entropy" else (f - one_hot) / (n * c)
+        return rho * (f.softmax(1) - one_hot) / n if step.loss == "cross_entropy" else rho * (f - one_hot) / (n * c)
 
     alpha, found = torch.zeros_like(f_0), []
     if step.clock == "descent":

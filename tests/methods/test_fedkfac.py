@@ -178,6 +178,14 @@ def test_a_guard_changes_nothing_but_a_few_numbers_on_the_wire() -> None:
     assert (method.exposure, fedkfac(federation.task(), **FEW).exposure) == ("aggregate", "kernel")
 
 
+def test_balance_costs_a_few_counts() -> None:
+    """Once up: rows of every class; each round down: these over all clients, and the weights; up: the cohort's."""
+    plain = federation.run(fedkfac(federation.task(), **FEW), rounds=2).ledger
+    found = federation.run(fedkfac(federation.task(), **{**FEW, "balance": 2.0}), rounds=2).ledger
+    more = {i: found.sent[i] - plain.sent[i] for i in (SERVER, *range(K))}
+    assert more == {SERVER: 2 * K * 2 * OUTPUTS * 8} | dict.fromkeys(range(K), (1 + 2) * OUTPUTS * 8)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
@@ -245,6 +253,7 @@ def test_a_server_without_a_direction_says_so(monkeypatch: pytest.MonkeyPatch) -
         ({"selection": "test"}, r"^`selection` must be 'held-out' or 'loss'; got 'test'\. Choose one of the two\.$"),
         ({"participation": 0.0}, r"^`participation` must be in \(0, 1\]; got 0.0\. Use 1 for all clients\.$"),
         ({"dampings": ()}, r"^`dampings` must be positive numbers; got \[\]\. Give at least one\.$"),
+        ({"balance": 0.5}, r"^`balance` must be at least 1; got 0.5\. Use 1 to weigh all rows alike\.$"),
         ({"wire": "int4"}, r"^`wire` must be 'full' or 'bfloat16'; got 'int4'\. Choose one of the two\.$"),
     ],
 )

@@ -17,6 +17,7 @@ from fedtangent.task import Task
 from tests import federation
 from tests.channels import literal_wire
 from tests.federation import BUDGETS, HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
+from tests.methods import literal_kfac
 from tests.methods import literal_tangent as literal
 
 K = len(ROWS)
@@ -27,6 +28,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "squared": {"clock": "flow", "loss": "squared"},
     "linearised": {"selection": "linearised"},
     "held-out": {"selection": "held-out"},
+    "balanced": {"balance": 1.7},
+    "balanced, squared": {"balance": 4.0, "clock": "flow", "loss": "squared"},
+    "balanced, all at once": {"balance": 1.7, "subsample": 0.6, "sparsity": 0.3, "levels": 7, "shuffle": True},
     "one client": {"participation": 0.01},
     "subsampled": {"subsample": 0.4},
     "subsampled held-out": {"subsample": 0.4, "selection": "held-out"},
@@ -99,13 +103,23 @@ def transcript(rounds: int, loss: str, **options: Any) -> tuple[dict[str, torch.
         j = torch.cat([received(w, data.x, options) for data in fit])
         x, y, _ = (torch.cat(parts) for parts in zip(*fit, strict=True))
         now = step._replace(lr=step.lr * math.exp(-options["decay"] * (k - 1)))
-        tries, linear = literal.candidates(w, x, y, now, j)
+        everybody = torch.cat([data.y for data in federation.shards()])
+        weight = literal_kfac.row_weights(everybody, y, options.get("balance", 1.0), OUTPUTS)
+        tries, linear = literal.candidates(w, x, y, now, j, weight)
         if selection == "held-out":
             x, y, _ = (torch.cat(parts) for parts in zip(*held, strict=True))
         if selection == "linearised":
             value = [literal.value(f, y, loss) for f in linear]
         else:
             value = [literal.mean_loss(candidate, x, y, loss) for candidate in tries]
+            if selection == "loss":
+                value = [
+                    sum(
+                        rho * literal.mean_loss(candidate, row[None], label[None], loss)  # type: ignore[misc]
+                        for rho, row, label in zip(weight, x, y, strict=True)
+                    )
+                    for candidate in tries
+                ]
         best = int(torch.stack(value).argmin())
         w = tries[best]
         chosen.append(step.times[best])
@@ -168,7 +182,7 @@ def test_compressed_rounds_agree_on_every_engine(name: str, exchange: str) -> No
     for budget in BUDGETS:
         found = federation.run(ntkfl(federation.task(), **options), engine=federation.engine(name, budget))
         assert_close(found.aggregate, expected.aggregate, 1e-9)
-        assert found.ledger.state() == expected.ledger.state()
+        assert (found.ledger.sent, found.ledger.received) == (expected.ledger.sent, expected.ledger.received)
 
 
 def test_the_shuffling_server_mixes_the_rows_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +197,7 @@ def test_the_shuffling_server_mixes_the_rows_and_changes_nothing(monkeypatch: py
     plain = federation.run(ntkfl(federation.task(), **FEW), rounds=3)
     shuffled = federation.run(ntkfl(federation.task(), **FEW, shuffle=True), rounds=3)
     assert_close(shuffled.aggregate, plain.aggregate, 1e-9)
-    assert shuffled.ledger.state() == plain.ledger.state()
+    assert (shuffled.ledger.sent, shuffled.ledger.received) == (plain.ledger.sent, plain.ledger.received)
     for k, (before, after) in enumerate(zip(seen[:3], seen[3:], strict=True), start=1):
         order = philox("shuffle", k).permutation(len(before.f))
         assert sorted(order.tolist()) != order.tolist()

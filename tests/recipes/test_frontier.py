@@ -39,7 +39,7 @@ def test_what_is_there_is_not_run_again() -> None:
 
 @pytest.mark.parametrize("variant", recipe.VARIANTS)
 def test_every_variant_runs(variant: str) -> None:
-    rows = list(recipe.frontier(nodes=4, degree=2, rounds=1, variants=(variant,), partitions=("iid",)))
+    rows = list(recipe.frontier(nodes=12, degree=5, rounds=1, variants=(variant,), partitions=("iid",)))
     assert len(rows) == 1
     assert 0 < rows[0]["accuracy"] <= 1
 

@@ -21,13 +21,14 @@ images together (30 dB at 100 of 784 inputs, 42 dB at 200); the server alone see
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import shard, trees
+from fedtangent import labels, shard, trees
 from fedtangent.channels._chain import payload_bytes, received
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
@@ -52,9 +53,10 @@ from fedtangent.task import Task, Weights
 
 
 class State(NamedTuple):
-    """w: the server's weights."""
+    """w: the server's weights. labels: rows of every class over all clients, which only balance asks for."""
 
     w: Central[Weights]
+    labels: Central[Tensor]
 
 
 def ntkfl(
@@ -72,6 +74,7 @@ def ntkfl(
     sparsity: float = 1.0,
     levels: int | None = None,
     shuffle: bool = False,
+    balance: float = 1.0,
 ) -> Method:
     """NTK-FL, with the defaults of the authors' code; what CP-NTK-FL adds is off.
 
@@ -91,13 +94,18 @@ def ntkfl(
         sparsity: Share of the entries of every tensor of factors, or of the Jacobian, that is sent: the largest ones.
         levels: Of the values of those entries, signs counted; none sends them as they are. Odd numbers keep zeros.
         shuffle: Whether a server in between decodes and mixes all rows; what it sends on is not billed.
+        balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
+            all clients; 1, the paper's, for not at all.
     """
     cohort = participants(participation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
+    labels.check(balance)
     message, part = _Message(task, exchange, sparsity, levels), some(subsample)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(Central(task.w_0))
+        if balance == 1:
+            return State(Central(task.w_0), Central(torch.zeros(0)))
+        return State(Central(task.w_0), fleet.sum(fleet.map(partial(labels.first_counts, task), data_k))[0])
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
@@ -110,18 +118,23 @@ def ntkfl(
         rows = clients.gather(clients.map(message.of, clients.broadcast(state.w), fit_k), bill=message.payload)
         if shuffle:
             rows = fleet.at_server(_shuffled, rows, Central(fleet.rng("shuffle")))
-        tries, loss = fleet.at_server(lambda w, rows: evolve(w, rows, step.rate(k)), state.w, rows)
+        by_class = fleet.at_server(weights, rows, state.labels) if balance > 1 else state.labels
+        tries, loss = fleet.at_server(partial(evolve, step.rate(k)), state.w, rows, by_class)
         if selection != "linearised":
-            score_k = clients.map(_score, clients.broadcast(tries), held_k)
+            score_k = clients.map(_score, clients.broadcast(tries), clients.broadcast(by_class), held_k)
             loss = fleet.at_server(true_loss, clients.gather(score_k))
         w, time = fleet.at_server(best, state.w, tries, loss)
-        return State(w), {"time": time, "failed": fleet.at_server(nothing_found, time)}
+        return State(w, state.labels), {"time": time, "failed": fleet.at_server(nothing_found, time)}
 
-    def _score(tries: Weights, data: Shard) -> Score:
-        return score(task, tries, data)
+    def _score(tries: Weights, by_class: Tensor, data: Shard) -> Score:
+        return score(labels.balanced(task, by_class), tries, data)
 
-    def evolve(w: Weights, rows: list[Rows], eta: float) -> tuple[Weights, Tensor]:
-        return step.candidates(task, w, shard.join(rows), eta)
+    def weights(rows: list[Rows], everywhere: Tensor) -> Tensor:
+        here = shard.join(rows)
+        return labels.weights(everywhere, labels.counts(Shard(here.f, here.y, here.real), everywhere), balance)
+
+    def evolve(eta: float, w: Weights, rows: list[Rows], by_class: Tensor) -> tuple[Weights, Tensor]:
+        return step.candidates(labels.balanced(task, by_class), w, shard.join(rows), eta)
 
     def true_loss(scores: list[Score]) -> Tensor:
         own, *others = scores
