@@ -64,10 +64,12 @@ def test_the_table_is_the_hands() -> None:
 
 def test_the_figure_has_a_line_a_method_and_panel() -> None:
     rows = [*made("FedKFAC", 0, [0.7, 0.8]), *made("NTK-DFL", 0, [0.1, 0.9], "raw-equivalent")]
-    by_rounds, by_bytes = recipe.figure(rows).axes
-    for axes, x in ((by_rounds, [1, 2]), (by_bytes, [2, 4])):
-        assert [list(line.get_xdata()) for line in axes.lines] == [x, x]
-        assert [line.get_linestyle() for line in axes.lines] == ["-", ":"]
+    panels = recipe.figure(rows).axes
+    assert len(panels) == 4
+    for axes, x, style in zip(panels, ([1, 2], [2, 4]) * 2, ("-", "-", ":", ":"), strict=True):
+        assert [list(line.get_xdata()) for line in axes.lines] == [x]
+        assert [line.get_linestyle() for line in axes.lines] == [style]
+    assert len(recipe.figure(rows[:2]).axes) == 2
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_file_of_ones_own(tmp_path: Path, out: Path) -> None:
     assert (manifest["recipe"], manifest["complete"]) == ("mine", True)
     assert manifest["options"] == {"count": 4, "power": 2.0, "loud": False}
     assert "Squares grow faster than what is squared." in (out / "figure.html").read_text()
-    assert {path.name for path in out.iterdir()} == {"manifest.json", "rows.jsonl", "figure.html"}
+    assert {path.name for path in out.iterdir()} == {"manifest.json", "rows.jsonl", "figure.html", "figure.png"}
 
 
 def test_complete_rows_are_shown_and_not_measured(tmp_path: Path, out: Path) -> None:

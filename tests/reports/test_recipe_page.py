@@ -166,3 +166,13 @@ def test_the_terminal_shows_every_letter(width: int) -> None:
             "b", MISSING, MISSING, "no", MISSING,
         ]  # fmt: skip
     assert "…" not in text
+
+
+def test_the_picture_is_the_figure_alone_and_the_same_every_time(tmp_path: Path) -> None:
+    written = []
+    for name in ("one.png", "two.png"):
+        recipe_page.picture(tmp_path / name, ROWS, drawn)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    assert written[0][:8] == b"\x89PNG\r\n\x1a\n"
+    assert [int.from_bytes(written[0][at : at + 4], "big") for at in (16, 20)] == [800, 400]

@@ -51,6 +51,7 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     "Pooled rows": {"method": "pooled", "epochs": 5},
 }
 VARIANTS = SERVER | COHORT | NEIGHBOURS
+PANELS = {"With a server": SERVER | COHORT, "Between neighbours": NEIGHBOURS}
 Row = dict[str, Any]
 
 
@@ -149,23 +150,29 @@ def table(rows: Sequence[Row]) -> list[Row]:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Accuracy against rounds and against bytes a node; solid lines are sums, dashed ones rows or similarities."""
-    drawn = Figure(figsize=(13.6, 5.2), layout="constrained")
-    by_rounds, by_bytes = drawn.subplots(1, 2, sharey=True)
-    names = [name for name in VARIANTS if any(row["variant"] == name for row in rows)]
-    for name, runs in _runs(rows).items():
-        level = runs[0][0]["exposure"]
-        style = {"color": f"C{names.index(name)}", "linestyle": STYLES[level], "linewidth": 1.8}
-        rounds = [entry["round"] for entry in runs[0]]
-        accuracy = np.mean([[entry["accuracy"] for entry in entries] for entries in runs], 0)
-        spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
-        by_rounds.plot(rounds, accuracy, label=f"{name} ({level})", **style)
-        by_bytes.plot(spent / 1e6, accuracy, **style)
+    """Accuracy against rounds and against bytes a node, with a server and between neighbours.
+
+    Solid lines are sums over a node's rows, dashed ones similarities, dotted ones what the rows can be read from.
+    """
+    found = _runs(rows)
+    kinds = [(title, [name for name in names if name in found]) for title, names in PANELS.items()]
+    kinds = [(title, names) for title, names in kinds if names]
     low = min(row["target"] for row in rows) - 0.1
-    by_rounds.set(title="Accuracy after a round", xlabel="round", ylim=(low, None))
-    by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a node, of all messages", xscale="log")
-    named = {label: line for line, label in zip(*by_rounds.get_legend_handles_labels(), strict=True)}
-    drawn.legend(named.values(), named.keys(), loc="outside right upper")
+    drawn = Figure(figsize=(13.6, 4.6 * len(kinds)), layout="constrained")
+    for axes, (title, names) in zip(drawn.subplots(len(kinds), 2, sharey=True, squeeze=False), kinds, strict=True):
+        by_rounds, by_bytes = axes
+        for i, name in enumerate(names):
+            runs = found[name]
+            level = runs[0][0]["exposure"]
+            style = {"color": f"C{i}", "linestyle": STYLES[level], "linewidth": 1.8}
+            rounds = [entry["round"] for entry in runs[0]]
+            accuracy = np.mean([[entry["accuracy"] for entry in entries] for entries in runs], 0)
+            spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
+            by_rounds.plot(rounds, accuracy, label=f"{name} ({level})", **style)
+            by_bytes.plot(spent / 1e6, accuracy, **style)
+        by_rounds.set(title=f"{title}: accuracy after a round", xlabel="round", ylim=(low, None))
+        by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a node, of all messages", xscale="log")
+        by_bytes.legend(*by_rounds.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
     return drawn
 
 

@@ -15,7 +15,7 @@ from fedtangent.experiments.options import Option, options, resolved
 from fedtangent.experiments.rows import Row
 from fedtangent.reports import recipe_page
 
-PAGE = "figure.html"
+PAGE, PICTURE = "figure.html", "figure.png"
 
 
 class Recipe(NamedTuple):
@@ -104,6 +104,7 @@ def run(
             raise KeyboardInterrupt(_kept(recipe, folder)) from None
     summary = recipe.table(found)
     recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, own, found, summary, recipe.figure)
+    recipe_page.picture(folder / PICTURE, found, recipe.figure)
     return Found(found, recipe_page.terminal(summary), not complete)
 
 

@@ -115,6 +115,26 @@ def write(
     atomic.replaced(path, whole)
 
 
+def picture(path: Path, rows: Rows, figure: Callable[[Any], Figure]) -> None:
+    """Writes the figure alone as a PNG, on white: for a text that cannot hold the page.
+
+    Raises:
+        OSError: The file cannot be written; an older one is still there.
+    """
+    plain_style: Any = {
+        "axes.grid": True,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "grid.color": "#dddddd",
+        "legend.frameon": False,
+    }
+    with matplotlib.rc_context(plain_style):
+        drawn = figure(rows)
+        atomic.replaced(path, lambda draft: drawn.savefig(draft, format="png", dpi=100, metadata={"Software": None}))
+
+
 def terminal(table: Rows) -> Table:
     """The table for the terminal."""
     heads = _heads(table)
