@@ -35,3 +35,16 @@ def test_the_tensor_form_says_the_same(rows: tuple[int, ...], fewest: int, sente
     counts = torch.tensor([*rows, *[100] * padding], dtype=torch.int64)
     real = torch.tensor([True] * len(rows) + [False] * padding, dtype=torch.bool)
     assert bool(crowd.hides(counts, real, torch.tensor(fewest))) == (sentence is None)
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(6, True), (11, True), (crowd.least(12), False)])
+def test_what_the_guard_is_for(rows: int, shown: bool) -> None:
+    """The range of sum u u^T holds a row that is in the sum, and another one only where all rows are in the range."""
+    rng = torch.Generator().manual_seed(3)
+    u = torch.randn(rows, 12, generator=rng, dtype=torch.float64)
+    member, stranger = u[2], torch.randn(12, generator=rng, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(u.T @ u)
+    inside = vectors[:, values > 1e-9 * values.max()]
+    outside = [float((row - inside @ (inside.T @ row)).norm() / row.norm()) for row in (member, stranger)]
+    assert outside[0] < 1e-7
+    assert (outside[1] > 0.01) == shown
