@@ -15,7 +15,7 @@ from validation import append, lines, problem
 
 import fedtangent
 
-LOCAL = [{"epochs": 5, "lr": 0.03}, {"epochs": 5, "lr": 0.1}, {"epochs": 20, "lr": 0.03}]
+LOCAL = [{"epochs": epochs, "lr": lr} for epochs, lr in product((5, 20), (0.03, 0.1))]
 OWN: dict[str, list[dict[str, Any]]] = {
     "fedavg": [{}],
     "scaffold": [{}],
