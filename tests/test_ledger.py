@@ -1,7 +1,9 @@
 import json
 
 import pytest
+import torch
 
+from fedtangent import multiply_adds
 from fedtangent.ledger import SERVER, Ledger
 
 
@@ -11,6 +13,7 @@ def filled() -> Ledger:
     ledger.send(1, 0, 20)
     ledger.send(0, SERVER, 3)
     ledger.send(SERVER, 2, 4000)
+    ledger.run([0, 1], lambda: multiply_adds.run(torch.mm, torch.ones(3, 4), torch.ones(4, 5), times=2))
     return ledger
 
 
@@ -45,6 +48,24 @@ def test_a_checkpoint_gives_the_counts_back() -> None:
     ledger, restored = filled(), Ledger()
     restored.send(5, 6, 7)
     restored.restore(json.loads(json.dumps(ledger.state())))
-    assert (restored.sent, restored.received) == (ledger.sent, ledger.received)
+    assert (restored.sent, restored.received, restored.work) == (ledger.sent, ledger.received, ledger.work)
+    assert restored.costs == ledger.costs != {}
+    assert restored.multiply_adds == ledger.multiply_adds == 2 * 3 * 4 * 5
     restored.send(3, 0, 1)
     assert (restored.sent[3], restored.received[0]) == (1, 21)
+
+
+def test_work_is_booked_in_equal_parts_and_nothing_is_lost() -> None:
+    ledger = Ledger()
+    ledger.run([4, 2, 7], lambda: multiply_adds.run(torch.mm, torch.ones(1, 4), torch.ones(4, 5)))
+    assert ledger.work == {4: 7, 2: 7, 7: 6}
+    with ledger.paused():
+        assert ledger.run([4], lambda: multiply_adds.run(torch.mm, torch.ones(1, 4), torch.ones(4, 1))).item() == 4
+    assert ledger.multiply_adds == 20
+
+
+def test_after_a_checkpoint_that_knows_of_no_work_there_is_none_to_tell() -> None:
+    ledger = Ledger()
+    ledger.restore({"sent": [(0, 5)], "received": []})
+    ledger.run([0], lambda: multiply_adds.run(torch.mm, torch.ones(1, 4), torch.ones(4, 5)))
+    assert ledger.multiply_adds is None

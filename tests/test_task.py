@@ -4,7 +4,7 @@ from torch import nn
 
 from fedtangent import trees
 from fedtangent.losses import cross_entropy, squared
-from fedtangent.task import Task
+from fedtangent.task import Task, holding
 from tests import federation
 from tests.federation import HIDDEN, INPUTS, OUTPUTS, assert_close, assert_same
 
@@ -85,3 +85,40 @@ def test_hidden_chance_and_hidden_state_are_errors(part: nn.Module, message: str
 @pytest.mark.parametrize("part", [nn.Dropout(0.0), nn.GroupNorm(2, 4), nn.BatchNorm1d(4, track_running_stats=False)])
 def test_what_hides_nothing_is_fine_in_train_mode(part: nn.Module) -> None:
     assert Task(nn.Sequential(nn.Linear(3, 4), part)).size >= 16
+
+
+def test_a_part_takes_what_is_frozen_from_where_it_is_held() -> None:
+    task = federation.task()
+    part = task.part(["2.bias", "0.weight"])
+    assert list(part.w_0) == ["2.bias", "0.weight"] and part.size == INPUTS * HIDDEN + OUTPUTS
+    x, other = federation.shards([4])[0].x, trees.map(lambda w: w + 1, task.w_0)
+    own, frozen = {name: other[name] for name in part.w_0}, {name: other[name] for name in ("0.bias", "2.weight")}
+    with holding(frozen):
+        assert_same(part.predict(own, x), task.predict(other, x))
+        with holding(trees.scale(frozen, 2.0)):
+            assert not torch.equal(part.predict(own, x), task.predict(other, x))
+        assert_same(part.predict(own, x), task.predict(other, x))
+        assert_same(task.predict(task.w_0, x), federation.task().predict(task.w_0, x))
+    assert part.to("cpu", torch.float32).names == part.names
+
+
+def test_a_part_without_its_frozen_parameters_is_an_error() -> None:
+    part = federation.task().part(["2.bias", "0.weight"])
+    x = federation.shards([4])[0].x
+    message = r"^`predict` must have every parameter, a part of a model those that it is `holding` too; got none of "
+    with pytest.raises(RuntimeError, match=message + "'0.bias'"):
+        part.predict(part.w_0, x)
+    frozen = federation.task().w_0
+    with holding({"2.weight": frozen["2.weight"]}), pytest.raises(RuntimeError, match=message + "'0.bias'"):
+        part.predict(part.w_0, x)
+    with holding(frozen), pytest.raises(RuntimeError, match=message + "'0.bias'"):
+        federation.task().predict(part.w_0, x)
+
+
+def test_an_example_follows_the_task_and_keeps_its_whole_numbers() -> None:
+    task = Task(federation.network(), example=torch.ones(1, INPUTS, dtype=torch.float64))
+    assert task.example is not None
+    moved = task.to("cpu", torch.float32)
+    assert moved.example is not None and moved.example.dtype == torch.float32
+    ids = Task(federation.network(), example=torch.ones(1, INPUTS, dtype=torch.int64)).to("cpu", torch.float32)
+    assert ids.example is not None and ids.example.dtype == torch.int64

@@ -19,19 +19,24 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in files if f"\ndef {path.stem}(" in path.read_text(encoding="utf-8"))
 
 
-def load(folder: str, name: str) -> Callable[..., Any]:
+def load(folder: str, name: str, argument: str | None = None) -> Callable[..., Any]:
     """The function that file `name` of a folder defines under its own name; a path ending in .py is a user's own file.
+
+    Args:
+        folder: One of FOLDERS.
+        name: Of the file, or its path.
+        argument: What messages call it; none is one of the folder's.
 
     Raises:
         ValueError: No such name or file, or the file does not define a function of its own name.
     """
     if name.endswith(".py"):
-        return _defined(_module_at(Path(name), _one(folder)), Path(name).stem, name)
+        return _defined(_module_at(Path(name), argument or _one(folder)), Path(name).stem, name)
     known = names(folder)
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f"Did you mean {near[0]!r}?" if near else "Or give the path of a file of your own."
-        raise ValueError(f"`{_one(folder)}` must be one of {', '.join(known)}; got {name!r}. {hint}")
+        raise ValueError(f"`{argument or _one(folder)}` must be one of {', '.join(known)}; got {name!r}. {hint}")
     return _defined(importlib.import_module(f"fedtangent.{folder}.{name}"), name, name)
 
 

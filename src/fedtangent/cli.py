@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedtangent import __version__, catalog
 from fedtangent.experiments.dry_run import dry_run as planned
-from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared
+from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
 from fedtangent.experiments.run import Result
 from fedtangent.experiments.run import run as run_experiment
@@ -193,6 +193,8 @@ def _parse_run(words: list[str]) -> int:
     chosen = vars(first.parse_known_args(words[1:])[0])
     chosen.pop("method", None)
     known = choices(method, **chosen)
+    if not takes_host(method):
+        fields.pop("host")
     parser = _run_parser(method, own, fields, known)
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
@@ -232,8 +234,9 @@ def _run_parser(
         for option in offered.values():
             parser.offer(option, option.name, group=group)
     for part in PARTS:
+        keys = [key for key in known if key.startswith(f"{part}.")]
         group = parser.add_argument_group(f"the {part}")
-        for key in (key for key in known if key.startswith(f"{part}.")):
+        for key in keys:
             option = known[key][0][1]
             free = option.name not in own and len(known.get(option.name, ())) == 1
             parser.offer(option, *([option.name] if free else []), key, to=key, group=group)
@@ -322,11 +325,9 @@ def _runs(folders: Sequence[str]) -> Iterator[Path]:
 
 
 def _announce(built: Setup) -> None:
-    level, count = built.method.exposure, built.task.size
-    print(
-        f"{built.description['method']} on {built.dataset}, {len(built.data)} nodes, {count:,} parameters, "
-        f"seed {built.experiment.seed}"
-    )
+    level, count, told = built.method.exposure, built.task.size, built.description
+    name = f"{told['method']} around {told['host']}" if "host" in told else told["method"]
+    print(f"{name} on {built.dataset}, {len(built.data)} nodes, {count:,} parameters, seed {built.experiment.seed}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
 
 

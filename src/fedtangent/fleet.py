@@ -15,6 +15,8 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     ask(fn, x_k, *y_k)         Each Inbox[fn(x_i, y_j)]   a question to the neighbours, and their answers back
     ask_sum(fn, x_k, *y_k)     Each of their sum          the same; none of the answers need be seen
     cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
+    within(scope, x_k)         the same Fleet             nothing; `map` on node i runs inside of scope(x_i)
+    holding(x, names)          the same Fleet             nothing; what nodes hold already is not sent to them again
 
 `map` and `ask` only describe: the values are computed, chunk of nodes by chunk, when a verb needs them all, so that the
 replies of a round never exist at once. Payload bytes are booked where messages are made.
@@ -22,15 +24,18 @@ replies of a round never exist at once. Payload bytes are booked where messages 
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import shard, trees
+from fedtangent import calls, multiply_adds, shard, trees
+from fedtangent.calls import Engine as Engine
+from fedtangent.calls import NodeError as NodeError
 from fedtangent.graph import Graph
 from fedtangent.ledger import SERVER, Ledger
 from fedtangent.shard import Shard
@@ -42,24 +47,6 @@ from fedtangent.values import Inbox as Inbox
 T = TypeVar("T")
 
 Exposure = Literal["none", "aggregate", "kernel", "raw-equivalent"]
-
-
-class NodeError(RuntimeError):
-    """A node failed; the message names round, node and method."""
-
-
-class Engine(Protocol):
-    """A way to run a function on many nodes; it knows no method and sends nothing."""
-
-    name: str
-
-    def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
-        """The nodes, split into groups to be computed together: a pure function of the arguments."""
-        ...
-
-    def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """fn(*row) for every row, without padding in the results."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +64,8 @@ class Fleet:
         node_bytes: The peak memory of one node's work, by node.
         method: For error messages.
         device: Where drawn numbers are put.
+        scope: What every function of `map` runs inside of; from `within`.
+        held: Tensors that nodes hold already; from `holding`.
     """
 
     nodes: tuple[int, ...]
@@ -89,6 +78,8 @@ class Fleet:
     node_bytes: Mapping[int, int] = field(default_factory=dict)
     method: str = ""
     device: torch.device | str = "cpu"
+    scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
+    held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def everywhere(self, value: T) -> Each[T]:
         """The same value on every node, known beforehand: nothing is sent."""
@@ -100,6 +91,9 @@ class Fleet:
 
     def map(self, fn: Callable[..., T], *x_k: Each[Any]) -> Each[T]:
         """fn(*x_i) on every node i. It is written for one node's tensors; `real` tells padded rows."""
+        if self.scope is not None:
+            (scope, own_k), inner = self.scope, fn
+            fn, x_k = calls.inside(scope, inner), (own_k, *x_k)
         self._check(*x_k)
 
         def pull(nodes: Sequence[int], cache: Cache) -> list[T]:
@@ -124,14 +118,14 @@ class Fleet:
     def at_server(self, fn: Callable[..., T], *x: Central[Any]) -> Central[T]:
         """fn(*x) at the server."""
         self._check_central(*x)
-        return Central(fn(*(part.value for part in x)))
+        return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *(part.value for part in x))))
 
     def broadcast(self, x: Central[T]) -> Each[T]:
-        """The server's value on every node."""
+        """The server's value on every node; what a node holds already is not sent again."""
         self._check_central(x)
-        payload = trees.payload_bytes(x.value)
         for node in self.nodes:
-            self.ledger.send(SERVER, node, payload)
+            held = {id(tensor) for tensor in self.held.get(node, ())}
+            self.ledger.send(SERVER, node, trees.payload_bytes(x.value, held))
         return self.everywhere(x.value)
 
     def mean(self, x_k: Each[T], weight_k: Each[Any] | None = None) -> Central[T]:
@@ -258,6 +252,15 @@ class Fleet:
         inbox = Inbox(shard.join(answers), real)
         return inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
 
+    def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
+        """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""
+        return replace(self, scope=(scope, x_k))
+
+    def holding(self, x: Central[Mapping[str, Tensor]], names: Central[Mapping[int, Sequence[str]]]) -> "Fleet":
+        """The same nodes, some of which hold already the tensors of x that `names` tells: no broadcast bills these."""
+        self._check_central(x, names)
+        return replace(self, held={i: tuple(x.value[name] for name in own) for i, own in names.value.items()})
+
     def cohort(self, size: int) -> "Fleet":
         """A fleet of `size` nodes drawn for this round."""
         if not 1 <= size <= len(self.nodes):
@@ -277,27 +280,9 @@ class Fleet:
 
     def _call(self, fn: Callable[..., Any], nodes: Sequence[int], rows: list[tuple[Any, ...]]) -> list[Any]:
         try:
-            return self.engine.call(fn, rows)
+            return self.ledger.run(nodes, lambda: self.engine.call(fn, rows))
         except Exception as error:
-            raise self._blame(fn, nodes, rows, error) from error
-
-    def _blame(self, fn: Any, nodes: Sequence[int], rows: list[tuple[Any, ...]], error: Exception) -> NodeError:
-        """Finds the failing node by running the rows one by one."""
-        suspects = sorted(set(nodes))
-        culprit, failing = f"one of nodes {suspects}" if len(suspects) > 1 else f"node {suspects[0]}", rows[0]
-        for node, row in zip(nodes, rows, strict=True):
-            try:
-                fn(*row)
-            except Exception as failure:
-                culprit, failing, error = f"node {node}", row, failure
-                break
-        bare = getattr(fn, "func", fn)  # of a partial
-        stage = getattr(bare, "__name__", type(bare).__name__)
-        shapes = [tuple(leaf.shape) for leaf in trees.leaves(failing) if isinstance(leaf, Tensor)]
-        return NodeError(
-            f"{culprit} failed in {stage!r} of {self.method or 'a method'}, round {self.round}: "
-            f"{type(error).__name__}: {error} (argument shapes {shapes})"
-        )
+            raise calls.blamed(fn, nodes, rows, error, self.method, self.round) from error
 
     def _to_server(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> list[T]:
         self._check(x_k)
@@ -363,6 +348,10 @@ class Method(NamedTuple):
         neighbours: Whether nodes talk to neighbours, and so need a topology.
         aggregate: (fleet, state, data_k) -> the one model that is evaluated, as a Central.
         node_bytes: (rows, degree) -> the peak memory of one node's work; None for a few copies of weights and data.
+        clients: Fleet -> who takes part in a round, of a method that bears partial updates: its state's `w` are the
+            server's weights, each number of which moves without regard to how many others do, and it computes on and
+            hears of no other nodes than these. None for all other methods.
+        cycle: The fewest rounds of a run, where a method goes through a schedule.
     """
 
     name: str
@@ -372,6 +361,8 @@ class Method(NamedTuple):
     neighbours: bool
     aggregate: Callable[[Fleet, Any, Each[Shard]], Central[dict[str, Tensor]]]
     node_bytes: Callable[[int, int], int] | None = None
+    clients: Callable[[Fleet], Fleet] | None = None
+    cycle: int = 1
 
 
 def rows(data: Shard) -> Tensor:

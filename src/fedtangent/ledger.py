@@ -1,25 +1,51 @@
-"""Payload bytes, per node and direction, as the verbs of a fleet send them."""
+"""Payload bytes, per node and direction, as the verbs of a fleet send them; multiply-adds, as an engine runs them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from fedtangent import multiply_adds
+
+T = TypeVar("T")
 
 SERVER = -1
 
 
 class Ledger:
-    """Counts what every node, and the server, has sent and received since round 1."""
+    """Counts what every node, and the server, has sent, received and computed since round 1.
+
+    `work` are multiply-adds by node; `costs` those of the calls that occurred, so that a resumed run counts the same.
+    """
 
     def __init__(self) -> None:
         """Starts with nothing sent."""
         self.sent: Counter[int] = Counter()
         self.received: Counter[int] = Counter()
-        self._paused = False
+        self.work: Counter[int] = Counter()
+        self.costs: dict[str, int] = {}
+        self._paused, self._complete = False, True
 
     @property
     def sent_bytes(self) -> int:
         """The bytes sent by all nodes and the server."""
         return sum(self.sent.values())
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Those of all nodes and the server; None after a checkpoint that knows of none."""
+        return sum(self.work.values()) if self._complete else None
+
+    def run(self, nodes: Sequence[int], fn: Callable[[], T]) -> T:
+        """fn(), its multiply-adds booked in equal parts on these nodes: an engine pads them to do the same work."""
+        if self._paused:
+            return fn()
+        with multiply_adds.tallied(self.costs) as tally:
+            result = fn()
+        each, left = divmod(tally.total, len(nodes))
+        for place, node in enumerate(nodes):
+            self.work[node] += each + (place < left)
+        return result
 
     def send(self, source: int, target: int, payload: int) -> None:
         """Books one message of `payload` bytes."""
@@ -36,11 +62,13 @@ class Ledger:
         finally:
             self._paused = before
 
-    def state(self) -> dict[str, list[tuple[int, int]]]:
+    def state(self) -> dict[str, Any]:
         """The counts as plain lists, for a checkpoint."""
-        return {"sent": sorted(self.sent.items()), "received": sorted(self.received.items())}
+        counts = {name: sorted(getattr(self, name).items()) for name in ("sent", "received", "work")}
+        return {**counts, "costs": sorted(self.costs.items())}
 
-    def restore(self, state: dict[str, list[tuple[int, int]]]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Takes the counts back from `state()`."""
-        self.sent = Counter(dict(state["sent"]))
-        self.received = Counter(dict(state["received"]))
+        for name in ("sent", "received", "work"):
+            setattr(self, name, Counter(dict(state.get(name, []))))
+        self.costs, self._complete = dict(state.get("costs", [])), "work" in state

@@ -1,7 +1,11 @@
 """What is learnt: a model, its loss and its first weights."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +16,8 @@ from fedtangent.losses import Loss, cross_entropy
 
 Weights = dict[str, Tensor]
 
+_FROZEN: ContextVar[Mapping[str, Tensor]] = ContextVar("frozen", default=MappingProxyType({}))
+
 
 @dataclass(frozen=True)
 class Task:
@@ -20,11 +26,16 @@ class Task:
     Args:
         model: The network. Its own parameters are the first weights, the same on every node.
         loss: From `fedtangent.losses`; `losses.custom` makes one of any function.
+        example: A few rows of inputs, for what only a forward pass can tell of the model; none tells nothing.
+        names: The parameters that are trained, all others frozen; none is all. From `part`.
     """
 
     model: nn.Module
     loss: Loss = cross_entropy
+    example: Tensor | None = field(default=None, repr=False)
+    names: tuple[str, ...] | None = None
     w_0: Weights = field(init=False, repr=False)
+    _all: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Takes the model's parameters as the first weights."""
@@ -32,6 +43,9 @@ class Task:
         w_0 = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
         if not w_0:
             raise ValueError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
+        object.__setattr__(self, "_all", frozenset(w_0))
+        if self.names is not None:
+            w_0 = {name: w_0[name] for name in self.names}
         object.__setattr__(self, "w_0", w_0)
 
     @property
@@ -40,12 +54,39 @@ class Task:
         return sum(w.numel() for w in self.w_0.values())
 
     def predict(self, w: Weights, x: Tensor) -> Tensor:
-        """The network's outputs f(x; w), (rows, outputs)."""
+        """The network's outputs f(x; w), (rows, outputs); of a part, only inside `holding` its frozen parameters.
+
+        Raises:
+            RuntimeError: A parameter is neither given nor held.
+        """
+        if self.names is not None:
+            w = {**_FROZEN.get(), **w}
+        if absent := self._all - w.keys():
+            raise RuntimeError(
+                f"`predict` must have every parameter, a part of a model those that it is `holding` too; got none of "
+                f"{min(absent)!r}."
+            )
         return torch.func.functional_call(self.model, w, (x,))  # type: ignore[no-any-return]
+
+    def part(self, names: Sequence[str]) -> "Task":
+        """The same task, of which only these parameters are trained: neither gradients of others nor any below them."""
+        return replace(self, names=tuple(names))
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Task":
         """The same task on another device or in another floating-point type."""
-        return Task(deepcopy(self.model).to(device=device, dtype=dtype), self.loss)
+        x = self.example
+        example = None if x is None else x.to(device, dtype if x.is_floating_point() else x.dtype)
+        return replace(self, model=deepcopy(self.model).to(device=device, dtype=dtype), example=example)
+
+
+@contextmanager
+def holding(frozen: Weights) -> Iterator[None]:
+    """Inside, a part of a task takes its frozen parameters from here."""
+    token = _FROZEN.set(frozen)
+    try:
+        yield
+    finally:
+        _FROZEN.reset(token)
 
 
 def _check(model: nn.Module) -> None:

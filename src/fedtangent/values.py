@@ -87,3 +87,12 @@ class Central(Generic[T]):
     def __iter__(self) -> Iterator["Central[Any]"]:
         """One Central for every part of a Central tuple."""
         return iter([Central(part) for part in self.value])  # type: ignore[attr-defined]
+
+
+def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:
+    """All values that nodes and server hold of a state, also of one inside it."""
+    for part in state:
+        if isinstance(part, (Each, Central)):
+            yield part
+        elif hasattr(part, "_fields"):
+            yield from held(part)

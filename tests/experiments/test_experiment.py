@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedtangent.catalog import names
+from fedtangent.catalog import load, names
 from fedtangent.experiments.experiment import Experiment, choices, experiment, factory
 from fedtangent.methods.dfedavg import dfedavg
+from fedtangent.methods.fedavg import fedavg
 from fedtangent.shard import Partition
 from tests.experiments.tiny import data, network, partition, settings, tiny
 
@@ -118,3 +119,50 @@ def test_every_methods_options_are_free(method: str) -> None:
     known = choices(method)
     for key in (key for key in known if key.startswith("method.")):
         assert len(known[key.removeprefix("method.")]) == 1
+
+
+@pytest.mark.parametrize("host", [name for name in names("methods") if name != "fedpart"])
+def test_no_option_of_a_host_is_one_of_the_method_around_it(host: str) -> None:
+    """Nor any other's, so that each is found by its bare name."""
+    known = choices("fedpart", host=host)
+    own = [key for key in known if key.startswith(("method.", "host."))]
+    assert {key.partition(".")[0] for key in own} == {"method", "host"}
+    for key in own:
+        assert len(known[key.partition(".")[2]]) == 1
+
+
+def test_a_host_is_a_part_with_options_of_its_own() -> None:
+    found = experiment("fedpart", host="fedprox", warm_up=3, **{"host.mu": 0.2}, epochs=4)
+    assert found.hosted == "fedprox"
+    assert (found.options, found.host_options) == ({"warm_up": 3}, {"mu": 0.2, "epochs": 4})
+    assert (found.resolved("host")["mu"], found.resolved("host")["batch"]) == (0.2, 10)
+    assert "host" not in found.resolved("method")
+    assert experiment("fedpart", lr=0.3).hosted == "fedavg"
+    assert experiment("fedpart", lr=0.3).host_options == {"lr": 0.3}
+    assert experiment("fedpart", host=fedavg, lr=0.3).resolved("host")["lr"] == 0.3
+    assert experiment("fedavg").hosted is None
+    assert not any(name.startswith("host") for name in choices("fedavg"))
+
+
+def test_a_host_that_is_bound_already_is_no_part() -> None:
+    bound = partial(load("methods", "fedpart"), host=fedavg)
+    assert experiment(bound).hosted is None
+    with pytest.raises(ValueError, match=r"^`host` must be left out for fedpart, which takes none; got 'fedprox'"):
+        experiment(bound, host="fedprox")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("dfedavg", {"host": "fedprox"}, r"^`host` must be left out for dfedavg, which takes none; got 'fedprox'"),
+        ("dfedavg", {"host": fedavg}, r"^`host` must be left out for dfedavg, which takes none; got 'fedavg'"),
+        ("dfedavg", {"host_options": {"mu": 1}}, r"^`host_options` must be left out for dfedavg, which takes no"),
+        ("dfedavg", {"host.mu": 1}, r"^`host.mu` must be a setting or an option of a chosen part; got an unk"),
+        ("fedpart", {"host": "fedprocs"}, r"^`host` must be one of .*; got 'fedprocs'. Did you mean 'fedprox'\?$"),
+        ("fedpart", {"host": "fedprox", "host.nu": 1}, r"^`host.nu` must be a setting or .*Did you mean 'host.mu'"),
+        ("fedpart", {"host": 3}, r"^`host` must be a name or an object of its kind; got int. Give a name.$"),
+    ],
+)  # fmt: skip
+def test_hosts_that_cannot_be(method: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        experiment(method, **change)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fedtangent
 from fedtangent import losses, trees
-from fedtangent.catalog import names
+from fedtangent.catalog import load, names
 from fedtangent.experiments import atomic, checkpoint, record
 from fedtangent.experiments.run import Result, run
 from fedtangent.fleet import Central, Each, Fleet, Method, NodeError
@@ -82,8 +82,13 @@ def test_the_record_and_the_resumed_record(method: str, tmp_path: Path) -> None:
         assert 0 <= entry["accuracy"] <= 1
         assert entry["loss"] > 0
         assert entry["seconds"] > 0
-    sent = [entry["sent_bytes"] for entry in whole.rounds]
-    assert sent == sorted(sent)
+    for name in ("sent_bytes", "multiply_adds"):
+        count = [entry[name] for entry in whole.rounds]
+        assert count == sorted(count)
+    assert whole.rounds[0]["multiply_adds"] > 0
+    assert whole.manifest["forward_multiply_adds"] == 4 * 6 + 6 * 3
+    talks = load("methods", method)(Task(network())).neighbours
+    assert all(("uplink_bytes" in entry) != talks for entry in whole.rounds)
     for after in (1, 3):
         out = tmp_path / str(after)
         with pytest.raises(Stop):

@@ -12,7 +12,7 @@ from fedtangent.experiments.setup import setup
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
 from fedtangent.shard import Dataset, Partition
-from tests.experiments.tiny import ROWS, data, network, saved, settings, tiny
+from tests.experiments.tiny import ROWS, data, network, partition, saved, settings, tiny
 
 
 def replaced(name: str, row: int, value: float) -> Dataset:
@@ -227,3 +227,27 @@ def test_data_without_their_file(tmp_path: Any) -> None:
         ValueError, match=r"^`data_dir` must be the path of a .npz file for this data set; got 'absent'"
     ):
         setup(experiment("local", dataset="npz", data_dir="absent"))
+
+
+def test_a_host_and_its_options_are_described_and_built() -> None:
+    built = setup(tiny("fedpart", rounds=3, host="fedprox", participation=1.0, **{"host.mu": 0.2}))
+    described = built.description
+    assert described["host"] == "fedprox"
+    assert described["host_options"]["mu"] == 0.2 and described["host_options"]["batch"] == 4
+    assert described["options"] == {
+        "warm_up": 1, "warm_up_once": False, "rounds_per_group": 1, "order": "sequential", "groups": None
+    }  # fmt: skip
+    assert "host" not in setup(tiny("fedavg")).description
+    assert built.task.example is not None and built.task.example.shape == (2, 4)
+
+
+def test_a_host_that_bears_no_partial_updates() -> None:
+    with pytest.raises(ValueError, match=r"^`host` must bear partial updates; got ntkfl, which does not. Use a method"):
+        setup(experiment("fedpart", host="ntkfl", dataset=data(), partition=partition()))
+
+
+def test_a_schedule_that_is_longer_than_the_run() -> None:
+    message = r"^`rounds` must be at least 3, one cycle of fedpart's schedule; got 2. Run longer, or shorten the sched"
+    with pytest.raises(ValueError, match=message):
+        setup(tiny("fedpart", rounds=2))
+    assert setup(tiny("fedpart", rounds=3)).method.cycle == 3

@@ -18,6 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dfedavg": {"epochs": 2, "batch": 4, "momentum": 0.5},
     "fedavg": {"participation": 0.7, "batch": 4},
     "feddyn": {"participation": 0.7, "batch": 4},
+    "fedpart": {"warm_up": 1, "rounds_per_group": 1, "host": "scaffold", "participation": 0.7, "batch": 4},
     "fedopt": {"participation": 0.7, "batch": 4},
     "moon": {"participation": 0.7, "batch": 4},
     "scaffold": {"participation": 0.7, "batch": 4},

@@ -33,6 +33,7 @@ def folder(
     manifest: dict[str, Any] | None = None,
     accuracies: list[float] | None = None,
     planned: int | None = None,
+    round_work: int | None = None,
 ) -> Path:
     """A run's folder whose accuracy rises, or loss falls, exponentially towards its limit."""
     rng = np.random.default_rng([seed, len(method), nodes])
@@ -69,6 +70,7 @@ def folder(
                 "loss": loss,
                 "sent_bytes": round_bytes * k if talks else 0,
                 "seconds": 0.4 + 0.05 * float(rng.random()),
+                **({} if round_work is None else {"multiply_adds": round_work * k}),
             }
         )
     described_run = {

@@ -170,3 +170,9 @@ def test_the_same_run_twice_is_refused(run: Run) -> None:
 def test_nothing_to_report_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`records` must hold at least one run; got none\. Give"):
         records.groups([])
+
+
+def test_hosts_are_told_apart_and_are_no_reason_to_tell_other_methods_apart(run: Run) -> None:
+    one, two = ({"host": host, "host_options": {"lr": 0.1}} for host in ("fedavg", "moon"))
+    found = records.groups([run("fedpart", experiment=one), run("fedpart", experiment=two), run("fedavg")])
+    assert [group.label for group in found] == ["fedpart host=fedavg", "fedpart host=moon", "fedavg"]

@@ -26,6 +26,16 @@ def test_the_table_holds_the_numbers_of_the_records(run: Run) -> None:
     assert "Rounds to 0.85" in text and "Bytes to 0.85" in text
 
 
+def test_multiply_adds_are_told_where_a_record_has_them(run: Run) -> None:
+    assert "Multiply-adds" not in shown([run(rounds=2)])
+    runs = [run(rounds=2), run("ntkdfl", rounds=2, round_work=2_190_000_000_000)]
+    assert "Multiply-adds in all: dfedavg \N{EN DASH}, ntkdfl 4.38e12." in shown(runs)
+    columns = {column.title: column.cells for column in table.columns(records.groups(runs), "accuracy", None)}
+    assert columns["Multiply-adds"] == ["\N{EN DASH}", "4.38e12"]
+    seeds = [run(seed=s, rounds=2, round_work=2_180_000_000_000 + s * 2 * 10**10) for s in (0, 1)]
+    assert "dfedavg 4.38e12 ± 2.83e10." in shown(seeds)
+
+
 def test_seeds_are_a_mean_and_a_deviation(run: Run) -> None:
     text = shown([run(seed=0, accuracies=[0.5, 0.86]), run(seed=1, accuracies=[0.86, 0.88])], 0.85)
     assert "0.870 ± 0.014" in text and "1.5 ± 0.7" in text

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedtangent import shard
+from fedtangent import multiply_adds, shard
 
 
 class _Sequential:
@@ -13,7 +13,7 @@ class _Sequential:
         return [[node] for node in nodes]
 
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [shard.trim(fn(*row)) for row in rows]
+        return [shard.trim(multiply_adds.run(fn, *row)) for row in rows]
 
 
 def sequential(memory: int = 0) -> _Sequential:

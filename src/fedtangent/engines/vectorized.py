@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fedtangent import shard, trees
+from fedtangent import multiply_adds, shard, trees
 
 
 class _Vectorized:
@@ -27,13 +27,14 @@ class _Vectorized:
 
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
         if len(rows) == 1:  # a plain call: no batch axis to pay for
-            return [shard.trim(fn(*rows[0]))]
+            return [shard.trim(multiply_adds.run(fn, *rows[0]))]
         columns = list(zip(*rows, strict=True))
         same = [all(value is column[0] for value in column) for column in columns]
         if all(same):
-            return [shard.trim(fn(*rows[0]))] * len(rows)
+            return [shard.trim(multiply_adds.run(fn, *rows[0], times=len(rows)))] * len(rows)
         stacked = [column[0] if alike else trees.stack(column) for column, alike in zip(columns, same, strict=True)]
-        results = torch.func.vmap(fn, in_dims=tuple(None if alike else 0 for alike in same))(*stacked)
+        batched = torch.func.vmap(fn, in_dims=tuple(None if alike else 0 for alike in same))
+        results = multiply_adds.run(batched, *stacked, like=fn)
         return [shard.trim(result) for result in trees.unstack(results, len(rows))]
 
 

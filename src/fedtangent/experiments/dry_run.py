@@ -1,11 +1,13 @@
 """Dry run: what an experiment will send, hold and take, before it runs.
 
-Two rounds of the method's own code are played with one node for each shape of arguments that occurs; the others of
-that shape take over its result. Message sizes depend on shapes only, so the bytes are those of the real rounds.
+Two rounds of the method's own code, or a schedule's cycle after the first, are played with one node for each shape of
+arguments that occurs; the others of that shape take over its result. Message sizes depend on shapes only, so the bytes
+are those of the real rounds.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,6 +17,7 @@ from fedtangent.experiments.evaluate import measured
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Central, Each, Engine
 from fedtangent.ledger import Ledger
+from fedtangent.values import held
 
 
 class Plan(NamedTuple):
@@ -22,7 +25,7 @@ class Plan(NamedTuple):
 
     Attributes:
         first_round_bytes: Sent in round 1 by all nodes and the server.
-        later_round_bytes: Sent in round 2, and about as much in every later one.
+        later_round_bytes: Sent in round 2, or on average in the cycle that begins there, and about as much later on.
         total_bytes: Sent in all rounds.
         memory_bytes: The largest chunk of nodes by the method's own account, the data and the state.
         seconds_a_round: About, one node at a time on this machine.
@@ -40,7 +43,9 @@ class Plan(NamedTuple):
 
 
 def dry_run(built: Setup) -> Plan:
-    """What the experiment will need; it takes as long as a few nodes' work, or two rounds where all shards differ.
+    """What the experiment will need; it takes as long as a few nodes' work in each round that is played.
+
+    Where all shards differ it takes as long as the rounds themselves.
 
     Raises:
         NodeError: A node failed.
@@ -50,23 +55,28 @@ def dry_run(built: Setup) -> Plan:
     start = sampled.fleet(0, ledger)
     data_k = start.each(list(built.data))
     state = built.method.init(start, data_k)
-    asked, sent, seconds, chunk = built.experiment, [0], 0.0, 0
-    for k in (1, 2)[: asked.rounds]:
+    asked, chunk, before = built.experiment, 0, 0
+    sent: list[int] = []
+    taken: list[float] = []
+    for k in range(1, min(asked.rounds, built.method.cycle + 1) + 1):
         fleet = sampled.fleet(k, ledger)
         engine.begin()
         begin = time.perf_counter()
         state, _ = built.play(fleet, state, data_k, k)
-        seconds = time.perf_counter() - begin + engine.saved
-        sent.append(ledger.sent_bytes)
+        taken.append(time.perf_counter() - begin + engine.saved)
+        sent.append(ledger.sent_bytes - before)
+        before = ledger.sent_bytes
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in nodes) for nodes in fleet.chunks()))
-    first, later = sent[1], sent[-1] - sent[-2] if asked.rounds > 1 else 0
+    first, *later = sent
+    recurring = sum(later[k % len(later)] for k in range(asked.rounds - 1)) if later else 0
+    seconds = fmean(taken[1:] or taken)
     evaluation = _evaluation(built, state)
-    held = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, state))
+    kept = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, held(state)))
     return Plan(
         first,
-        later,
-        first + (asked.rounds - 1) * later,
-        chunk + held,
+        sum(later) // max(1, len(later)),
+        first + recurring,
+        chunk + kept,
         seconds,
         evaluation,
         asked.rounds * (seconds + evaluation),

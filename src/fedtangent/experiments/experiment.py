@@ -19,12 +19,13 @@ from fedtangent.shard import Dataset, Partition
 # The parts that are chosen by name, each from its folder, and the field that holds the options of the chosen one.
 PARTS = {
     "method": "options",
+    "host": "host_options",
     "dataset": "dataset_options",
     "model": "model_options",
     "partition": "partition_options",
     "topology": "topology_options",
 }
-DEFAULT_TOPOLOGY, DEFAULT_NODES = "regular", 20
+DEFAULT_TOPOLOGY, DEFAULT_NODES, DEFAULT_HOST = "regular", 20, "fedavg"
 
 DType = Literal["float32", "float64"]
 GossipWeights = Literal["uniform", "metropolis"]
@@ -37,6 +38,8 @@ class Experiment:
     Args:
         method: A method's name, a file of your own that ends in .py, or from Python its function.
         options: The method's own options by name.
+        host: The method inside; none is fedavg. Only of a method that takes one, such as fedpart.
+        host_options: The host's options by name.
         dataset: A data set's name, or from Python a Dataset.
         data_dir: Where the data set lies; for npz, the file itself.
         dataset_options: The data set's options by name.
@@ -64,6 +67,8 @@ class Experiment:
 
     method: str | Callable[..., Method]
     options: Mapping[str, Any] = field(default_factory=dict)
+    host: str | Callable[..., Method] | None = None
+    host_options: Mapping[str, Any] = field(default_factory=dict)
     dataset: str | Dataset | Callable[..., Dataset] = "digits"
     data_dir: str | None = None
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
@@ -115,6 +120,12 @@ class Experiment:
         return Path(self.method).stem if isinstance(self.method, (str, Path)) else _name(self.method)
 
     @property
+    def hosted(self) -> str | Callable[..., Method] | None:
+        """The host; None for a method that takes none."""
+        found: str | Callable[..., Method] | None = _hosted(self.method, self.host)
+        return found
+
+    @property
     def size(self) -> int | None:
         """The number of nodes; None where the partition decides, such as an index file."""
         if isinstance(self.partition, Partition):
@@ -130,13 +141,24 @@ class Experiment:
         Raises:
             ValueError: An option that the part does not have.
         """
-        given, function = getattr(self, PARTS[part]), factory(part, getattr(self, part))
+        given = getattr(self, PARTS[part])
+        function = factory(part, self.hosted if part == "host" else getattr(self, part))
+        if part == "host" and function is None and given:
+            raise ValueError(
+                f"`host_options` must be left out for {self.name}, which takes no host; got {', '.join(given)}. "
+                "Drop them."
+            )
         if function is None and given:
             raise ValueError(
                 f"`{PARTS[part]}` must be left out when the {part} is an object of your own; got "
                 f"{', '.join(given)}. Drop them."
             )
-        return {} if function is None else resolved(f"{part} {_name(function)}", function, given)
+        if function is None:
+            return {}
+        found = resolved(f"{part} {_name(function)}", function, given)
+        if part == "method" and takes_host(function):
+            found.pop("host")  # a part of its own
+        return found
 
 
 def experiment(method: str | Callable[..., Method], **settings: Any) -> Experiment:
@@ -180,8 +202,10 @@ def choices(method: str | Callable[..., Method], **chosen: Any) -> dict[str, lis
     found: dict[str, list[tuple[str, Option]]] = {}
     for part in PARTS:
         value = method if part == "method" else chosen.get(part, fields[part].default)
-        function = factory(part, value)
+        function = factory(part, _hosted(method, value) if part == "host" else value)
         for option in options(function).values() if function else ():
+            if part == "method" and option.name == "host" and takes_host(method):
+                continue  # a part of its own
             found.setdefault(f"{part}.{option.name}", []).append((part, option))
             if option.name not in fields:
                 found.setdefault(option.name, []).append((part, option))
@@ -199,15 +223,39 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         value = DEFAULT_TOPOLOGY
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, (Dataset, nn.Module, Partition, Graph)):
+    if isinstance(value, (Dataset, nn.Module, Partition, Graph)) or (part == "host" and value is None):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":
         return _index_file(value)
     if isinstance(value, str):
-        return catalog.load("topologies" if part == "topology" else f"{part}s", value)
+        folder = {"topology": "topologies", "host": "methods"}.get(part, f"{part}s")
+        return catalog.load(folder, value, part)
     if not callable(value):
         raise TypeError(f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name.")
     return value  # type: ignore[no-any-return]
+
+
+def takes_host(method: Any) -> bool:
+    """Whether a method is run around another: its factory has an option `host`, still to be chosen."""
+    function = factory("method", method)
+    option = options(function).get("host") if function else None
+    return option is not None and option.default is None
+
+
+def _hosted(method: Any, host: Any) -> Any:
+    """The host of a method, None where it takes none.
+
+    Raises:
+        ValueError: A host for such a method.
+    """
+    if takes_host(method):
+        return DEFAULT_HOST if host is None else host
+    if host is not None:
+        raise ValueError(
+            f"`host` must be left out for {_name(factory('method', method))}, which takes none; got "
+            f"{str(host) if isinstance(host, (str, Path)) else _name(host)!r}. Drop it."
+        )
+    return None
 
 
 def _decides(partition: Any) -> bool:

@@ -21,6 +21,7 @@ from fedtangent.experiments.options import plain
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Central, Each
 from fedtangent.ledger import Ledger
+from fedtangent.multiply_adds import Counting
 from fedtangent.task import Weights
 
 MANIFEST, ROUNDS, MODEL = "manifest.json", "rounds.jsonl", "model.safetensors"
@@ -43,6 +44,7 @@ def manifest(built: Setup) -> dict[str, Any]:
         "machine": _machine(built),
         "exposure": built.method.exposure,
         "parameters": built.task.size,
+        "forward_multiply_adds": _forward(built),
         "inputs": list(built.x_test.shape[1:]),
         "outputs": built.classes or built.y_test.shape[1],
         "rows": [len(data.x) for data in built.data],
@@ -257,6 +259,13 @@ def _histogram(built: Setup) -> list[list[int]] | None:
     if not built.classes:
         return None
     return [torch.bincount(data.y.cpu(), minlength=built.classes).tolist() for data in built.data]
+
+
+def _forward(built: Setup) -> int:
+    """The multiply-adds of one row's forward pass."""
+    with torch.no_grad(), Counting() as counting:
+        built.task.predict(built.task.w_0, built.x_test[:2])  # batch norm takes no single row
+    return int(counting.total) // len(built.x_test[:2])
 
 
 def _machine(built: Setup) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.fleet import Each, Fleet
-from fedtangent.ledger import Ledger
+from fedtangent.ledger import SERVER, Ledger
 from fedtangent.shard import Shard
 from fedtangent.task import Weights
 
@@ -111,7 +111,9 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     extra = _counted(built, extra, k)
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
-    measured = {"round": k, **found, "sent_bytes": fleet.ledger.sent_bytes, "seconds": round(seconds, 6)}
+    ledger = fleet.ledger
+    sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
+    measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}
     return state, record.line(measured, extra), weights
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fedtangent.ledger import Ledger
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition, Shard
 from fedtangent.task import Task
+from fedtangent.values import held
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Setup:
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""
         state, extra = self.method.round(fleet, state, data_k, k)
-        for part in (*state, *extra.values()):
+        for part in (*held(state), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
         return state, extra
@@ -102,6 +103,7 @@ class Setup:
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),
+            **({"host": _name(asked.hosted), "host_options": plain(asked.resolved("host"))} if asked.hosted else {}),
             "dataset": self.dataset,
             "dataset_options": plain(asked.resolved("dataset")),
             "model": _name(asked.model),
@@ -156,7 +158,7 @@ def setup(experiment: Experiment) -> Setup:
     partition = _partition(experiment, dataset)
     dataset, partition = _projected(experiment, dataset, partition)
     model = _model(experiment, tuple(dataset.x_train.shape[1:]), outputs)
-    task = Task(model, _loss(experiment, dataset)).to(device, dtype)
+    task = Task(model, _loss(experiment, dataset), dataset.x_train[:2]).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     _check_fit(task, x_test[:2], y_test[:2], dataset.classes)
     method = _method(experiment, task, len(partition.index))
@@ -320,10 +322,17 @@ def _check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
 def _method(experiment: Experiment, task: Task, nodes: int) -> Method:
     function = factory("method", experiment.method)
     assert function is not None
-    method = function(task, **experiment.resolved("method"))
+    host = factory("host", experiment.hosted)
+    hosted = {} if host is None else {"host": partial(host, **experiment.resolved("host"))}
+    method = function(task, **experiment.resolved("method"), **hosted)
     if not isinstance(method, Method):
         raise TypeError(
             f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.fleet.Method(...)."
+        )
+    if experiment.rounds < method.cycle:
+        raise ValueError(
+            f"`rounds` must be at least {method.cycle}, one cycle of {method.name}'s schedule; got "
+            f"{experiment.rounds}. Run longer, or shorten the schedule."
         )
     if not method.neighbours:
         given = {

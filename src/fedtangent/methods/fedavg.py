@@ -62,4 +62,4 @@ def fedavg(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("fedavg", init, round, "aggregate", False, aggregate)
+    return Method("fedavg", init, round, "aggregate", False, aggregate, clients=cohort)

@@ -88,4 +88,4 @@ def feddyn(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("feddyn", init, round, "aggregate", False, aggregate)
+    return Method("feddyn", init, round, "aggregate", False, aggregate, clients=cohort)

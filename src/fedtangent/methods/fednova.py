@@ -66,4 +66,4 @@ def fednova(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("fednova", init, round, "aggregate", False, aggregate)
+    return Method("fednova", init, round, "aggregate", False, aggregate, clients=cohort)

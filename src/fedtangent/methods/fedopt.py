@@ -94,7 +94,7 @@ def fedopt(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("fedopt", init, round, "aggregate", False, aggregate)
+    return Method("fedopt", init, round, "aggregate", False, aggregate, clients=cohort)
 
 
 class Server(NamedTuple):

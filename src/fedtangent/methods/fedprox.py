@@ -66,7 +66,7 @@ def fedprox(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("fedprox", init, round, "aggregate", False, aggregate)
+    return Method("fedprox", init, round, "aggregate", False, aggregate, clients=cohort)
 
 
 def towards(w_k: Weights, w: Weights, mu: float) -> Weights:

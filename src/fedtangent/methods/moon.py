@@ -93,7 +93,7 @@ def moon(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("moon", init, round, "aggregate", False, aggregate)
+    return Method("moon", init, round, "aggregate", False, aggregate, clients=cohort)
 
 
 def contrast(z: Tensor, z_s: Tensor, z_v: Tensor, temperature: float) -> Tensor:

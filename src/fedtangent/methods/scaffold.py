@@ -86,4 +86,4 @@ def scaffold(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return state.w
 
-    return Method("scaffold", init, round, "aggregate", False, aggregate)
+    return Method("scaffold", init, round, "aggregate", False, aggregate, clients=cohort)

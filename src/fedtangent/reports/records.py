@@ -14,7 +14,7 @@ Measure = Literal["accuracy", "loss"]
 _MEASURED = ("accuracy", "mean_node_accuracy", "worst_tenth_accuracy", "loss")
 _COUNTED = ("round", "sent_bytes", "seconds")
 # These change how long or where a run computes, not what it learns: no reason to tell two methods' names apart by them.
-_NOT_THE_TASK = ("method", "options", "rounds", "engine", "device", "seed")
+_NOT_THE_TASK = ("method", "options", "host", "host_options", "rounds", "engine", "device", "seed")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -144,6 +145,12 @@ def bytes_spread_text(found: Spread) -> str:
     unit, decimals = _scale(found.mean)
     mean, _, name = bytes_text(found.mean).partition(" ")
     return f"{_with_deviation(mean, f'{found.deviation / 1000**unit:,.{decimals}f}', found)} {name}".strip()
+
+
+def work_spread_text(found: Spread) -> str:
+    """A mean number of multiply-adds, with its deviation, as 4.38e12."""
+    mean, deviation = (re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", f"{value:.2e}") for value in (found.mean, found.deviation))
+    return _with_deviation(mean, deviation, found) if found.found else MISSING
 
 
 def seconds_spread_text(found: Spread) -> str:

@@ -1,4 +1,4 @@
-"""The comparison of runs in one table: accuracy, rounds and bytes to a target, bytes in all, seconds a round."""
+"""The comparison of runs in one table: accuracy, rounds and bytes to a target, bytes, work and seconds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.text import Text
 from fedtangent.reports import statistics
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 from fedtangent.reports.statistics import Spread
+
+WORK = "Multiply-adds"
 
 
 class Column(NamedTuple):
@@ -38,8 +40,11 @@ def table(records: Sequence[Record], target: float | None = None) -> Table:
     found = groups(records)
     kind = measure(records)
     target = statistics.common_target(found, kind) if target is None else checked_target(target, kind)
-    shown = Table("Method", caption="\n".join(notes(found)) or None, caption_justify="left", caption_style="dim")
     body = columns(found, kind, target)
+    work = next((body.pop(i) for i, column in enumerate(body) if column.title == WORK), None)  # a terminal is narrow
+    told = [f"{group.label} {cell}" for group, cell in zip(found, work.cells, strict=True)] if work else []
+    caption = "\n".join([f"{WORK} in all: {', '.join(told)}."] * bool(told) + notes(found))
+    shown = Table("Method", caption=caption or None, caption_justify="left", caption_style="dim")
     for column in body:
         shown.add_column(column.title, justify="right")
     for i, group in enumerate(found):
@@ -83,6 +88,9 @@ def columns(found: Sequence[Group], kind: Measure, target: float | None) -> list
         body.append(_column(f"Rounds to {goal}", rounds, _counted, found, 1))
         body.append(_column(f"Bytes to {goal}", sent, statistics.bytes_spread_text, found, 1))
     body.append(Column("Bytes in all", [statistics.bytes_spread_text(spread) for spread in total], frozenset()))
+    work = [statistics.final(group, "multiply_adds") for group in found]
+    if any(spread.found for spread in work):  # records of before hold none
+        body.append(Column(WORK, [statistics.work_spread_text(spread) for spread in work], frozenset()))
     body.append(Column("Seconds a round", [statistics.seconds_spread_text(spread) for spread in time], frozenset()))
     return body
 

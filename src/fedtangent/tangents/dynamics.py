@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.losses import Loss
+from fedtangent.multiply_adds import repeated
 from fedtangent.tangents.integrate import phi_series, stabilised
 from fedtangent.tangents.operator import Factored, Full, Trace
 from fedtangent.tangents.outside_vmap import outside_vmap
@@ -79,7 +80,7 @@ def descent(
     force = _force(kernel, f_0, y, real, loss)
     alpha = torch.zeros_like(f_0)
     found = []
-    for t in range(1, max(times) + 1):
+    for t in repeated(range(1, max(times) + 1)):
         alpha = alpha + lr * force(alpha)
         if t in times:
             found.append(alpha)

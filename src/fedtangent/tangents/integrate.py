@@ -9,6 +9,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from fedtangent.multiply_adds import repeated
+
 # Times that `refined` halves its steps, and calls of the force in `adaptive`, after which a tolerance is out of reach.
 _HALVINGS = 14
 _CALLS = 1_000_000
@@ -147,7 +149,7 @@ def phi_series(times: Callable[[Tensor], Tensor], b: Tensor, radius: float, s: S
 
     before, last = b, scaled(b)
     found = [c[0] * before + c[1] * last for c in coefficients.T]
-    for row in coefficients[2:]:
+    for row in repeated(coefficients[2:]):
         before, last = last, 2 * scaled(last) - before
         found = [total + float(c) * last if c else total for total, c in zip(found, row, strict=True)]
     return torch.stack(found)
@@ -177,7 +179,7 @@ def _steps(stiffness: float, end: float, growth: float) -> list[float]:
 
 def _step(force: Callable[[Tensor], Tensor], u: Tensor, slope: Tensor, h: float, stages: int) -> Tensor:
     before, last = u, torch.add(u, slope, alpha=_first_stage(stages) * h)
-    for keep, by_last, by_before, by_force, by_slope in _stages(stages):
+    for keep, by_last, by_before, by_force, by_slope in repeated(_stages(stages)):
         new = force(last) * (h * by_force)
         new.add_(u, alpha=keep).add_(last, alpha=by_last).add_(before, alpha=by_before).add_(slope, alpha=h * by_slope)
         before, last = last, new

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from fedtangent.multiply_adds import repeated
 from fedtangent.tangents.symmetric import Operator, Symmetric, read
 
 _TINY = 1e-30
@@ -186,7 +187,7 @@ def largest_eigenvalue(times: Callable[[Tensor], Tensor], like: Tensor, real: Te
     v = torch.where(mask, v.reshape(like.shape[-2:]).expand_as(like), 0)
     v = v / _norm(v)
     basis, diagonal, off = [v], [], []
-    for _ in range(products):
+    for _ in repeated(range(products)):
         u = torch.where(mask, times(basis[-1]), 0)
         diagonal.append((u * basis[-1]).sum((-2, -1)))
         for _twice in range(2):  # against all of the basis, twice: rounding would make it forget the first ones
