@@ -101,6 +101,20 @@ def test_memory_is_the_engines_budget() -> None:
     assert chunks == [5, 1]
 
 
+@pytest.mark.parametrize(
+    ("method", "model", "engine"),
+    [
+        ("dfedavg", network(3), "vectorized"),
+        ("ntkdfl", network(3), "sequential"),
+        ("dfedavg", nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 4), nn.Flatten()), "sequential"),
+    ],
+)
+def test_the_engine_is_the_faster_one_unless_named(method: str, model: nn.Module, engine: str) -> None:
+    built = setup(tiny(method, model=model))
+    assert built.engine.name == built.description["engine"] == engine
+    assert setup(tiny(method, model=model, engine="vectorized")).engine.name == "vectorized"
+
+
 def test_targets_are_a_regression_with_the_squared_loss() -> None:
     built = setup(tiny(dataset=data(0)))
     assert (built.classes, built.task.loss.name, built.y_test.shape[1]) == (0, "squared", 2)

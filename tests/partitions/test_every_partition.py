@@ -18,7 +18,7 @@ from fedtangent.shard import Partition
 
 PARTITIONS = names("partitions")
 DRAWN = [name for name in PARTITIONS if name not in ("index_file", "natural")]
-EXACT = [name for name in DRAWN if name != "papers_dirichlet"]
+EXACT = [name for name in DRAWN if name not in ("papers_dirichlet", "iid_overlapping")]
 BY_LABEL = ["dirichlet", "papers_dirichlet", "by_class"]
 
 

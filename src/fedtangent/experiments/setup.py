@@ -119,7 +119,7 @@ class Setup:
             "gossip_weights": asked.gossip_weights if talks else None,
             "rounds": asked.rounds,
             "seed": asked.seed,
-            "engine": asked.engine,
+            "engine": self.engine.name,
             "memory": asked.memory,
             "device": str(asked.device),
             "dtype": asked.dtype,
@@ -163,12 +163,25 @@ def setup(experiment: Experiment) -> Setup:
     _check_fit(task, x_test[:2], y_test[:2], dataset.classes)
     method = _method(experiment, task, len(partition.index))
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
-    engine = catalog.load("engines", experiment.engine)(**_budget(experiment, device))
+    name = experiment.engine or _fastest(device, method, task)
+    engine = catalog.load("engines", name)(**_budget(experiment, device))
     return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine)
 
 
 def _rng(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:
-    return Fleet((), catalog.load("engines", experiment.engine)(), seed=experiment.seed, round=round).rng(purpose)
+    return Fleet((), catalog.load("engines", "sequential")(), seed=experiment.seed, round=round).rng(purpose)
+
+
+def _fastest(device: torch.device, method: Method, task: Task) -> str:
+    """The engine's name: on a GPU many nodes at once; on a CPU one by one where a node's own products are large.
+
+    That is so for methods in the tangent space, which state what a node needs, and for convolutions and attention:
+    stacked they become grouped convolutions and batched products, which run slower than the same one after the other
+    (benchmarks/engines.py, benchmarks/conv_clients.py).
+    """
+    large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
+    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.node_bytes is not None
+    return "sequential" if device.type == "cpu" and large else "vectorized"
 
 
 def _name(part: Any) -> str:
