@@ -57,7 +57,10 @@ def value(f: Tensor, y: Tensor, loss: str) -> Tensor:
 def candidates(
     w: Weights, x: Tensor, y: Tensor, step: Step, j: Tensor | None = None, weight: Tensor | None = None
 ) -> tuple[list[Weights], list[Tensor]]:
-    """w - J^T alpha_t for every time t, and the network's linearised outputs there; j is J as it was received; rows may weigh more or less."""
+    """w - J^T alpha_t for every time t, and the network's linearised outputs there.
+
+    j is J as it was received; rows may weigh more or less.
+    """
     j, f_0 = jacobian(w, x) if j is None else j, outputs(w, x)
     n, c, _ = j.shape
     if step.kernel == "trace":
