@@ -34,10 +34,12 @@ def once(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def alone(file: str, *words: str, threads: int, limit_s: float | None = None) -> dict[str, float]:
-    """What a benchmark's file prints as JSON when it is run as a process of its own."""
+def alone(
+    file: str, *words: str, threads: int, limit_s: float | None = None, by: Sequence[str] = (sys.executable,)
+) -> dict[str, float]:
+    """What a benchmark's file prints as JSON when it is run as a process of its own, by this interpreter or another."""
     done = subprocess.run(
-        [sys.executable, file, *words],
+        [*by, file, *words],
         env={**_environment(), "OMP_NUM_THREADS": str(threads)},
         check=True,
         capture_output=True,

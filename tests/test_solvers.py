@@ -106,6 +106,22 @@ def test_a_step_that_is_not_real_moves_nothing(solver: Any, options: dict[str, A
     assert_same(train(task.w_0, data(), late), two)
 
 
+@pytest.mark.parametrize(("solver", "options"), EVERY)
+def test_a_step_may_be_real_on_one_node_and_not_on_another(solver: Any, options: dict[str, Any]) -> None:
+    task, train = federation.task(), solver(federation.task(), **options)
+    rows = torch.tensor([[1, 5, 2], [7, 0, 3], [4, 6, 0]])
+    masks = torch.tensor([[True, True, True], [True, False, True]])
+
+    def trained(real: Tensor) -> Any:
+        return train(task.w_0, data(), Batches(rows, real))
+
+    many = trees.unstack(torch.func.vmap(trained)(masks), 2)
+    for found, real in zip(many, masks, strict=True):
+        assert_close(found, trained(real))
+    twice = torch.func.vmap(torch.func.vmap(trained))(masks[:, None])
+    assert_close(trees.unstack(twice, 2), [trees.map(lambda leaf: leaf[None], found) for found in many])
+
+
 @pytest.mark.parametrize(("solver", "options"), EVERY[1::2])
 @pytest.mark.parametrize("draw", [solvers.full_batch(2), solvers.shuffled(2, 3)])
 def test_padding_changes_nothing(draw: object, solver: Any, options: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ of OUT is a variant and the aggregated model's accuracy, after every round, on t
 """
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ SERVER: dict[str, dict[str, Any]] = {
     "one try, ridge .01": {"ridges": (0.01,), "scales": (1.0,)},
 }
 COHORT: dict[str, dict[str, Any]] = {
-    "21 of 300": {},
+    f"21 of 300, balance {balance:g}, seed {seed}": {"balance": balance, "seed": seed}
+    for balance, seed in product((1.0, 3.0, 10.0, 100.0), range(3))
+} | {
     "21 of 300, dampings 10, 1000": {"dampings": (10.0, 1000.0)},
     "21 of 300, no momentum": {"momentum": False},
+    "21 of 300, by the loss on the step's own rows": {"selection": "loss"},
 }
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "neighbours, defaults": {},

@@ -2,8 +2,8 @@
 
     python docs/results/tune_server.py DATA_DIR PARTITION.npz OUT.jsonl [VARIANT...]
 
-The papers' partition 0, 21 of its 300 clients a round, the same in every variant, batches of 25, 20 rounds. A line of OUT
-is a variant and the server's accuracy, after every round, on the 22,118 images.
+The papers' partition 0, 21 of its 300 clients a round, the same in every variant, batches of 25, 20 rounds. A line of
+OUT is a variant and the server's accuracy, after every round, on the 22,118 images.
 """
 
 import sys

@@ -181,7 +181,7 @@ def _solver(
 
     def gradient(w: Weights, *batch: Any) -> Weights:
         # torch.func.grad would keep a backward pass that can be differentiated: a fifth of a ResNet's time
-        value, backward = torch.func.vjp(lambda w: loss(w, *batch), w)
+        value, backward, *_ = torch.func.vjp(lambda w: loss(w, *batch), w)
         with torch.no_grad():
             return backward(torch.ones_like(value))[0]  # type: ignore[no-any-return]
 

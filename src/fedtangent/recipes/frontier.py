@@ -162,7 +162,9 @@ def figure(rows: Sequence[Row]) -> Figure:
     kinds = [(title, names) for title, names in kinds if names]
     low = min(row["target"] for row in rows) - 0.1
     drawn = Figure(figsize=(13.6, 4.6 * len(kinds)), layout="constrained")
-    for axes, (title, names) in zip(drawn.subplots(len(kinds), 2, sharey=True, squeeze=False), kinds, strict=True):
+    for axes, (title, names) in zip(
+        drawn.subplots(len(kinds), 2, sharex="col", sharey=True, squeeze=False), kinds, strict=True
+    ):
         by_rounds, by_bytes = axes
         for i, name in enumerate(names):
             runs = found[name]
@@ -173,9 +175,12 @@ def figure(rows: Sequence[Row]) -> Figure:
             spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
             by_rounds.plot(rounds, accuracy, label=f"{name} ({level})", **style)
             by_bytes.plot(spent / 1e6, accuracy, **style)
-        by_rounds.set(title=f"{title}: accuracy after a round", xlabel="round", ylim=(low, None))
-        by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a node, of all messages", xscale="log")
+        by_rounds.set(title=f"{title}: accuracy after a round", ylim=(low, None))
+        by_rounds.xaxis.get_major_locator().set_params(integer=True)
+        by_bytes.set(title="Accuracy for the bytes sent", xscale="log")
         by_bytes.legend(*by_rounds.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
+    by_rounds.set(xlabel="round")
+    by_bytes.set(xlabel="MB a node, of all messages")
     return drawn
 
 
