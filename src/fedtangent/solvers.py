@@ -88,7 +88,8 @@ def sgd(
         if weight_decay:
             g = trees.add_scaled(g, w, weight_decay)
         v_new = trees.add_scaled(g, v, momentum) if momentum else g
-        return trees.add_scaled(w, v_new, -lr), v_new if momentum else v
+        # one pass over the weights, as torch.optim.SGD makes
+        return trees.map(lambda w, v: torch.add(w, v, alpha=-lr), w, v_new), v_new if momentum else v
 
     return _solver(task, lambda w: trees.zeros_like(w), step, pull, objective)
 
