@@ -20,7 +20,7 @@ STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
 # By name: the method and its options. The papers' methods send factors, which give the same as their Jacobians. On a
 # CPU the tangent methods are fastest node by node.
 TANGENT = {"engine": "sequential"}
-LOCAL = {"epochs": 20, "batch": 25, "lr": 0.03}  # as docs/results/tune_server.py found
+LOCAL = {"epochs": 20, "batch": 25, "lr": 0.1}  # as docs/results/tune_server.py found
 NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
@@ -160,7 +160,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     found = _runs(rows)
     kinds = [(title, [name for name in names if name in found]) for title, names in PANELS.items()]
     kinds = [(title, names) for title, names in kinds if names]
-    low = min(row["target"] for row in rows) - 0.1
+    low, high = min(row["target"] for row in rows) - 0.1, max(row["accuracy"] for row in rows) + 0.01
     drawn = Figure(figsize=(13.6, 4.6 * len(kinds)), layout="constrained")
     for axes, (title, names) in zip(
         drawn.subplots(len(kinds), 2, sharex="col", sharey=True, squeeze=False), kinds, strict=True
@@ -175,7 +175,7 @@ def figure(rows: Sequence[Row]) -> Figure:
             spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
             by_rounds.plot(rounds, accuracy, label=f"{name} ({level})", **style)
             by_bytes.plot(spent / 1e6, accuracy, **style)
-        by_rounds.set(title=f"{title}: accuracy after a round", ylim=(low, None))
+        by_rounds.set(title=f"{title}: accuracy after a round", ylim=(low, max(high, low + 0.1)))
         by_rounds.xaxis.get_major_locator().set_params(integer=True)
         by_bytes.set(title="Accuracy for the bytes sent", xscale="log")
         by_bytes.legend(*by_rounds.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
