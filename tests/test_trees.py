@@ -121,3 +121,17 @@ def test_all_finite(bad: float) -> None:
     assert trees.all_finite(a)
     a["a"][0][2] = bad
     assert not trees.all_finite(a)
+
+
+@pytest.mark.parametrize(
+    ("values", "fine"),
+    [
+        ([1.0, -2.0], True),
+        ([1.0, torch.nan], False),
+        ([torch.inf, -torch.inf], False),
+        ([3e38, 3e38], True),
+        ([], True),
+    ],
+)
+def test_whether_all_is_finite_as_a_plain_bool(values: list[float], fine: bool) -> None:
+    assert trees.is_finite({"a": torch.tensor(values), "n": torch.tensor(3)}) is fine  # 6e38 overflows

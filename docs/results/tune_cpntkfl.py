@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from validation import append, lines, problem
+from validation import append, missing, problem
 
 import fedtangent
 
@@ -42,10 +42,7 @@ def main(data_dir: str, file: str, out: str, *names: str) -> None:
     """Runs the variants that OUT does not have yet."""
     data, partition = problem(data_dir, file)
     path = Path(out)
-    done = [line["variant"] for line in lines(path)]
-    for name in names or VARIANTS:
-        if name in done:
-            continue
+    for name in missing(path, names or VARIANTS):
         settings: dict[str, Any] = {"exchange": "factors", **VARIANTS[name]}
         found = fedtangent.run(
             "ntkfl",

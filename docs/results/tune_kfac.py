@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from validation import append, lines, problem
+from validation import append, missing, problem
 
 import fedtangent
 
@@ -60,10 +60,7 @@ def main(data_dir: str, file: str, out: str, *names: str) -> None:
     """Runs the variants that OUT does not have yet."""
     data, partition = problem(data_dir, file)
     path = Path(out)
-    done = [line["variant"] for line in lines(path)]
-    for name in names or VARIANTS:
-        if name in done:
-            continue
+    for name in missing(path, names or VARIANTS):
         found = fedtangent.run(
             dataset=data, partition=partition, engine="sequential", evaluate_nodes_every=0, **VARIANTS[name]
         ).rounds

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from validation import append, lines, problem
+from validation import append, missing, problem
 
 import fedtangent
 
@@ -45,10 +45,7 @@ def main(data_dir: str, file: str, out: str, *names: str) -> None:
     """Runs the variants that OUT does not have yet."""
     data, partition = problem(data_dir, file)
     path = Path(out)
-    done = [line["variant"] for line in lines(path)]
-    for name in names or VARIANTS:
-        if name in done:
-            continue
+    for name in missing(path, names or VARIANTS):
         found = fedtangent.run(
             dataset=data,
             partition=partition,

@@ -1,6 +1,7 @@
 """What the tuning scripts beside this file share: the papers' clients, and test rows that none of them holds."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def problem(data_dir: str, file: str, nodes: int | None = None) -> tuple[Dataset
 def lines(path: Path) -> list[dict[str, Any]]:
     """What is recorded already."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def missing(path: Path, variants: Iterable[str]) -> list[str]:
+    """Those variants of which no line is recorded yet."""
+    done = [line["variant"] for line in lines(path)]
+    return [name for name in variants if name not in done]
 
 
 def append(path: Path, line: dict[str, Any]) -> None:

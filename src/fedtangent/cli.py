@@ -234,9 +234,8 @@ def _run_parser(
         for option in offered.values():
             parser.offer(option, option.name, group=group)
     for part in PARTS:
-        keys = [key for key in known if key.startswith(f"{part}.")]
         group = parser.add_argument_group(f"the {part}")
-        for key in keys:
+        for key in (key for key in known if key.startswith(f"{part}.")):
             option = known[key][0][1]
             free = option.name not in own and len(known.get(option.name, ())) == 1
             parser.offer(option, *([option.name] if free else []), key, to=key, group=group)

@@ -123,9 +123,10 @@ class Fleet:
     def broadcast(self, x: Central[T]) -> Each[T]:
         """The server's value on every node; what a node holds already is not sent again."""
         self._check_central(x)
+        whole = trees.payload_bytes(x.value)
         for node in self.nodes:
             held = {id(tensor) for tensor in self.held.get(node, ())}
-            self.ledger.send(SERVER, node, trees.payload_bytes(x.value, held))
+            self.ledger.send(SERVER, node, trees.payload_bytes(x.value, held) if held else whole)
         return self.everywhere(x.value)
 
     def mean(self, x_k: Each[T], weight_k: Each[Any] | None = None) -> Central[T]:
@@ -147,7 +148,7 @@ class Fleet:
         values = self._to_server(x_k)
         kinds = [str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), value)) for value in values]
         usual = max(kinds, key=kinds.count)
-        good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and _finite(x)]
+        good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and trees.is_finite(x)]
         if not good:
             raise ValueError(
                 f"`x_k` must hold a message that is finite; got none of {len(values)} in round {self.round}. "
@@ -209,7 +210,7 @@ class Fleet:
         answers = self._answers(fn, x_k, y_k, known_k, trees.payload_bytes)
 
         def total(node: int, own: list[Any]) -> tuple[Any, Tensor]:
-            good = [answer for answer in own if _finite(answer)] if self._neighbours(node) else []
+            good = [answer for answer in own if trees.is_finite(answer)] if self._neighbours(node) else []
             refused = torch.tensor(len(self._neighbours(node)) - len(good), device=self.device)
             return trees.weighted_sum(good, [1] * len(good)) if good else trees.zeros_like(own[0]), refused
 
@@ -325,11 +326,6 @@ class Fleet:
                 raise TypeError(
                     f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
                 )
-
-
-def _finite(tree: Any) -> bool:
-    """Whether all numbers are; the sum, which is cheap, nearly always tells."""
-    return all(bool(leaf.sum().isfinite()) or bool(leaf.isfinite().all()) for leaf in trees.leaves(tree))
 
 
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:

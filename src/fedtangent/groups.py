@@ -30,7 +30,7 @@ def found(task: Task) -> Groups:
     Raises:
         ValueError: The forward pass leaves a parameter unused.
     """
-    owners = {owner: own for owner in task.model.modules() if (own := _own(task, owner))}
+    owners = _owners(task)
     seen = _Pass(task)
     if task.example is not None:
         seen.run(task.example)
@@ -138,14 +138,16 @@ class _Pass(TorchFunctionMode):
         return result
 
 
-def _own(task: Task, owner: nn.Module) -> list[str]:
-    """The names of the trainable parameters that are a module's own; a tied one is its first owner's."""
-    mine = {id(part) for part in owner.parameters(recurse=False)}
-    named = {name: part for name, part in task.model.named_parameters() if name in task.w_0}
+def _owners(task: Task) -> dict[nn.Module, list[str]]:
+    """The names of the trainable parameters that are each module's own; a tied one is its first owner's."""
     first = {
         id(part): holder for holder in reversed(list(task.model.modules())) for part in holder.parameters(recurse=False)
     }
-    return [name for name, part in named.items() if id(part) in mine and first[id(part)] is owner]
+    owners: dict[nn.Module, list[str]] = {}
+    for name, part in task.model.named_parameters():
+        if name in task.w_0:
+            owners.setdefault(first[id(part)], []).append(name)
+    return owners
 
 
 def _blocks(model: nn.Module, attends: Sequence[nn.Module]) -> dict[nn.Module, int]:

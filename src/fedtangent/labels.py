@@ -4,8 +4,6 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 2002: where only the classes' shares differ, a row's loss is to be weighted by the ratio of the shares.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -61,7 +59,7 @@ def weighted(loss: Loss, by_class: Tensor) -> Loss:
 
 def balanced(task: Task, by_class: Tensor) -> Task:
     """The task with `weighted` loss; without weights (0,) the task itself."""
-    return replace(task, loss=weighted(task.loss, by_class)) if len(by_class) else task
+    return task.under(weighted(task.loss, by_class)) if len(by_class) else task
 
 
 def check(balance: float) -> None:

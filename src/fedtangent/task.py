@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -71,6 +71,12 @@ class Task:
     def part(self, names: Sequence[str]) -> "Task":
         """The same task, of which only these parameters are trained: neither gradients of others nor any below them."""
         return replace(self, names=tuple(names))
+
+    def under(self, loss: Loss) -> "Task":
+        """The same task under another loss; model and first weights are shared, not checked and copied once more."""
+        other = copy(self)
+        object.__setattr__(other, "loss", loss)
+        return other
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Task":
         """The same task on another device or in another floating-point type."""

@@ -130,8 +130,8 @@ def ntkfl(
         return score(labels.balanced(task, by_class), tries, data)
 
     def weights(rows: list[Rows], everywhere: Tensor) -> Tensor:
-        here = shard.join(rows)
-        return labels.weights(everywhere, labels.counts(Shard(here.f, here.y, here.real), everywhere), balance)
+        here = [labels.counts(Shard(own.f, own.y, own.real), everywhere) for own in rows]
+        return labels.weights(everywhere, torch.stack(here).sum(0), balance)
 
     def evolve(eta: float, w: Weights, rows: list[Rows], by_class: Tensor) -> tuple[Weights, Tensor]:
         return step.candidates(labels.balanced(task, by_class), w, shard.join(rows), eta)

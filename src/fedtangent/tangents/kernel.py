@@ -6,7 +6,6 @@ entries at c = d.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -104,7 +103,7 @@ class _Work:
             f, its = factors(self.model, self.w, part, self.uses)
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
-            if not _finite([f, known, [factor[1:] for factor in its.values()]]):
+            if not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
                 raise ValueError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
                 )
@@ -165,11 +164,6 @@ class _Work:
                 target.copy_(tile)
                 if mirrored and to[0] != to[1]:
                     _tile(out, kind, *reversed(to)).copy_(_transposed(tile))
-
-
-def _finite(tree: Any) -> bool:
-    """Whether no number of the tree is NaN or infinite: its sum tells, but where that overflows."""
-    return all(bool(torch.isfinite(leaf.sum())) or bool(torch.isfinite(leaf).all()) for leaf in trees.leaves(tree))
 
 
 def _moved(part: slice, by: int) -> slice:
