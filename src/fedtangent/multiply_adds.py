@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from math import prod
 from typing import Any, TypeVar
@@ -118,13 +118,24 @@ def repeated(steps: Iterable[T]) -> Iterator[T]:
     for step in rest:
         yield step
         cost = counting.total - before
-        counting.leave()
-        try:
+        with uncounted():
             for more in rest:
                 counting.total += cost
                 yield more
-        finally:
-            counting.come_back()
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Nothing inside is counted: what is done once, whoever comes first."""
+    counting = _COUNTING.get()
+    if counting is None or counting.away:
+        yield
+        return
+    counting.leave()
+    try:
+        yield
+    finally:
+        counting.come_back()
 
 
 class Counting(TorchDispatchMode):
@@ -194,8 +205,13 @@ def _how(func: Any) -> Any:
 def _key(fn: Any, args: Any) -> str:
     """Of the code, the plain values that it encloses, and its arguments' structure and shapes."""
     leaves, structure = optree.tree_flatten(args)
-    shapes = [(*leaf.shape, str(leaf.dtype)) if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves]
-    return blake2b(repr((_code(fn), str(structure), shapes)).encode(), digest_size=8).hexdigest()
+    shapes = [(*leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves]
+    return _digest(repr((_code(fn), shapes)), structure)
+
+
+@lru_cache(maxsize=4096)
+def _digest(plain: str, structure: Any) -> str:
+    return blake2b(f"{plain} {structure}".encode(), digest_size=8).hexdigest()
 
 
 def _code(fn: Any) -> Any:

@@ -48,7 +48,7 @@ from fedtangent.tangents.step import (
     score,
     some,
 )
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.uses import known_uses
 from fedtangent.task import Task, Weights
 
 
@@ -166,7 +166,7 @@ class _Message:
             return rows
         sent: Any = rows.factors
         if self.exchange == "jacobian":
-            sent = explicit(uses(self.task.model, w, data.x), rows.factors, w, len(data.x))
+            sent = explicit(known_uses(self.task.model, w, data.x), rows.factors, w, len(data.x))
         return rows._replace(factors=received(self.wire, sent, rows.real))
 
     def payload(self, rows: Rows) -> int:

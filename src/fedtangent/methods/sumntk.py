@@ -32,7 +32,7 @@ from fedtangent.shard import Shard
 from fedtangent.tangents import primal
 from fedtangent.tangents.primal import Evolution, Features, Sums
 from fedtangent.tangents.step import Score, Step, choose, countable, nothing_found, score, summed_loss
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.uses import known_uses
 from fedtangent.task import Task, Weights
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
@@ -97,7 +97,7 @@ def sumntk(
         return State(w), record
 
     def size_of(data: Shard) -> Size:
-        return Size(rows(data), torch.tensor(uses(task.model, task.w_0, data.x).outputs, device=data.x.device))
+        return Size(rows(data), torch.tensor(known_uses(task.model, task.w_0, data.x).outputs, device=data.x.device))
 
     def allowed(sizes: list[Size]) -> int:
         return _allowed(columns, [int(size.rows) for size in sizes], int(sizes[0].outputs))

@@ -21,7 +21,7 @@ from fedtangent.shard import Shard
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Affine, Matrix, Use
-from fedtangent.tangents.uses import Uses, uses
+from fedtangent.tangents.uses import Uses, known_uses
 from fedtangent.task import Task
 
 # The most parameters of a block that is kept whole.
@@ -116,7 +116,7 @@ def moments(
         inputs: Which A: of all linear maps, or of those whose inputs move with the weights; see `fixed_inputs`.
         decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
     """
-    found = uses(task.model, w, data.x)
+    found = known_uses(task.model, w, data.x)
     made = blocks(found, other)
     f, parts = factors(task.model, w, data.x, found)
     parts = shard.cleared(parts, data.real)
@@ -142,7 +142,7 @@ def moments(
             wanted = inputs == "all" or not block.fixed
             sums = (
                 torch.einsum("ncgos,nc,ngis->goi", d, residual, u),
-                torch.einsum("ngis,ngjs->gij", u, u) if wanted else u.new_zeros(0),
+                _squares(u.permute(1, 0, 3, 2)) if wanted else u.new_zeros(0),
                 _squares(torch.einsum("nck,ncgos->gnkso", root, d)),
             )
             total = sums if total is None else trees.add(total, sums)
@@ -158,13 +158,13 @@ def moments(
 
 def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
     """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
-    found = uses(task.model, task.w_0, data.x)
+    found = known_uses(task.model, task.w_0, data.x)
     a: dict[str, Tensor] = {}
     fixed = {key: block for key, block in blocks(found, other).items() if block.fixed}
     parts = factors(task.model, task.w_0, data.x, found)[1] if fixed else {}
     for key, block in fixed.items():
         u = _inputs(parts[block.uses[0]], found.by_name[block.uses[0]], data.real)
-        a[key] = pack(torch.einsum("ngis,ngjs->gij", u, u))
+        a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
     return a, data.real.sum()
 
 
@@ -173,7 +173,7 @@ def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, 
 
     Twice the most entries of an input u; of whole blocks, which a row spans with C vectors, twice their parameters / C.
     """
-    found = uses(task.model, task.w_0, data.x)
+    found = known_uses(task.model, task.w_0, data.x)
     fewest = [0, 0]
     for key, block in blocks(found, other).items():
         use = found.by_name[block.uses[0]]
@@ -235,7 +235,7 @@ def pack(matrix: Tensor) -> Tensor:
 def unpack(packed: Tensor) -> Tensor:
     """The inverse of `pack`."""
     size = int((2 * packed.shape[-1]) ** 0.5)
-    return packed[..., _places(size, packed.device)].reshape(*packed.shape[:-1], size, size)
+    return packed.index_select(-1, _places(size, packed.device)).reshape(*packed.shape[:-1], size, size)
 
 
 @lru_cache(maxsize=16)
@@ -326,7 +326,8 @@ def _split(flat: Tensor, like: Weights, key: str) -> Weights:
 def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:
     """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite."""
     mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(factor.dtype).tiny)
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    lower, failed = torch.linalg.cholesky_ex(factor / mean + damping * eye)
+    damped = factor / mean
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping)
+    lower, failed = torch.linalg.cholesky_ex(damped)
     solved = torch.cholesky_solve(right, lower) / mean
     return torch.where(failed[..., None, None] == 0, solved, torch.nan)

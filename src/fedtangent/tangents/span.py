@@ -105,8 +105,8 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float 
 
     basis = _like(basis, w)
     with plain():
-        j = torch.func.vmap(lambda d: derivative(f, w, d)[1])(basis)
-        root = losses.curvature_root(task.loss, f(w), data.y)
+        same, j = torch.func.vmap(lambda d: derivative(f, w, d))(basis)
+        root = losses.curvature_root(task.loss, same[0], data.y)
     root = torch.where(data.real[:, None, None], root, 0)
     moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
@@ -116,7 +116,11 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float 
 
 def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
     """w + sum_i c_i d_i for every row of c (T, k): a tree of leading axis T."""
-    return trees.map(lambda start, d: start + torch.tensordot(c, d, 1), w, _like(basis, w))  # type: ignore[no-any-return]
+
+    def along(start: Tensor, d: Tensor) -> Tensor:
+        return torch.addmm(start.reshape(1, -1), c, d.reshape(len(d), -1)).reshape(-1, *start.shape)
+
+    return trees.map(along, w, _like(basis, w))  # type: ignore[no-any-return]
 
 
 def _like(basis: Weights, w: Weights) -> Weights:

@@ -15,7 +15,7 @@ from fedtangent.tangents import dynamics, explicit
 from fedtangent.tangents.factors import Factors, factors
 from fedtangent.tangents.functional import Weights, each, plain
 from fedtangent.tangents.operator import operator, pullback, pushforward
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.uses import known_uses
 from fedtangent.task import Task
 
 
@@ -107,7 +107,7 @@ class Step:
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
             return explicit.operator(self.kernel, j), partial(explicit.pullback, j), partial(explicit.pushforward, j)
-        found = uses(task.model, w, rows.like.new_zeros(1, *rows.like.shape[2:]))
+        found = known_uses(task.model, w, rows.like.new_zeros(1, *rows.like.shape[2:]))
         return operator(self.kernel, found, j, w), partial(pullback, found, j, w), partial(pushforward, found, j, w)
 
     def node_bytes(self, task: Task) -> Any:
@@ -128,7 +128,7 @@ class Step:
 
 def linearize(task: Task, w: Weights, data: Shard) -> Rows:
     """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
-    f, found = factors(task.model, w, data.x, uses(task.model, w, data.x))
+    f, found = factors(task.model, w, data.x, known_uses(task.model, w, data.x))
     return Rows(f, data.y, found, data.x.new_empty(len(data.x), 0, *data.x.shape[1:]), data.real)
 
 

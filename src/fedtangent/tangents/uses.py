@@ -10,6 +10,7 @@ import inspect
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import optree
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from fedtangent import multiply_adds
 from fedtangent.tangents.functional import Weights, call, check, plain
 from fedtangent.tangents.layers import Call, Hole, Matrix, Tensors, Use, floats, use
 
@@ -27,6 +29,9 @@ _ELEMENTWISE = {
     torch.cos, torch.erf, torch.exp, torch.relu, torch.sigmoid, torch.sin, torch.tanh,
     Tensor.relu, Tensor.sigmoid, Tensor.tanh,
 }  # fmt: skip
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Uses]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,17 @@ def uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
         # inside a transform, as later: there a function that need not do anything gives a new tensor all the same
         torch.func.vjp(look, next(iter(w.values())).new_zeros(()))
     return found[0]
+
+
+def known_uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+    """`uses` of a task's model, which stays as it is: looked for once for parameters and samples of these shapes."""
+    known = _KNOWN.setdefault(model, {})
+    parts = tuple((name, part.shape, part.dtype) for name, part in w.items())
+    key = parts, x.shape[1:], x.dtype, x.device
+    if key not in known:
+        with multiply_adds.uncounted():
+            known[key] = uses(model, w, x)
+    return known[key]
 
 
 def _found(model: nn.Module, w: Weights, x: Tensor) -> Uses:
