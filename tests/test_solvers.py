@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fedtangent import losses, solvers, trees
 from fedtangent.solvers import Batches
+from fedtangent.task import Augmentation
 from tests import federation
 from tests.federation import assert_close, assert_same
 
@@ -236,3 +238,20 @@ def test_wrong_values_are_one_clear_sentence(call: object, message: str) -> None
     with pytest.raises(ValueError) as caught:
         call()  # type: ignore[operator]
     assert str(caught.value) == message
+
+
+def test_an_augmentation_is_drawn_after_the_order_of_the_rows_and_used_or_asked_for() -> None:
+    twice = Augmentation(lambda rng, rows: torch.from_numpy(rng.integers(1, 3, rows)), lambda x, by: x * by[:, None])
+    plain, drawn = (solvers.shuffled(2, 3, augment)(rng(), data()) for augment in (None, twice))
+    assert_same(plain.rows, drawn.rows)
+    assert drawn.changes.shape == drawn.rows.shape
+    task = replace(federation.task(), augment=twice)
+    x, y, real = data()
+    moved = solvers.Shard(torch.cat([x, 2 * x]), torch.cat([y, y]), torch.cat([real, real]))
+    by_hand = Batches(torch.where(drawn.rows > 0, drawn.rows + 7 * (drawn.changes - 1), 0), drawn.real)
+    train, plainly = (solvers.sgd(one, lr=0.2, momentum=0.9) for one in (task, federation.task()))
+    assert_close(train(task.w_0, data(), drawn), plainly(task.w_0, moved, by_hand), 1e-12)
+    with pytest.raises(
+        ValueError, match=r"^`batches` must hold what the task's augmentation has drawn; got none of it"
+    ):
+        train(task.w_0, data(), plain)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-FOLDERS = ("methods", "models", "datasets", "partitions", "topologies", "engines", "recipes")
+FOLDERS = ("methods", "models", "datasets", "augmentations", "partitions", "topologies", "engines", "recipes")
 
 
 def names(folder: str) -> list[str]:
@@ -48,7 +48,7 @@ def summary(folder: str, name: str) -> str:
 
 def _one(folder: str) -> str:
     """What one file of the folder is: the name of the argument."""
-    return "topology" if folder == "topologies" else folder.removesuffix("s")
+    return {"topologies": "topology", "augmentations": "augment"}.get(folder, folder.removesuffix("s"))
 
 
 def _module_at(path: Path, argument: str) -> Any:

@@ -137,7 +137,7 @@ def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | No
 
 
 def list_() -> int:
-    """Show the methods, models, data sets, partitions, topologies, engines and recipes."""
+    """Show the methods, models, data sets, augmentations, partitions, topologies, engines and recipes."""
     for folder in catalog.FOLDERS:
         print(folder)
         _print_names(folder)
@@ -228,7 +228,9 @@ def _run_parser(
 ) -> "_Parser":
     name = method if method in catalog.names("methods") else Path(method).stem
     parser = _Parser(f"fedtangent run {method}", f"{name}: {catalog.summary('methods', method)}")
-    parser.epilog = "fedtangent list tells the names of data sets, models, partitions, topologies and engines."
+    parser.epilog = (
+        "fedtangent list tells the names of data sets, augmentations, models, partitions, topologies and engines."
+    )
     for title, offered in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
         for option in offered.values():

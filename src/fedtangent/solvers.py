@@ -10,7 +10,7 @@ from torch import Tensor
 from fedtangent import losses, trees
 from fedtangent.multiply_adds import repeated
 from fedtangent.shard import Shard
-from fedtangent.task import Task, Weights
+from fedtangent.task import Augmentation, Task, Weights
 
 Solver = Callable[..., Weights]  # (w, data, batches, *more) -> w; `more` is what a method's own terms take
 
@@ -21,14 +21,24 @@ class Batches(NamedTuple):
     Attributes:
         rows: Row numbers from 1, (steps, batch); 0, with which an engine pads too, stands for no row.
         real: Which steps are real, (steps,) as bool.
+        changes: What an augmentation has drawn for them, a tree of tensors (steps, batch, ...).
     """
 
     rows: Tensor
     real: Tensor
+    changes: Any = ()
 
 
-def shuffled(epochs: int, batch: int) -> Callable[[np.random.Generator, Shard], Batches]:
-    """A draw of `epochs` passes over a shard in random order, in batches of `batch` rows, the last one as it falls."""
+def shuffled(
+    epochs: int, batch: int, augment: Augmentation | None = None
+) -> Callable[[np.random.Generator, Shard], Batches]:
+    """A draw of `epochs` passes over a shard in random order, in batches of `batch` rows, the last one as it falls.
+
+    Args:
+        epochs: Passes.
+        batch: Rows of a step.
+        augment: Of the task that the steps are for.
+    """
     if epochs < 1:
         raise ValueError(f"`epochs` must be at least 1; got {epochs}. Give a positive number.")
     if batch < 1:
@@ -41,7 +51,9 @@ def shuffled(epochs: int, batch: int) -> Callable[[np.random.Generator, Shard], 
         for epoch in index:
             epoch[:rows] = 1 + rng.permutation(rows)
         steps = torch.from_numpy(index.reshape(epochs * per_epoch, batch))
-        return Batches(steps, torch.ones(len(steps), dtype=torch.bool))
+        changes = () if augment is None else augment.draw(rng, steps.numel())
+        changes = trees.map(lambda part: part.unflatten(0, steps.shape), changes)
+        return Batches(steps, torch.ones(len(steps), dtype=torch.bool), changes)
 
     return draw
 
@@ -188,10 +200,17 @@ def _solver(
 
     def solve(w: Weights, data: Shard, batches: Batches, *more: Any) -> Weights:
         memory = start(w)
-        steps = zip(batches.rows, batches.real, _everywhere(batches.real), strict=True)
-        for index, real, everywhere in repeated(steps):
+        if task.augment is not None and batches.changes == ():
+            raise ValueError(
+                "`batches` must hold what the task's augmentation has drawn; got none of it. Use "
+                "shuffled(epochs, batch, task.augment), or a task without augmentation."
+            )
+        changes = trees.unstack(batches.changes, len(batches.real))
+        steps = zip(batches.rows, batches.real, _everywhere(batches.real), changes, strict=True)
+        for index, real, everywhere, change in repeated(steps):
             rows = (index - 1).clamp(min=0)
-            g = gradient(w, data.x[rows], data.y[rows], index > 0, *more)
+            x = data.x[rows] if task.augment is None else task.augment.apply(data.x[rows], change)
+            g = gradient(w, x, data.y[rows], index > 0, *more)
             if pull is not None:
                 g = trees.add(g, pull(w, *more))
             w_new, memory_new = step(w, g, memory)

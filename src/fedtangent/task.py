@@ -1,12 +1,14 @@
 """What is learnt: a model, its loss and its first weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -19,6 +21,18 @@ Weights = dict[str, Tensor]
 _FROZEN: ContextVar[Mapping[str, Tensor]] = ContextVar("frozen", default=MappingProxyType({}))
 
 
+class Augmentation(NamedTuple):
+    """What is done at random to inputs that batches are trained on, and never to those that are measured on.
+
+    Attributes:
+        draw: (rng, rows) -> numbers for so many rows, a tree of tensors (rows, ...).
+        apply: (x, numbers) -> the inputs changed; no step depends on values, so that vmap can map it over nodes.
+    """
+
+    draw: Callable[[np.random.Generator, int], Any]
+    apply: Callable[[Tensor, Any], Tensor]
+
+
 @dataclass(frozen=True)
 class Task:
     """A model and its loss; methods are written in terms of `predict` and the loss.
@@ -28,12 +42,14 @@ class Task:
         loss: From `fedtangent.losses`; `losses.custom` makes one of any function.
         example: A few rows of inputs, for what only a forward pass can tell of the model; none tells nothing.
         names: The parameters that are trained, all others frozen; none is all. From `part`.
+        augment: What happens to the rows of a batch, from `solvers.shuffled`; none leaves them.
     """
 
     model: nn.Module
     loss: Loss = cross_entropy
     example: Tensor | None = field(default=None, repr=False)
     names: tuple[str, ...] | None = None
+    augment: Augmentation | None = None
     w_0: Weights = field(init=False, repr=False)
     _all: frozenset[str] = field(init=False, repr=False)
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ SMALL: dict[str, Any] = {
 SIZES = [64 * 100 + 100, 100 * 10 + 10]  # the two groups of the network
 CYCLE = 1 + 2 * 2
 OWN = {"partition": "iid_overlapping", "size": 20, "nodes": 3, "evaluate_nodes_every": 0}
+
+
+PICTURES = """
+from fedtangent.datasets.digits import digits
+
+
+def pictures(data_dir):
+    found = digits(data_dir)
+    return found._replace(x_train=found.x_train.view(-1, 1, 8, 8), x_test=found.x_test.view(-1, 1, 8, 8))
+"""
 
 
 @cache
@@ -46,6 +57,16 @@ def test_rows_are_those_of_runs(host: str, updates: str) -> None:
         assert row["uplink_bytes"] == entry["uplink_bytes"]
         assert row["uplink_bytes"] + row["downlink_bytes"] == entry["sent_bytes"]
         assert row["multiply_adds"] == entry["multiply_adds"] / 3
+
+
+def test_the_images_of_a_batch_are_moved_where_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "pictures.py").write_text(PICTURES)
+    small = {**SMALL, "dataset": str(tmp_path / "pictures.py"), "cycles": 1, "columns": ("FedAvg full",)}
+    plain, moved = (list(recipe.fedpart(**small, augment=augment)) for augment in (False, True))
+    options = {"dataset": str(tmp_path / "pictures.py"), "augment": "images", "degrees": 15.0, "rounds": 5}
+    alone = fedtangent.run("fedavg", model="mlp", **LOCAL, **OWN, **options)
+    assert [row["accuracy"] for row in moved] == [entry["accuracy"] for entry in alone.rounds]
+    assert [row["accuracy"] for row in moved] != [row["accuracy"] for row in plain]
 
 
 @pytest.mark.parametrize("cycles", [1, 2])

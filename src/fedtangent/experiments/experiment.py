@@ -15,12 +15,14 @@ from fedtangent.fleet import Method
 from fedtangent.graph import Graph
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition
+from fedtangent.task import Augmentation
 
 # The parts that are chosen by name, each from its folder, and the field that holds the options of the chosen one.
 PARTS = {
     "method": "options",
     "host": "host_options",
     "dataset": "dataset_options",
+    "augment": "augment_options",
     "model": "model_options",
     "partition": "partition_options",
     "topology": "topology_options",
@@ -43,6 +45,9 @@ class Experiment:
         dataset: A data set's name, or from Python a Dataset.
         data_dir: Where the data set lies; for npz, the file itself.
         dataset_options: The data set's options by name.
+        augment: What happens at random to the rows of batches: a name such as images, a file of your own, or from
+            Python an Augmentation; none leaves them. Of methods that train on batches.
+        augment_options: The augmentation's options by name.
         model: A model's name or a file of your own; from Python a module, whose weights are then the first ones.
         model_options: The model's options by name.
         loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
@@ -72,6 +77,8 @@ class Experiment:
     dataset: str | Dataset | Callable[..., Dataset] = "digits"
     data_dir: str | None = None
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    augment: str | Augmentation | Callable[..., Augmentation] | None = None
+    augment_options: Mapping[str, Any] = field(default_factory=dict)
     model: str | nn.Module | Callable[..., nn.Module] = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
     loss: str | Loss | Callable[..., Any] | None = None
@@ -149,10 +156,8 @@ class Experiment:
                 "Drop them."
             )
         if function is None and given:
-            raise ValueError(
-                f"`{PARTS[part]}` must be left out when the {part} is an object of your own; got "
-                f"{', '.join(given)}. Drop them."
-            )
+            why = f"when the {part} is an object of your own" if getattr(self, part) is not None else f"without {part}"
+            raise ValueError(f"`{PARTS[part]}` must be left out {why}; got {', '.join(given)}. Drop them.")
         if function is None:
             return {}
         found = resolved(f"{part} {_name(function)}", function, given)
@@ -223,12 +228,13 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         value = DEFAULT_TOPOLOGY
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, (Dataset, nn.Module, Partition, Graph)) or (part == "host" and value is None):
+    absent = value is None and part in ("host", "augment")
+    if absent or isinstance(value, (Dataset, Augmentation, nn.Module, Partition, Graph)):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":
         return _index_file(value)
     if isinstance(value, str):
-        folder = {"topology": "topologies", "host": "methods"}.get(part, f"{part}s")
+        folder = {"topology": "topologies", "host": "methods", "augment": "augmentations"}.get(part, f"{part}s")
         return catalog.load(folder, value, part)
     if not callable(value):
         raise TypeError(f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name.")

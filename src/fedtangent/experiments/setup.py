@@ -22,7 +22,7 @@ from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition, Shard
-from fedtangent.task import Task
+from fedtangent.task import Augmentation, Task
 from fedtangent.values import held
 
 
@@ -106,6 +106,8 @@ class Setup:
             **({"host": _name(asked.hosted), "host_options": plain(asked.resolved("host"))} if asked.hosted else {}),
             "dataset": self.dataset,
             "dataset_options": plain(asked.resolved("dataset")),
+            **({} if asked.augment is None else {"augment": _name(asked.augment)}),
+            **({} if asked.augment is None else {"augment_options": plain(asked.resolved("augment"))}),
             "model": _name(asked.model),
             "model_options": plain(asked.resolved("model")),
             "loss": self.task.loss.name,
@@ -158,10 +160,16 @@ def setup(experiment: Experiment) -> Setup:
     partition = _partition(experiment, dataset)
     dataset, partition = _projected(experiment, dataset, partition)
     model = _model(experiment, tuple(dataset.x_train.shape[1:]), outputs)
-    task = Task(model, _loss(experiment, dataset), dataset.x_train[:2]).to(device, dtype)
+    example = dataset.x_train[:2]
+    task = Task(model, _loss(experiment, dataset), example, augment=_augment(experiment, example)).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     _check_fit(task, x_test[:2], y_test[:2], dataset.classes)
     method = _method(experiment, task, len(partition.index))
+    if task.augment is not None and method.node_bytes is not None:  # in the tangent space
+        raise ValueError(
+            f"`augment` must be left out for {method.name}, which trains on no batches; got "
+            f"{_name(experiment.augment)!r}. Drop it."
+        )
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     name = experiment.engine or _fastest(device, method, task)
     engine = catalog.load("engines", name)(**_budget(experiment, device))
@@ -282,6 +290,29 @@ def _model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -> nn.
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a module or give one; got {type(model).__name__}. Return a torch.nn.Module.")
     return model
+
+
+def _augment(experiment: Experiment, x: Tensor) -> Augmentation | None:
+    """The augmentation, tried on a few rows."""
+    function = factory("augment", experiment.augment)
+    found = experiment.augment if function is None else function(**experiment.resolved("augment"))
+    if found is None:
+        return None
+    if not isinstance(found, Augmentation):
+        raise TypeError(f"`augment` must give an Augmentation; got {type(found).__name__}. Return one.")
+    try:
+        changed = found.apply(x, found.draw(_rng(experiment, "augment"), len(x)))
+    except Exception as error:
+        raise ValueError(
+            f"`augment` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {_short(error)}. "
+            "Leave it out, or choose one for these data."
+        ) from error
+    if changed.shape != x.shape or changed.dtype != x.dtype:
+        raise ValueError(
+            f"`augment` must keep the inputs' shape {tuple(x.shape)} and type; got {tuple(changed.shape)} of "
+            f"{changed.dtype}. Return such inputs."
+        )
+    return found
 
 
 def _loss(experiment: Experiment, dataset: Dataset) -> Loss:

@@ -30,7 +30,7 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
         lr: Step size.
         momentum: Of the SGD; starts at zero every round.
     """
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

@@ -46,7 +46,7 @@ def fedavg(
         optimizer: Of the clients, `sgd` as in the paper, or `adam`, which starts anew every round.
     """
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.local(task, optimizer, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

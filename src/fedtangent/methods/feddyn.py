@@ -56,7 +56,7 @@ def feddyn(
     if not penalty > 0:
         raise ValueError(f"`penalty` must be positive; got {penalty}. Use 0.01, or the method fedavg for none.")
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
 
     def pull(z: Weights, w: Weights, g: Weights) -> Weights:
         found: Weights = trees.map(lambda z, w, g: penalty * (z - w) - g, z, w, g)

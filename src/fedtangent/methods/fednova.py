@@ -43,7 +43,7 @@ def fednova(
         momentum: rho, of the local SGD; starts at zero every round.
     """
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     solve = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

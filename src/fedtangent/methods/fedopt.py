@@ -76,7 +76,7 @@ def fedopt(
     """
     server = Server.chosen(optimizer, server_lr, beta1, beta2, tau)
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

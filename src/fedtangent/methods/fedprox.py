@@ -50,7 +50,7 @@ def fedprox(
     if not mu >= 0:
         raise ValueError(f"`mu` must not be negative; got {mu}. Use 0 for FedAvg.")
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.local(task, optimizer, lr=lr, momentum=momentum, pull=lambda w_k, w: towards(w_k, w, mu))
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

@@ -29,7 +29,7 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
         lr: Step size.
         momentum: Of the SGD; starts at zero every round.
     """
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

@@ -68,7 +68,7 @@ def moon(
         raise ValueError(f"`temperature` must be positive; got {temperature}. Use 0.5.")
     _check(task.model)
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
 
     def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: Tensor) -> Tensor:
         f, z = represented(task, w_k, x)

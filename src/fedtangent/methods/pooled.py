@@ -43,7 +43,7 @@ def pooled(
         aggregation: Of the final model, `plain` or `weighted` by rows.
     """
     aggregate = node_mean(aggregation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

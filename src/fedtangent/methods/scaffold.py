@@ -57,7 +57,7 @@ def scaffold(
     if aggregation not in ("plain", "weighted"):
         raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     cohort = participants(participation)
-    draw = solvers.shuffled(epochs, batch)
+    draw = solvers.shuffled(epochs, batch, task.augment)
     solve = solvers.sgd(task, lr=lr, pull=lambda w, correction: correction)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

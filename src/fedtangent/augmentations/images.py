@@ -1,10 +1,16 @@
-"""Random crops, mirror images and turns: drawn beforehand, applied by index arithmetic alone."""
+"""images: random crops, mirror images and turns, drawn beforehand, applied by index arithmetic alone.
 
+FedPart (Wang et al., NeurIPS 2024) trains CIFAR-100 with 4 pixels, mirrors and 15 degrees, CIFAR-10 without any.
+"""
+
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fedtangent.task import Augmentation
 
 
 class Moves(NamedTuple):
@@ -23,17 +29,30 @@ class Moves(NamedTuple):
     turn: Tensor
 
 
+def images(*, padding: int = 4, mirror: bool = True, degrees: float = 0.0) -> Augmentation:
+    """Windows up to `padding` pixels off, half of them mirrored, images turned up to `degrees`.
+
+    Args:
+        padding: The largest move, in pixels; 0 moves nothing.
+        mirror: Whether to mirror; where left and right have a meaning, as in digits, do not.
+        degrees: The largest turn to either side; 0 turns nothing.
+    """
+    draw = partial(moves, padding=padding, mirror=mirror, degrees=degrees)
+    draw(np.random.default_rng(0), 1)  # what cannot be is told at once
+    return Augmentation(draw, moved)
+
+
 def moves(rng: np.random.Generator, rows: int, *, padding: int = 4, mirror: bool = True, degrees: float = 0.0) -> Moves:
     """A draw for so many images: windows up to `padding` pixels off, half of them mirrored, turned up to `degrees`.
 
-    All are uniform and independent. FedPart trains CIFAR-100 with 4 pixels, mirrors and 15 degrees, CIFAR-10 without.
+    All are uniform and independent.
 
     Args:
         rng: The only source of randomness.
         rows: Number of images.
-        padding: The largest move; 0 moves nothing.
-        mirror: Whether to mirror; where left and right have a meaning, as in digits, do not.
-        degrees: The largest turn to either side; 0 turns nothing.
+        padding: As of `images`; so are the others.
+        mirror: Whether to mirror.
+        degrees: The largest turn.
     """
     if padding < 0:
         raise ValueError(f"`padding` must not be negative; got {padding}. Use 4, or 0 for none.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedtangent.augment import Moves, moved, moves
+from fedtangent.augmentations.images import Moves, moved, moves
 
 
 def images(*shape: int) -> Tensor:
