@@ -96,12 +96,12 @@ def sgd(
     if not weight_decay >= 0:
         raise ValueError(f"`weight_decay` must not be negative; got {weight_decay}. Use 0 for none.")
 
-    def step(w: Weights, g: Weights, v: Weights) -> tuple[Weights, Weights]:
+    def step(w: Weights, g: Weights, v: Weights, own: bool) -> tuple[Weights, Weights]:
         if weight_decay:
             g = trees.add_scaled(g, w, weight_decay)
         v_new = trees.add_scaled(g, v, momentum) if momentum else g
-        # one pass over the weights, as torch.optim.SGD makes
-        return trees.map(lambda w, v: torch.add(w, v, alpha=-lr), w, v_new), v_new if momentum else v
+        move = Tensor.add_ if own else torch.add  # one pass over the weights, as torch.optim.SGD makes
+        return trees.map(lambda w, v: move(w, v, alpha=-lr), w, v_new), v_new if momentum else v
 
     return _solver(task, lambda w: trees.zeros_like(w), step, pull, objective)
 
@@ -139,7 +139,7 @@ def adam(
         return trees.zeros_like(w), trees.zeros_like(w), count
 
     def step(
-        w: Weights, g: Weights, moments: tuple[Weights, Weights, Tensor]
+        w: Weights, g: Weights, moments: tuple[Weights, Weights, Tensor], own: bool
     ) -> tuple[Weights, tuple[Weights, Weights, Tensor]]:
         m, v, count = moments
         count = count + 1
@@ -182,11 +182,14 @@ def _check_lr(lr: float) -> None:
 def _solver(
     task: Task,
     start: Callable[[Weights], Any],
-    step: Callable[[Weights, Weights, Any], tuple[Weights, Any]],
+    step: Callable[[Weights, Weights, Any, bool], tuple[Weights, Any]],
     pull: Callable[..., Weights] | None,
     objective: Callable[..., Tensor] | None,
 ) -> Solver:
-    """The loop over steps: step(w, g, memory) -> (w, memory), whose memory begins as start(w)."""
+    """The loop over steps: step(w, g, memory, own) -> (w, memory), whose memory begins as start(w).
+
+    Where w is the loop's `own`, and no longer needed, a step may write over it.
+    """
 
     def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, *more: Any) -> Tensor:
         each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
@@ -199,7 +202,7 @@ def _solver(
             return backward(torch.ones_like(value))[0]  # type: ignore[no-any-return]
 
     def solve(w: Weights, data: Shard, batches: Batches, *more: Any) -> Weights:
-        memory = start(w)
+        memory, first = start(w), w
         if task.augment is not None and batches.changes == ():
             raise ValueError(
                 "`batches` must hold what the task's augmentation has drawn; got none of it. Use "
@@ -213,7 +216,7 @@ def _solver(
             g = gradient(w, x, data.y[rows], index > 0, *more)
             if pull is not None:
                 g = trees.add(g, pull(w, *more))
-            w_new, memory_new = step(w, g, memory)
+            w_new, memory_new = step(w, g, memory, everywhere and w is not first)
             w = w_new if everywhere else trees.where(real, w_new, w)
             kept = everywhere or memory_new is memory
             memory = memory_new if kept else trees.where(real, memory_new, memory)

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.engines.vectorized import vectorized
+from fedtangent.engines.vectorized import _stacked, vectorized
+from fedtangent.shard import Dataset, Partition, shards
 from tests import federation
 from tests.federation import assert_close, assert_same
 
@@ -64,7 +66,7 @@ def test_identical_objects_are_shared_not_stacked(monkeypatch: pytest.MonkeyPatc
     stacked: list[int] = []
     original = trees.stack
     monkeypatch.setattr(trees, "stack", lambda parts: stacked.append(id(parts[0])) or original(parts))  # type: ignore[func-returns-value]
-    w, x, y = {"w": torch.rand(3)}, torch.rand(2, 3), torch.rand(2)
+    w, x, y = {"w": torch.rand(3)}, [torch.rand(3), torch.rand(3)], [torch.rand(()), torch.rand(())]
     rows = [(w, x[0], y[0]), (w, x[1], y[1])]
     found = vectorized().call(lambda w, x, y: w["w"] @ x + y, rows)
     assert stacked == [id(rows[0][1]), id(rows[0][2])]
@@ -97,3 +99,39 @@ def test_a_chunk_of_one_holds_real_rows_only() -> None:
     (data,) = federation.shards([4])
     (found,) = vectorized().call(lambda data: data._replace(real=torch.arange(4) < 3), [(data,)])
     assert_same(found.y, data.y[:3])
+
+
+WHOLE = torch.arange(60.0).view(5, 3, 4)
+LAYOUTS = {
+    "results of an earlier call": list(WHOLE),
+    "every other one": [WHOLE[0], WHOLE[2], WHOLE[4]],
+    "the same": [WHOLE[1], WHOLE[1]],
+    "columns": list(WHOLE.unbind(2)),
+    "overlapping": [WHOLE.flatten()[0:5], WHOLE.flatten()[2:7]],
+}
+SCATTERED = {
+    "backwards": [WHOLE[2], WHOLE[1]],
+    "uneven": [WHOLE[0], WHOLE[1], WHOLE[3]],
+    "of another memory": [WHOLE[0], WHOLE.clone()[1]],
+    "of other strides": [WHOLE[0, :, :3], WHOLE[1, :, :3].mT],
+    "of other sizes": [WHOLE[0], WHOLE[1, :2]],
+    "empty": [WHOLE[0, :0], WHOLE[1, :0]],
+    "of another type": [WHOLE.int().view(torch.float32)[0], WHOLE.int()[1]],
+}
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, *SCATTERED])
+def test_what_lies_evenly_in_one_memory_is_not_copied(name: str) -> None:
+    parts = (LAYOUTS | SCATTERED)[name]
+    found, expected = _stacked([{"w": part} for part in parts])["w"], trees.stack(parts)
+    assert torch.equal(found, expected)
+    assert (found.untyped_storage().data_ptr() == WHOLE.untyped_storage().data_ptr()) == (name in LAYOUTS)
+
+
+def test_results_and_shards_are_taken_up_where_they_lie() -> None:
+    results = vectorized().call(lambda x: 2 * x, [(part,) for part in torch.rand(4, 3)])
+    x = torch.arange(21.0).view(7, 3)
+    whole = Dataset("toy", x, torch.arange(7), x, torch.arange(7), 7)
+    data = shards(whole, Partition([np.array([4, 1, 4]), np.array([0, 6, 3]), np.array([2, 5, 5])]))
+    for parts in (results, [part.x for part in data], [part.y for part in data]):
+        assert _stacked(parts).data_ptr() == parts[0].data_ptr()
