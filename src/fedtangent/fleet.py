@@ -344,9 +344,10 @@ class Method(NamedTuple):
         neighbours: Whether nodes talk to neighbours, and so need a topology.
         aggregate: (fleet, state, data_k) -> the one model that is evaluated, as a Central.
         node_bytes: (rows, degree) -> the peak memory of one node's work; None for a few copies of weights and data.
-        clients: Fleet -> who takes part in a round, of a method that bears partial updates: its state's `w` are the
-            server's weights, each number of which moves without regard to how many others do, and it computes on and
-            hears of no other nodes than these. None for all other methods.
+        clients: Fleet -> who takes part in a round, of a method that averages weights at a server and bears partial
+            updates: its state's `w` are the server's weights, each number of which moves without regard to how many
+            others do, and it computes on and hears of no other nodes than these; of such a method with partial updates
+            too. None for all others.
         cycle: The fewest rounds of a run, where a method goes through a schedule.
     """
 

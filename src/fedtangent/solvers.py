@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import losses, trees
+from fedtangent import batch_norm, losses, trees
 from fedtangent.multiply_adds import repeated
 from fedtangent.shard import Shard
 from fedtangent.task import Augmentation, Task, Weights
@@ -192,7 +192,8 @@ def _solver(
     """
 
     def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, *more: Any) -> Tensor:
-        each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
+        with batch_norm.over(real):
+            each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
         return torch.where(real, each, 0).sum() / real.sum().clamp(min=1)
 
     def gradient(w: Weights, *batch: Any) -> Weights:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedtangent import batch_norm
+from fedtangent.batch_norm import BatchNorm
 from fedtangent.models.resnet8 import resnet8
 from fedtangent.models.resnet18 import resnet18
 
@@ -38,26 +40,34 @@ def test_the_papers_number_of_parameters(name: str, outputs: int, size: int) -> 
     assert sum(p.numel() for p in model.parameters()) == size
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("name", GROUPS)
-def test_the_papers_groups_come_in_the_order_of_a_forward_pass(name: str) -> None:
-    model = BUILD[name]((3, 32, 32), 10, np.random.default_rng(0))
+def test_the_papers_groups_come_in_the_order_of_a_forward_pass(name: str, norm: str) -> None:
+    model = BUILD[name]((3, 32, 32), 10, np.random.default_rng(0), norm=norm)
     sizes: list[int] = []
 
     def note(part: nn.Module, given: object, result: object) -> None:
         size = sum(p.numel() for p in part.parameters())
-        if isinstance(part, nn.GroupNorm):
+        if isinstance(part, (nn.GroupNorm, BatchNorm)):
             sizes[-1] += size
         else:
             sizes.append(size)
 
     for part in model.modules():
-        if isinstance(part, (nn.Conv2d, nn.GroupNorm, nn.Linear)):
+        if isinstance(part, (nn.Conv2d, nn.GroupNorm, BatchNorm, nn.Linear)):
             part.register_forward_hook(note)
     model(torch.zeros(1, 3, 32, 32))
     assert sizes == GROUPS[name]
 
 
-def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def by_batch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Each channel, over rows and image, to mean 0 and deviation 1; then scale and shift."""
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    scaled = centred / ((centred**2).mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+    return scaled * weight[:, None, None] + bias[:, None, None]
+
+
+def by_group(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Each of 32 groups of channels, over the image, to mean 0 and deviation 1; then scale and shift by channel."""
     parts = x.reshape(len(x), 32, -1)
     centred = parts - parts.mean(2, keepdim=True)
@@ -65,7 +75,9 @@ def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return scaled.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
 
 
-def literal(w: dict[str, Tensor], x: Tensor, stages: int, blocks: int) -> Tensor:
+def literal(w: dict[str, Tensor], x: Tensor, stages: int, blocks: int, norm: str) -> Tensor:
+    normed = {"group": by_group, "batch": by_batch}[norm]
+
     def part(x: Tensor, conv: str, norm: str, stride: int, padding: int) -> Tensor:
         return normed(F.conv2d(x, w[f"{conv}.weight"], None, stride, padding), w[f"{norm}.weight"], w[f"{norm}.bias"])
 
@@ -81,14 +93,24 @@ def literal(w: dict[str, Tensor], x: Tensor, stages: int, blocks: int) -> Tensor
     return x.mean((2, 3)) @ w["classifier.weight"].T + w["classifier.bias"]
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize(("name", "stages", "blocks"), [("resnet8", 3, 1), ("resnet18", 4, 2)])
-def test_computes_its_formula(name: str, stages: int, blocks: int) -> None:
-    model = BUILD[name]((2, 36, 41), 7, np.random.default_rng(1)).double()
+def test_computes_its_formula(name: str, stages: int, blocks: int, norm: str) -> None:
+    model = BUILD[name]((2, 36, 41), 7, np.random.default_rng(1), norm=norm).double()
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():  # general position: scales and shifts too
         p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
     x = torch.randn(3, 2, 36, 41, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(model(x), literal(dict(model.state_dict()), x, stages, blocks), rtol=1e-9, atol=1e-9)
+    with batch_norm.over(torch.ones(3, dtype=torch.bool)):
+        found = model(x)
+    torch.testing.assert_close(found, literal(dict(model.state_dict()), x, stages, blocks, norm), rtol=1e-9, atol=1e-9)
+
+
+def test_nothing_of_batch_norm_is_left_to_chance() -> None:
+    for part in resnet8((3, 32, 32), 10, np.random.default_rng(0), norm="batch").modules():
+        if isinstance(part, BatchNorm):
+            assert (part.weight == 1).all() and (part.var == 1).all()
+            assert not part.bias.any() and not part.mean.any()
 
 
 def test_convolutions_are_kaiming_normal_by_what_they_feed() -> None:
@@ -110,3 +132,5 @@ def test_one_sentence_names_what_is_wrong(build: Callable[..., nn.Sequential]) -
         build((3, 0, 32), 10, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"^`outputs` must be at least 1; got 0"):
         build((3, 32, 32), 0, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"^`norm` must be 'group' or 'batch'; got 'layer'"):
+        build((3, 32, 32), 10, np.random.default_rng(0), norm="layer")

@@ -167,7 +167,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in how["options"].items()}
         model = build(tuple(how["inputs"]), how["outputs"], np.random.default_rng(0), **options)
         model = model.to(getattr(torch, how["dtype"]))
-    own = dict(model.named_parameters())
+    own = _tensors(model)
     if any(name not in own or own[name].shape != w.shape for name, w in weights.items()):
         raise ValueError(f"`model` must have the parameters of the run in {folder}; got others. Pass a module like it.")
     return filled(model, weights)
@@ -175,11 +175,16 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
 def filled(model: nn.Module, weights: Weights) -> nn.Module:
     """The model with these weights, in eval mode."""
-    own = dict(model.named_parameters())
+    own = _tensors(model)
     with torch.no_grad():
         for name, w in weights.items():
             own[name].copy_(w)
     return model.eval()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Its parameters, and batch norm's statistics."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _check_same(folder: Path, there: Mapping[str, Any], run: Mapping[str, Any], resume: bool) -> None:

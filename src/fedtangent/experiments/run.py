@@ -14,6 +14,7 @@ from fedtangent import trees
 from fedtangent.experiments import checkpoint, record
 from fedtangent.experiments.evaluate import evaluate
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.fleet import Each, Fleet
@@ -87,7 +88,8 @@ def run(
         if on_round is not None:
             on_round(entry)
     with ledger.paused():
-        weights = built.method.aggregate(built.fleet(built.experiment.rounds, ledger), state, data_k).value
+        fleet = built.fleet(built.experiment.rounds, ledger)
+        weights = recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k).value, data_k)
     return Result(manifest, rounds, weights, folder, built.task.model)
 
 
@@ -103,6 +105,7 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     seconds = _now(built) - begin
     with fleet.ledger.paused():
         weights = built.method.aggregate(fleet, state, data_k).value
+    weights = recalibrated(built, fleet, weights, data_k)
     if not trees.all_finite(weights):
         raise ValueError(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "

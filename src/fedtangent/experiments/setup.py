@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedtangent import catalog, losses, shard, trees
+from fedtangent import batch_norm, catalog, losses, shard, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
@@ -165,6 +165,7 @@ def setup(experiment: Experiment) -> Setup:
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     _check_fit(task, x_test[:2], y_test[:2], dataset.classes)
     method = _method(experiment, task, len(partition.index))
+    _check_norms(task, method)
     if task.augment is not None and method.node_bytes is not None:  # in the tangent space
         raise ValueError(
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
@@ -396,6 +397,16 @@ def _method(experiment: Experiment, task: Task, nodes: int) -> Method:
             f"got {experiment.topology.nodes}. Change either of them."
         )
     return method
+
+
+def _check_norms(task: Task, method: Method) -> None:
+    """Raises where a model's batch norm would have no statistics."""
+    names = list(batch_norm.layers(task.model))
+    if names and method.clients is None:
+        raise ValueError(
+            f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
+            f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group'."
+        )
 
 
 def _short(error: Exception) -> str:

@@ -79,7 +79,7 @@ def fedpart(
     build = host or catalog.load("methods", "fedavg")
     parts, everything = found(task) if groups is None else chosen(task, groups), tuple(task.w_0)
     whole = build(task)
-    if whole.clients is None:
+    if whole.clients is None or whole.name == "fedpart":
         raise ValueError(
             f"`host` must bear partial updates; got {whole.name}, which does not. Use a method that averages weights "
             "at a server, such as fedavg."
@@ -127,7 +127,7 @@ def fedpart(
         return whole.aggregate(fleet, state.host, data_k)
 
     cycle = max(whole.cycle, warm_up + rounds_per_group * len(parts))
-    return whole._replace(name="fedpart", init=init, round=round, aggregate=aggregate, clients=None, cycle=cycle)
+    return whole._replace(name="fedpart", init=init, round=round, aggregate=aggregate, cycle=cycle)
 
 
 def scheduled(k: int, count: int, warm_up: int, rounds_per_group: int, once: bool = False) -> tuple[int, int | None]:

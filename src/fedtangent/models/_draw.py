@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedtangent.batch_norm import BatchNorm
 from fedtangent.models._dense import features
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -38,8 +39,10 @@ def drawn(
             draw = torch.from_numpy(rng.standard_normal(tuple(part.weight.shape), dtype=np.float32))
             with torch.no_grad():
                 part.weight.copy_(draw if isinstance(part, nn.Embedding) else draw.mul_(gain / _fan(part, fan) ** 0.5))
-        if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+        if isinstance(part, (nn.GroupNorm, nn.LayerNorm, BatchNorm)):
             nn.init.ones_(part.weight)
+        if isinstance(part, BatchNorm):
+            part.mean.zero_(), part.var.fill_(1)
         if isinstance(bias := getattr(part, "bias", None), nn.Parameter):
             nn.init.zeros_(bias)
     return model

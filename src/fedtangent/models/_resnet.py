@@ -1,25 +1,36 @@
-"""Residual networks as FedPart trains them, with GroupNorm in place of batch norm."""
+"""Residual networks as FedPart trains them."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from torch import nn
 
+from fedtangent.batch_norm import BatchNorm
 from fedtangent.models._draw import drawn, image
 
-NORM_GROUPS = 32  # Wu and He's number
+Norm = Literal["group", "batch"]
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "group": lambda width: nn.GroupNorm(32, width),  # Wu and He's number
+    "batch": BatchNorm,
+}
 
 
 def resnet(
-    inputs: tuple[int, ...], outputs: int, rng: np.random.Generator, *, widths: tuple[int, ...], blocks: int
+    inputs: tuple[int, ...],
+    outputs: int,
+    rng: np.random.Generator,
+    *,
+    widths: tuple[int, ...],
+    blocks: int,
+    norm: Norm,
 ) -> nn.Sequential:
     """Stem (7 x 7 by 2, max-pool 3 x 3 by 2), a stage of `blocks` basic blocks a width, mean over positions, dense.
 
     Every stage but the first halves the image. Convolutions have no bias and are Kaiming normal by fan-out.
 
-    Modules come in the order of a forward pass, a block's shortcut last. Normalisation is GroupNorm: batch norm's
-    statistics mix the rows of a batch, padding included; they differ from client to client, and running ones would have
-    to be kept, averaged or estimated anew somewhere. Scales and shifts are as many as batch norm's.
+    Modules come in the order of a forward pass, a block's shortcut last.
 
     Args:
         inputs: Channels, height and width.
@@ -27,21 +38,25 @@ def resnet(
         rng: Draws the weights.
         widths: Channels of each stage, multiples of 32.
         blocks: Basic blocks a stage.
+        norm: `group`, which asks nothing of the other rows, or `batch`; both have as many scales and shifts.
     """
+    if norm not in NORMS:
+        raise ValueError(f"`norm` must be 'group' or 'batch'; got {norm!r}. Choose one of the two.")
+    make = NORMS[norm]
     channels, _, _ = image(inputs, outputs)
     from torchvision.models.resnet import BasicBlock  # slow to import
 
     def stage(before: int, width: int, stride: int) -> nn.Sequential:
         down = None
         if stride > 1:
-            down = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), _norm(width))
-        first = BasicBlock(before, width, stride, down, norm_layer=_norm)
-        return nn.Sequential(first, *(BasicBlock(width, width, norm_layer=_norm) for _ in range(blocks - 1)))
+            down = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), make(width))
+        first = BasicBlock(before, width, stride, down, norm_layer=make)
+        return nn.Sequential(first, *(BasicBlock(width, width, norm_layer=make) for _ in range(blocks - 1)))
 
     def build() -> nn.Sequential:
         parts: OrderedDict[str, nn.Module] = OrderedDict(
             conv=nn.Conv2d(channels, widths[0], 7, stride=2, padding=3, bias=False),
-            norm=_norm(widths[0]),
+            norm=make(widths[0]),
             relu=nn.ReLU(),
             pool=nn.MaxPool2d(3, stride=2, padding=1),
         )
@@ -51,7 +66,3 @@ def resnet(
         return nn.Sequential(parts)
 
     return drawn(build, rng, fan="out")
-
-
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(NORM_GROUPS, width)

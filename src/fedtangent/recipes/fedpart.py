@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from fedtangent import catalog, groups
 from fedtangent.experiments.experiment import Experiment
-from fedtangent.experiments.options import unknown
+from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from fedtangent.methods.fedpart import Order, scheduled
@@ -74,6 +74,7 @@ def fedpart(
     dataset: str = "cifar10",
     data_dir: str | None = None,
     model: str = "resnet8",
+    norm: Literal["batch", "group"] = "batch",
     clients: int = 10,
     rows: int = 500,
     epochs: int = 2,
@@ -104,8 +105,8 @@ def fedpart(
 
     The best accuracy so far is the paper's measure, and chosen on the test set. Bytes are those of all clients,
     multiply-adds those of one, as in the paper, whose own accounting stands beside what was really sent and run: uplink
-    only, in units of 1.024e9 bytes, and two thirds of three forward passes a partial step under any host. Normalisation
-    is by groups, not by batch.
+    only, in units of 1.024e9 bytes, and two thirds of three forward passes a partial step under any host. Batch norm's
+    statistics are summed over all clients' rows after every round, where the paper measures with its first client's.
 
     Args:
         done: Rows that are there already.
@@ -115,6 +116,7 @@ def fedpart(
         dataset: A data set, or a file that defines one.
         data_dir: Where it is.
         model: A model, whose groups are found.
+        norm: Of a model that has the choice: `batch`, the paper's, or `group`.
         clients: How many, all in every round.
         rows: Of each, drawn from all rows whatever the others have.
         epochs: E, in a round.
@@ -149,6 +151,8 @@ def fedpart(
         "device": device,
         "evaluate_nodes_every": 0,
     }
+    if "norm" in options(catalog.load("models", model)):
+        common["model_options"] = {"norm": norm}
     if augment:
         common |= {"augment": "images", "augment_options": {"degrees": 15.0}}
     local = {"epochs": epochs, "batch": batch, "lr": lr, "optimizer": optimizer}

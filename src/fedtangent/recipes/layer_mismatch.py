@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fedtangent import catalog, solvers, trees
+from fedtangent import batch_norm, catalog, solvers, trees
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
@@ -193,7 +193,8 @@ def _stepped(
 ) -> tuple[Weights, Weights]:
     """What one step has moved, and the gradient before it, of all parameters; only those that are trained move."""
     rows, real = (index - 1).clamp(min=0), index > 0
-    each = task.loss.per_sample(task.predict(own, data.x[rows]), data.y[rows])  # type: ignore[arg-type]
+    with batch_norm.over(real):
+        each = task.loss.per_sample(task.predict(own, data.x[rows]), data.y[rows])  # type: ignore[arg-type]
     slopes = torch.autograd.grad(torch.where(real, each, 0).sum() / real.sum(), list(own.values()))
     gradient = dict(zip(own, slopes, strict=True))
     for name, p in own.items():
