@@ -32,6 +32,15 @@ def test_real_rows_are_normalised_by_each_other_as_torch_does_it(shape: tuple[in
     with batch_norm.over(REAL):
         found = own(x)
     torch.testing.assert_close(found[REAL], theirs(x[REAL]), rtol=1e-10, atol=1e-10)
+    with batch_norm.over(None):  # all are
+        torch.testing.assert_close(own(x[REAL]), theirs(x[REAL]), rtol=1e-10, atol=1e-10)
+
+
+def test_a_single_value_is_its_own_mean() -> None:
+    own, _ = pair((1, 3))
+    for real in (None, torch.tensor([True])):
+        with batch_norm.over(real):
+            torch.testing.assert_close(own(draw(1, 3)), own.bias[None])
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -9,12 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-_REAL: ContextVar[Tensor | None] = ContextVar("real", default=None)
+_BATCH: ContextVar["Batch | None"] = ContextVar("batch", default=None)
+
+
+class Batch(NamedTuple):
+    """real: Which rows are, (rows,) as bool; None where all of them are known to be."""
+
+    real: Tensor | None
 
 
 class BatchNorm(nn.Module):
@@ -37,9 +43,12 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises by the real rows of `over`; outside of it by the statistics."""
-        real, mean, var = _REAL.get(), self.mean, self.var
+        batch, mean, var = _BATCH.get(), self.mean, self.var
         shape = (-1, *[1] * (x.dim() - 2))
-        if real is not None:
+        if batch is not None and batch.real is None and x[:, 0].numel() > 1:  # torch's own, which is faster
+            return torch.nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if batch is not None:
+            real = x.new_ones(len(x), dtype=torch.bool) if batch.real is None else batch.real
             total, _, count = _summed(x, real)
             mean = total / count
             var = _summed(x - mean.reshape(shape), real)[1] / count
@@ -48,13 +57,13 @@ class BatchNorm(nn.Module):
 
 
 @contextmanager
-def over(real: Tensor) -> Iterator[None]:
-    """Inside, a batch is normalised by its own real rows, (rows,) as bool."""
-    token = _REAL.set(real)
+def over(real: Tensor | None) -> Iterator[None]:
+    """Inside, a batch is normalised by its own real rows, (rows,) as bool; by all for None."""
+    token = _BATCH.set(Batch(real))
     try:
         yield
     finally:
-        _REAL.reset(token)
+        _BATCH.reset(token)
 
 
 def layers(model: nn.Module) -> dict[str, BatchNorm]:

@@ -191,8 +191,8 @@ def _solver(
     Where w is the loop's `own`, and no longer needed, a step may write over it.
     """
 
-    def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, *more: Any) -> Tensor:
-        with batch_norm.over(real):
+    def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, whole: bool, *more: Any) -> Tensor:
+        with batch_norm.over(None if whole else real):
             each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
         return torch.where(real, each, 0).sum() / real.sum().clamp(min=1)
 
@@ -210,11 +210,12 @@ def _solver(
                 "shuffled(epochs, batch, task.augment), or a task without augmentation."
             )
         changes = trees.unstack(batches.changes, len(batches.real))
-        steps = zip(batches.rows, batches.real, _everywhere(batches.real), changes, strict=True)
-        for index, real, everywhere, change in repeated(steps):
+        full = (batches.rows > 0).all(1)
+        steps = zip(batches.rows, batches.real, _everywhere(batches.real), _everywhere(full), changes, strict=True)
+        for index, real, everywhere, whole, change in repeated(steps):
             rows = (index - 1).clamp(min=0)
             x = data.x[rows] if task.augment is None else task.augment.apply(data.x[rows], change)
-            g = gradient(w, x, data.y[rows], index > 0, *more)
+            g = gradient(w, x, data.y[rows], index > 0, whole, *more)
             if pull is not None:
                 g = trees.add(g, pull(w, *more))
             w_new, memory_new = step(w, g, memory, everywhere and w is not first)
