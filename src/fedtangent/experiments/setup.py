@@ -103,11 +103,10 @@ class Setup:
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),
-            **({"host": _name(asked.hosted), "host_options": plain(asked.resolved("host"))} if asked.hosted else {}),
+            **_described(asked, "host", asked.hosted),
             "dataset": self.dataset,
             "dataset_options": plain(asked.resolved("dataset")),
-            **({} if asked.augment is None else {"augment": _name(asked.augment)}),
-            **({} if asked.augment is None else {"augment_options": plain(asked.resolved("augment"))}),
+            **_described(asked, "augment", asked.augment),
             "model": _name(asked.model),
             "model_options": plain(asked.resolved("model")),
             "loss": self.task.loss.name,
@@ -191,6 +190,13 @@ def _fastest(device: torch.device, method: Method, task: Task) -> str:
     large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
     large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.node_bytes is not None
     return "sequential" if device.type == "cpu" and large else "vectorized"
+
+
+def _described(experiment: Experiment, part: str, chosen: Any) -> dict[str, Any]:
+    """A part that may be left out, and its options, where there is one."""
+    if chosen is None:
+        return {}
+    return {part: _name(chosen), f"{part}_options": plain(experiment.resolved(part))}
 
 
 def _name(part: Any) -> str:
