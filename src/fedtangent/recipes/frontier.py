@@ -25,7 +25,7 @@ NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
     "FedAvg": {"method": "fedavg", **LOCAL},
-    "Central": {"method": "central"},
+    "Central": {"method": "central", "lr": 0.01},
 }
 # With a server that asks some clients a round.
 COHORT: dict[str, dict[str, Any]] = {
