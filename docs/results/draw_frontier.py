@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from validation import lines
 
 from fedtangent.recipes import frontier
 from fedtangent.reports import recipe_page
@@ -21,11 +22,6 @@ SKEWS = ("alpha0.1", "alpha0.5", "iid")
 # Runs that were recorded by themselves, as variants of the recipe; NTK-DFL is billed as the paper's Jacobians.
 RUNS = {"DFedAvg": "dfedavg-0", "NTK-DFL": "ntkdfl-0", "NTK-DFL momentum": "ntkdfl-momentum-0"}
 RUNS_OF = {("FedKFAC", p, s): f"fedkfac-{p}-{s}" for p in range(3) for s in range(3)}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """What a file of JSON lines holds."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def recorded(name: str, folder: str, partition: str = FIRST, seed: int = 0) -> list[dict[str, Any]]:
@@ -77,8 +73,8 @@ def main(out: str) -> None:
     recipe_page.picture(Path(out), one, frontier.figure)
     for line in frontier.table(one):
         print("| " + " | ".join(str(value) for value in line.values()) + " |")
-    zero = [row for row in measured if row["partition"].endswith("_0.npz") and row["seed"] == 0]
-    zero += [row for row in one if row not in zero]
+    first = {FIRST.replace("alpha0.1", skew) for skew in SKEWS} - {FIRST}
+    zero = one + [row for row in measured if row["partition"] in first and row["seed"] == 0]
     for name in frontier.VARIANTS:
         if any(row["variant"] == name and "_iid_" in row["partition"] for row in zero):
             print(by_skew(zero, name))

@@ -8,7 +8,6 @@ anew for new weights (`sums`, `statistics`), and no running averages are kept.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +16,19 @@ from torch import Tensor, nn
 _BATCH: ContextVar["Batch | None"] = ContextVar("batch", default=None)
 
 
+Sums = tuple[Tensor, Tensor, Tensor]  # by channel of values and of their squares, and the number of values
+
+
 class Batch(NamedTuple):
-    """real: Which rows are, (rows,) as bool; None where all of them are known to be."""
+    """What a batch norm must know of the batch that it normalises.
+
+    Attributes:
+        real: Which rows are, (rows,) as bool; None where all of them are known to be.
+        sums: Where every layer leaves those of what goes into it; None where nobody asks.
+    """
 
     real: Tensor | None
+    sums: dict[nn.Module, Sums] | None = None
 
 
 class BatchNorm(nn.Module):
@@ -49,6 +57,8 @@ class BatchNorm(nn.Module):
             return torch.nn.functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         if batch is not None:
             real = x.new_ones(len(x), dtype=torch.bool) if batch.real is None else batch.real
+            if batch.sums is not None:
+                batch.sums[self] = _summed(x.double(), real)
             total, _, count = _summed(x, real)
             mean = total / count
             var = _summed(x - mean.reshape(shape), real)[1] / count
@@ -57,9 +67,9 @@ class BatchNorm(nn.Module):
 
 
 @contextmanager
-def over(real: Tensor | None) -> Iterator[None]:
-    """Inside, a batch is normalised by its own real rows, (rows,) as bool; by all for None."""
-    token = _BATCH.set(Batch(real))
+def over(real: Tensor | None, sums: dict[nn.Module, Sums] | None = None) -> Iterator[None]:
+    """Inside, a batch is normalised by its own real rows, (rows,) as bool, by all for None; and summed where asked."""
+    token = _BATCH.set(Batch(real, sums))
     try:
         yield
     finally:
@@ -71,7 +81,7 @@ def layers(model: nn.Module) -> dict[str, BatchNorm]:
     return {name: part for name, part in model.named_modules() if isinstance(part, BatchNorm)}
 
 
-def sums(model: nn.Module, forward: Callable[[], Any], real: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def sums(model: nn.Module, forward: Callable[[], Any], real: Tensor) -> dict[str, Sums]:
     """What goes into every batch norm, summed over the real rows of a batch, as in training: see `statistics`.
 
     Args:
@@ -79,22 +89,13 @@ def sums(model: nn.Module, forward: Callable[[], Any], real: Tensor) -> dict[str
         forward: Passes the batch.
         real: Its real rows.
     """
-    found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def note(name: str, part: nn.Module, given: tuple[Tensor, ...]) -> None:
-        found[name] = _summed(given[0].double(), real)
-
-    hooks = [part.register_forward_pre_hook(partial(note, name)) for name, part in layers(model).items()]
-    try:
-        with over(real), torch.no_grad():
-            forward()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    found: dict[nn.Module, Sums] = {}
+    with over(real, found), torch.no_grad():
+        forward()
+    return {name: found[part] for name, part in layers(model).items() if part in found}
 
 
-def statistics(total: dict[str, tuple[Tensor, Tensor, Tensor]], dtype: torch.dtype) -> dict[str, Tensor]:
+def statistics(total: dict[str, Sums], dtype: torch.dtype) -> dict[str, Tensor]:
     """The buffers of every batch norm from its sums over all rows: of values, of their squares, and how many."""
     found: dict[str, Tensor] = {}
     for name, (values, squares, count) in total.items():
@@ -104,7 +105,7 @@ def statistics(total: dict[str, tuple[Tensor, Tensor, Tensor]], dtype: torch.dty
     return found
 
 
-def _summed(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _summed(x: Tensor, real: Tensor) -> Sums:
     """Sums and sums of squares by channel, and the number of values, of real rows; 1 where there are none."""
     kept = torch.where(real.reshape(-1, *[1] * (x.dim() - 1)), x, 0)
     rest = [0, *range(2, x.dim())]

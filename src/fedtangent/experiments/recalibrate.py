@@ -2,8 +2,6 @@
 
 from functools import partial
 
-from torch import Tensor
-
 from fedtangent import batch_norm, trees
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Each, Fleet
@@ -17,19 +15,18 @@ def recalibrated(built: Setup, fleet: Fleet, w: Weights, data_k: Each[Shard]) ->
     """The weights, and where the model has batch norm its statistics at them.
 
     The round's clients sum what goes into every normalisation, and the server adds the sums up. Like evaluation it is
-    not billed: training needs no statistics, and for the model that is used in the end it happens once, a forward pass
-    over a client's rows and two numbers a channel.
+    not to be billed: training needs no statistics, and for the model that is used in the end it happens once, a forward
+    pass over a client's rows and two numbers a channel.
     """
     if not batch_norm.layers(built.task.model):
         return w
     assert built.method.clients is not None
     clients = built.method.clients(fleet)
-    with fleet.ledger.paused():
-        total, _ = clients.sum(clients.map(partial(_sums, built.task), clients.everywhere(w), data_k))
+    total, _ = clients.sum(clients.map(partial(_sums, built.task), clients.everywhere(w), data_k))
     return w | batch_norm.statistics(total.value, next(iter(w.values())).dtype)
 
 
-def _sums(task: Task, w: Weights, data: Shard) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _sums(task: Task, w: Weights, data: Shard) -> dict[str, batch_norm.Sums]:
     total = None
     for start in range(0, len(data.x), ROWS):
         x, real = data.x[start : start + ROWS], data.real[start : start + ROWS]

@@ -76,6 +76,7 @@ def run(
     start = built.fleet(0, ledger)
     data_k = start.each(list(built.data))
     state, rounds = _begun(built, start, data_k, folder)
+    weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
         fleet = built.fleet(k, ledger)
         state, entry, weights = step(built, fleet, state, data_k, k)
@@ -87,9 +88,8 @@ def run(
         scalars.log(entry)
         if on_round is not None:
             on_round(entry)
-    with ledger.paused():
-        fleet = built.fleet(built.experiment.rounds, ledger)
-        weights = recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k).value, data_k)
+    if weights is None:  # all rounds were there already
+        weights = _aggregated(built, built.fleet(built.experiment.rounds, ledger), state, data_k)
     return Result(manifest, rounds, weights, folder, built.task.model)
 
 
@@ -103,9 +103,7 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     begin = _now(built)
     state, extra = built.play(fleet, state, data_k, k)
     seconds = _now(built) - begin
-    with fleet.ledger.paused():
-        weights = built.method.aggregate(fleet, state, data_k).value
-    weights = recalibrated(built, fleet, weights, data_k)
+    weights = _aggregated(built, fleet, state, data_k)
     if not trees.all_finite(weights):
         raise ValueError(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
@@ -118,6 +116,12 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}
     return state, record.line(measured, extra), weights
+
+
+def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Weights:
+    """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
+    with fleet.ledger.paused():
+        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k).value, data_k)
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:

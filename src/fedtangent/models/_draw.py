@@ -42,7 +42,8 @@ def drawn(
         if isinstance(part, (nn.GroupNorm, nn.LayerNorm, BatchNorm)):
             nn.init.ones_(part.weight)
         if isinstance(part, BatchNorm):
-            part.mean.zero_(), part.var.fill_(1)
+            nn.init.zeros_(part.mean)
+            nn.init.ones_(part.var)
         if isinstance(bias := getattr(part, "bias", None), nn.Parameter):
             nn.init.zeros_(bias)
     return model
