@@ -54,7 +54,7 @@ def weighted_sum(trees: Sequence[Any], weights: Sequence[float]) -> Any:
     def combine(*parts: Tensor) -> Tensor:
         total = parts[0] * weights[0]
         for part, weight in zip(parts[1:], weights[1:], strict=True):
-            total = torch.add(total, part, alpha=weight)
+            total.add_(part, alpha=weight)
         return total
 
     return map(combine, *trees)
