@@ -136,7 +136,7 @@ def measured(folder: str, chosen: dict[str, str | None], threads: int, repeats: 
     for _ in range(repeats):
         for way in ways:
             words = ("--only", way, folder, str(threads))
-            own = 1 if way == "pfl_research" else threads
+            own = threads if way in OURS else 1  # a peer's actors and processes have a thread each
             taken[way].append(measure.alone(__file__, *words, threads=own, limit_s=LIMIT_S, by=by[way] or ())["s"])
             print(way, threads, taken[way][-1], *apart(way, folder), file=sys.stderr, flush=True)
     rows: list[list[object]] = []

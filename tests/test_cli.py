@@ -257,6 +257,8 @@ def test_the_list_is_that_of_the_folders(capsys: pytest.CaptureFixture[str]) -> 
     ("words", "sentence"),
     [
         (["rnu"], "`rnu` must be a command; got an unknown name. Did you mean 'run'?"),
+        (["fedpart", "--rounds", "9"], "`fedpart` must come after run; got it first. Use fedtangent run fedpart."),
+        (["poisson_pinn"], "`poisson_pinn` must come after recipe; got it first. Use fedtangent recipe poisson_pinn."),
         (["run"], "`METHOD` must come first after run; got nothing. Name one of central, dfedavg"),
         (["run", "--lr", "1"], "`METHOD` must come first after run; got '--lr'. Name one of central"),
         (["run", "ntkdlf"], "`method` must be one of central, dfedavg"),

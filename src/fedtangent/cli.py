@@ -158,6 +158,11 @@ def _command(words: list[str]) -> int:
         print(f"fedtangent {__version__}")
         return 0
     if words[0] not in commands:
+        for first, folder in {"run": "methods", "recipe": "recipes"}.items():
+            if words[0] in catalog.names(folder):
+                raise ValueError(
+                    f"`{words[0]}` must come after {first}; got it first. Use fedtangent {first} {words[0]}."
+                )
         raise ValueError(unknown(words[0], commands, "a command"))
     name, rest = words[0], words[1:]
     if name == "run":
