@@ -1,13 +1,14 @@
-"""A round of FedAvg with 300 clients, side by side: our engines, Flower's simulation engine and pfl-research's.
+"""A round of FedAvg with 300 clients, side by side: our engines, Flower's and pfl-research's, and a loop by hand.
 
     python benchmarks/federations.py [--threads 1,2] [--repeats 5] [--flower PYTHON] [--pfl-research PYTHON]
 
 300 clients of 200 samples each, 784-100-10, one epoch of SGD at 0.1 in batches of 20, every client in every round. All
-ways get the same samples, first weights and batches, and must end at the same weights but for rounding. Every way runs
-alone in a process, one after the other, again and again; a run counts with the median of its rounds but the first,
-which warms up, and evaluation is not timed. A number of threads is the number of cores for all: threads of ours, actors
-of Flower's, processes of pfl-research's. The peers live in environments of their own, which `uv run` makes where uv is
-installed, or whose interpreters are given; they need PyTorch too. Without either the table has our engines only.
+ways get the same samples, first weights and batches, and must end at the same weights but for rounding. The loop by
+hand stacks clients as `vectorized` does and has nothing else to do: what it takes is PyTorch's. Every way runs alone in
+a process, one after the other, again and again; a run counts with the median of its rounds but the first, which warms
+up, and evaluation is not timed. A number of threads is the number of cores for all: threads of ours, actors of
+Flower's, processes of pfl-research's. The peers live in environments of their own, which `uv run` makes where uv is
+installed, or whose interpreters are given; they need PyTorch too. Without either the table has our own ways only.
 """
 
 import argparse
@@ -26,7 +27,8 @@ import torch
 from peers import problem
 from peers.problem import BATCH, CLASSES, INPUTS, LR, Found, Problem
 
-OURS = ["vectorized", "sequential"]
+ENGINES = ["vectorized", "sequential"]
+OURS = [*ENGINES, "by_hand"]  # in our environment
 PEERS = {"flower": ["flwr[simulation]==1.41.0"], "pfl_research": ["pfl[pytorch]==0.6.0"]}
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
 TEST_ROWS, LIMIT_S = 10_000, 1800
@@ -84,7 +86,7 @@ def ours(engine: str, given: Problem) -> Found:
 def alone(way: str, folder: str, threads: int) -> dict[str, float]:
     """The seconds of a round; the last weights go to the folder."""
     given = problem.load(folder)
-    found = ours(way, given) if way in OURS else importlib.import_module(f"peers.{way}").found(folder, threads)
+    found = ours(way, given) if way in ENGINES else importlib.import_module(f"peers.{way}").found(folder, threads)
     if FIRST:
         torch.save({name: found.w[name] for name in given.w_0}, Path(folder) / f"{way}.pt")
     return {"s": statistics.median(found.seconds[1:])}
