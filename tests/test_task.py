@@ -82,7 +82,15 @@ def test_hidden_chance_and_hidden_state_are_errors(part: nn.Module, message: str
     assert Task(model.eval()).size >= 16
 
 
-@pytest.mark.parametrize("part", [nn.Dropout(0.0), nn.GroupNorm(2, 4), nn.BatchNorm1d(4, track_running_stats=False)])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_that_padding_would_enter_is_an_error(training: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)).train(training)
+    message = r"^`model` must not normalise by whatever rows come together; .* at '1'. Use fedtangent.batch_norm"
+    with pytest.raises(ValueError, match=message):
+        Task(model)
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(0.0), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)])
 def test_what_hides_nothing_is_fine_in_train_mode(part: nn.Module) -> None:
     assert Task(nn.Sequential(nn.Linear(3, 4), part)).size >= 16
 

@@ -60,6 +60,7 @@ class BatchNorm(nn.Module):
             if batch.sums is not None:
                 batch.sums[self] = _summed(x.double(), real)
             total, _, count = _summed(x, real)
+            count = count.clamp(min=1)  # of padding alone
             mean = total / count
             var = _summed(x - mean.reshape(shape), real)[1] / count
         scale = self.weight / (var + self.eps).sqrt()
@@ -106,8 +107,8 @@ def statistics(total: dict[str, Sums], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _summed(x: Tensor, real: Tensor) -> Sums:
-    """Sums and sums of squares by channel, and the number of values, of real rows; 1 where there are none."""
+    """Sums and sums of squares by channel, and the number of values, of real rows."""
     kept = torch.where(real.reshape(-1, *[1] * (x.dim() - 1)), x, 0)
     rest = [0, *range(2, x.dim())]
-    count = real.sum().clamp(min=1) * x[0, 0].numel()
+    count = real.sum() * x[0, 0].numel()
     return kept.sum(rest), (kept**2).sum(rest), count.to(x.dtype)

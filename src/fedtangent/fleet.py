@@ -349,6 +349,7 @@ class Method(NamedTuple):
             others do, and it computes on and hears of no other nodes than these; of such a method with partial updates
             too. None for all others.
         cycle: The fewest rounds of a run, where a method goes through a schedule.
+        opening: The first of these, where they never come again.
     """
 
     name: str
@@ -360,6 +361,7 @@ class Method(NamedTuple):
     node_bytes: Callable[[int, int], int] | None = None
     clients: Callable[[Fleet], Fleet] | None = None
     cycle: int = 1
+    opening: int = 0
 
 
 def rows(data: Shard) -> Tensor:

@@ -34,6 +34,8 @@ def shuffled(
 ) -> Callable[[np.random.Generator, Shard], Batches]:
     """A draw of `epochs` passes over a shard in random order, in batches of `batch` rows, the last one as it falls.
 
+    A shard of fewer rows is one batch.
+
     Args:
         epochs: Passes.
         batch: Rows of a step.
@@ -46,11 +48,12 @@ def shuffled(
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
         rows = len(data.x)
-        per_epoch = -(-rows // batch)
-        index = np.zeros((epochs, per_epoch * batch), dtype=np.int64)
+        wide = min(batch, rows)
+        per_epoch = -(-rows // wide)
+        index = np.zeros((epochs, per_epoch * wide), dtype=np.int64)
         for epoch in index:
             epoch[:rows] = 1 + rng.permutation(rows)
-        steps = torch.from_numpy(index.reshape(epochs * per_epoch, batch))
+        steps = torch.from_numpy(index.reshape(epochs * per_epoch, wide))
         changes = () if augment is None else augment.draw(rng, steps.numel())
         changes = trees.map(lambda part: part.unflatten(0, steps.shape), changes)
         return Batches(steps, torch.ones(len(steps), dtype=torch.bool), changes)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedtangent.losses import Loss, cross_entropy
@@ -114,6 +114,11 @@ def holding(frozen: Weights) -> Iterator[None]:
 def _check(model: nn.Module) -> None:
     """Raises one clear sentence where outputs would depend on hidden chance, or a forward pass change hidden state."""
     for name, part in model.named_modules():
+        if isinstance(part, _BatchNorm) and part.running_mean is None:
+            raise ValueError(
+                f"`model` must not normalise by whatever rows come together; got batch norm without statistics at "
+                f"{name!r}. Use fedtangent.batch_norm.BatchNorm, or GroupNorm."
+            )
         if not part.training:
             continue
         if isinstance(part, _DropoutNd) and part.p > 0:

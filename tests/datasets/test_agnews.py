@@ -43,6 +43,11 @@ def test_rows_are_padded_cut_and_limited(length: int, words: int, tmp_path: Path
     assert data.name == "agnews" and data.classes == 4
 
 
+def test_narrow_tokens_bear_more_words_than_they_can_count(tmp_path: Path) -> None:
+    narrow = {f"{split}_tokens": arrays()[f"{split}_tokens"].astype(np.uint8) for split in TEXTS}
+    assert agnews(saved(tmp_path, **narrow), words=70_000).x_train[0, :3].tolist() == TEXTS["train"][0]
+
+
 @pytest.mark.parametrize("name", ["agnews_tokens.npz", "agnews/agnews_tokens.npz"])
 def test_where_the_file_may_lie(name: str, tmp_path: Path) -> None:
     assert agnews(saved(tmp_path, name)).x_train.shape == (4, 64)

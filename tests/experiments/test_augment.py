@@ -59,7 +59,8 @@ def test_a_round_by_hand() -> None:
     for node, rows in enumerate(tiny.partition().index):
         model, rng = settings("fedavg")["model"].double(), federation.philox("batches", 1, node, seed=0)
         order = rng.permutation(len(rows))
-        change = images(padding=1, degrees=20).draw(rng, -(-len(rows) // 4) * 4)
+        wide = min(4, len(rows))
+        change = images(padding=1, degrees=20).draw(rng, -(-len(rows) // wide) * wide)
         for start in range(0, len(rows), 4):
             batch, those = rows[order[start : start + 4]], slice(start, min(start + 4, len(rows)))
             own = moved(x[batch], type(change)(*(part[those] for part in change)))

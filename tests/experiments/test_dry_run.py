@@ -64,10 +64,13 @@ def test_a_regression_is_evaluated_without_the_nodes() -> None:
     assert dry_run(setup(tiny(dataset=data(0)))).evaluation_seconds > 0
 
 
-def test_a_schedule_is_played_for_one_cycle_and_recurs() -> None:
-    """FedPart of 1 full and 2 partial rounds: 7 rounds are 1, then 2 cycles."""
-    settings = {"warm_up": 1, "rounds_per_group": 1, "rounds": 7}
+@pytest.mark.parametrize(("warm_up", "once", "rounds"), [(1, False, 7), (4, True, 15), (4, True, 6), (0, True, 5)])
+def test_a_schedule_is_played_for_one_cycle_and_recurs(warm_up: int, once: bool, rounds: int) -> None:
+    """FedPart of full and 2 partial rounds: 7 are 1, then 2 cycles of 3; 15 are 1, 3 that never come again, then 2s."""
+    settings = {"warm_up": warm_up, "warm_up_once": once, "rounds_per_group": 1, "rounds": rounds}
     plan = dry_run(setup(tiny("fedpart", host="fedavg", participation=1.0, **settings)))
     sent = [entry["sent_bytes"] for entry in run(tiny("fedpart", host="fedavg", participation=1.0, **settings)).rounds]
     assert plan.total_bytes == sent[-1]
-    assert plan.later_round_bytes == (sent[3] - sent[0]) // 3
+    again = sent[4] - sent[2] if warm_up == 0 else sent[3] - sent[0]
+    if rounds != 6:  # where the second cycle has not begun, its first round is not known
+        assert plan.later_round_bytes == (again // 3 if not once else (sent[warm_up + 2] - sent[warm_up]) // 2)

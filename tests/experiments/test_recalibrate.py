@@ -94,6 +94,20 @@ def test_many_rows_are_passed_in_batches() -> None:
     federation.assert_close(result.weights["4.var"], torch.cat(parts).var(0, correction=0), 1e-9)
 
 
+def test_padding_is_in_no_statistics() -> None:
+    """Shards of 2 ROWS + 5, 4 and 3 rows in one chunk: the small ones are padded by more than ROWS rows."""
+    rows = 2 * ROWS + 12
+    x = 5 + tiny.data().x_train.repeat(rows // sum(tiny.ROWS) + 1, 1)[:rows]
+    data = tiny.data()._replace(x_train=x, y_train=torch.arange(rows) % 3)
+    uneven = Partition([range(rows - 7), range(rows - 7, rows - 3), range(rows - 3, rows)])
+    given = {"dataset": data, "partition": uneven, "rounds": 1, "participation": 1.0, "batch": rows}
+    one, many = (found("fedavg", engine=name, **given).weights for name in ("sequential", "vectorized"))
+    z = x.double() @ one["0.weight"].T + one["0.bias"]
+    federation.assert_close(one["1.mean"], z.mean(0), 1e-9)
+    federation.assert_close(one["1.var"], z.var(0, correction=0), 1e-9)
+    federation.assert_close(one, many, 1e-9)
+
+
 def test_a_record_gives_the_model_back_and_goes_on_as_it_was(tmp_path: Path) -> None:
     whole = found("scaffold", tmp_path / "whole", rounds=3)
     found("scaffold", tmp_path / "cut", rounds=3)

@@ -32,7 +32,7 @@ class Literal:
         zero = {name: torch.zeros_like(w) for name, w in weights_0().items()}
         self.w, self.c, self.h, self.v = weights_0(), dict(zero), dict(zero), dict(zero)
         self.c_k, self.g_k = [dict(zero) for _ in range(K)], [dict(zero) for _ in range(K)]
-        self.last_k, self.met = [weights_0() for _ in range(K)], set[int]()
+        self.last_k, self.met = [weights_0() for _ in range(K)], set[tuple[int, str]]()
         self.version = Counter(dict.fromkeys(self.w, 1))  # of what the server has, and of what each client has of it
         self.copy_k: list[Counter[str]] = [Counter() for _ in range(K)]
         self.up, self.down = [0] * K, [0] * K
@@ -75,14 +75,14 @@ class Literal:
             if self.host == "feddyn":
                 pull = self.own["penalty"] / 2 * sum(((p[name] - w[name]) ** 2).sum() for name in p)
                 return pull - sum((self.g_k[i][name] * p[name]).sum() for name in p)
-            if self.host == "moon" and i in self.met:
+            if self.host == "moon" and all((i, name) in self.met for name in active):
                 now, server, mine = (features(dict(at), x) for at in (model.named_parameters(), w, last))
                 away = cosine_similarity(now, mine) - cosine_similarity(now, server)
                 return self.own["mu"] * softplus(away / self.own["temperature"]).mean()
             return zero
 
         train(model, x, y, philox("batches", t, i), **local, term=term)
-        self.met.add(i)
+        self.met.update((i, name) for name in active)
         z = {name: p.detach() for name, p in model.named_parameters() if name in active}
         self.last_k[i].update(z)
         return z

@@ -63,5 +63,5 @@ def _rows(path: Path, arrays: dict[str, np.ndarray], split: str, length: int, wo
     at = np.arange(length)
     there = at < np.diff(cuts)[:, None]
     ids = np.zeros(there.shape, np.float32)
-    ids[there] = np.minimum(tokens[(cuts[:-1, None] + at)[there]], words + 1)
+    ids[there] = np.minimum(tokens[(cuts[:-1, None] + at)[there]].astype(np.int64), words + 1)
     return torch.from_numpy(ids), torch.from_numpy(labels.astype(np.int64))

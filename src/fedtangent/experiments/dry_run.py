@@ -67,20 +67,26 @@ def dry_run(built: Setup) -> Plan:
         sent.append(ledger.sent_bytes - before)
         before = ledger.sent_bytes
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in nodes) for nodes in fleet.chunks()))
-    first, *later = sent
-    recurring = sum(later[k % len(later)] for k in range(asked.rounds - 1)) if later else 0
-    seconds = fmean(taken[1:] or taken)
+    once = 1 + built.method.opening
+    seconds = fmean(taken[once:] or taken)
+    taken[0] = seconds if len(taken) > 1 else taken[0]
     evaluation = _evaluation(built, state)
     kept = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, held(state)))
     return Plan(
-        first,
-        sum(later) // max(1, len(later)),
-        first + recurring,
+        sent[0],
+        int(fmean(sent[once:])) if sent[once:] else 0,
+        _total(sent, once, asked.rounds),
         chunk + kept,
         seconds,
         evaluation,
-        asked.rounds * (seconds + evaluation),
+        _total(taken, once, asked.rounds) + asked.rounds * evaluation,
     )
+
+
+def _total(rounds: list[Any], once: int, asked: int) -> Any:
+    """The sum over all rounds asked for, from those that happen once and those that come again and again."""
+    first, again = rounds[:once], rounds[once:]
+    return sum(first) + sum(again[k % len(again)] for k in range(asked - len(first)) if again)
 
 
 class _Sampling:

@@ -127,7 +127,8 @@ def fedpart(
         return whole.aggregate(fleet, state.host, data_k)
 
     cycle = max(whole.cycle, warm_up + rounds_per_group * len(parts))
-    return whole._replace(name="fedpart", init=init, round=round, aggregate=aggregate, cycle=cycle)
+    opening = warm_up if warm_up_once else 0
+    return whole._replace(name="fedpart", init=init, round=round, aggregate=aggregate, cycle=cycle, opening=opening)
 
 
 def scheduled(k: int, count: int, warm_up: int, rounds_per_group: int, once: bool = False) -> tuple[int, int | None]:

@@ -28,11 +28,11 @@ from fedtangent.task import Task, Weights
 
 
 class State(NamedTuple):
-    """w: the server's weights. previous_k: v_k, the weights that a client trained last. met_k: whether it has any."""
+    """w: the server's weights. previous_k: v_k, the weights that a client trained last. met_k: which it has trained."""
 
     w: Central[Weights]
     previous_k: Each[Weights]
-    met_k: Each[Tensor]
+    met_k: Each[dict[str, Tensor]]
 
 
 def moon(
@@ -70,16 +70,19 @@ def moon(
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
 
-    def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: Tensor) -> Tensor:
+    def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: Any) -> Tensor:
         f, z = represented(task, w_k, x)
         z_s, z_v = (represented(task, at, x)[1] for at in (w, previous))
-        return task.loss.per_sample(f, y) + mu * torch.where(met, contrast(z, z_s, z_v, temperature), 0)
+        known = torch.stack(list(met.values())).all()  # in a partial update, of its parameters
+        return task.loss.per_sample(f, y) + mu * torch.where(known, contrast(z, z_s, z_v, temperature), 0)
 
     train = solvers.local(task, optimizer, lr=lr, momentum=momentum, objective=objective)
 
+    def met(fleet: Fleet, whether: bool) -> dict[str, Tensor]:
+        return {name: torch.tensor(whether, device=fleet.device) for name in task.w_0}
+
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        met = torch.zeros((), dtype=torch.bool, device=fleet.device)
-        return State(Central(task.w_0), fleet.everywhere(task.w_0), fleet.everywhere(met))
+        return State(Central(task.w_0), fleet.everywhere(task.w_0), fleet.everywhere(met(fleet, False)))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
@@ -87,7 +90,7 @@ def moon(
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, received_k, data_k, batches_k, received_k, state.previous_k, state.met_k)
         w = clients.mean(w_k, clients.map(rows, data_k))
-        met_k = clients.everywhere(torch.ones((), dtype=torch.bool, device=fleet.device))
+        met_k = clients.everywhere(met(fleet, True))
         return State(w, fleet.merge(w_k, state.previous_k), fleet.merge(met_k, state.met_k)), {}
 
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:

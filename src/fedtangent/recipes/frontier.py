@@ -34,7 +34,8 @@ COHORT: dict[str, dict[str, Any]] = {
     "FedAvg cohort": {"method": "fedavg", **LOCAL},
     "SCAFFOLD cohort": {"method": "scaffold", **LOCAL},
     "FedDyn cohort": {"method": "feddyn", "penalty": 0.01, **LOCAL},
-    "FedAdam cohort": {"method": "fedopt", "optimizer": "adam", "server_lr": 0.003, **LOCAL},
+    "FedAvgM cohort": {"method": "fedopt", "optimizer": "momentum", "beta1": 0.7, **LOCAL},
+    "FedAdam cohort": {"method": "fedopt", "optimizer": "adam", "server_lr": 0.01, **LOCAL},
     "NTK-FL cohort": {"method": "ntkfl", "exchange": "factors", **TANGENT},
     "CP-NTK-FL cohort": {
         "method": "ntkfl",
