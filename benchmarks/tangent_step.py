@@ -3,7 +3,7 @@
     python benchmarks/tangent_step.py [--data-dir DIR]
 
 Fashion-MNIST (downloaded into DIR where it is absent), the papers' partition procedure at alpha 0.1 over 300 nodes, the
-rows of one node and five neighbours, 784-100-10, eight candidate times. The literal way needs about 5 GiB.
+rows of one node and five neighbours, 784-100-10, eight candidate times. The literal way needs some 11 GiB.
 """
 
 import argparse
