@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from torch import nn
 
+from fedtangent import batch_norm
 from fedtangent.catalog import names
 from fedtangent.experiments.dry_run import dry_run
 from fedtangent.experiments.run import run
@@ -12,7 +14,7 @@ from fedtangent.fleet import Each, Fleet, Method
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.shard import Shard
 from fedtangent.task import Task
-from tests.experiments.tiny import data, tiny
+from tests.experiments.tiny import data, network, tiny
 
 calls: list[int] = []
 
@@ -48,6 +50,20 @@ def test_nodes_alike_work_once() -> None:
     assert calls == [5, 5]
     assert plan.seconds > 9 * plan.seconds_a_round > 0
     assert plan.evaluation_seconds > 0
+
+
+def test_statistics_of_batch_norm_are_summed_on_nodes_alike_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *rest = network()
+    summed, sums = [], batch_norm.sums
+
+    def count(*given: Any) -> Any:
+        summed.append(given)
+        return sums(*given)
+
+    monkeypatch.setattr(batch_norm, "sums", count)
+    model = nn.Sequential(first, batch_norm.BatchNorm(6), *rest)
+    dry_run(setup(tiny("fedavg", model=model, partition="iid", nodes=6, participation=1.0)))
+    assert len(summed) == 1
 
 
 def test_one_round_has_no_later_one() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.experiments.evaluate import measured
+from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Central, Each, Engine
 from fedtangent.ledger import Ledger
@@ -70,7 +71,10 @@ def dry_run(built: Setup) -> Plan:
     once = 1 + built.method.opening
     seconds = fmean(taken[once:] or taken)
     taken[0] = seconds if len(taken) > 1 else taken[0]
-    evaluation = _evaluation(built, state)
+    engine.begin()
+    begin = time.perf_counter()
+    recalibrated(sampled, fleet, built.task.w_0, data_k)
+    evaluation = time.perf_counter() - begin + engine.saved + _evaluation(built, state)
     kept = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, held(state)))
     return Plan(
         sent[0],
