@@ -1,4 +1,4 @@
-"""FedAvg without a federation: the same steps, clients in stacked chunks, PyTorch alone: the floor of our round."""
+"""FedAvg without a federation: the same steps on stacked chunks of clients, in PyTorch alone. Our floor."""
 
 import time
 

@@ -69,8 +69,8 @@ def dry_run(built: Setup) -> Plan:
         before = ledger.sent_bytes
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in nodes) for nodes in fleet.chunks()))
     once = 1 + built.method.opening
+    again = sent[once:]
     seconds = fmean(taken[once:] or taken)
-    taken[0] = seconds if len(taken) > 1 else taken[0]
     engine.begin()
     begin = time.perf_counter()
     recalibrated(sampled, fleet, built.task.w_0, data_k)
@@ -78,12 +78,12 @@ def dry_run(built: Setup) -> Plan:
     kept = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, held(state)))
     return Plan(
         sent[0],
-        int(fmean(sent[once:])) if sent[once:] else 0,
+        sum(again) // max(1, len(again)),
         _total(sent, once, asked.rounds),
         chunk + kept,
         seconds,
         evaluation,
-        _total(taken, once, asked.rounds) + asked.rounds * evaluation,
+        _total([seconds, *taken[1:]], once, asked.rounds) + asked.rounds * evaluation,
     )
 
 

@@ -70,7 +70,7 @@ def moon(
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
 
-    def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: Any) -> Tensor:
+    def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: dict[str, Tensor]) -> Tensor:
         f, z = represented(task, w_k, x)
         z_s, z_v = (represented(task, at, x)[1] for at in (w, previous))
         known = torch.stack(list(met.values())).all()  # in a partial update, of its parameters
@@ -78,11 +78,11 @@ def moon(
 
     train = solvers.local(task, optimizer, lr=lr, momentum=momentum, objective=objective)
 
-    def met(fleet: Fleet, whether: bool) -> dict[str, Tensor]:
-        return {name: torch.tensor(whether, device=fleet.device) for name in task.w_0}
+    def marked(fleet: Fleet, met: bool) -> dict[str, Tensor]:
+        return {name: torch.tensor(met, device=fleet.device) for name in task.w_0}
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(Central(task.w_0), fleet.everywhere(task.w_0), fleet.everywhere(met(fleet, False)))
+        return State(Central(task.w_0), fleet.everywhere(task.w_0), fleet.everywhere(marked(fleet, False)))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
@@ -90,7 +90,7 @@ def moon(
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, received_k, data_k, batches_k, received_k, state.previous_k, state.met_k)
         w = clients.mean(w_k, clients.map(rows, data_k))
-        met_k = clients.everywhere(met(fleet, True))
+        met_k = clients.everywhere(marked(fleet, True))
         return State(w, fleet.merge(w_k, state.previous_k), fleet.merge(met_k, state.met_k)), {}
 
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:

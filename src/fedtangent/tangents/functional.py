@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedtangent import trees
 
@@ -41,8 +40,7 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
 def check(model: nn.Module) -> None:
     """Raises one clear sentence where f would depend on chance or on the other samples of a batch."""
     for name, part in model.named_modules():
-        normalises = isinstance(part, _NormBase) and not isinstance(part, _InstanceNorm)
-        if normalises and (part.training or not part.track_running_stats):
+        if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
             raise ValueError(
                 f"`model` must not mix the samples of a batch; got batch norm in train mode at {name!r}. "
                 "Call model.eval(), or use GroupNorm."
