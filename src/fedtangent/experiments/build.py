@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedtangent import batch_norm, catalog, losses
+from fedtangent import batch_norm, catalog, dropout, losses
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -18,7 +18,7 @@ from fedtangent.fleet import Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition
-from fedtangent.task import Augmentation, Task
+from fedtangent.task import Augmentation, Task, training
 
 
 def generator(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:
@@ -193,6 +193,15 @@ def check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
         ) from error
     if each.shape != (len(x),):
         raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
+    if any(part.training for part in task.model.modules()):
+        with torch.no_grad(), training(None, torch.zeros((), dtype=torch.int64, device=x.device)):
+            trained = task.predict(task.w_0, x)
+        if not isinstance(trained, Tensor) or trained.shape != f.shape:
+            got = tuple(trained.shape) if isinstance(trained, Tensor) else type(trained).__name__
+            raise ValueError(
+                f"`model` must give the outputs of eval mode, {tuple(f.shape)}, in train mode too; got {got}. Call "
+                "model.eval(), or build it without auxiliary outputs."
+            )
 
 
 def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
@@ -232,14 +241,21 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
 
 
 def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
-    """Raises where a method cannot bear the model's batch norm, or would not use the augmentation."""
-    names = list(batch_norm.layers(task.model))
+    """Raises where a method cannot bear the model's batch norm or dropout, or would not use the augmentation."""
+    names, tangent = list(batch_norm.layers(task.model)), method.node_bytes is not None
     if names and method.clients is None:
         raise ValueError(
             f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
-            f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group'."
+            f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group', or "
+            "freeze torch's by model.eval()."
         )
-    if task.augment is not None and method.node_bytes is not None:  # in the tangent space
+    if tangent and task.draws:
+        name = dropout.place(task.model)
+        raise ValueError(
+            f"`model` must draw nothing for {method.name}, which trains in the tangent space of one function; got "
+            f"dropout in train mode{'' if name is None else f' at {name!r}'}. Call model.eval()."
+        )
+    if task.augment is not None and tangent:
         raise ValueError(
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
-from fedtangent import solvers
+from fedtangent import dropout, solvers
 from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -72,7 +72,8 @@ def moon(
 
     def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: dict[str, Tensor]) -> Tensor:
         f, z = represented(task, w_k, x)
-        z_s, z_v = (represented(task, at, x)[1] for at in (w, previous))
+        with dropout.off():
+            z_s, z_v = (represented(task, at, x)[1] for at in (w, previous))
         known = torch.stack(list(met.values())).all()  # in a partial update, of its parameters
         return task.loss.per_sample(f, y) + mu * torch.where(known, contrast(z, z_s, z_v, temperature), 0)
 
