@@ -287,6 +287,12 @@ def test_memory_to_be_filled_is_of_every_node_s_own() -> None:
     assert len({tuple(row.tolist()) for row in kept}) == 3
 
 
+def test_a_step_without_a_key_is_one_clear_sentence() -> None:
+    message = r"^`key` must be given for a model that draws random numbers; got None\. Take one of the batches' keys\.$"
+    with pytest.raises(ValueError, match=message), dropout.keyed(None), Intercept(dropout.REPLACED):
+        F.dropout(torch.ones(3))
+
+
 def test_off_draws_nothing_in_the_middle_of_a_step() -> None:
     with dropout.keyed(key()) as draws:
         assert dropout.is_on()

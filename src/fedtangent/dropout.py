@@ -36,7 +36,10 @@ class Draws:
 
     def numbers(self, shape: Sequence[int]) -> Tensor:
         """The next call's numbers in [-2^31, 2^31), of this shape, as int32."""
-        assert self.key is not None
+        if self.key is None:
+            raise ValueError(
+                "`key` must be given for a model that draws random numbers; got None. Take one of the batches' keys."
+            )
         self.calls += 1
         return numbers(self.key, self.calls - 1, shape)
 

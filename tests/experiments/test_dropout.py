@@ -224,6 +224,11 @@ def test_a_round_of_torchs_own_batch_norm_by_hand() -> None:
     assert result.rounds[0]["loss"] == pytest.approx(float(F.cross_entropy(f, tiny.data().y_test)), rel=1e-9)
 
 
+def test_synchronised_batch_norm_is_as_good() -> None:
+    one, other = (found("fedavg", normed(norm)) for norm in (nn.BatchNorm1d, nn.SyncBatchNorm))
+    federation.assert_same(one.weights, other.weights)
+
+
 def test_statistics_are_those_of_the_model_without_dropout() -> None:
     result = found("fedavg", nn.Sequential(nn.Dropout(P), *normed()), rounds=1, participation=1.0)
     z = tiny.data().x_train.double() @ result.weights["1.weight"].T + result.weights["1.bias"]
@@ -287,11 +292,21 @@ class Auxiliary(nn.Sequential):
         return (f, f) if self.training else f
 
 
+class Broken(nn.Sequential):
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            raise ZeroDivisionError("no pass in train mode")
+        return super().forward(x)
+
+
 def test_outputs_of_another_kind_in_train_mode_are_one_clear_sentence() -> None:
     words = r"^`model` must give the outputs of eval mode, \(2, 3\), in train mode too; got tuple\. Call model.eval\(\)"
     with pytest.raises(ValueError, match=words):
         setup(experiment(**tiny.settings("fedavg", model=Auxiliary(*tiny.network()))))
     found("fedavg", Auxiliary(*tiny.network()).eval(), rounds=1)
+    words = r"in train mode too; got ZeroDivisionError: no pass in train mode\. Call model.eval\(\)"
+    with pytest.raises(ValueError, match=words):
+        setup(experiment(**tiny.settings("fedavg", model=Broken(*tiny.network()))))
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

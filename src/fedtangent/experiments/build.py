@@ -194,14 +194,22 @@ def check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
     if each.shape != (len(x),):
         raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
     if any(part.training for part in task.model.modules()):
+        _check_training(task, x, tuple(f.shape))
+
+
+def _check_training(task: Task, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises one clear sentence when a model in train mode does not give what it gives in eval mode."""
+    try:
         with torch.no_grad(), training(None, torch.zeros((), dtype=torch.int64, device=x.device)):
-            trained = task.predict(task.w_0, x)
-        if not isinstance(trained, Tensor) or trained.shape != f.shape:
-            got = tuple(trained.shape) if isinstance(trained, Tensor) else type(trained).__name__
-            raise ValueError(
-                f"`model` must give the outputs of eval mode, {tuple(f.shape)}, in train mode too; got {got}. Call "
-                "model.eval(), or build it without auxiliary outputs."
-            )
+            f = task.predict(task.w_0, x)
+        got = str(tuple(f.shape)) if isinstance(f, Tensor) else type(f).__name__
+    except Exception as error:
+        got = _short(error)
+    if got != str(shape):
+        raise ValueError(
+            f"`model` must give the outputs of eval mode, {shape}, in train mode too; got {got}. Call model.eval(), or "
+            "build it without auxiliary outputs."
+        )
 
 
 def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
