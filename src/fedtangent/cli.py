@@ -347,7 +347,7 @@ def _print_plan(built: Setup) -> None:
     print(f"Memory      about {size(plan.memory_bytes)} beside Python and PyTorch")
     print(
         f"Time        about {plan.seconds_a_round:.3g} s a round and {plan.evaluation_seconds:.3g} s for its "
-        f"evaluation, {plan.seconds:.3g} s in all, one node at a time"
+        f"evaluation, {plan.seconds:.3g} s in all, by the {built.engine.name} engine"
     )
 
 

@@ -17,6 +17,7 @@ from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.warm_up import warm_up
 from fedtangent.fleet import Each, Fleet
 from fedtangent.ledger import SERVER, Ledger
 from fedtangent.shard import Shard
@@ -76,6 +77,8 @@ def run(
     start = built.fleet(0, ledger)
     data_k = start.each(list(built.data))
     state, rounds = _begun(built, start, data_k, folder)
+    if len(rounds) < built.experiment.rounds:
+        warm_up(built.experiment.device)
     weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
         fleet = built.fleet(k, ledger)
