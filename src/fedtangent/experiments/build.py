@@ -169,6 +169,30 @@ def built_loss(experiment: Experiment, dataset: Dataset) -> Loss:
     return found
 
 
+def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition) -> tuple[float, ...] | None:
+    """A weight for every class, 1 on average over the clients' rows; None where none are asked for."""
+    asked, classes = experiment.class_weights, dataset.classes
+    if asked is None:
+        return None
+    if not classes:
+        raise ValueError(f"`class_weights` must be left out in a regression; got {plain(asked)}. Drop it.")
+    labels = dataset.y_train.numpy()
+    rows = sum(np.bincount(labels[index], minlength=classes) for index in partition.index)
+    if isinstance(asked, str) and asked == "balanced":
+        given = rows.sum() / (np.count_nonzero(rows) * np.maximum(rows, 1))
+        return tuple(np.where(rows > 0, given, 1.0).tolist())
+    try:
+        given = np.asarray(asked, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.zeros(0)
+    if given.shape != (classes,) or not np.isfinite(given).all() or given.min() < 0 or not given @ rows > 0:
+        raise ValueError(
+            f"`class_weights` must be 'balanced' or {classes} numbers, one a class and none negative; got "
+            f"{plain(asked)!r}. Give such weights."
+        )
+    return tuple((given * rows.sum() / (given @ rows)).tolist())
+
+
 def check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
     """Raises one clear sentence when the model does not take the inputs, or its outputs do not suit the labels."""
     try:

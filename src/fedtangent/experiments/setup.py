@@ -19,6 +19,7 @@ from fedtangent.experiments.build import (
     built_method,
     built_model,
     built_partition,
+    built_weights,
     check_borne,
     check_fit,
     generator,
@@ -30,6 +31,7 @@ from fedtangent.experiments.options import plain
 from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
+from fedtangent.losses import weighted
 from fedtangent.shard import Shard
 from fedtangent.task import Task
 from fedtangent.values import held
@@ -49,6 +51,7 @@ class Setup:
         task: Model, loss and first weights.
         method: Built from the task.
         engine: Runs the nodes.
+        class_weights: Of the loss, by label; None where none were asked for.
     """
 
     experiment: Experiment
@@ -60,6 +63,7 @@ class Setup:
     task: Task
     method: Method
     engine: Engine
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -119,6 +123,7 @@ class Setup:
             "model": named(asked.model),
             "model_options": plain(asked.resolved("model")),
             "loss": self.task.loss.name,
+            **self._weights,
             "project": asked.project,
             "partition": named(asked.partition),
             "partition_options": plain(asked.resolved("partition")),
@@ -135,6 +140,11 @@ class Setup:
             "dtype": asked.dtype,
             "evaluate_nodes_every": asked.evaluate_nodes_every,
         }
+
+    @property
+    def _weights(self) -> dict[str, Any]:
+        asked = self.experiment.class_weights
+        return {} if asked is None else {"class_weights": plain(asked), "weight_by_class": plain(self.class_weights)}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -170,7 +180,9 @@ def setup(experiment: Experiment) -> Setup:
     model = built_model(experiment, tuple(dataset.x_train.shape[1:]), outputs)
     example = dataset.x_train[:2]
     augment = built_augmentation(experiment, example)
-    task = Task(model, built_loss(experiment, dataset), example, augment=augment).to(device, dtype)
+    loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
+    loss = loss if by_class is None else weighted(loss, by_class)
+    task = Task(model, loss, example, augment=augment).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, x_test[:2], y_test[:2], dataset.classes)
     method = built_method(experiment, task, len(partition.index))
@@ -178,7 +190,7 @@ def setup(experiment: Experiment) -> Setup:
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     name = experiment.engine or _fastest(device, method, task)
     engine = catalog.load("engines", name)(**_budget(experiment, device))
-    return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine)
+    return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine, by_class)
 
 
 def _fastest(device: torch.device, method: Method, task: Task) -> str:
