@@ -79,10 +79,10 @@ def custom(
 ) -> Loss:
     """The Loss of a user's `fn(f, y)`, such as `torch.nn.functional.smooth_l1_loss`: the mean of the rows' own.
 
-    That `fn` of several rows is such a mean is tried on numbers at random, and when it is first called on rows of a kind.
+    That `fn` of several rows is such a mean is tried on random numbers, and when it is first called on rows of a kind.
 
     Args:
-        fn: Of outputs (rows, outputs) and labels (rows,) or targets (rows, outputs): a mean over rows, or a value a row.
+        fn: Of outputs (rows, outputs) and labels (rows,) or targets (rows, outputs): their mean, or a value a row.
         name: For the record; the function's own where not given.
         curvature: An upper bound of the eigenvalues of d^2 fn / d f^2, which a flow in the tangent space needs.
         outputs: How many it takes where targets have another width, such as 2 for a mean and a variance.

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from fedtangent import forward, trees
+from fedtangent.forward import Picker
 from fedtangent.losses import Loss, cross_entropy
 
 Weights = dict[str, Tensor]
@@ -43,13 +45,15 @@ class Task:
         example: A few rows of inputs, for what only a forward pass can tell of the model; none tells nothing.
         names: The parameters that are trained, all others frozen; none is all. From `part`.
         augment: What happens to the rows of a batch, from `solvers.shuffled`; none leaves them.
+        outputs: Which of the model's results are the outputs, such as 'logits'; none where it returns these alone.
     """
 
     model: nn.Module
     loss: Loss = cross_entropy
-    example: Tensor | None = field(default=None, repr=False)
+    example: Any = field(default=None, repr=False)
     names: tuple[str, ...] | None = None
     augment: Augmentation | None = None
+    outputs: Picker | None = None
     w_0: Weights = field(init=False, repr=False)
     _all: frozenset[str] = field(init=False, repr=False)
 
@@ -69,7 +73,7 @@ class Task:
         """The number of trainable parameters."""
         return sum(w.numel() for w in self.w_0.values())
 
-    def predict(self, w: Weights, x: Tensor) -> Tensor:
+    def predict(self, w: Weights, x: Any) -> Tensor:
         """The network's outputs f(x; w), (rows, outputs); of a part, only inside `holding` its frozen parameters.
 
         Raises:
@@ -82,7 +86,7 @@ class Task:
                 f"`predict` must have every parameter, a part of a model those that it is `holding` too; got none of "
                 f"{min(absent)!r}."
             )
-        return torch.func.functional_call(self.model, w, (x,))  # type: ignore[no-any-return]
+        return forward.outputs(self.model, w, x, self.outputs)
 
     def part(self, names: Sequence[str]) -> "Task":
         """The same task, of which only these parameters are trained: neither gradients of others nor any below them."""
@@ -96,8 +100,7 @@ class Task:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Task":
         """The same task on another device or in another floating-point type."""
-        x = self.example
-        example = None if x is None else x.to(device, dtype if x.is_floating_point() else x.dtype)
+        example = None if self.example is None else trees.to(self.example, device, dtype)
         return replace(self, model=deepcopy(self.model).to(device=device, dtype=dtype), example=example)
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def named(part: Any) -> str:
     if isinstance(part, (str, Path)):
         path = Path(part)
         return path.stem if path.suffix == ".py" else path.name
+    part = getattr(part, "_orig_mod", part)  # a compiled module is called what it was made of
     return str(getattr(part, "__name__", type(part).__name__))
 
 
@@ -118,6 +120,11 @@ def built_model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -
         model = experiment.model
     else:
         model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, which torch.func does not go through
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"`model` must be a module of Python code; got a {type(model).__name__}. Give the one that it was made of."
+        )
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a module or give one; got {type(model).__name__}. Return a torch.nn.Module.")
     return model
@@ -135,7 +142,7 @@ def built_augmentation(experiment: Experiment, x: Tensor) -> Augmentation | None
         changed = found.apply(x, found.draw(generator(experiment, "augment"), len(x)))
     except Exception as error:
         raise ValueError(
-            f"`augment` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {_short(error)}. "
+            f"`augment` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {short(error)}. "
             "Leave it out, or choose one for these data."
         ) from error
     if changed.shape != x.shape or changed.dtype != x.dtype:
@@ -177,7 +184,9 @@ def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition
     if not classes:
         raise ValueError(f"`class_weights` must be left out in a regression; got {plain(asked)}. Drop it.")
     labels = dataset.y_train.numpy()
-    rows = sum(np.bincount(labels[index], minlength=classes) for index in partition.index)
+    rows = np.zeros(classes)
+    for index in partition.index:
+        rows += np.bincount(labels[np.asarray(index, dtype=np.int64)], minlength=classes)
     if isinstance(asked, str) and asked == "balanced":
         given = rows.sum() / (np.count_nonzero(rows) * np.maximum(rows, 1))
         return tuple(np.where(rows > 0, given, 1.0).tolist())
@@ -191,32 +200,6 @@ def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition
             f"{plain(asked)!r}. Give such weights."
         )
     return tuple((given * rows.sum() / (given @ rows)).tolist())
-
-
-def check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
-    """Raises one clear sentence when the model does not take the inputs, or its outputs do not suit the labels."""
-    try:
-        f = task.predict(task.w_0, x).detach()
-    except Exception as error:
-        raise ValueError(
-            f"`model` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got "
-            f"{_short(error)}. Fit its first layer to the data."
-        ) from error
-    if not isinstance(f, Tensor) or f.ndim != 2 or len(f) != len(x) or (classes and f.shape[1] != classes):
-        got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(
-            f"`model` must give outputs of shape (rows, {classes or 'outputs'}), {len(x)} rows here; got {got}. "
-            "Fit its last layer to the data."
-        )
-    try:
-        each = task.loss.per_sample(f, y)
-    except Exception as error:
-        raise ValueError(
-            f"`loss` must take outputs {tuple(f.shape)} and labels or targets {tuple(y.shape)}; got "
-            f"{_short(error)}. Fit the last layer or the loss."
-        ) from error
-    if each.shape != (len(x),):
-        raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
 
 
 def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
@@ -270,6 +253,6 @@ def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
         )
 
 
-def _short(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+def short(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says."""
+    return shorten(": ".join([type(error).__name__, *str(error).splitlines()[:1]]).rstrip("."), 200, placeholder=" ...")

@@ -42,6 +42,7 @@ def manifest(built: Setup) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "chunks": built.fleet(1, Ledger()).chunks(),
         "machine": _machine(built),
+        **({} if built.engine_reason is None else {"engine_reason": built.engine_reason}),
         "exposure": built.method.exposure,
         "parameters": built.task.size,
         "forward_multiply_adds": _forward(built),

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedtangent import catalog, shard, trees
+from fedtangent import shard, trees
 from fedtangent.experiments.build import (
     built_augmentation,
     built_dataset,
@@ -21,12 +21,13 @@ from fedtangent.experiments.build import (
     built_partition,
     built_weights,
     check_borne,
-    check_fit,
     generator,
     mixed,
     named,
 )
+from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
+from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
@@ -52,6 +53,7 @@ class Setup:
         method: Built from the task.
         engine: Runs the nodes.
         class_weights: Of the loss, by label; None where none were asked for.
+        engine_reason: Why the engine is not the usual one, where it is not.
     """
 
     experiment: Experiment
@@ -64,6 +66,7 @@ class Setup:
     method: Method
     engine: Engine
     class_weights: tuple[float, ...] | None = None
+    engine_reason: str | None = None
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -184,25 +187,14 @@ def setup(experiment: Experiment) -> Setup:
     loss = loss if by_class is None else weighted(loss, by_class)
     task = Task(model, loss, example, augment=augment).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
-    check_fit(task, x_test[:2], y_test[:2], dataset.classes)
+    check_fit(task, dataset)
     method = built_method(experiment, task, len(partition.index))
     check_borne(experiment, task, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
-    name = experiment.engine or _fastest(device, method, task)
-    engine = catalog.load("engines", name)(**_budget(experiment, device))
-    return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine, by_class)
-
-
-def _fastest(device: torch.device, method: Method, task: Task) -> str:
-    """The engine's name: on a GPU many nodes at once; on a CPU one by one where a node's own products are large.
-
-    That is so for methods in the tangent space, which state what a node needs, and for convolutions and attention:
-    stacked they become grouped convolutions and batched products, which run slower than the same one after the other
-    (benchmarks/engines.py, benchmarks/conv_clients.py).
-    """
-    large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
-    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.node_bytes is not None
-    return "sequential" if device.type == "cpu" and large else "vectorized"
+    engine, reason = built_engine(experiment, device, task, method, data)
+    return Setup(
+        experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine, by_class, reason
+    )
 
 
 def _described(experiment: Experiment, part: str, chosen: Any) -> dict[str, Any]:
@@ -210,10 +202,3 @@ def _described(experiment: Experiment, part: str, chosen: Any) -> dict[str, Any]
     if chosen is None:
         return {}
     return {part: named(chosen), f"{part}_options": plain(experiment.resolved(part))}
-
-
-def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:
-    """The budget of a chunk: what was asked for; else a quarter of a GPU, and on a CPU the engine's own."""
-    if experiment.memory is not None:
-        return {"memory": experiment.memory}
-    return {"memory": torch.cuda.get_device_properties(device).total_memory // 4} if device.type == "cuda" else {}

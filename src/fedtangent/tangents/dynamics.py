@@ -27,9 +27,10 @@ def flow(
 ) -> Tensor:
     """alpha at every time s (T, N, C) under the gradient flow of the mean loss over the real rows.
 
-    A quadratic loss in closed form, the squared one alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a Chebyshev series
-    of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised method of order two
-    with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K, however many times.
+    A quadratic loss in closed form, the squared one's alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a
+    Chebyshev series of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised
+    method of order two with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K,
+    however many times.
 
     Args:
         kernel: From `operator`.
