@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.losses import Loss, scaled
-from fedtangent.shard import Shard
+from fedtangent.shard import Shard, at
 from fedtangent.task import Task
 
 
@@ -23,7 +23,7 @@ def counts(data: Shard, like: Tensor) -> Tensor:
 
 def first_counts(task: Task, data: Shard) -> Tensor:
     """The same for all outputs of the model, in the weights' type."""
-    f = task.predict(task.w_0, data.x[:1])
+    f = task.predict(task.w_0, at(data.x, slice(0, 1)))
     return counts(data, torch.zeros_like(f[0]))
 
 

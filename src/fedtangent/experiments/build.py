@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedtangent import batch_norm, catalog, losses
+from fedtangent import batch_norm, catalog, losses, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -18,7 +18,7 @@ from fedtangent.experiments.options import plain
 from fedtangent.fleet import Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.losses import Loss
-from fedtangent.shard import Dataset, Partition
+from fedtangent.shard import Dataset, Partition, count
 from fedtangent.task import Augmentation, Task
 
 
@@ -76,14 +76,16 @@ def built_dataset(experiment: Experiment) -> Dataset:
 def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
     """The partition, whose rows the data set has."""
     function = factory("partition", experiment.partition)
-    rows = len(dataset.x_train)
+    rows = len(dataset.y_train)
     if function is None:
         partition, _ = experiment.partition, experiment.size
     else:
         rng, chosen = generator(experiment, "partition"), experiment.resolved("partition")
         site = signature(function).parameters.get("site")  # a fifth argument of that name is the data set's sites
         sites = (dataset.site_train,) if site and site.kind is site.POSITIONAL_OR_KEYWORD else ()
-        partition = function(dataset.x_train, dataset.y_train, experiment.size, rng, *sites, **chosen)
+        # of inputs that are several tensors a partition is given the rows' numbers
+        x = dataset.x_train if isinstance(dataset.x_train, Tensor) else torch.arange(rows)
+        partition = function(x, dataset.y_train, experiment.size, rng, *sites, **chosen)
     if not isinstance(partition, Partition):
         raise TypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."
@@ -106,6 +108,10 @@ def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tup
     """Both with the inputs' mixtures in place of the inputs, where the experiment asks for them."""
     if experiment.project is None:
         return dataset, partition
+    if not isinstance(dataset.x_train, Tensor):
+        raise ValueError(
+            f"`project` must be left out for inputs that are several tensors; got {experiment.project}. Drop it."
+        )
     inputs = int(np.prod(dataset.x_train.shape[1:]))
     matrix = project(inputs, experiment.project, generator(experiment, "project"))
     train, test = (projected(x, matrix) for x in (dataset.x_train, dataset.x_test))
@@ -113,9 +119,14 @@ def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tup
     return dataset._replace(x_train=train, x_test=test), partition._replace(x=shifted)
 
 
-def built_model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model."""
+def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
+    """The model, for inputs of this shape, or of these where they are several tensors."""
     function = factory("model", experiment.model)
+    if _is_ours(experiment.model) and not _is_shape(inputs):
+        raise ValueError(
+            f"`model` must be one of your own for inputs that are several tensors; got {experiment.model!r}. Give a "
+            "module that takes them."
+        )
     if function is None:
         model = experiment.model
     else:
@@ -130,7 +141,15 @@ def built_model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -
     return model
 
 
-def built_augmentation(experiment: Experiment, x: Tensor) -> Augmentation | None:
+def _is_shape(inputs: Any) -> bool:
+    return isinstance(inputs, tuple) and all(isinstance(size, int) for size in inputs)
+
+
+def _is_ours(model: Any) -> bool:
+    return isinstance(model, str) and not model.endswith(".py")
+
+
+def built_augmentation(experiment: Experiment, x: Any) -> Augmentation | None:
     """The augmentation, tried on a few rows."""
     function = factory("augment", experiment.augment)
     found = experiment.augment if function is None else function(**experiment.resolved("augment"))
@@ -139,17 +158,15 @@ def built_augmentation(experiment: Experiment, x: Tensor) -> Augmentation | None
     if not isinstance(found, Augmentation):
         raise TypeError(f"`augment` must give an Augmentation; got {type(found).__name__}. Return one.")
     try:
-        changed = found.apply(x, found.draw(generator(experiment, "augment"), len(x)))
+        changed = found.apply(x, found.draw(generator(experiment, "augment"), count(x)))
     except Exception as error:
         raise ValueError(
-            f"`augment` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {short(error)}. "
+            f"`augment` must take inputs of shape {shape(x)}; got {short(error)}. "
             "Leave it out, or choose one for these data."
         ) from error
-    if changed.shape != x.shape or changed.dtype != x.dtype:
-        raise ValueError(
-            f"`augment` must keep the inputs' shape {tuple(x.shape)} and type; got {tuple(changed.shape)} of "
-            f"{changed.dtype}. Return such inputs."
-        )
+    kept, got = (trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), part) for part in (x, changed))
+    if got != kept:
+        raise ValueError(f"`augment` must keep the inputs' shape and type, {kept}; got {got}. Return such inputs.")
     return found
 
 
@@ -202,6 +219,14 @@ def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition
     return tuple((given * rows.sum() / (given @ rows)).tolist())
 
 
+def shape(x: Any) -> str:
+    """The shape of inputs, (rows, ...), by name where there are several."""
+    if isinstance(x, Tensor):
+        return f"(rows, {', '.join(map(str, x.shape[1:]))})"
+    parts = x.items() if isinstance(x, dict) else enumerate(x)
+    return ", ".join(f"{name}: {shape(part)}" for name, part in parts)
+
+
 def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
     """The method on a task, around its host; rounds and topology suit it."""
     function = factory("method", experiment.method)
@@ -239,7 +264,12 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
 
 
 def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
-    """Raises where a method cannot bear the model's batch norm, or would not use the augmentation."""
+    """Raises where a method cannot bear the model's batch norm or its inputs, or would not use the augmentation."""
+    if method.node_bytes is not None and (task.outputs is not None or not isinstance(task.example, Tensor)):
+        raise ValueError(
+            f"`model` must take one tensor and return one for {method.name}, which works in the tangent space; got "
+            "inputs of several tensors, or `outputs`. Wrap it in a module that does, or train by another method."
+        )
     names = list(batch_norm.layers(task.model))
     if names and method.clients is None:
         raise ValueError(

@@ -14,7 +14,7 @@ from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.fleet import Engine, Method
 from fedtangent.shard import Shard, at
-from fedtangent.tangents.step import linearize
+from fedtangent.tangents.step import linearize, score
 from fedtangent.task import Task, Weights
 
 ROWS = (3, 2)  # of the two nodes that are tried: unequal, so that one is padded
@@ -87,7 +87,11 @@ def _fault(fn: Callable[..., Any], shared: list[tuple[Any, ...]], alone: Any, w_
             except Exception as error:
                 return short(error)
         for one, other in zip(trees.leaves(alone), trees.leaves(together), strict=True):
-            if one.numel() and not bool((one - other).abs().max() <= 0.01 * one.abs().max() + floor):
+            if (
+                one.is_floating_point()
+                and one.numel()
+                and not bool((one - other).abs().max() <= 0.01 * one.abs().max() + floor)
+            ):
                 return "its gradients are others there than node by node"
     return None
 
@@ -103,8 +107,8 @@ def _gradient(task: Task, w: Weights, data: Shard, batches: solvers.Batches) -> 
 
 
 def _linearized(task: Task, w: Weights, data: Shard, _: solvers.Batches) -> Any:
-    rows = linearize(task, w, data)
-    return rows.f, rows.factors
+    tries = trees.map(lambda part: torch.stack([part, part]), w)
+    return linearize(task, w, data), score(task, tries, data)
 
 
 def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:

@@ -50,6 +50,8 @@ class Experiment:
         augment_options: The augmentation's options by name.
         model: A model's name or a file of your own; from Python a module, whose weights are then the first ones.
         model_options: The model's options by name.
+        outputs: Which of the model's results are the outputs, such as logits: a name or number, or from Python a
+            function of what it returns; none where it returns a tensor.
         loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
             classes and squared for targets.
         class_weights: Of the loss of a row, by its label: balanced (rows / (classes x the label's rows), over all
@@ -84,6 +86,7 @@ class Experiment:
     augment_options: Mapping[str, Any] = field(default_factory=dict)
     model: str | nn.Module | Callable[..., nn.Module] = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int | str | Callable[[Any], Any] | None = None
     loss: str | Loss | Callable[..., Any] | None = None
     class_weights: Literal["balanced"] | Sequence[float] | None = None
     project: int | None = None

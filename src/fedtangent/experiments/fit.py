@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import forward, passes, trees
-from fedtangent.experiments.build import short
+from fedtangent.experiments.build import shape, short
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, at, count
 from fedtangent.task import Task
@@ -62,14 +62,6 @@ def _outputs(task: Task, x: Any, classes: int) -> Tensor:
         got = "NaN or infinity" if f.is_floating_point() else str(f.dtype)
         raise ValueError(f"`model` must give finite real numbers; got {got}. Look at its first weights and the inputs.")
     return f
-
-
-def shape(x: Any) -> str:
-    """The shape of inputs, (rows, ...), by name where there are several."""
-    if isinstance(x, Tensor):
-        return f"(rows, {', '.join(map(str, x.shape[1:]))})"
-    parts = x.items() if isinstance(x, dict) else enumerate(x)
-    return ", ".join(f"{name}: {shape(part)}" for name, part in parts)
 
 
 def _examples(dataset: Dataset) -> list[int]:

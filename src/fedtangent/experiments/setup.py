@@ -33,7 +33,7 @@ from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
 from fedtangent.losses import weighted
-from fedtangent.shard import Shard
+from fedtangent.shard import Shard, at
 from fedtangent.task import Task
 from fedtangent.values import held
 
@@ -60,7 +60,7 @@ class Setup:
     dataset: str
     classes: int
     data: Sequence[Shard]
-    x_test: Tensor
+    x_test: Any
     y_test: Tensor
     task: Task
     method: Method
@@ -72,6 +72,11 @@ class Setup:
     def nodes(self) -> tuple[int, ...]:
         """The nodes' numbers."""
         return tuple(range(len(self.data)))
+
+    @property
+    def inputs(self) -> Any:
+        """The shape of a row's inputs, or the shapes where there are several."""
+        return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
 
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
@@ -125,6 +130,7 @@ class Setup:
             **_described(asked, "augment", asked.augment),
             "model": named(asked.model),
             "model_options": plain(asked.resolved("model")),
+            **({} if asked.outputs is None else {"outputs": plain(asked.outputs)}),
             "loss": self.task.loss.name,
             **self._weights,
             "project": asked.project,
@@ -164,7 +170,7 @@ class Setup:
         if needs is None:  # a few copies of weights and data
             weights = trees.payload_bytes(self.task.w_0)
             return {i: 8 * weights + 4 * trees.payload_bytes(data) for i, data in enumerate(self.data)}
-        return {i: needs(len(data.x), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
+        return {i: needs(len(data.real), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
 
 
 def setup(experiment: Experiment) -> Setup:
@@ -180,12 +186,12 @@ def setup(experiment: Experiment) -> Setup:
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = built_partition(experiment, dataset)
     dataset, partition = mixed(experiment, dataset, partition)
-    model = built_model(experiment, tuple(dataset.x_train.shape[1:]), outputs)
-    example = dataset.x_train[:2]
+    model = built_model(experiment, trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train), outputs)
+    example = at(dataset.x_train, slice(0, 2))
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
-    task = Task(model, loss, example, augment=augment).to(device, dtype)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs).to(device, dtype)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, dataset)
     method = built_method(experiment, task, len(partition.index))
