@@ -114,7 +114,8 @@ def custom(
 
         return rows
 
-    _try(fn, slope, outputs)
+    if outputs is None:  # else nobody knows the targets' width yet
+        _try(fn, slope)
     return Loss(
         name or str(getattr(fn, "__name__", type(fn).__name__)),
         per_sample=by_row(one_row),
@@ -150,26 +151,27 @@ def _check_mean(
         return
     off, size = float((together - alone).abs().max()), float(together.abs().max())
     if bool(together.isfinite().all()) and not off <= torch.finfo(f.dtype).eps ** 0.5 * size:
-        got = f"a gradient that differs by {off:.3g} on {len(f)} rows" if math.isfinite(off) else "NaN for a row alone"
+        got = (
+            f"a gradient that differs by {off:.3g} on {len(f)} rows"
+            if math.isfinite(off)
+            else "NaN or infinity for a row alone"
+        )
         raise ValueError(
             f"`loss` must be the mean of what it gives for every row alone; got {got}. Pass reduction='none', and "
             "weights of classes as class_weights or by losses.weighted: torch divides those by their sum over a batch."
         )
 
 
-def _try(
-    fn: Callable[[Tensor, Tensor], Tensor], slope: Callable[[Tensor, Tensor], Tensor], outputs: int | None
-) -> None:
+def _try(fn: Callable[[Tensor, Tensor], Tensor], slope: Callable[[Tensor, Tensor], Tensor]) -> None:
     """The same for random outputs, and for their softmax, with labels and with targets, wherever `fn` takes such."""
     held = fn.buffers() if isinstance(fn, nn.Module) else getattr(fn, "keywords", {}).values()
-    lengths = [len(part) for part in held if isinstance(part, Tensor) and part.dim() == 1]
+    lengths = [len(part) for part in held if isinstance(part, Tensor) and part.dim() == 1 and len(part) > 1]
     random = torch.Generator().manual_seed(0)
-    for width in [outputs] if outputs else {3, *lengths, 1 + max(2, getattr(fn, "ignore_index", 2))}:
+    for width in {3, *lengths, 1 + max(2, getattr(fn, "ignore_index", 2))}:
         f = torch.randn(2 * width, width, generator=random, dtype=torch.float64)
-        targets = f.flip(0).softmax(-1)
-        labels = [torch.arange(len(f)) % width] if width > 1 else []
+        labels, targets = torch.arange(len(f)) % width, f.flip(0).softmax(-1)
         for at in (f, f.softmax(-1), f.float(), f.float().softmax(-1)):
-            for y in [*labels, targets.to(at), *([targets[:, :1].to(at)] if outputs else [])]:
+            for y in (labels, targets.to(at)):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of shapes that it does not take
                     _check_mean(fn, slope, at, y)

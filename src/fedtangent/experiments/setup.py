@@ -153,7 +153,10 @@ class Setup:
     @property
     def _weights(self) -> dict[str, Any]:
         asked = self.experiment.class_weights
-        return {} if asked is None else {"class_weights": plain(asked), "weight_by_class": plain(self.class_weights)}
+        if asked is None:
+            return {}
+        told = asked if isinstance(asked, str) else [float(weight) for weight in asked]
+        return {"class_weights": told, "weight_by_class": plain(self.class_weights)}
 
     @cached_property
     def fingerprint(self) -> str:
