@@ -334,6 +334,8 @@ def _announce(built: Setup) -> None:
     level, count, told = built.method.exposure, built.task.size, built.description
     name = f"{told['method']} around {told['host']}" if "host" in told else told["method"]
     print(f"{name} on {built.dataset}, {len(built.data)} nodes, {count:,} parameters, seed {built.experiment.seed}")
+    if built.engine_reason is not None:
+        print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
 
 

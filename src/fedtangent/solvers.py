@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.multiply_adds import repeated
-from fedtangent.shard import Shard
+from fedtangent.shard import Shard, at
 from fedtangent.task import Augmentation, Task, Weights, training
 
 Solver = Callable[..., Weights]  # (w, data, batches, *more) -> w; `more` is what a method's own terms take
@@ -49,7 +49,7 @@ def shuffled(
         raise ValueError(f"`batch` must be at least 1; got {batch}. Give a positive number of rows.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
-        rows = len(data.x)
+        rows = len(data.real)
         wide = min(batch, rows)
         per_epoch = -(-rows // wide)
         index = np.zeros((epochs, per_epoch * wide), dtype=np.int64)
@@ -69,7 +69,7 @@ def full_batch(steps: int) -> Callable[[np.random.Generator, Shard], Batches]:
         raise ValueError(f"`steps` must be at least 1; got {steps}. Give a positive number.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
-        rows = torch.arange(1, len(data.x) + 1).expand(steps, -1)
+        rows = torch.arange(1, len(data.real) + 1).expand(steps, -1)
         return Batches(rows, torch.ones(steps, dtype=torch.bool), keys=_keys(rng, steps))
 
     return draw
@@ -203,7 +203,7 @@ def _solver(
     """
     draws = task.draws
 
-    def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, whole: bool, key: Tensor | None, *more: Any) -> Tensor:
+    def loss(w: Weights, x: Any, y: Tensor, real: Tensor, whole: bool, key: Tensor | None, *more: Any) -> Tensor:
         with training(None if whole else real, key):
             each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
         return torch.where(real, each, 0).sum() / real.sum().clamp(min=1)
@@ -233,7 +233,9 @@ def _solver(
         steps = zip(batches.rows, batches.real, *everywhere_, changes, keys, strict=True)
         for index, real, everywhere, whole, change, key in repeated(steps):
             rows = (index - 1).clamp(min=0)
-            x = data.x[rows] if task.augment is None else task.augment.apply(data.x[rows], change)
+            x = at(data.x, rows)
+            if task.augment is not None:
+                x = task.augment.apply(x, change)
             g = gradient(w, x, data.y[rows], index > 0, whole, key, *more)
             if pull is not None:
                 g = trees.add(g, pull(w, *more))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from fedtangent import batch_norm, dropout
+from fedtangent import batch_norm, dropout, forward, trees
+from fedtangent.forward import Picker
 from fedtangent.intercept import Intercept, Table
 from fedtangent.losses import Loss, cross_entropy
 
@@ -45,13 +46,15 @@ class Task:
         example: A few rows of inputs, for what only a forward pass can tell of the model; none tells nothing.
         names: The parameters that are trained, all others frozen; none is all. From `part`.
         augment: What happens to the rows of a batch, from `solvers.shuffled`; none leaves them.
+        outputs: Which of the model's results are the outputs, such as 'logits'; none where it returns these alone.
     """
 
     model: nn.Module
     loss: Loss = cross_entropy
-    example: Tensor | None = field(default=None, repr=False)
+    example: Any = field(default=None, repr=False)
     names: tuple[str, ...] | None = None
     augment: Augmentation | None = None
+    outputs: Picker | None = None
     w_0: Weights = field(init=False, repr=False)
     _all: frozenset[str] = field(init=False, repr=False)
 
@@ -71,7 +74,7 @@ class Task:
         """The number of trainable parameters."""
         return sum(w.numel() for w in self.w_0.values())
 
-    def predict(self, w: Weights, x: Tensor) -> Tensor:
+    def predict(self, w: Weights, x: Any) -> Tensor:
         """The network's outputs f(x; w), (rows, outputs); of a part, only inside `holding` its frozen parameters.
 
         Inside `training` the model is in the mode that it was given in, each module of it; elsewhere in eval mode, so
@@ -90,10 +93,10 @@ class Task:
         by_batch, trains = batch_norm.is_inside(), dropout.is_on()
         with nullcontext() if trains else _measuring(self.model, (_BatchNorm,) if by_batch else ()):
             if not by_batch or not self._replaced:
-                return torch.func.functional_call(self.model, w, (x,))  # type: ignore[no-any-return]
+                return forward.outputs(self.model, w, x, self.outputs)
             counts = {name: torch.zeros((), dtype=torch.int64) for name in batch_norm.counters(self.model)}
             with Intercept(self._replaced):
-                return torch.func.functional_call(self.model, {**counts, **w}, (x,))  # type: ignore[no-any-return]
+                return forward.outputs(self.model, {**w, **counts}, x, self.outputs)
 
     @cached_property
     def draws(self) -> bool:
@@ -103,10 +106,10 @@ class Task:
         if self.example is None or not any(part.training for part in self.model.modules()):
             return False
         held = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        key = torch.zeros((), dtype=torch.int64, device=self.example.device)
+        key = torch.zeros((), dtype=torch.int64, device=trees.leaves(self.example)[0].device)
         replaced = Intercept(batch_norm.REPLACED | dropout.REPLACED)
         with torch.no_grad(), torch.random.fork_rng(devices=[]), training(None, key) as draws, replaced:
-            torch.func.functional_call(self.model, held, (self.example,))
+            forward.outputs(self.model, {**self.w_0, **held}, self.example, self.outputs)
         return draws.calls > 0
 
     @cached_property
@@ -127,8 +130,7 @@ class Task:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Task":
         """The same task on another device or in another floating-point type."""
-        x = self.example
-        example = None if x is None else x.to(device, dtype if x.is_floating_point() else x.dtype)
+        example = None if self.example is None else trees.to(self.example, device, dtype)
         return replace(self, model=deepcopy(self.model).to(device=device, dtype=dtype), example=example)
 
 

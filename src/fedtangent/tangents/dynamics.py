@@ -32,9 +32,10 @@ def flow(
 ) -> Tensor:
     """alpha at every time s (T, N, C) under the gradient flow of the mean loss over the real rows.
 
-    The squared loss in closed form, alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a Chebyshev series
-    of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised method of order two
-    with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K, however many times.
+    A quadratic loss in closed form, the squared one's alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a
+    Chebyshev series of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised
+    method of order two with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K,
+    however many times.
 
     Args:
         kernel: From `operator`.
@@ -65,7 +66,7 @@ def flow(
     def solve(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, stiffness: float) -> Tensor:
         force = _force(kernel, f_0, y, real, loss)
         start = torch.zeros_like(f_0)
-        if loss.name != "squared":
+        if not loss.quadratic:
             return stabilised(force, start, stiffness, s, growth)
         b = force(start)
         return phi_series(lambda alpha: b - force(alpha), b, stiffness, s)
