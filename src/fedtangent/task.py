@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from fedtangent.losses import Loss, cross_entropy
+from fedtangent.module_state import cast, copied, unchanged
 
 Weights = dict[str, Tensor]
 
@@ -82,7 +84,8 @@ class Task:
                 f"`predict` must have every parameter, a part of a model those that it is `holding` too; got none of "
                 f"{min(absent)!r}."
             )
-        return torch.func.functional_call(self.model, w, (x,))  # type: ignore[no-any-return]
+        with unchanged(self.model):
+            return torch.func.functional_call(self.model, w, (x,))  # type: ignore[no-any-return]
 
     def part(self, names: Sequence[str]) -> "Task":
         """The same task, of which only these parameters are trained: neither gradients of others nor any below them."""
@@ -98,7 +101,7 @@ class Task:
         """The same task on another device or in another floating-point type."""
         x = self.example
         example = None if x is None else x.to(device, dtype if x.is_floating_point() else x.dtype)
-        return replace(self, model=deepcopy(self.model).to(device=device, dtype=dtype), example=example)
+        return replace(self, model=cast(copied(self.model), device, dtype), example=example)
 
 
 @contextmanager
@@ -113,6 +116,17 @@ def holding(frozen: Weights) -> Iterator[None]:
 
 def _check(model: nn.Module) -> None:
     """Raises one clear sentence where outputs would depend on hidden chance, or a forward pass change hidden state."""
+    for name, p in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(p):
+            raise ValueError(
+                f"`model` must have all its parameters; got {name!r}, which is lazy. Call the model once on a few "
+                "samples."
+            )
+        if p.requires_grad and p.is_complex():
+            raise ValueError(
+                f"`model` must train real parameters; got {p.dtype} at {name!r}. Hold torch.view_as_real of it as the "
+                "parameter, and call torch.view_as_complex in forward."
+            )
     for name, part in model.named_modules():
         if isinstance(part, _BatchNorm) and part.running_mean is None:
             raise ValueError(

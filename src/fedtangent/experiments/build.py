@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedtangent import batch_norm, catalog, losses
 from fedtangent.channels.project import project, projected
@@ -17,6 +18,7 @@ from fedtangent.experiments.options import plain
 from fedtangent.fleet import Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.losses import Loss
+from fedtangent.module_state import borrowed, copied
 from fedtangent.shard import Dataset, Partition
 from fedtangent.task import Augmentation, Task
 
@@ -243,6 +245,35 @@ def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
         raise ValueError(
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."
+        )
+
+
+def initialised(experiment: Experiment, model: nn.Module, x: Tensor) -> nn.Module:
+    """The model; a copy of it, passed a few rows, where it has lazy layers, whose weights the seed then decides."""
+    if not any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    model = copied(model)
+    modes = {part: part.training for part in model.modules()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(experiment.seed)
+        try:
+            model.eval()(x)
+        except Exception as error:
+            raise ValueError(
+                f"`model` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {_short(error)}. "
+                "Fit its layers to the data."
+            ) from error
+    for part, mode in modes.items():
+        part.training = mode
+    return model
+
+
+def check_own(model: nn.Module, task: Task, x: Tensor) -> None:
+    """Raises where the task's copy of a model computes with parameters of the model itself, which are not trained."""
+    if name := borrowed(model, lambda: task.predict(task.w_0, x)):
+        raise ValueError(
+            f"`model` must reach its layers as its attributes; got {name!r} used by a hook or a function that holds "
+            "the layer itself, and so is not copied with it. Write it as a method of the module."
         )
 
 

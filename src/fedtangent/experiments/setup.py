@@ -1,12 +1,11 @@
 """Setup: everything that an experiment's words stand for, built and checked."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,15 +20,19 @@ from fedtangent.experiments.build import (
     built_partition,
     check_borne,
     check_fit,
+    check_own,
     generator,
+    initialised,
     mixed,
     named,
 )
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
 from fedtangent.experiments.options import plain
+from fedtangent.experiments.sources import Source, sources
 from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
+from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.task import Task
 from fedtangent.values import held
@@ -49,6 +52,8 @@ class Setup:
         task: Model, loss and first weights.
         method: Built from the task.
         engine: Runs the nodes.
+        module: The model, which nothing is run on: what is given back, and saved.
+        sources: Digests of the files and functions that it is made of.
     """
 
     experiment: Experiment
@@ -60,6 +65,8 @@ class Setup:
     task: Task
     method: Method
     engine: Engine
+    module: nn.Module
+    sources: Mapping[str, Source]
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -72,10 +79,8 @@ class Setup:
             return None
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
-        draw = factory("topology", self.experiment.topology)
-        assert draw is not None
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
-        return draw(len(self.data), rng, **self.experiment.resolved("topology"))  # type: ignore[no-any-return]
+        return self._topology(len(self.data), rng)
 
     def fleet(self, round: int, ledger: Ledger) -> Fleet:
         """The fleet of a round; before the first one, with the first one's graph."""
@@ -138,12 +143,20 @@ class Setup:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of data and first weights, which no description can hold."""
+        """A digest of data, first weights and all else that the model holds, which no description can hold."""
         digest = hashlib.blake2b(digest_size=16)
-        for leaf in trees.leaves([list(self.data), self.x_test, self.y_test, self.task.w_0]):
+        held = dict([*self.task.model.named_parameters(), *self.task.model.named_buffers()])
+        for leaf in trees.leaves([list(self.data), self.x_test, self.y_test, held]):
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
-            digest.update(np.ascontiguousarray(leaf.cpu().numpy()).data)
+            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @cached_property
+    def _topology(self) -> Callable[..., Graph]:
+        """What draws a graph; the same function in all rounds, though its file may be edited meanwhile."""
+        draw = factory("topology", self.experiment.topology)
+        assert draw is not None
+        return partial(draw, **self.experiment.resolved("topology"))
 
     def _node_bytes(self, graph: Graph | None) -> Mapping[int, int]:
         """The peak memory of each node's work."""
@@ -167,18 +180,32 @@ def setup(experiment: Experiment) -> Setup:
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = built_partition(experiment, dataset)
     dataset, partition = mixed(experiment, dataset, partition)
-    model = built_model(experiment, tuple(dataset.x_train.shape[1:]), outputs)
     example = dataset.x_train[:2]
+    model = initialised(experiment, built_model(experiment, tuple(dataset.x_train.shape[1:]), outputs), example)
     augment = built_augmentation(experiment, example)
     task = Task(model, built_loss(experiment, dataset), example, augment=augment).to(device, dtype)
+    module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, x_test[:2], y_test[:2], dataset.classes)
+    check_own(model, task, x_test[:2])
     method = built_method(experiment, task, len(partition.index))
     check_borne(experiment, task, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     name = experiment.engine or _fastest(device, method, task)
     engine = catalog.load("engines", name)(**_budget(experiment, device))
-    return Setup(experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine)
+    return Setup(
+        experiment,
+        dataset.name,
+        dataset.classes,
+        data,
+        x_test,
+        y_test,
+        task,
+        method,
+        engine,
+        module,
+        sources(experiment),
+    )
 
 
 def _fastest(device: torch.device, method: Method, task: Task) -> str:

@@ -1,0 +1,111 @@
+"""Same: whether the run in a folder is the one that is asked for, and would go on to the same record here."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
+    """Raises one sentence about what is not the same.
+
+    Args:
+        folder: With a manifest.
+        run: The manifest of what is to be recorded there.
+        resume: Whether the folder's run is to be gone on with.
+
+    Raises:
+        ValueError: Another experiment, version or source, or a damaged manifest; or the same, and not to be resumed.
+    """
+    there, now = _read(folder / MANIFEST), json.loads(json.dumps(run))
+    old, new = _leaves(there["experiment"]), _leaves(now["experiment"])
+    for name in {**new, **old}:
+        if not _equal(old.get(name), new.get(name)):
+            raise ValueError(
+                f"`out` must not hold another experiment; got {folder}, whose {name} is {_short(old.get(name))} and "
+                f"not {_short(new.get(name))}. Choose another --out or set it so."
+            )
+    if not resume:
+        raise ValueError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
+    _check_versions(folder, _dict(there.get("versions")), now["versions"])
+    _check_sources(folder, _dict(there.get("sources")), now["sources"])
+    if not _equal(there.get("threads"), now["threads"]):
+        threads = _short(there.get("threads"))
+        raise ValueError(
+            f"a run must be resumed with the threads it began with, {threads}; got {now['threads']}. "
+            f"Set OMP_NUM_THREADS={threads}."
+        )
+    if not _equal(there.get("chunks"), now["chunks"]):
+        raise ValueError(
+            f"a run must be resumed with the chunks of nodes it began with; got others in {folder}. "
+            "Give it the memory that it had, or another --out."
+        )
+    if not _equal(there.get("fingerprint"), now["fingerprint"]):
+        raise ValueError(
+            f"`out` must not hold another experiment; got {folder}, whose data or first weights differ. "
+            "Choose another --out."
+        )
+    for name in now.keys() - {"machine"}:
+        if not _equal(there.get(name), now[name]):
+            raise ValueError(
+                f"`out` must hold the {MANIFEST} that its run wrote; got another {name} in {folder}. Choose another "
+                "--out."
+            )
+
+
+def _check_versions(folder: Path, old: Mapping[str, Any], new: Mapping[str, str]) -> None:
+    for name, version in new.items():
+        before = old.get(name)
+        same = before == version
+        if name == "python" and isinstance(before, str):  # a patch release computes the same
+            same = before.split(".")[:2] == version.split(".")[:2]
+        if not same:
+            raise ValueError(
+                f"a run must be resumed under the versions it began with, {name} {_short(before)} in {folder}; got "
+                f"{version!r}. Install that version, or run anew with another --out."
+            )
+
+
+def _check_sources(folder: Path, old: Mapping[str, Any], new: Mapping[str, Mapping[str, str]]) -> None:
+    for part in {**new, **old}:
+        before, now = _dict(old.get(part)), new.get(part, {})
+        if before.get("digest") != now.get("digest"):
+            raise ValueError(
+                f"`{part}` must be as it was when the run in {folder} began; got {now.get('name', 'none')} with the "
+                f"digest {now.get('digest')} and not {_short(before.get('digest'))}. Undo the edit, or run anew with "
+                "another --out."
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        there = json.loads(path.read_bytes())
+        _leaves(there["experiment"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"`out` must hold a whole {path.name}; got a damaged one in {path.parent}. Name another."
+        ) from error
+    return dict(there)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """As JSON, where 1 is not true, nor 1.0, and NaN is NaN."""
+    return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
