@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
@@ -114,13 +115,17 @@ def _restore(container: Any, content: Any) -> None:
 
 
 class _WithoutHistory(TorchFunctionMode):
-    """Copies a tensor that is no leaf, which torch refuses to, as one that is."""
+    """Copies what torch refuses to: a tensor that is no leaf, as one that is, and a lazy buffer."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is Tensor.__deepcopy__ and not args[0].is_leaf:
+        if function is Tensor.__deepcopy__:
             tensor, memo = args
-            memo[id(tensor)] = tensor.detach().clone()
-            return memo[id(tensor)]
+            if isinstance(tensor, UninitializedBuffer):
+                memo[id(tensor)] = UninitializedBuffer(device=tensor.device, dtype=tensor.dtype)  # type: ignore[call-arg]
+            elif not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+            if id(tensor) in memo:
+                return memo[id(tensor)]
         return function(*args, **(kwargs or {}))
 
 

@@ -83,6 +83,10 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     module = model if isinstance(model, nn.Module) else _built(folder, _checked(how, folder), tensors, model)
     module = cast(module, None, getattr(torch, _checked(how, folder)["dtype"])).eval()
     _check_same(module.state_dict(), tensors, folder)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if not is_lazy(buffer) and 0 in buffer.stride():  # expanded, and so not to be written
+                setattr(part, name, buffer.contiguous())
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

@@ -175,14 +175,23 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
     if found is None:
         record.cut(folder, [])
         return _Begun(state, [], [], types)
-    if found.meta.get("fingerprint") != built.fingerprint:
+    if not _restored(built, fleet.ledger, found.meta):
         raise ValueError(
             f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
             "Run anew with another --out."
         )
-    fleet.ledger.restore(found.meta["ledger"])
     digests = found.meta["lines"]
     return _Begun(found.state, record.cut(folder, digests), digests, types)
+
+
+def _restored(built: Setup, ledger: Ledger, meta: dict[str, Any]) -> bool:
+    """Takes back the ledger of a checkpoint; False where that is not of this run."""
+    try:
+        ledger.restore(meta["ledger"])
+        whole = len(meta["lines"]) == meta["round"] <= built.experiment.rounds
+    except (KeyError, TypeError, ValueError):
+        return False
+    return whole and meta.get("fingerprint") == built.fingerprint
 
 
 def _now(built: Setup) -> float:

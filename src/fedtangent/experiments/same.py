@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedtangent.experiments.tensor_file import printable
+
 MANIFEST = "manifest.json"
 
 
@@ -24,19 +26,14 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
     for name in {**new, **old}:
         if not _equal(old.get(name), new.get(name)):
             raise ValueError(
-                f"`out` must not hold another experiment; got {folder}, whose {name} is {_short(old.get(name))} and "
+                f"`out` must not hold another experiment; got {folder}, whose {printable(name[:80])} is {_short(old.get(name))} and "
                 f"not {_short(new.get(name))}. Choose another --out or set it so."
             )
     if not resume:
         raise ValueError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
-    _check_versions(folder, _dict(there.get("versions")), now["versions"])
-    _check_sources(folder, _dict(there.get("sources")), now["sources"])
-    if not _equal(there.get("threads"), now["threads"]):
-        threads = _short(there.get("threads"))
-        raise ValueError(
-            f"a run must be resumed with the threads it began with, {threads}; got {now['threads']}. "
-            f"Set OMP_NUM_THREADS={threads}."
-        )
+    check_versions(folder, there, now)
+    for part in {**now["sources"], **_dict(there.get("sources"))}:
+        check_source(folder, part, _dict(there.get("sources")).get(part), now["sources"].get(part))
     if not _equal(there.get("chunks"), now["chunks"]):
         raise ValueError(
             f"a run must be resumed with the chunks of nodes it began with; got others in {folder}. "
@@ -47,7 +44,7 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
             f"`out` must not hold another experiment; got {folder}, whose data or first weights differ. "
             "Choose another --out."
         )
-    for name in now.keys() - {"machine"}:
+    for name in sorted(now.keys() - {"machine", "versions"}):
         if not _equal(there.get(name), now[name]):
             raise ValueError(
                 f"`out` must hold the {MANIFEST} that its run wrote; got another {name} in {folder}. Choose another "
@@ -55,9 +52,10 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
             )
 
 
-def _check_versions(folder: Path, old: Mapping[str, Any], new: Mapping[str, str]) -> None:
-    for name, version in new.items():
-        before = old.get(name)
+def check_versions(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises where what was begun with other versions, or another number of threads, is to be gone on with."""
+    for name, version in now["versions"].items():
+        before = _dict(there.get("versions")).get(name)
         same = before == version
         if name == "python" and isinstance(before, str):  # a patch release computes the same
             same = before.split(".")[:2] == version.split(".")[:2]
@@ -67,16 +65,22 @@ def _check_versions(folder: Path, old: Mapping[str, Any], new: Mapping[str, str]
                 f"{version!r}. Install that version, or run anew with another --out."
             )
 
+    if not _equal(there.get("threads"), now["threads"]):
+        threads = _short(there.get("threads"))
+        raise ValueError(
+            f"a run must be resumed with the threads it began with, {threads}; got {now['threads']}. "
+            f"Set OMP_NUM_THREADS={threads}."
+        )
 
-def _check_sources(folder: Path, old: Mapping[str, Any], new: Mapping[str, Mapping[str, str]]) -> None:
-    for part in {**new, **old}:
-        before, now = _dict(old.get(part)), new.get(part, {})
-        if before.get("digest") != now.get("digest"):
-            raise ValueError(
-                f"`{part}` must be as it was when the run in {folder} began; got {now.get('name', 'none')} with the "
-                f"digest {now.get('digest')} and not {_short(before.get('digest'))}. Undo the edit, or run anew with "
-                "another --out."
-            )
+
+def check_source(folder: Path, part: str, before: Any, now: Mapping[str, str] | None) -> None:
+    """Raises where a file, function or module was edited since; both as in `sources`."""
+    old, new = _dict(before), now or {}
+    if old.get("digest") != new.get("digest"):
+        raise ValueError(
+            f"`{printable(part[:80])}` must be as it was when the run in {folder} began; got {new.get('name', 'none')} with the digest "
+            f"{new.get('digest')} and not {_short(old.get('digest'))}. Undo the edit, or run anew with another --out."
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

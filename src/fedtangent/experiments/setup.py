@@ -147,8 +147,9 @@ class Setup:
         digest = hashlib.blake2b(digest_size=16)
         held = dict([*self.task.model.named_parameters(), *self.task.model.named_buffers()])
         for leaf in trees.leaves([list(self.data), self.x_test, self.y_test, held]):
+            leaf = leaf.detach().cpu() if leaf.layout == torch.strided else leaf.detach().cpu().to_dense()
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
-            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @cached_property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedtangent import catalog
 from fedtangent.experiments.build import named
-from fedtangent.experiments.experiment import PARTS, Experiment, factory
+from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, PARTS, Experiment, factory
 from fedtangent.graph import Graph
 from fedtangent.shard import Dataset, Partition
 
@@ -29,7 +29,8 @@ _VERSIONED -= {"__main__"}
 
 def sources(experiment: Experiment) -> dict[str, Source]:
     """Name and digest of every part that is made of code."""
-    chosen = {part: getattr(experiment, part) for part in (*PARTS, "loss", "engine")} | {"host": experiment.hosted}
+    chosen = {part: getattr(experiment, part) for part in (*PARTS, "loss", "engine")}
+    chosen |= {"host": experiment.hosted, "topology": experiment.topology or DEFAULT_TOPOLOGY}
     found = {part: _source(part, value) for part, value in chosen.items()}
     return {part: source for part, source in found.items() if source is not None}
 
@@ -37,6 +38,13 @@ def sources(experiment: Experiment) -> dict[str, Source]:
 def of_file(path: Path) -> Source:
     """Name and digest of a file."""
     return {"name": path.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+
+
+def of_function(function: Callable[..., Any]) -> Source:
+    """Name and digest of a function's code, with what it calls of its own module."""
+    digest = _Digest()
+    digest.add(function)
+    return {"name": named(function), "digest": digest.hex}
 
 
 def _source(part: str, value: Any) -> Source | None:
@@ -51,9 +59,7 @@ def _source(part: str, value: Any) -> Source | None:
     module = sys.modules.get(getattr(value, "__module__", ""))
     if module is not None and module.__name__.split(".")[:2] in [["fedtangent", folder] for folder in catalog.FOLDERS]:
         return of_file(Path(str(module.__file__)))  # one that is being written has no version yet
-    digest = _Digest()
-    digest.add(value)
-    return {"name": named(value), "digest": digest.hex}
+    return of_function(value)
 
 
 class _Digest:

@@ -36,7 +36,8 @@ def save(path: Path, header: dict[str, Any], tensors: Tensors) -> None:
         written[name] = tensor.clone() if start in memory else tensor
         memory.add(start)
     text = json.dumps(header)
-    outer = {"format": FORMAT, "version": __version__, "digest": _digest(text, written), "header": text}
+    digest = _digest(__version__, text, written)
+    outer = {"format": FORMAT, "version": __version__, "digest": digest, "header": text}
     atomic.replaced(path, lambda draft: save_file(written, draft, {KEY: json.dumps(outer)}))
 
 
@@ -51,6 +52,8 @@ def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensor
     Raises:
         ValueError: It is damaged, or of another version's format.
     """
+    if not path.is_file():
+        raise ValueError(f"`{argument}` must hold a {path.name}; got none in {path.parent}. {remedy}")
     tensors: Tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -60,7 +63,7 @@ def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensor
                 version = str(outer.get("version", "0.1.0"))[:20]
             else:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
-                if _digest(outer["header"], tensors) != outer["digest"]:
+                if _digest(outer["version"], outer["header"], tensors) != outer["digest"]:
                     raise ValueError("its digest is another")
                 header = dict(json.loads(outer["header"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -78,11 +81,16 @@ def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensor
 
 def reason(error: Exception) -> str:
     """The kind of an error and what it says, in one line that is not long."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")[:200]
 
 
-def _digest(text: str, tensors: Tensors) -> str:
-    total = hashlib.sha256(text.encode())
+def printable(text: str) -> str:
+    """The text, with what a terminal might act on escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _digest(version: str, text: str, tensors: Tensors) -> str:
+    total = hashlib.sha256(f"{version}\0{text}\0".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
