@@ -24,10 +24,11 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
     there, now = _read(folder / MANIFEST), json.loads(json.dumps(run))
     old, new = _leaves(there["experiment"]), _leaves(now["experiment"])
     for name in {**new, **old}:
-        if not _equal(old.get(name), new.get(name)):
+        before, after = old.get(name), new.get(name)
+        if not _equal(before, after):
             raise ValueError(
-                f"`out` must not hold another experiment; got {folder}, whose {printable(name[:80])} is {_short(old.get(name))} and "
-                f"not {_short(new.get(name))}. Choose another --out or set it so."
+                f"`out` must not hold another experiment; got {folder}, whose {printable(name)[:80]} is "
+                f"{_short(before)} and not {_short(after)}. Choose another --out or set it so."
             )
     if not resume:
         raise ValueError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
@@ -75,11 +76,11 @@ def check_versions(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any
 
 def check_source(folder: Path, part: str, before: Any, now: Mapping[str, str] | None) -> None:
     """Raises where a file, function or module was edited since; both as in `sources`."""
-    old, new = _dict(before), now or {}
-    if old.get("digest") != new.get("digest"):
+    old, new = _dict(before).get("digest"), now or {}
+    if old != new.get("digest"):
         raise ValueError(
-            f"`{printable(part[:80])}` must be as it was when the run in {folder} began; got {new.get('name', 'none')} with the digest "
-            f"{new.get('digest')} and not {_short(old.get('digest'))}. Undo the edit, or run anew with another --out."
+            f"`{printable(part)[:80]}` must be as it was when the run in {folder} began; got {new.get('name', 'none')} "
+            f"with the digest {new.get('digest')} and not {_short(old)}. Undo the edit, or run anew with another --out."
         )
 
 
