@@ -218,3 +218,40 @@ def test_a_task_knows_whether_it_draws(part: nn.Module, example: Tensor | None, 
     assert Task(model, example=example).draws is draws
     assert torch.equal(torch.get_rng_state(), state)
     assert_same(dict(model.state_dict()), before)
+
+
+def test_a_copy_on_another_type_keeps_what_is_complex() -> None:
+    model = federation.network()
+    model.register_buffer("phase", torch.tensor([1j]))
+    other = Task(model).to("cpu", torch.float32)
+    assert (other.model.phase.dtype, other.w_0["0.weight"].dtype) == (torch.complex64, torch.float32)
+
+
+def test_parameters_that_cannot_be_trained_are_one_sentence() -> None:
+    model = federation.network()
+    model.phase = nn.Parameter(torch.tensor([1j]))
+    with pytest.raises(
+        ValueError, match=r"^`model` must train real parameters; got torch.complex64 at 'phase'. Hold torc"
+    ):
+        Task(model)
+    for lazy in (nn.LazyLinear(3), nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d(affine=False))):
+        with pytest.raises(
+            ValueError, match=r"^`model` must have all its parameters; got '.*', which is lazy. Call the mo"
+        ):
+            Task(lazy)
+
+
+def test_a_model_that_keeps_something_of_a_pass_predicts_the_same_again() -> None:
+    class Counts(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(INPUTS, OUTPUTS, dtype=torch.float64)
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x) * self.calls
+
+    task = Task(Counts())
+    x = federation.shards([4])[0].x
+    assert_same(task.predict(task.w_0, x), task.predict(task.w_0, x))
+    assert task.model.calls == 0

@@ -29,12 +29,16 @@ def outputs(model: nn.Module, w: Mapping[str, Tensor], x: Any, pick: Picker | No
     Raises:
         NoOutputs: What it returns, or what is picked of it, is no tensor.
     """
-    args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
-    f = torch.func.functional_call(model, dict(w), args, x if isinstance(x, dict) else None)
-    f = picked(f, pick)
+    f = picked(run(model, w, x), pick)
     if f.dim() == 1 and len(f) == len(x if isinstance(x, Tensor) else trees.leaves(x)[0]):
         f = f[:, None]
     return f.to(next(iter(w.values())).dtype) if f.dtype in (torch.float16, torch.bfloat16) and w else f
+
+
+def run(model: nn.Module, w: Mapping[str, Tensor], x: Any) -> Any:
+    """What the model returns: for x of model(x), for a dict of model(**x), for a tuple of model(*x)."""
+    args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
+    return torch.func.functional_call(model, dict(w), args, x if isinstance(x, dict) else None)
 
 
 def picked(found: Any, pick: Picker | None) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
 
 from fedtangent import batch_norm, dropout, forward, trees
 from fedtangent.forward import Picker
 from fedtangent.intercept import Intercept, Table
 from fedtangent.losses import Loss, cross_entropy
+from fedtangent.module_state import cast, copied, unchanged
 
 Weights = dict[str, Tensor]
 
@@ -91,7 +93,8 @@ class Task:
                 f"{min(absent)!r}."
             )
         by_batch, trains = batch_norm.is_inside(), dropout.is_on()
-        with nullcontext() if trains else _measuring(self.model, (_BatchNorm,) if by_batch else ()):
+        measuring = nullcontext() if trains else _measuring(self.model, (_BatchNorm,) if by_batch else ())
+        with unchanged(self.model), measuring:
             if not by_batch or not self._replaced:
                 return forward.outputs(self.model, w, x, self.outputs)
             counts = {name: torch.zeros((), dtype=torch.int64) for name in batch_norm.counters(self.model)}
@@ -131,7 +134,7 @@ class Task:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Task":
         """The same task on another device or in another floating-point type."""
         example = None if self.example is None else trees.to(self.example, device, dtype)
-        return replace(self, model=deepcopy(self.model).to(device=device, dtype=dtype), example=example)
+        return replace(self, model=cast(copied(self.model), device, dtype), example=example)
 
 
 @contextmanager
@@ -175,6 +178,17 @@ def holding(frozen: Weights) -> Iterator[None]:
 
 def _check(model: nn.Module) -> None:
     """Raises one clear sentence where outputs would depend on hidden chance, or a forward pass change hidden state."""
+    for name, p in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(p):
+            raise ValueError(
+                f"`model` must have all its parameters; got {name!r}, which is lazy. Call the model once on a few "
+                "samples."
+            )
+        if p.requires_grad and p.is_complex():
+            raise ValueError(
+                f"`model` must train real parameters; got {p.dtype} at {name!r}. Hold torch.view_as_real of it as the "
+                "parameter, and call torch.view_as_complex in forward."
+            )
     for name, part in model.named_modules():
         hides = part.training if isinstance(part, _NormBase) else False
         if isinstance(part, _BatchNorm) and (part.running_mean is None or (hides and not part.track_running_stats)):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from fedtangent import batch_norm, catalog, dropout, losses, trees
+from fedtangent import batch_norm, catalog, dropout, forward, losses, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -18,6 +19,7 @@ from fedtangent.experiments.options import plain
 from fedtangent.fleet import Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.losses import Loss
+from fedtangent.module_state import borrowed, copied
 from fedtangent.shard import Dataset, Partition, count
 from fedtangent.task import Augmentation, Task
 
@@ -287,6 +289,34 @@ def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
         raise ValueError(
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."
+        )
+
+
+def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:
+    """The model; a copy of it, passed a few rows, where it has lazy layers, whose weights the seed then decides."""
+    if not any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    model = copied(model)
+    modes = {part: part.training for part in model.modules()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(experiment.seed)
+        try:
+            forward.run(model.eval(), {}, x)
+        except Exception as error:
+            raise ValueError(
+                f"`model` must take inputs of shape {shape(x)}; got {short(error)}. Fit its layers to the data."
+            ) from error
+    for part, mode in modes.items():
+        part.training = mode
+    return model
+
+
+def check_own(model: nn.Module, task: Task, x: Any) -> None:
+    """Raises where the task's copy of a model computes with parameters of the model itself, which are not trained."""
+    if name := borrowed(model, lambda: task.predict(task.w_0, x)):
+        raise ValueError(
+            f"`model` must reach its layers as its attributes; got {name!r} used by a hook or a function that holds "
+            "the layer itself, and so is not copied with it. Write it as a method of the module."
         )
 
 

@@ -1,14 +1,13 @@
 """Setup: everything that an experiment's words stand for, built and checked."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtangent import shard, trees
 from fedtangent.experiments.build import (
@@ -21,7 +20,9 @@ from fedtangent.experiments.build import (
     built_partition,
     built_weights,
     check_borne,
+    check_own,
     generator,
+    initialised,
     mixed,
     named,
 )
@@ -29,10 +30,12 @@ from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
+from fedtangent.experiments.sources import Source, sources
 from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
 from fedtangent.losses import weighted
+from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.task import Task
 from fedtangent.values import held
@@ -52,6 +55,8 @@ class Setup:
         task: Model, loss and first weights.
         method: Built from the task.
         engine: Runs the nodes.
+        module: The model, which nothing is run on: what is given back, and saved.
+        sources: Digests of the files and functions that it is made of.
         class_weights: Of the loss, by label; None where none were asked for.
         engine_reason: Why the engine is not the usual one, where it is not.
     """
@@ -65,6 +70,8 @@ class Setup:
     task: Task
     method: Method
     engine: Engine
+    module: nn.Module
+    sources: Mapping[str, Source]
     class_weights: tuple[float, ...] | None = None
     engine_reason: str | None = None
 
@@ -84,10 +91,8 @@ class Setup:
             return None
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
-        draw = factory("topology", self.experiment.topology)
-        assert draw is not None
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
-        return draw(len(self.data), rng, **self.experiment.resolved("topology"))  # type: ignore[no-any-return]
+        return self._topology(len(self.data), rng)
 
     def fleet(self, round: int, ledger: Ledger) -> Fleet:
         """The fleet of a round; before the first one, with the first one's graph."""
@@ -160,12 +165,21 @@ class Setup:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of data and first weights, which no description can hold."""
+        """A digest of data, first weights and all else that the model holds, which no description can hold."""
         digest = hashlib.blake2b(digest_size=16)
-        for leaf in trees.leaves([list(self.data), self.x_test, self.y_test, self.task.w_0]):
+        held = dict([*self.task.model.named_parameters(), *self.task.model.named_buffers()])
+        for leaf in trees.leaves([list(self.data), self.x_test, self.y_test, held]):
+            leaf = leaf.detach().cpu() if leaf.layout == torch.strided else leaf.detach().cpu().to_dense()
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
-            digest.update(np.ascontiguousarray(leaf.cpu().numpy()).data)
+            digest.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @cached_property
+    def _topology(self) -> Callable[..., Graph]:
+        """What draws a graph; the same function in all rounds, though its file may be edited meanwhile."""
+        draw = factory("topology", self.experiment.topology)
+        assert draw is not None
+        return partial(draw, **self.experiment.resolved("topology"))
 
     def _node_bytes(self, graph: Graph | None) -> Mapping[int, int]:
         """The peak memory of each node's work."""
@@ -191,18 +205,33 @@ def setup(experiment: Experiment) -> Setup:
     dataset, partition = mixed(experiment, dataset, partition)
     model = built_model(experiment, trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train), outputs)
     example = at(dataset.x_train, slice(0, 2))
+    model = initialised(experiment, model, example)
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
     task = Task(model, loss, example, augment=augment, outputs=experiment.outputs).to(device, dtype)
+    module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, dataset)
+    check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_borne(experiment, task, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     engine, reason = built_engine(experiment, device, task, method, data)
     return Setup(
-        experiment, dataset.name, dataset.classes, data, x_test, y_test, task, method, engine, by_class, reason
+        experiment,
+        dataset.name,
+        dataset.classes,
+        data,
+        x_test,
+        y_test,
+        task,
+        method,
+        engine,
+        module,
+        sources(experiment),
+        by_class,
+        reason,
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedtangent import trees
+from fedtangent.module_state import unchanged
 
 Weights = dict[str, Tensor]
 
@@ -58,7 +59,8 @@ def check(model: nn.Module) -> None:
 
 def call(model: nn.Module, w: Weights, x: Tensor) -> Tensor:
     """f(x; w), (n, C); to be called inside `plain`."""
-    f: Tensor = torch.func.functional_call(model, w, (x,))
+    with unchanged(model):
+        f: Tensor = torch.func.functional_call(model, w, (x,))
     return f
 
 

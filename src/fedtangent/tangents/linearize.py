@@ -4,7 +4,6 @@ Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein, Pennington. Wide neural net
 models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
 """
 
-import copy
 import math
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.module_state import copied
 from fedtangent.tangents.functional import Weights, call, derivative, plain, trainable
 
 # Samples at a time, where only numbers of them are wanted.
@@ -118,4 +118,4 @@ def linearize(model: nn.Module, w: Weights | None = None) -> Linearized:
         torch.Size([4, 3])
     """
     w_0 = trees.map(torch.clone, trainable(model, w))
-    return Linearized(copy.deepcopy(model).requires_grad_(False), w_0)
+    return Linearized(copied(model).requires_grad_(False), w_0)
