@@ -16,7 +16,8 @@ from fedtangent.tangents.factors import factors, head
 from fedtangent.tangents.functional import Weights, call, derivative, derivative_backward, plain, trainable
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.plan import MEMORY, checked
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.uses import Uses, UsesDiffer
+from fedtangent.tangents.verified_uses import all_by_autograd, uses
 
 
 class Jacobian:
@@ -29,7 +30,7 @@ class Jacobian:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, w: Weights, memory_bytes: int) -> None:
-        self.model, self.x, self.w, self.uses = model, x, w, uses(model, w, x)
+        self.model, self.x, self.w, self.uses = model, x, w, uses(model, w, x, memory_bytes)
         number = next(iter(w.values())).element_size()
         # a forward pass, its tangents or cotangents, and room
         self.chunk = max(1, int(memory_bytes / (4 * number * (self.uses.touched + x[0].numel()))))
@@ -67,15 +68,21 @@ class Jacobian:
 
     def dense(self) -> Tensor:
         """J itself, (n, C, P), the parameters in the order of w. A forward pass and C backward passes a sample."""
-        dense = self.f.new_empty(self.shape)
+        try:
+            return self._dense(self.uses)
+        except UsesDiffer:
+            return self._dense(all_by_autograd(self.model, self.w, self.uses))
+
+    def _dense(self, found: Uses) -> Tensor:
+        dense = self.f.new_zeros(self.shape)
         ends = np.cumsum([part.numel() for part in self.w.values()]).tolist()
         columns = {name: slice(end - part.numel(), end) for (name, part), end in zip(self.w.items(), ends, strict=True)}
         size = max(1, self.chunk // self.f.shape[1])
         with torch.no_grad():
             for x, rows in zip(torch.split(self.x, size), torch.split(dense, size), strict=True):
-                its = factors(self.model, self.w, x, self.uses)[1]
-                for part in parts(self.uses, self.w):
-                    for name, gradient in gradients(part, self.w, its, head(self.uses, self.w)).items():
+                its = factors(self.model, self.w, x, found)[1]
+                for part in parts(found, self.w):
+                    for name, gradient in gradients(part, self.w, its, head(found, self.w)).items():
                         rows[..., columns[name]] = gradient.reshape(*gradient.shape[:2], -1)
         return dense
 

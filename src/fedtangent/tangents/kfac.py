@@ -21,7 +21,8 @@ from fedtangent.shard import Shard
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Affine, Matrix, Use
-from fedtangent.tangents.uses import Uses, known_uses
+from fedtangent.tangents.uses import Uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 # The most parameters of a block that is kept whole.

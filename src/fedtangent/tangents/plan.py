@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fedtangent.tangents.contract import Kind, Part, Way, parts
 from fedtangent.tangents.functional import Weights, trainable
 from fedtangent.tangents.layers import Affine, Matrix
-from fedtangent.tangents.uses import Uses, uses
+from fedtangent.tangents.uses import Uses
+from fedtangent.tangents.verified_uses import uses
 
 MEMORY = 2**30
 _SCRATCH = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache

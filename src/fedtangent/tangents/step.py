@@ -15,7 +15,7 @@ from fedtangent.tangents import dynamics, explicit
 from fedtangent.tangents.factors import Factors, factors
 from fedtangent.tangents.functional import Weights, each, plain
 from fedtangent.tangents.operator import operator, pullback, pushforward
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 
