@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedtangent.losses import Loss, cross_entropy
+from fedtangent.tied import every_name
 
 Weights = dict[str, Tensor]
 
@@ -82,7 +83,8 @@ class Task:
                 f"`predict` must have every parameter, a part of a model those that it is `holding` too; got none of "
                 f"{min(absent)!r}."
             )
-        return torch.func.functional_call(self.model, w, (x,))  # type: ignore[no-any-return]
+        w = every_name(self.model, w)
+        return torch.func.functional_call(self.model, w, (x,), tie_weights=False)  # type: ignore[no-any-return]
 
     def part(self, names: Sequence[str]) -> "Task":
         """The same task, of which only these parameters are trained: neither gradients of others nor any below them."""

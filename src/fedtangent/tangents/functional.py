@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedtangent import trees
+from fedtangent.tied import every_name
 
 Weights = dict[str, Tensor]
 
@@ -58,7 +59,7 @@ def check(model: nn.Module) -> None:
 
 def call(model: nn.Module, w: Weights, x: Tensor) -> Tensor:
     """f(x; w), (n, C); to be called inside `plain`."""
-    f: Tensor = torch.func.functional_call(model, w, (x,))
+    f: Tensor = torch.func.functional_call(model, every_name(model, w), (x,), tie_weights=False)
     return f
 
 
@@ -95,7 +96,10 @@ def derivative_backward(f: Callable[[Weights], Tensor], w: Weights, v: Weights) 
 def each(fn: Callable[..., Any], *stacked: Any) -> Any:
     """`fn` of every entry along the leading axis of trees, stacked: by vmap, or where that cannot be, one by one."""
     try:
-        return torch.func.vmap(fn)(*stacked)
+        with warnings.catch_warnings():
+            # of operators that torch itself maps in a loop
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return torch.func.vmap(fn)(*stacked)
     except RuntimeError as error:  # recurrent layers, control flow that depends on the data
         if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
             raise

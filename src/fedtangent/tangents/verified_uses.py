@@ -20,7 +20,7 @@ from fedtangent.tangents.factors import Dense, Factors, pulled_back
 from fedtangent.tangents.functional import Weights, call, check, plain
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
-from fedtangent.tangents.whole import Whole, whole
+from fedtangent.tangents.whole import Whole, holding, whole
 
 _SAMPLES = 8  # the most that are compared
 _MEMORY = 2**28
@@ -47,6 +47,12 @@ def uses(model: nn.Module, w: Weights, x: Tensor, memory_bytes: int = _MEMORY) -
             floats are needed.
     """
     check(model)
+    w = {name: part.detach() for name, part in w.items()}
+    with torch.no_grad():
+        return _verified(model, w, x, memory_bytes)
+
+
+def _verified(model: nn.Module, w: Weights, x: Tensor, memory_bytes: int) -> Uses:
     try:
         found = recorded(model, w, x[:1])
     except RuntimeError as error:
@@ -130,8 +136,22 @@ def _right(model: nn.Module, w: Weights, x: Tensor, found: Uses, memory_bytes: i
     alpha = torch.randn(len(x), found.outputs, generator=generator, dtype=torch.float64)
     alpha = alpha.to(next(iter(w.values())))
     leaves = {name: part.detach().requires_grad_() for name, part in w.items()}
-    with torch.enable_grad(), plain():
-        together = call(model, leaves, x.clone())
+    with holding(model, leaves), plain():
+        with torch.enable_grad():
+            together = call(model, leaves, x.clone())
+        return _agreeing(model, w, x, found, leaves, together, alpha, memory_bytes)
+
+
+def _agreeing(
+    model: nn.Module,
+    w: Weights,
+    x: Tensor,
+    found: Uses,
+    leaves: Weights,
+    together: Tensor,
+    alpha: Tensor,
+    memory_bytes: int,
+) -> Uses:
     while True:
         f, its = pulled_back(model, w, x, found, alpha)
         if not trees.is_finite([together.detach(), f]):

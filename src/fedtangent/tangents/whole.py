@@ -2,15 +2,18 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from fedtangent import trees
 from fedtangent.tangents.functional import Weights, call, each, plain
 from fedtangent.tangents.layers import Call, Gradients, Tensors
+from fedtangent.tied import every_name
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class Whole:
             return trees.stack([vjp(row)[0] for row in rows])  # type: ignore[no-any-return]
 
         def plainly(x: Tensor, rows: Tensor) -> Weights:
-            with torch.enable_grad():
-                leaves = {name: part.detach().requires_grad_() for name, part in own.items()}
+            leaves = {name: part.detach().requires_grad_() for name, part in own.items()}
+            with torch.enable_grad(), holding(model, {**rest, **leaves}):
                 f = call(model, {**rest, **leaves}, x[None].clone())[0]
-            return trees.stack([gradient(f, leaves, row) for row in rows])  # type: ignore[no-any-return]
+                return trees.stack([gradient(f, leaves, row) for row in rows])  # type: ignore[no-any-return]
 
         with plain():
             if self.transforms:
@@ -63,6 +66,11 @@ def whole(model: nn.Module, names: tuple[str, ...], outputs: int, transforms: bo
     """The use of these parameters by the whole model, of so many outputs."""
     made = Call(whole_model, ([], None), names, ((1, outputs),))
     return Whole(made, weakref.ref(model), transforms)
+
+
+def holding(model: nn.Module, w: Weights) -> AbstractContextManager[None]:
+    """The model has these parameters inside: for backward passes that call parts of it again (checkpointing)."""
+    return _reparametrize_module(model, every_name(model, w))  # type: ignore[no-any-return]
 
 
 def gradient(f: Tensor, leaves: Weights, cotangent: Tensor) -> Weights:
