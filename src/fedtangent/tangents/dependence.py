@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Dependence(TorchDispatchMode):
+class Dependence(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered: follows what depends on `sources`. A forward pass outside the transforms of `torch.func`.
 
     Args:
@@ -24,7 +24,7 @@ class Dependence(TorchDispatchMode):
     """
 
     def __init__(self, sources: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.everywhere = False
         self._storages: dict[int, Any] = {}  # kept alive, so that no other storage takes an address
         self._mark(sources)
@@ -42,7 +42,10 @@ class Dependence(TorchDispatchMode):
         depends = self.of(tensors((args, kwargs)))
         result = function(*args, **kwargs)
         if depends:
-            if function is torch.ops.aten._local_scalar_dense.default or torch.Tag.dynamic_output_shape in function.tags:
+            if (
+                function is torch.ops.aten._local_scalar_dense.default
+                or torch.Tag.dynamic_output_shape in function.tags
+            ):
                 self.everywhere = True
             self._mark(tensors(result))
             given = {**dict(zip((part.name for part in function._schema.arguments), args, strict=False)), **kwargs}

@@ -69,11 +69,11 @@ def pulled_back(model: nn.Module, w: Weights, x: Tensor, uses: Uses, alpha: Tens
     f, kept, d, gate = _captured(model, w, x, uses, alpha)
     found: Factors = {}
     for key, use in uses.by_name.items():
+        own: Tensors
         if key in (uses.last, WHOLE):
             own = (alpha.reshape(len(x), 1, *use.call.shapes[0]),)
         elif key == uses.gated:
-            own = ((alpha @ head(uses, w))[:, None] * gate.flatten(1)[:, None],)
-            own = (own[0].reshape(len(x), 1, *use.call.shapes[0]),)
+            own = (((alpha @ head(uses, w)) * gate.flatten(1)).reshape(len(x), 1, *use.call.shapes[0]),)
         else:
             own = d[key]
         found[key] = Dense(kept[key], own)
@@ -95,7 +95,7 @@ def _captured(
         def forward(probes: dict[str, Tensors]) -> tuple[tuple[Tensor, Tensor], dict[str, Tensors]]:
             recorder = Recorder(w, uses, probes)
             with recorder:
-                f = call(model, w, x[None].clone())[0]
+                f = call(model, w, x[None])[0]
             recorder.compare()
             return (f, recorder.kept[tip][0] if tip else f), recorder.kept
 
@@ -114,7 +114,7 @@ def _captured(
 
     with plain():
         if not shapes and uses.last is None:
-            f = each(lambda x: call(model, w, x[None].clone())[0], x)
+            f = each(lambda x: call(model, w, x[None])[0], x)
             kept: dict[str, Tensors] = {}
             d: dict[str, Tensors] = {}
             gate = f

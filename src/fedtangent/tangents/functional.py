@@ -59,7 +59,8 @@ def check(model: nn.Module) -> None:
 
 def call(model: nn.Module, w: Weights, x: Tensor) -> Tensor:
     """f(x; w), (n, C); to be called inside `plain`."""
-    f: Tensor = torch.func.functional_call(model, every_name(model, w), (x,), tie_weights=False)
+    # a copy, since a model may write on its samples
+    f: Tensor = torch.func.functional_call(model, every_name(model, w), (x.clone(),), tie_weights=False)
     return f
 
 

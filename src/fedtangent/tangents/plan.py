@@ -11,6 +11,7 @@ from fedtangent.tangents.functional import Weights, trainable
 from fedtangent.tangents.layers import Affine, Matrix
 from fedtangent.tangents.uses import Uses
 from fedtangent.tangents.verified_uses import uses
+from fedtangent.tangents.whole import Whole
 
 MEMORY = 2**30
 _SCRATCH = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
@@ -44,6 +45,7 @@ class Plan:
         operations: Of the contractions and of the passes through the network's matrices, 2 a multiply-add.
         peak_bytes: At most so much beside the result.
         result_bytes: Of the kernel.
+        unused: Parameters that no output depends on: columns of zeros in J.
     """
 
     kind: Kind
@@ -56,6 +58,7 @@ class Plan:
     operations: float
     peak_bytes: int
     result_bytes: int
+    unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [("parameters", "what", "positions", "way", "GFLOP")]
@@ -73,6 +76,7 @@ class Plan:
             f"{self.operations / 1e9:.3g} GFLOP, {self.result_bytes / 2**20:.3g} MiB of result, "
             f"at most {self.peak_bytes / 2**20:.3g} MiB beside it; "
             f"{self.block} samples in memory, {self.chunk} at once through the model"
+            + (f"\nnot used, columns of zeros: {', '.join(self.unused)}" if self.unused else "")
         )
 
 
@@ -87,7 +91,7 @@ def plan(
 ) -> Plan:
     """How `kernel` with these arguments will go: the way of every layer, operations and peak bytes.
 
-    Costs one forward pass of one sample.
+    Costs a few passes of up to 8 samples.
 
     Raises:
         ValueError: As `kernel`.
@@ -157,7 +161,9 @@ def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, m
     operations = sum(line.operations for line in lines) + captured * (1 + backward) * forward
     beside = min(total, 2 * block) * stored + chunk * passing + 2 * scratch * number
     size = {"full": c * c, "trace": 1, "diagonal": c}[kind]
-    return Plan(kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number)
+    return Plan(
+        kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number, uses.unused
+    )
 
 
 def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], ...]:
@@ -173,6 +179,8 @@ def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], 
 
 def _what(part: Part) -> str:
     one = part.uses[0]
+    if isinstance(one, Whole):
+        return "the whole model through autograd"
     if isinstance(one, Matrix):
         name = (
             "embedding"

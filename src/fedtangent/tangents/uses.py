@@ -98,7 +98,7 @@ def recorded(model: nn.Module, w: Weights, x: Tensor) -> Uses:
     def look(zero: Tensor) -> Tensor:
         recorder = Recorder(w)
         with recorder:
-            f = call(model, w, x.clone())
+            f = call(model, w, x)
         found.append((recorder, outputs(f)))
         return zero
 
@@ -148,11 +148,11 @@ def _linked(names: set[str], by_name: dict[str, Use]) -> set[str]:
 
 
 def fixed(model: nn.Module, w: Weights, x: Tensor) -> frozenset[str]:
-    """The uses whose inputs do not depend on the parameters: from a pass outside all transforms, operator by operator."""
+    """The uses whose inputs do not depend on the parameters: from a pass that is followed operator by operator."""
     recorder = Recorder(w, dependence=Dependence(w.values()))
     assert recorder.dependence is not None
     with torch.no_grad(), plain(), recorder.dependence, recorder:
-        call(model, w, x.clone())
+        call(model, w, x)
     return frozenset(recorder.fixed)
 
 
@@ -188,7 +188,9 @@ class Recorder(TorchFunctionMode):
         self.results: dict[str, Tensor] = {}
         self.fixed: set[str] = set()
         self.seen: set[str] = set()
-        self.lost: set[str] = set() if known is None else {*known.whole, *known.unused}
+        self.lost: set[str] = set()
+        if known is not None:
+            self.lost = {*w}.difference(*(one.call.names for key, one in known.by_name.items() if key != WHOLE))
         self.touched = 0
         self.flow = _Flow()
         self._names = {id(part): name for name, part in w.items()}

@@ -105,7 +105,7 @@ def _plain_pass(model: nn.Module, w: Weights, x: Tensor, error: RuntimeError) ->
     recorder = Recorder(w)
     try:
         with torch.no_grad(), plain(), recorder:
-            f = outputs(call(model, w, x.clone()))
+            f = outputs(call(model, w, x))
     except RuntimeError:
         if x.is_floating_point():
             raise
@@ -138,7 +138,7 @@ def _right(model: nn.Module, w: Weights, x: Tensor, found: Uses, memory_bytes: i
     leaves = {name: part.detach().requires_grad_() for name, part in w.items()}
     with holding(model, leaves), plain():
         with torch.enable_grad():
-            together = call(model, leaves, x.clone())
+            together = call(model, leaves, x)
         return _agreeing(model, w, x, found, leaves, together, alpha, memory_bytes)
 
 
@@ -219,8 +219,8 @@ def _subtract(use: Use, w: Weights, factor: Dense, own: Weights) -> None:
             own[use.bias] -= outer.sum((0, -1)).reshape(own[use.bias].shape)
         return
     size = max(1, _NUMBERS // sum(part.numel() for part in own.values()))
-    for rows in cuts(len(factor.d[0]), size):
-        a, d = (tuple(part[rows] for part in side) for side in (factor.a, factor.d))
+    for some in cuts(len(factor.d[0]), size):
+        a, d = (tuple(part[some] for part in side) for side in (factor.a, factor.d))
         for name, gradient in use.gradients(w, a, d).items():
             own[name] -= gradient.sum((0, 1))
 

@@ -45,15 +45,15 @@ class Whole:
 
         def one(x: Tensor, rows: Tensor) -> Weights:
             def f(own: Weights) -> Tensor:
-                return call(model, {**rest, **own}, x[None].clone())[0]
+                return call(model, {**rest, **own}, x[None])[0]
 
-            vjp = torch.func.vjp(f, own)[1]  # type: ignore[misc]
+            vjp = torch.func.vjp(f, own)[1]
             return trees.stack([vjp(row)[0] for row in rows])  # type: ignore[no-any-return]
 
         def plainly(x: Tensor, rows: Tensor) -> Weights:
             leaves = {name: part.detach().requires_grad_() for name, part in own.items()}
             with torch.enable_grad(), holding(model, {**rest, **leaves}):
-                f = call(model, {**rest, **leaves}, x[None].clone())[0]
+                f = call(model, {**rest, **leaves}, x[None])[0]
                 return trees.stack([gradient(f, leaves, row) for row in rows])  # type: ignore[no-any-return]
 
         with plain():
@@ -70,13 +70,13 @@ def whole(model: nn.Module, names: tuple[str, ...], outputs: int, transforms: bo
 
 def holding(model: nn.Module, w: Weights) -> AbstractContextManager[None]:
     """The model has these parameters inside: for backward passes that call parts of it again (checkpointing)."""
-    return _reparametrize_module(model, every_name(model, w))  # type: ignore[no-any-return]
+    return _reparametrize_module(model, every_name(model, w))
 
 
 def gradient(f: Tensor, leaves: Weights, cotangent: Tensor) -> Weights:
     """J^T cotangent by autograd, zero where f does not depend on a leaf; its graph is kept."""
     if not f.requires_grad:
-        return trees.zeros_like(leaves)
+        return {name: torch.zeros_like(part) for name, part in leaves.items()}
     found = torch.autograd.grad(f, list(leaves.values()), cotangent, retain_graph=True, materialize_grads=True)
     return dict(zip(leaves, found, strict=True))
 
