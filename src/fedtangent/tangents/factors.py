@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedtangent.tangents.functional import Weights, call, each, one_by_one, plain
 from fedtangent.tangents.layers import Other, Tensors
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Recorder, Uses
 
 
@@ -40,7 +41,7 @@ Factor = Dense | Gated | Last
 Factors = dict[str, Factor]
 
 
-def factors(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> tuple[Tensor, Factors]:
+def factors(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> tuple[Tensor, Factors]:
     """f(x; w) (n, C), and the factors of its Jacobian by every use of w.
 
     Samples are taken one by one, under vmap, so that wherever a layer has its batch axis nothing is mixed. One forward
@@ -51,7 +52,7 @@ def factors(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> tuple[Tensor
     # no vmap in vmap with functions of which nothing is known: torch has a wrong rule for some of them (prelu)
     apply = one_by_one if any(isinstance(use, Other) for use in uses.by_name.values()) else each
 
-    def one(x: Tensor) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
+    def one(x: Samples) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
         def forward(probes: dict[str, Tensors]) -> tuple[tuple[Tensor, Tensor], dict[str, Tensors]]:
             recorder = Recorder(w, uses.by_name, probes)
             with recorder:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedtangent import trees
+from fedtangent.tangents.samples import Batch, Samples
 
 Weights = dict[str, Tensor]
 
@@ -56,9 +57,11 @@ def check(model: nn.Module) -> None:
             )
 
 
-def call(model: nn.Module, w: Weights, x: Tensor) -> Tensor:
+def call(model: nn.Module, w: Weights, x: Samples) -> Tensor:
     """f(x; w), (n, C); to be called inside `plain`."""
-    f: Tensor = torch.func.functional_call(model, w, (x,))
+    several = x.parts if isinstance(x, Batch) else (x,)
+    args, kwargs = ((), several) if isinstance(several, dict) else (several, {})
+    f: Tensor = torch.func.functional_call(model, w, args, kwargs)
     return f
 
 

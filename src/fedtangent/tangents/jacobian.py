@@ -15,7 +15,8 @@ from fedtangent.tangents.contract import gradients, parts
 from fedtangent.tangents.factors import factors, head
 from fedtangent.tangents.functional import Weights, call, derivative, derivative_backward, plain, trainable
 from fedtangent.tangents.layers import Matrix
-from fedtangent.tangents.plan import MEMORY, checked
+from fedtangent.tangents.plan import MEMORY
+from fedtangent.tangents.samples import Samples, checked
 from fedtangent.tangents.uses import uses
 
 
@@ -28,13 +29,13 @@ class Jacobian:
         shape: (n, C, P).
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, w: Weights, memory_bytes: int) -> None:
+    def __init__(self, model: nn.Module, x: Samples, w: Weights, memory_bytes: int) -> None:
         self.model, self.x, self.w, self.uses = model, x, w, uses(model, w, x)
         number = next(iter(w.values())).element_size()
         # a forward pass, its tangents or cotangents, and room
         self.chunk = max(1, int(memory_bytes / (4 * number * (self.uses.touched + x[0].numel()))))
         with torch.no_grad(), plain():
-            self.f = torch.cat([call(model, w, part) for part in torch.split(x, self.chunk)])
+            self.f = torch.cat([call(model, w, part) for part in x.split(self.chunk)])
         if not torch.isfinite(self.f).all():
             raise ValueError("`model` must have finite outputs; got NaN or infinity. Check its weights and samples.")
         self.shape = (*self.f.shape, sum(part.numel() for part in w.values()))
@@ -46,7 +47,7 @@ class Jacobian:
                 "`v` must be a tree like the weights; got other names or shapes. Start from zeros_like of w."
             )
         with plain():
-            return torch.cat([self._push(x, v) for x in torch.split(self.x, self.chunk)])
+            return torch.cat([self._push(x, v) for x in self.x.split(self.chunk)])
 
     def vjp(self, alpha: Tensor) -> Weights:
         """J^T alpha, a tree like w, for alpha (n, C). A forward and a backward pass."""
@@ -57,7 +58,7 @@ class Jacobian:
             )
         total = trees.zeros_like(self.w)
         with plain():
-            for x, part in zip(torch.split(self.x, self.chunk), torch.split(alpha, self.chunk), strict=True):
+            for x, part in zip(self.x.split(self.chunk), torch.split(alpha, self.chunk), strict=True):
                 total = trees.add(total, torch.func.vjp(self._f(x), self.w)[1](part)[0])
         return total  # type: ignore[no-any-return]
 
@@ -72,20 +73,20 @@ class Jacobian:
         columns = {name: slice(end - part.numel(), end) for (name, part), end in zip(self.w.items(), ends, strict=True)}
         size = max(1, self.chunk // self.f.shape[1])
         with torch.no_grad():
-            for x, rows in zip(torch.split(self.x, size), torch.split(dense, size), strict=True):
+            for x, rows in zip(self.x.split(size), torch.split(dense, size), strict=True):
                 its = factors(self.model, self.w, x, self.uses)[1]
                 for part in parts(self.uses, self.w):
                     for name, gradient in gradients(part, self.w, its, head(self.uses, self.w)).items():
                         rows[..., columns[name]] = gradient.reshape(*gradient.shape[:2], -1)
         return dense
 
-    def _push(self, x: Tensor, v: Weights) -> Tensor:
+    def _push(self, x: Samples, v: Weights) -> Tensor:
         # the padding row of an embedding has a derivative, which training leaves out: backward alone knows
         padded = any(isinstance(one, Matrix) and one.skipped is not None for one in self.uses.by_name.values())
         take = derivative_backward if padded else derivative
         return take(self._f(x), self.w, v)[1]
 
-    def _f(self, x: Tensor) -> Callable[[Weights], Tensor]:
+    def _f(self, x: Samples) -> Callable[[Weights], Tensor]:
         return lambda w: call(self.model, w, x)
 
 

@@ -17,7 +17,8 @@ from fedtangent.tangents.contract import Kind, cuts, gradients, parts, side, tot
 from fedtangent.tangents.factors import Dense, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights, call, plain, trainable
 from fedtangent.tangents.layers import Other
-from fedtangent.tangents.plan import MEMORY, Line, Plan, checked, planned
+from fedtangent.tangents.plan import MEMORY, Line, Plan, planned
+from fedtangent.tangents.samples import Samples, checked
 from fedtangent.tangents.uses import Uses, uses
 
 
@@ -54,17 +55,17 @@ def kernel(
             samples that are not finite, of different shapes or of a wrong type; too little memory.
     """
     w = trainable(model, w)
-    x1, x2 = checked(x1, x2)
+    own, its = checked(x1, x2)
     with torch.no_grad():
-        found = uses(model, w, x1)
-        its = planned(found, w, x1, x2, kind, memory_bytes)
-        work = _Work(model, w, found, its)
-        n1, n2, c = *its.samples, its.outputs
+        found = uses(model, w, own)
+        plan = planned(found, w, own, its, kind, memory_bytes)
+        work = _Work(model, w, found, plan)
+        n1, n2, c = *plan.samples, plan.outputs
         like = next(iter(w.values()))
         shape = {"full": (n1, c, n2, c), "trace": (n1, n2), "diagonal": (n1, n2, c)}[kind]
         out = torch.empty(shape, dtype=like.dtype, device=like.device)
         with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-            for total in work.fill(out, x1, x2):
+            for total in work.fill(out, own, its):
                 if not bar.tasks:
                     bar.add_task(f"{kind} kernel", total=total)
                 bar.advance(bar.tasks[0].id)
@@ -78,7 +79,7 @@ class _Work:
         self.model, self.w, self.uses, self.plan, self.head = model, w, uses, plan, head(uses, w)
         self.verified = False
 
-    def fill(self, out: Tensor, x1: Tensor, x2: Tensor | None) -> Iterator[int]:
+    def fill(self, out: Tensor, x1: Samples, x2: Samples | None) -> Iterator[int]:
         """Adds up the kernel, and yields the number of steps after every one."""
         columns = x1 if x2 is None else x2
         pairs = [
@@ -97,9 +98,9 @@ class _Work:
                 self._add(out, batch, own, its, (i.start, j.start), fresh=number == 0, mirrored=x2 is None and last)
                 yield len(pairs) * len(self.plan.batches)
 
-    def _factors(self, x: Tensor) -> Factors:
+    def _factors(self, x: Samples) -> Factors:
         found = []
-        for part in torch.split(x, self.plan.chunk):
+        for part in x.split(self.plan.chunk):
             f, its = factors(self.model, self.w, part, self.uses)
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
@@ -113,7 +114,7 @@ class _Work:
             found.append(its)
         return found[0] if len(found) == 1 else trees.map(lambda *parts: torch.cat(parts), *found)
 
-    def _verify(self, x: Tensor, f: Tensor, factors: Factors) -> None:
+    def _verify(self, x: Samples, f: Tensor, factors: Factors) -> None:
         """Raises where a sample's outputs change with the company it keeps: f, J^T f of a few, together and alone."""
         few = slice(min(3, len(x)))
         with plain():

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents.contract import Kind, Part, Way, parts
 from fedtangent.tangents.functional import Weights, trainable
 from fedtangent.tangents.layers import Affine, Matrix
+from fedtangent.tangents.samples import Samples, checked
 from fedtangent.tangents.uses import Uses, uses
 
 MEMORY = 2**30
@@ -95,26 +95,7 @@ def plan(
     return planned(uses(model, w, checked(x1, x2)[0]), w, x1, x2, kind, memory_bytes)
 
 
-def checked(x1: Tensor, x2: Tensor | None = None, name: str = "x1") -> tuple[Tensor, Tensor | None]:
-    """The samples, of which the first are called `name`, after a look at what a user may get wrong."""
-    for called, x in ((name, x1), ("x2", x2)):
-        if x is None:
-            continue
-        if x.dim() < 2 or not len(x):
-            raise ValueError(
-                f"`{called}` must hold samples along its first axis; got shape {tuple(x.shape)}. Add that axis."
-            )
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise ValueError(f"`{called}` must be finite; got NaN or infinity. Clean the data.")
-    if x2 is not None and x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
-            f"`x1` and `x2` must hold samples of one shape; got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}. "
-            "Reshape one of them."
-        )
-    return x1, x2
-
-
-def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, memory_bytes: int) -> Plan:
+def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind, memory_bytes: int) -> Plan:
     """The plan from the uses."""
     if kind not in ("full", "trace", "diagonal"):
         raise ValueError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")

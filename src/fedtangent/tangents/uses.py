@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from fedtangent import multiply_adds
 from fedtangent.tangents.functional import Weights, call, check, plain
 from fedtangent.tangents.layers import Call, Hole, Matrix, Tensors, Use, floats, use
+from fedtangent.tangents.samples import Batch, Samples
 
 # Functions of one number: the gate of a layer that only these and the last layer follow is their derivative.
 _ELEMENTWISE = {
@@ -57,7 +58,7 @@ class Uses:
     fixed: frozenset[str]
 
 
-def uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+def uses(model: nn.Module, w: Weights, x: Samples) -> Uses:
     """The uses of the parameters w, from a forward pass of one sample of x (n, ...).
 
     Raises:
@@ -87,13 +88,13 @@ def known_uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
     return known[key]
 
 
-def _found(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+def _found(model: nn.Module, w: Weights, x: Samples) -> Uses:
     recorder = Recorder(w)
     try:
         with recorder:
             f = call(model, w, x)
     except RuntimeError as error:
-        if x.is_floating_point():
+        if isinstance(x, Batch) or x.is_floating_point():
             raise
         raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
     if not isinstance(f, Tensor) or f.dim() != 2 or len(f) != 1:

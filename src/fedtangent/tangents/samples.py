@@ -1,0 +1,165 @@
+"""Samples along one leading axis: a tensor, or the several tensors that a model takes as arguments."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+from optree import register_pytree_node
+from torch import Tensor
+from torch.utils import _pytree
+from torch.utils.data import DataLoader, Dataset
+
+
+class Batch:
+    """Samples that a model takes as model(*parts), of a tuple, or as model(**parts), of a dict.
+
+    It has what is used of a tensor: len, an index along the leading axis, split, clone. Trees and vmap look into it.
+    """
+
+    def __init__(self, parts: tuple[Any, ...] | dict[str, Any]) -> None:
+        self.parts = parts
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Its tensors in order."""
+        return list(self.parts.values() if isinstance(self.parts, dict) else self.parts)
+
+    def map(self, fn: Callable[[Tensor], Any]) -> "Batch":
+        """The samples with `fn` of every tensor."""
+        return _unflatten(_keys(self), map(fn, self.leaves))  # type: ignore[no-any-return]
+
+    def __len__(self) -> int:
+        return len(self.leaves[0])
+
+    def __getitem__(self, index: Any) -> "Batch":
+        return self.map(lambda leaf: leaf[index])
+
+    def split(self, size: int) -> list["Batch"]:
+        """Parts of so many samples, the last of the rest."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+    def clone(self) -> "Batch":
+        """A copy."""
+        return self.map(torch.clone)
+
+    def numel(self) -> int:
+        """Numbers in all tensors."""
+        return sum(leaf.numel() for leaf in self.leaves)
+
+    def is_floating_point(self) -> bool:
+        """Whether one of the tensors is."""
+        return any(leaf.is_floating_point() for leaf in self.leaves)
+
+    def element_size(self) -> int:
+        """Bytes of a number, of the largest kind."""
+        return max(leaf.element_size() for leaf in self.leaves)
+
+
+Samples = Tensor | Batch
+
+
+def _keys(batch: Batch) -> tuple[str, ...] | None:
+    return tuple(batch.parts) if isinstance(batch.parts, dict) else None
+
+
+def _flatten(batch: Any) -> tuple[list[Tensor], tuple[str, ...] | None]:
+    return batch.leaves, _keys(batch)
+
+
+def _unflatten(keys: Any, leaves: Iterable[Any]) -> Any:
+    return Batch(tuple(leaves) if keys is None else dict(zip(keys, leaves, strict=True)))
+
+
+# of the two libraries that look into trees: ours, and that of torch.func
+register_pytree_node(Batch, _flatten, _unflatten, namespace=optree.registry.__GLOBAL_NAMESPACE)  # type: ignore[arg-type]
+_pytree.register_pytree_node(Batch, _flatten, lambda leaves, keys: _unflatten(keys, leaves))
+
+
+def leaves(x: Samples) -> list[Tensor]:
+    """The tensors of samples."""
+    return x.leaves if isinstance(x, Batch) else [x]
+
+
+def checked(x1: Any, x2: Any = None, name: str = "x1") -> tuple[Samples, Samples | None]:
+    """The samples, of which the first are called `name`, as tensors without history.
+
+    Raises:
+        TypeError: What holds no samples as tensors or arrays.
+        ValueError: No samples, tensors of different lengths, NaN or infinity; x2 of another shape.
+    """
+    own = _finite(name, samples(name, x1))
+    if x2 is None:
+        return own, None
+    its = _finite("x2", samples("x2", x2))
+    if _shapes(own) != _shapes(its):
+        raise ValueError(
+            f"`x1` and `x2` must hold samples of one shape; got {shape(own)} and {shape(its)}. Reshape one of them."
+        )
+    return own, its
+
+
+def samples(name: str, x: Any) -> Samples:
+    """A tensor as it is; a dict or tuple of tensors as a `Batch`; arrays of numpy as tensors."""
+    if isinstance(x, Mapping) or type(x) is tuple:
+        named = x if isinstance(x, Mapping) else dict(enumerate(x))
+        parts = {key: _tensor(f"{name}[{key!r}]", part) for key, part in named.items()}
+        own: Samples = Batch({str(key): part for key, part in parts.items()} if named is x else tuple(parts.values()))
+        lengths = sorted({len(part) if part.dim() else 0 for part in parts.values()})
+        if len(lengths) != 1 or not lengths[0]:
+            raise ValueError(
+                f"`{name}` must hold tensors with the samples along their first axes; got {shape(own, whole=True)}. "
+                "Give those of the model's arguments that differ by sample, and the others by functools.partial."
+            )
+        return own
+    own = _tensor(name, x)
+    # whole numbers may each be a sample: an id
+    if own.dim() < (2 if own.is_floating_point() else 1) or not len(own):
+        raise ValueError(
+            f"`{name}` must hold samples along its first axis; got shape {tuple(own.shape)}. Add that axis."
+        )
+    return own
+
+
+def shape(x: Samples, whole: bool = False) -> Any:
+    """The shape of a sample, or of all of them, by argument where there are several."""
+    found = [tuple(leaf.shape[0 if whole else 1 :]) for leaf in leaves(x)]
+    if not isinstance(x, Batch):
+        return found[0]
+    return dict(zip(x.parts, found, strict=True)) if isinstance(x.parts, dict) else tuple(found)
+
+
+def _shapes(x: Samples) -> Any:
+    return isinstance(x, Batch) and _keys(x), shape(x)
+
+
+def _finite(name: str, x: Samples) -> Samples:
+    for leaf in leaves(x):
+        if leaf.is_floating_point() and not torch.isfinite(leaf).all():
+            raise ValueError(f"`{name}` must be finite; got NaN or infinity. Clean the data.")
+    return x.map(Tensor.detach) if isinstance(x, Batch) else x.detach()
+
+
+def _tensor(name: str, x: Any) -> Tensor:
+    if isinstance(x, np.ndarray) and x.dtype.kind in "biufc":
+        x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
+    if not isinstance(x, Tensor):
+        remedy = next((said for kind, said in _REMEDIES if isinstance(x, kind)), "Convert it: torch.as_tensor(x)")
+        raise TypeError(
+            f"`{name}` must be a tensor, or a dict or tuple of tensors for a model of several arguments; "
+            f"got {type(x).__name__}. {remedy}."
+        )
+    if x.layout != torch.strided or x.is_nested:
+        kind = "a nested one" if x.is_nested else f"a sparse one ({x.layout})"
+        remedy = "to_padded_tensor" if x.is_nested else "to_dense"
+        raise TypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: x.{remedy}().")
+    return x
+
+
+_REMEDIES = (
+    (DataLoader, "Join its batches: torch.cat([x for x, y in loader])"),
+    (Dataset, "Stack its samples: torch.stack([x for x, y in dataset])"),
+    (list, "Stack samples, torch.stack(x), or give the model's arguments as tuple(x)"),
+    (type(None), "Give the samples"),
+)
