@@ -6,6 +6,7 @@ entries at c = d.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,20 +16,23 @@ from torch import Tensor, nn
 from fedtangent import trees
 from fedtangent.tangents.contract import Kind, cuts, gradients, parts, side, total
 from fedtangent.tangents.factors import Dense, Factors, factors, head, sensitivities
-from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.functional import Weights, call, plain
+from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Other
+from fedtangent.tangents.outputs import Outputs
 from fedtangent.tangents.plan import MEMORY, Line, Plan, planned
-from fedtangent.tangents.samples import Samples, checked
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses, uses
 
 
 def kernel(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
     kind: Kind = "full",
     w: Weights | None = None,
+    outputs: Outputs = None,
     memory_bytes: int = MEMORY,
     progress: bool = False,
 ) -> Tensor:
@@ -39,11 +43,12 @@ def kernel(
 
     Args:
         model: Maps (n, ...) to outputs (n, C), each sample on its own: in eval mode where it has batch norm or dropout.
-        x1: Samples along the first axis.
+        x1: Samples along the first axis; a dict or a tuple of tensors is taken as model(**x1) or model(*x1).
         x2: More of them; without, x1, and half of the work.
         kind: `full`, `trace` (the mean over outputs) or `diagonal`.
         w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
             taken as constants.
+        outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
         memory_bytes: For all that is in memory beside the result.
         progress: Show a bar.
 
@@ -51,11 +56,11 @@ def kernel(
         (n1, n2, C, C), (n1, n2) or (n1, n2, C).
 
     Raises:
+        TypeError: Samples or results that are no tensors; numbers that are not real.
         ValueError: A model whose outputs depend on chance or on other samples, or that leaves a parameter unused;
             samples that are not finite, of different shapes or of a wrong type; too little memory.
     """
-    w = trainable(model, w)
-    own, its = checked(x1, x2)
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
     with torch.no_grad():
         found = uses(model, w, own)
         plan = planned(found, w, own, its, kind, memory_bytes)

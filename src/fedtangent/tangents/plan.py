@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fedtangent.tangents.contract import Kind, Part, Way, parts
-from fedtangent.tangents.functional import Weights, trainable
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Affine, Matrix
-from fedtangent.tangents.samples import Samples, checked
+from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses, uses
 
 MEMORY = 2**30
@@ -77,22 +80,23 @@ class Plan:
 
 def plan(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
     kind: Kind = "full",
     w: Weights | None = None,
+    outputs: Outputs = None,
     memory_bytes: int = MEMORY,
 ) -> Plan:
     """How `kernel` with these arguments will go: the way of every layer, operations and peak bytes.
 
-    Costs one forward pass of one sample.
+    Costs a few forward passes of up to three samples.
 
     Raises:
-        ValueError: As `kernel`.
+        TypeError, ValueError: As `kernel`.
     """
-    w = trainable(model, w)
-    return planned(uses(model, w, checked(x1, x2)[0]), w, x1, x2, kind, memory_bytes)
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
+    return planned(uses(model, w, own), w, own, its, kind, memory_bytes)
 
 
 def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind, memory_bytes: int) -> Plan:

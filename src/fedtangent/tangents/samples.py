@@ -103,23 +103,29 @@ def checked(x1: Any, x2: Any = None, name: str = "x1") -> tuple[Samples, Samples
 def samples(name: str, x: Any) -> Samples:
     """A tensor as it is; a dict or tuple of tensors as a `Batch`; arrays of numpy as tensors."""
     if isinstance(x, Mapping) or type(x) is tuple:
-        named = x if isinstance(x, Mapping) else dict(enumerate(x))
-        parts = {key: _tensor(f"{name}[{key!r}]", part) for key, part in named.items()}
-        own: Samples = Batch({str(key): part for key, part in parts.items()} if named is x else tuple(parts.values()))
-        lengths = sorted({len(part) if part.dim() else 0 for part in parts.values()})
-        if len(lengths) != 1 or not lengths[0]:
+        several = Batch({str(key): part for key, part in x.items()} if isinstance(x, Mapping) else x)
+        own = _unflatten(_keys(several), map(_tensor, names(name, several), several.leaves))
+        lengths = {len(leaf) if leaf.dim() else 0 for leaf in own.leaves}
+        if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
                 f"`{name}` must hold tensors with the samples along their first axes; got {shape(own, whole=True)}. "
-                "Give those of the model's arguments that differ by sample, and the others by functools.partial."
+                "Leave out what is no sample's own, such as flags: wrap the model."
             )
-        return own
-    own = _tensor(name, x)
+        return own  # type: ignore[no-any-return]
+    only = _tensor(name, x)
     # whole numbers may each be a sample: an id
-    if own.dim() < (2 if own.is_floating_point() else 1) or not len(own):
+    if only.dim() < (2 if only.is_floating_point() else 1) or not len(only):
         raise ValueError(
-            f"`{name}` must hold samples along its first axis; got shape {tuple(own.shape)}. Add that axis."
+            f"`{name}` must hold samples along its first axis; got shape {tuple(only.shape)}. Add that axis."
         )
-    return own
+    return only
+
+
+def names(name: str, x: Samples) -> list[str]:
+    """What the tensors of samples called `name` are called."""
+    if not isinstance(x, Batch):
+        return [name]
+    return [f"{name}[{key!r}]" for key in (x.parts if isinstance(x.parts, dict) else range(len(x.parts)))]
 
 
 def shape(x: Samples, whole: bool = False) -> Any:
