@@ -1,10 +1,12 @@
 """Whether a model's outputs depend on chance: passes under different seeds are compared, and the module is named."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ def varies(f: Callable[[], Any], model: nn.Module) -> str | None:
     with _seeds(model) as seed:
         before = seed(0)
         first = _tensors(f())
-        drawn = any(not torch.equal(a, b) for a, b in zip(before, _states(model), strict=True))
+        drawn = before != _states(model)
         for number in range(1, _DRAWS if drawn else 2):
             seed(number)
             if not _same(first, _tensors(f())):
@@ -71,21 +73,30 @@ def _calls(f: Callable[[], Any], model: nn.Module) -> list[tuple[str, list[Tenso
 
 
 @contextmanager
-def _seeds(model: nn.Module) -> Iterator[Callable[[int], list[Tensor]]]:
-    """A function that seeds the generators of torch and gives their states; outside, these go on where they were."""
+def _seeds(model: nn.Module) -> Iterator[Callable[[int], list[Any]]]:
+    """A function that seeds the generators of torch, Python and numpy and gives their states, which are restored."""
 
-    def seed(number: int) -> list[Tensor]:
+    def seed(number: int) -> list[Any]:
         torch.default_generator.manual_seed(number)
         for device in _devices(model):
             torch.cuda.default_generators[device].manual_seed(number)
+        random.seed(number)
+        np.random.seed(number)  # noqa: NPY002
         return _states(model)
 
-    with torch.random.fork_rng(_devices(model)):
-        yield seed
+    pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(_devices(model)):
+            yield seed
+    finally:
+        random.setstate(pythons)
+        np.random.set_state(numpys)  # noqa: NPY002
 
 
-def _states(model: nn.Module) -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _devices(model))]
+def _states(model: nn.Module) -> list[Any]:
+    torchs = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _devices(model))]
+    numpys = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]  # noqa: NPY002
+    return [*(part.tolist() for part in torchs), random.getstate(), numpys]
 
 
 def _devices(model: nn.Module) -> list[int]:

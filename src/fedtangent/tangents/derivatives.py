@@ -94,9 +94,10 @@ def ways(model: nn.Module, w: Weights, x: Samples) -> Ways:
     v = {name: _normal(part, i) / size[name] for i, (name, part) in enumerate(pulled.items(), 1)}
     shares = torch.stack([(v[name] * part).sum() for name, part in pulled.items()])
     errors: dict[Ways, float] = {}
-    for way in _WAYS:
+    # what torch.func cannot pull back, it may push forward, but not inside of every transform
+    for way in _WAYS if transforms else _WAYS[2:]:
         one = Ways(way, transforms)
-        j = _tried(partial(push, model, w, x, v, one)) if transforms or way != "backward twice" else None
+        j = _tried(partial(push, model, w, x, v, one))
         if j is None or not trees.is_finite(j):
             continue
         off = float((alpha * j[1]).sum() - shares.sum())
@@ -115,30 +116,28 @@ def ways(model: nn.Module, w: Weights, x: Samples) -> Ways:
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Ways]] = WeakKeyDictionary()
 
 
-def known_ways(model: nn.Module, w_0: Weights, example: Samples | None, inside: Tensor) -> Ways:
-    """`ways` of a task's model, found once from its example, at weights near w_0, where nothing is zero by design.
+def known_ways(model: nn.Module, w_0: Weights, example: Samples | None, x: Samples) -> Ways:
+    """`ways` of a task's model, found once, at weights near w_0, where nothing is zero by design.
 
     Args:
         model: Stays as it is.
         w_0: Its parameters, outside of all transforms.
-        example: A few samples, outside of all transforms; without, forward mode is taken as it is.
-        inside: Any tensor of the present computation, which may be under transforms.
+        example: A few samples, outside of all transforms; without, the first ones of x.
+        x: Samples, under whatever transforms.
     """
     known = _KNOWN.setdefault(model, {})
     key = tuple(w_0)
     if key not in known:
-        known[key] = FASTEST
-        if example is not None:
+        near = {
+            name: part + 0.1 * (part.std(correction=0) + 0.1) * _normal(part, i)
+            for i, (name, part) in enumerate(w_0.items())
+        }
 
-            def find(_inside: Tensor) -> None:
-                near = {
-                    name: part + 0.1 * (part.std(correction=0) + 0.1) * _normal(part, i)
-                    for i, (name, part) in enumerate(w_0.items())
-                }
-                known[key] = ways(model, near, example)
+        def find(first: Samples) -> None:
+            known[key] = ways(model, near, first if example is None else example)
 
-            with uncounted():
-                look(find, inside)
+        with uncounted():
+            look(find, x)
     return known[key]
 
 

@@ -34,6 +34,9 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
     check(model)
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source.")
     own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if lazy := next((name for name, p in own.items() if is_lazy(p)), None):
         raise ValueError(f"`model` must have initialised parameters; got {lazy!r} without a shape. Run it once before.")
@@ -136,15 +139,37 @@ class PlainLayers(TorchFunctionMode):
             with _no_fused_recurrence():
                 return function(*args, **kwargs)
         if function is F.embedding or function is F.embedding_bag:
-            given = inspect.signature(function).bind(*args, **kwargs).arguments
-            rows = function(**{**given, "sparse": False})
-            skipped = given.get("padding_idx")
-            if skipped is None or function is F.embedding_bag:
-                return rows
-            # in forward mode the row of padding would have a derivative
-            real = given["input"] != skipped % len(given["weight"])
-            return torch.where(real[..., None], rows, rows.detach())
+            given = inspect.signature(function).bind(*args, **kwargs)
+            given.apply_defaults()
+            return (_rows if function is F.embedding else _bags)(function, given.arguments)
         return function(*args, **kwargs)
+
+
+def _rows(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
+    rows = function(**{**given, "sparse": False})
+    if given["padding_idx"] is None:
+        return rows
+    # in forward mode the row of padding would have a derivative
+    return torch.where(_real(given)[..., None], rows, rows.detach())
+
+
+def _bags(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
+    if given["input"].dim() != 2 or given["mode"] == "max":
+        return function(**{**given, "sparse": False})
+    real = _real(given)
+    rows = torch.where(real[..., None], F.embedding(given["input"], given["weight"]), 0)
+    if given["per_sample_weights"] is not None:
+        rows = rows * given["per_sample_weights"][..., None]
+    total = rows.sum(1)
+    return total / real.sum(1, keepdim=True).clamp(min=1) if given["mode"] == "mean" else total
+
+
+def _real(given: dict[str, Any]) -> Tensor:
+    """Which look-ups are not padding."""
+    skipped = given["padding_idx"]
+    if skipped is None:
+        return torch.ones_like(given["input"], dtype=torch.bool)
+    return given["input"] != skipped % len(given["weight"])  # type: ignore[no-any-return]
 
 
 _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}

@@ -76,11 +76,10 @@ def looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
 
 def _touched(model: Picked, w: Weights, x: Samples, name: str) -> int:
     """The numbers that a pass of one sample touches."""
-    own = {key: part.detach().requires_grad_() for key, part in w.items()}
-    seen = _Look(own)
+    seen = _Look(w)
     try:
         with torch.enable_grad(), plain(), seen:
-            found = result(model.model, own, x.clone())
+            found = result(model.model, w, x.clone())
     except Exception as error:
         if out_of_memory(error):
             raise
@@ -93,7 +92,7 @@ def _touched(model: Picked, w: Weights, x: Samples, name: str) -> int:
         )
     if seen.reason:
         raise ValueError(
-            f"`model` must compute in {seen.dtype} where its parameters take part; got {seen.reason}. "
+            f"`model` must compute in the type of its weights, {seen.dtype}; got {seen.reason}. "
             "Leave out autocast and conversions."
         )
     return seen.touched
@@ -140,8 +139,8 @@ class _Look(TorchFunctionMode):
     Attributes:
         dtype: Of the weights.
         touched: Numbers in results.
-        reason: Where a result that depends on weights has less precision than single, or a function of a weight another
-            type than this has.
+        reason: Where a result has less than single precision, with which a sample's outputs change in company, or a
+            function of a weight has another type than this.
     """
 
     def __init__(self, w: Weights) -> None:
@@ -154,7 +153,7 @@ class _Look(TorchFunctionMode):
         parts = [leaf for leaf in trees.leaves(found) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         own = any(id(leaf) in self._weights for leaf in trees.leaves((args, kwargs)))
         for part in parts:
-            half = part.requires_grad and torch.finfo(part.dtype).bits < 32
+            half = torch.finfo(part.dtype).bits < 32
             if not self.reason and (half or (own and part.dtype != self.dtype)):
                 self.reason = f"{part.dtype} from {getattr(function, '__name__', 'a function').strip('_')}"
         if function is F.multi_head_attention_forward:

@@ -93,7 +93,7 @@ def checked(x1: Any, x2: Any = None, name: str = "x1") -> tuple[Samples, Samples
     if x2 is None:
         return own, None
     its = _finite("x2", samples("x2", x2))
-    if _shapes(own) != _shapes(its):
+    if shape(own) != shape(its):
         raise ValueError(
             f"`x1` and `x2` must hold samples of one shape; got {shape(own)} and {shape(its)}. Reshape one of them."
         )
@@ -104,7 +104,7 @@ def samples(name: str, x: Any) -> Samples:
     """A tensor as it is; a dict or tuple of tensors as a `Batch`; arrays of numpy as tensors."""
     if isinstance(x, Mapping) or type(x) is tuple:
         several = Batch({str(key): part for key, part in x.items()} if isinstance(x, Mapping) else x)
-        own = _unflatten(_keys(several), map(_tensor, names(name, several), several.leaves))
+        own = _unflatten(_keys(several), map(tensor, names(name, several), several.leaves))
         lengths = {len(leaf) if leaf.dim() else 0 for leaf in own.leaves}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
@@ -112,7 +112,12 @@ def samples(name: str, x: Any) -> Samples:
                 "Leave out what is no sample's own, such as flags: wrap the model."
             )
         return own  # type: ignore[no-any-return]
-    only = _tensor(name, x)
+    if (remedy := next((said for kind, said in _REMEDIES if isinstance(x, kind)), None)) is not None:
+        raise TypeError(
+            f"`{name}` must be a tensor, or a dict or tuple of tensors for a model of several arguments; "
+            f"got {type(x).__name__}. {remedy}"
+        )
+    only = tensor(name, x)
     # whole numbers may each be a sample: an id
     if only.dim() < (2 if only.is_floating_point() else 1) or not len(only):
         raise ValueError(
@@ -136,36 +141,31 @@ def shape(x: Samples, whole: bool = False) -> Any:
     return dict(zip(x.parts, found, strict=True)) if isinstance(x.parts, dict) else tuple(found)
 
 
-def _shapes(x: Samples) -> Any:
-    return isinstance(x, Batch) and _keys(x), shape(x)
-
-
 def _finite(name: str, x: Samples) -> Samples:
-    for leaf in leaves(x):
-        if leaf.is_floating_point() and not torch.isfinite(leaf).all():
-            raise ValueError(f"`{name}` must be finite; got NaN or infinity. Clean the data.")
+    for called, leaf in zip(names(name, x), leaves(x), strict=True):
+        # an argument may be a mask that holds -inf
+        wrong = torch.isnan(leaf) if isinstance(x, Batch) else ~torch.isfinite(leaf)
+        if leaf.is_floating_point() and wrong.any():
+            raise ValueError(f"`{called}` must be finite; got NaN or infinity. Clean the data.")
     return x.map(Tensor.detach) if isinstance(x, Batch) else x.detach()
 
 
-def _tensor(name: str, x: Any) -> Tensor:
+def tensor(name: str, x: Any) -> Tensor:
+    """A dense tensor, of one or of an array of numpy."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "biufc":
         x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
     if not isinstance(x, Tensor):
-        remedy = next((said for kind, said in _REMEDIES if isinstance(x, kind)), "Convert it: torch.as_tensor(x)")
-        raise TypeError(
-            f"`{name}` must be a tensor, or a dict or tuple of tensors for a model of several arguments; "
-            f"got {type(x).__name__}. {remedy}."
-        )
+        got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise TypeError(f"`{name}` must be a tensor; got {got}. Convert it: torch.as_tensor(...).")
     if x.layout != torch.strided or x.is_nested:
-        kind = "a nested one" if x.is_nested else f"a sparse one ({x.layout})"
-        remedy = "to_padded_tensor" if x.is_nested else "to_dense"
-        raise TypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: x.{remedy}().")
+        kind, remedy = ("a nested one", "to_padded_tensor") if x.is_nested else (f"one of {x.layout}", "to_dense")
+        raise TypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: {name}.{remedy}().")
     return x
 
 
 _REMEDIES = (
-    (DataLoader, "Join its batches: torch.cat([x for x, y in loader])"),
-    (Dataset, "Stack its samples: torch.stack([x for x, y in dataset])"),
-    (list, "Stack samples, torch.stack(x), or give the model's arguments as tuple(x)"),
-    (type(None), "Give the samples"),
+    (DataLoader, "Join its batches: torch.cat([x for x, y in loader])."),
+    (Dataset, "Stack its samples: torch.stack([x for x, y in dataset])."),
+    (list, "Stack samples, torch.stack(x), or give the model's arguments as tuple(x)."),
+    (type(None), "Give the samples."),
 )

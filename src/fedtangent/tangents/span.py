@@ -100,7 +100,7 @@ class Span:
 
 def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
     """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
-    basis, ways = _like(basis, w), known_ways(task.model, task.w_0, task.example, data.real)
+    basis, ways = _like(basis, w), known_ways(task.model, task.w_0, task.example, data.x)
     same, j = torch.func.vmap(lambda d: push(task.model, w, data.x, d, ways))(basis)
     root = losses.curvature_root(task.loss, same[0], data.y)
     root = torch.where(data.real[:, None, None], root, 0)
