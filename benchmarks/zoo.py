@@ -51,7 +51,13 @@ def measured(family: str, name: str) -> dict[str, Any]:
     its = plan(model, x, **({} if outputs is None else {"outputs": outputs}))
     share = {"factors": 0, "gradients": 0, "whole": 0}
     for line in its.lines:
-        share["whole" if line.what.startswith("the whole") else "factors" if line.part.uses[0].way != "torch.func" else "gradients"] += line.part.size
+        share[
+            "whole"
+            if line.what.startswith("the whole")
+            else "factors"
+            if line.part.uses[0].way != "torch.func"
+            else "gradients"
+        ] += line.part.size
     error = float((k - expected).abs().max() / expected.abs().max())
     unused = size - sum(share.values())
     return {"parameters": size, "error": error, "seconds": seconds, "by_hand": by_hand, **share, "unused": unused}
@@ -67,7 +73,9 @@ def _by_hand(model: torch.nn.Module, x: Any, outputs: str | None) -> Tensor:
         f = model(**{key: part[n : n + 1] for key, part in x.items()}) if isinstance(x, dict) else model(x[n : n + 1])
         f = (f if outputs is None else getattr(f, outputs))[0]
         for one in f:
-            g = torch.autograd.grad(one, list(model.parameters()), retain_graph=True, materialize_grads=True, allow_unused=True)
+            g = torch.autograd.grad(
+                one, list(model.parameters()), retain_graph=True, materialize_grads=True, allow_unused=True
+            )
             rows.append(torch.cat([part.flatten() for part in g]))
     j = torch.stack(rows)
     return (j @ j.T).view(ROWS, -1, ROWS, len(rows) // ROWS).movedim(2, 1)
@@ -121,10 +129,11 @@ def main() -> None:
 
 def _line(name: str, found: dict[str, Any]) -> str:
     if "error" not in found:
-        reason = found.get("refused") or found["failed"]
-        return f"| {name} | {found.get('parameters', 0):,} | {'refused' if 'refused' in found else 'FAILED'}: {reason} |" + " |" * (len(COLUMNS) - 1)
-    share = [f"{found[key] / found['parameters']:.0%}" for key in COLUMNS[3:]]
-    return f"| {name} | {found['parameters']:,} | {found['error']:.0e} | {found['seconds']:.2f} | {found['by_hand']:.2f} | {' | '.join(share)} |"
+        said = f"refused: {found['refused']}" if "refused" in found else f"FAILED: {found['failed']}"
+        return f"| {name} | {found.get('parameters', 0):,} | {said} |" + " |" * (len(COLUMNS) - 1)
+    cells = [f"{found['error']:.0e}", f"{found['seconds']:.2f}", f"{found['by_hand']:.2f}"]
+    cells += [f"{found[key] / found['parameters']:.0%}" for key in COLUMNS[3:]]
+    return f"| {name} | {found['parameters']:,} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

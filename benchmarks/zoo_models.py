@@ -5,6 +5,7 @@ Every entry builds a model in eval mode with random weights and `rows` samples f
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -60,7 +61,8 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Electra": ("tokens", _TINY | {"embedding_size": 16}),
     "FNet": ("tokens", _TINY),
     "Falcon": ("tokens", _TINY | {"pad_token_id": 0}),
-    "Funnel": ("tokens", {"d_model": 32, "block_sizes": [1, 1], "n_head": 4, "d_head": 8, "d_inner": 48, "num_labels": 3}),
+    "Funnel": ("tokens", {"d_model": 32, "block_sizes": [1, 1], "n_head": 4, "d_head": 8, "d_inner": 48,
+               "num_labels": 3}),
     "GPT2": ("tokens", {"n_embd": 32, "n_layer": 2, "n_head": 4, "num_labels": 3, "pad_token_id": 0}),
     "GPTNeoX": ("tokens", _TINY | {"pad_token_id": 0}),
     "Gemma": ("tokens", _DECODER | {"head_dim": 8}),
@@ -139,13 +141,16 @@ class Function(nn.Module):
             setattr(self, name, part)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The expression."""
         return self.run(self, x)
 
 
 def _recurrent(kind: type[nn.RNNBase], **more: Any) -> Callable[[], nn.Module]:
     width = 12 * (2 if more.get("bidirectional") else 1)
     return lambda: Function(
-        lambda s, x: s.head(s.layer(x)[0][:, -1]), layer=kind(5, 12, batch_first=True, **more), head=nn.Linear(width, OUTPUTS)
+        lambda s, x: s.head(s.layer(x)[0][:, -1]),
+        layer=kind(5, 12, batch_first=True, **more),
+        head=nn.Linear(width, OUTPUTS),
     )
 
 
@@ -213,7 +218,7 @@ def _hamiltonian(s: Any, x: Tensor) -> Tensor:
 
 def _mlp(*widths: int, act: Callable[[], nn.Module] = nn.GELU) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), act()]
     return nn.Sequential(*layers[:-1])
 
@@ -224,14 +229,17 @@ OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GRU, both ways": (_recurrent(nn.GRU, bidirectional=True), (7, 5)),
     "LSTM with projection": (
         lambda: Function(
-            lambda s, x: s.head(s.layer(x)[0][:, -1]), layer=nn.LSTM(5, 12, proj_size=4, batch_first=True), head=nn.Linear(4, 3)
+            lambda s, x: s.head(s.layer(x)[0][:, -1]),
+            layer=nn.LSTM(5, 12, proj_size=4, batch_first=True),
+            head=nn.Linear(4, 3),
         ),
         (7, 5),
     ),
     "graph convolution": (_graph(attention=False), (8, 6)),
     "graph attention": (_graph(attention=True), (8, 6)),
     "deep set": (
-        lambda: Function(lambda s, x: s.rho(s.phi(x).sum(1)), phi=_mlp(5, 16, 16), rho=_mlp(16, 16, OUTPUTS)), (9, 5)
+        lambda: Function(lambda s, x: s.rho(s.phi(x).sum(1)), phi=_mlp(5, 16, 16), rho=_mlp(16, 16, OUTPUTS)),
+        (9, 5),
     ),
     "Fourier neural operator": (
         lambda: Function(
@@ -252,43 +260,60 @@ OWN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (16,),
     ),
     "mixture of experts": (
-        lambda: Function(_experts, gate=nn.Linear(6, 4), experts=nn.ModuleList([_mlp(6, 10, OUTPUTS) for _ in range(4)])),
+        lambda: Function(
+            _experts, gate=nn.Linear(6, 4), experts=nn.ModuleList([_mlp(6, 10, OUTPUTS) for _ in range(4)])
+        ),
         (6,),
     ),
     "deep equilibrium": (
-        lambda: Function(_equilibrium, u=nn.Linear(6, 12), a=nn.Linear(12, 12), head=nn.Linear(12, OUTPUTS)), (6,)
+        lambda: Function(_equilibrium, u=nn.Linear(6, 12), a=nn.Linear(12, 12), head=nn.Linear(12, OUTPUTS)),
+        (6,),
     ),
     "neural ODE": (lambda: Function(_ode, u=nn.Linear(6, 12), a=nn.Linear(12, 12), head=nn.Linear(12, OUTPUTS)), (6,)),
     "Hamiltonian network": (lambda: Function(_hamiltonian, net=_mlp(4, 16, 1, act=nn.Tanh)), (4,)),
     "hypernetwork": (
         lambda: Function(
-            lambda s, x: torch.einsum("bi,bio->bo", x[:, 4:], s.net(x[:, :4]).unflatten(1, (5, OUTPUTS))), net=_mlp(4, 16, 15)
+            lambda s, x: torch.einsum("bi,bio->bo", x[:, 4:], s.net(x[:, :4]).unflatten(1, (5, OUTPUTS))),
+            net=_mlp(4, 16, 15),
         ),
         (9,),
     ),
     "sine network": (
-        lambda: Function(lambda s, x: s.b(torch.sin(30 * s.a(x))), a=nn.Linear(2, 64), b=nn.Linear(64, OUTPUTS)), (2,)
+        lambda: Function(lambda s, x: s.b(torch.sin(30 * s.a(x))), a=nn.Linear(2, 64), b=nn.Linear(64, OUTPUTS)),
+        (2,),
     ),
     "bilinear": (lambda: Function(lambda s, x: s.a(x, x), a=nn.Bilinear(5, 5, OUTPUTS)), (5,)),
     "transposed convolutions": (
         lambda: nn.Sequential(
-            nn.Linear(6, 32), nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 6, 3, stride=2), nn.PReLU(),
-            nn.ConvTranspose2d(6, 4, 2, groups=2), nn.Flatten(), nn.LazyLinear(OUTPUTS),
+            nn.Linear(6, 32),
+            nn.Unflatten(1, (8, 2, 2)),
+            nn.ConvTranspose2d(8, 6, 3, stride=2),
+            nn.PReLU(),
+            nn.ConvTranspose2d(6, 4, 2, groups=2),
+            nn.Flatten(),
+            nn.LazyLinear(OUTPUTS),
         ),
         (6,),
     ),
     "convolutions of volumes": (
         lambda: nn.Sequential(
-            nn.Conv3d(2, 6, 3), nn.GroupNorm(2, 6), nn.SiLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, OUTPUTS)
+            nn.Conv3d(2, 6, 3),
+            nn.GroupNorm(2, 6),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Linear(6, OUTPUTS),
         ),
         (2, 6, 6, 6),
     ),
     "transformer encoder": (
         lambda: Function(
             lambda s, x: s.head(s.body(x).mean(1)),
-            body=nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), 2, enable_nested_tensor=False),
+            body=nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), 2, enable_nested_tensor=False
+            ),
             head=nn.Linear(16, OUTPUTS),
         ),
         (6, 16),
     ),
-}  # fmt: skip
+}

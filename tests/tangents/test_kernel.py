@@ -174,7 +174,7 @@ def test_models_that_have_no_kernel(model: nn.Module, message: str) -> None:
     ("x1", "x2", "message"),
     [
         (inputs(), torch.randn(2, 8), r"`x1` and `x2` must hold samples of one shape; got \(7,\) and \(8,\)"),
-        (torch.ones(2, INPUTS, dtype=torch.long), None, "`x` must be floats for this model; got torch.int64"),
+        (torch.ones(2, INPUTS, dtype=torch.long), None, "^`x1` must be torch.float64 for this model; got torch.int64"),
         (inputs()[0], None, r"`x1` must hold samples along its first axis; got shape \(7,\)"),
         (inputs()[:0], None, r"`x1` must hold samples along its first axis; got shape \(0, 7\)"),
         (inputs(), inputs() * float("inf"), "`x2` must be finite; got NaN or infinity"),

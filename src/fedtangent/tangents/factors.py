@@ -6,13 +6,14 @@ the sensitivities, as there.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents.functional import Weights, call, each, one_by_one, plain
 from fedtangent.tangents.layers import Other, Tensors
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import WHOLE, Recorder, Uses
 
 
@@ -40,7 +41,7 @@ Factor = Dense | Gated | Last
 Factors = dict[str, Factor]
 
 
-def factors(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> tuple[Tensor, Factors]:
+def factors(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> tuple[Tensor, Factors]:
     """f(x; w) (n, C), and the factors of its Jacobian by every use of w.
 
     Samples are taken one by one, under vmap, so that wherever a layer has its batch axis nothing is mixed. One forward
@@ -61,7 +62,7 @@ def factors(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> tuple[Tensor
     return f, found
 
 
-def pulled_back(model: nn.Module, w: Weights, x: Tensor, uses: Uses, alpha: Tensor) -> tuple[Tensor, Factors]:
+def pulled_back(model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor) -> tuple[Tensor, Factors]:
     """f(x; w), and factors for alpha (n, C) in place of every output: d_n = sum_c alpha_nc df_nc/dz_n, (n, 1, ...).
 
     One forward and one backward pass.
@@ -81,7 +82,7 @@ def pulled_back(model: nn.Module, w: Weights, x: Tensor, uses: Uses, alpha: Tens
 
 
 def _captured(
-    model: nn.Module, w: Weights, x: Tensor, uses: Uses, alpha: Tensor | None
+    model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
     """f, what is kept of inputs, sensitivities of all outputs, or of alpha, by use; and the gate where there is one."""
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated, WHOLE)]
@@ -91,7 +92,7 @@ def _captured(
     shapes = {key: uses.by_name[key].call.shapes for key in [*dense, *([uses.gated] if uses.gated else [])]}
     like = next(iter(w.values()))
 
-    def one(x: Tensor, *alpha: Tensor) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
+    def one(x: Samples, *alpha: Tensor) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
         def forward(probes: dict[str, Tensors]) -> tuple[tuple[Tensor, Tensor], dict[str, Tensors]]:
             recorder = Recorder(w, uses, probes)
             with recorder:
@@ -120,7 +121,9 @@ def _captured(
             gate = f
         else:
             f, kept, d, gate = each(one, x, *([] if alpha is None else [alpha]))
-    return f, ({**kept, WHOLE: (x,)} if WHOLE in uses.by_name else kept), d, gate
+    if WHOLE in uses.by_name:
+        kept = {**kept, WHOLE: cast(Tensors, (x,))}
+    return f, kept, d, gate
 
 
 def head(uses: Uses, w: Weights) -> Tensor:

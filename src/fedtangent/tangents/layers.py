@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedtangent import trees
-from fedtangent.tangents.functional import each
+from fedtangent.tangents.functional import PlainLayers, each
 
 Gradients = dict[str, Tensor]  # (n, C, *shape), by the parameter's name
 Tensors = tuple[Tensor, ...]
@@ -66,7 +66,8 @@ class Call:
             for leaf, key in zip(leaves, keys, strict=True)
         ]
         args, kwargs = cast(tuple[Any, Any], optree.tree_unflatten(structure, filled))
-        return floats(self.function(*args, **kwargs))
+        with PlainLayers():
+            return floats(self.function(*args, **kwargs))
 
 
 @dataclass(frozen=True)

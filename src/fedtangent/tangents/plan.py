@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedtangent.tangents.contract import Kind, Part, Way, parts
-from fedtangent.tangents.functional import Weights, trainable
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Affine, Matrix
+from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses
 from fedtangent.tangents.verified_uses import uses
 from fedtangent.tangents.whole import Whole
@@ -82,11 +85,12 @@ class Plan:
 
 def plan(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
     kind: Kind = "full",
     w: Weights | None = None,
+    outputs: Outputs = None,
     memory_bytes: int = MEMORY,
 ) -> Plan:
     """How `kernel` with these arguments will go: the way of every layer, operations and peak bytes.
@@ -94,32 +98,13 @@ def plan(
     Costs a few passes of up to 8 samples.
 
     Raises:
-        ValueError: As `kernel`.
+        TypeError, ValueError: As `kernel`.
     """
-    w = trainable(model, w)
-    return planned(uses(model, w, checked(x1, x2)[0]), w, x1, x2, kind, memory_bytes)
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
+    return planned(uses(model, w, own), w, own, its, kind, memory_bytes)
 
 
-def checked(x1: Tensor, x2: Tensor | None = None, name: str = "x1") -> tuple[Tensor, Tensor | None]:
-    """The samples, of which the first are called `name`, after a look at what a user may get wrong."""
-    for called, x in ((name, x1), ("x2", x2)):
-        if x is None:
-            continue
-        if x.dim() < 2 or not len(x):
-            raise ValueError(
-                f"`{called}` must hold samples along its first axis; got shape {tuple(x.shape)}. Add that axis."
-            )
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise ValueError(f"`{called}` must be finite; got NaN or infinity. Clean the data.")
-    if x2 is not None and x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
-            f"`x1` and `x2` must hold samples of one shape; got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}. "
-            "Reshape one of them."
-        )
-    return x1, x2
-
-
-def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, memory_bytes: int) -> Plan:
+def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind, memory_bytes: int) -> Plan:
     """The plan from the uses."""
     if kind not in ("full", "trace", "diagonal"):
         raise ValueError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")

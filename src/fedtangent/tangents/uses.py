@@ -22,6 +22,7 @@ from fedtangent.tangents.dependence import Dependence, tensors
 from fedtangent.tangents.functional import Weights, call, plain
 from fedtangent.tangents.layers import Call, Hole, Matrix, Tensors, floats, use
 from fedtangent.tangents.layers import Use as Followed
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.whole import Whole
 
 # Functions of one number: the gate of a layer that only these and the last layer follow is their derivative.
@@ -86,7 +87,7 @@ class Uses:
         return self.by_name[WHOLE].call.names if WHOLE in self.by_name else ()
 
 
-def recorded(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+def recorded(model: nn.Module, w: Weights, x: Samples) -> Uses:
     """The uses of the parameters w that a forward pass of one sample x (1, ...) shows; nothing of them is verified.
 
     Raises:

@@ -17,10 +17,11 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from fedtangent import multiply_adds, trees
 from fedtangent.tangents.contract import Part, cuts, parts
 from fedtangent.tangents.factors import Dense, Factors, pulled_back
-from fedtangent.tangents.functional import Weights, call, check, plain
+from fedtangent.tangents.functional import Weights, call, check, holding, plain
 from fedtangent.tangents.layers import Matrix
+from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
-from fedtangent.tangents.whole import Whole, holding, whole
+from fedtangent.tangents.whole import Whole, whole
 
 _SAMPLES = 8  # the most that are compared
 _MEMORY = 2**28
@@ -33,7 +34,7 @@ _MIXED = (
 _KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Uses]] = WeakKeyDictionary()
 
 
-def uses(model: nn.Module, w: Weights, x: Tensor, memory_bytes: int = _MEMORY) -> Uses:
+def uses(model: nn.Module, w: Weights, x: Samples, memory_bytes: int = _MEMORY) -> Uses:
     """The uses of the parameters w, from two or three forward and backward passes of up to 8 samples of x (n, ...).
 
     Args:
@@ -52,7 +53,7 @@ def uses(model: nn.Module, w: Weights, x: Tensor, memory_bytes: int = _MEMORY) -
         return _verified(model, w, x, memory_bytes)
 
 
-def _verified(model: nn.Module, w: Weights, x: Tensor, memory_bytes: int) -> Uses:
+def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Uses:
     try:
         found = recorded(model, w, x[:1])
     except RuntimeError as error:
@@ -100,20 +101,20 @@ def all_by_autograd(model: nn.Module, w: Weights, found: Uses) -> Uses:
     return Uses(by_name, found.outputs, touched=found.touched, kept={WHOLE: found.sample}, sample=found.sample)
 
 
-def _plain_pass(model: nn.Module, w: Weights, x: Tensor, error: RuntimeError) -> Uses:
+def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -> Uses:
     """How large a model is by a pass outside of the transforms of torch.func, inside which `error` was met."""
     recorder = Recorder(w)
     try:
         with torch.no_grad(), plain(), recorder:
             f = outputs(call(model, w, x))
     except RuntimeError:
-        if x.is_floating_point():
+        if not isinstance(x, Tensor) or x.is_floating_point():
             raise
         raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
     return Uses({}, f.shape[1], touched=recorder.touched, sample=x.numel())
 
 
-def _some(x: Tensor, found: Uses, memory_bytes: int) -> Tensor:
+def _some(x: Samples, found: Uses, memory_bytes: int) -> Samples:
     """Some samples, from the first to the last, whose passes fit in memory."""
     count = min(_SAMPLES, len(x), max(1, memory_bytes // (8 * 6 * max(1, found.touched))))
     return x[torch.linspace(0, len(x) - 1, count).round().long()]
@@ -130,7 +131,7 @@ def _hiding(w: Weights, found: Uses) -> Weights:
     }
 
 
-def _right(model: nn.Module, w: Weights, x: Tensor, found: Uses, memory_bytes: int) -> Uses:
+def _right(model: nn.Module, w: Weights, x: Samples, found: Uses, memory_bytes: int) -> Uses:
     """`found` as far as it agrees with plain autograd at w on samples x; the whole model's use for all else."""
     generator = torch.Generator().manual_seed(len(x))
     alpha = torch.randn(len(x), found.outputs, generator=generator, dtype=torch.float64)
@@ -145,7 +146,7 @@ def _right(model: nn.Module, w: Weights, x: Tensor, found: Uses, memory_bytes: i
 def _agreeing(
     model: nn.Module,
     w: Weights,
-    x: Tensor,
+    x: Samples,
     found: Uses,
     leaves: Weights,
     together: Tensor,

@@ -2,18 +2,16 @@
 
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.stateless import _reparametrize_module
 
 from fedtangent import trees
-from fedtangent.tangents.functional import Weights, call, each, plain
+from fedtangent.tangents.functional import Weights, call, each, holding, plain
 from fedtangent.tangents.layers import Call, Gradients, Tensors
-from fedtangent.tied import every_name
+from fedtangent.tangents.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,14 @@ class Whole:
         rest = {name: part for name, part in w.items() if name not in own}
         samples, rows = a[0], d[0].flatten(2)
 
-        def one(x: Tensor, rows: Tensor) -> Weights:
+        def one(x: Samples, rows: Tensor) -> Weights:
             def f(own: Weights) -> Tensor:
                 return call(model, {**rest, **own}, x[None])[0]
 
             vjp = torch.func.vjp(f, own)[1]
             return trees.stack([vjp(row)[0] for row in rows])  # type: ignore[no-any-return]
 
-        def plainly(x: Tensor, rows: Tensor) -> Weights:
+        def plainly(x: Samples, rows: Tensor) -> Weights:
             leaves = {name: part.detach().requires_grad_() for name, part in own.items()}
             with torch.enable_grad(), holding(model, {**rest, **leaves}):
                 f = call(model, {**rest, **leaves}, x[None])[0]
@@ -66,11 +64,6 @@ def whole(model: nn.Module, names: tuple[str, ...], outputs: int, transforms: bo
     """The use of these parameters by the whole model, of so many outputs."""
     made = Call(whole_model, ([], None), names, ((1, outputs),))
     return Whole(made, weakref.ref(model), transforms)
-
-
-def holding(model: nn.Module, w: Weights) -> AbstractContextManager[None]:
-    """The model has these parameters inside: for backward passes that call parts of it again (checkpointing)."""
-    return _reparametrize_module(model, every_name(model, w))
 
 
 def gradient(f: Tensor, leaves: Weights, cotangent: Tensor) -> Weights:
