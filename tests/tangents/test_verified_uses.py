@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents import jacobian, kernel
+from fedtangent.tangents.factors import factors
 from fedtangent.tangents.functional import trainable
 from fedtangent.tangents.uses import WHOLE, Uses, UsesDiffer
 from fedtangent.tangents.verified_uses import known_uses, uses
@@ -106,7 +107,7 @@ def test_samples_that_go_other_ways() -> None:
     signs[7] *= -1  # one that the comparison does not see
     assert exact(model, signs)
     with pytest.raises(UsesDiffer, match="`model` must use its parameters alike for every sample; got samples that"):
-        jacobian(model, signs)._dense(found(model, signs[:1]))
+        factors(model, trainable(model), signs, found(model, signs[:1]))
 
 
 def test_inside_vmap_uses_are_verified_on_the_first_nodes_rows() -> None:
