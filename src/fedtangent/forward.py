@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.tied import every_name
 
 Picker = str | int | Callable[[Any], Tensor]  # a key, an attribute or a place, or a function of what a model returns
 
@@ -38,7 +39,8 @@ def outputs(model: nn.Module, w: Mapping[str, Tensor], x: Any, pick: Picker | No
 def run(model: nn.Module, w: Mapping[str, Tensor], x: Any) -> Any:
     """What the model returns: for x of model(x), for a dict of model(**x), for a tuple of model(*x)."""
     args = () if isinstance(x, dict) else x if isinstance(x, tuple) else (x,)
-    return torch.func.functional_call(model, dict(w), args, x if isinstance(x, dict) else None)
+    kwargs = x if isinstance(x, dict) else None
+    return torch.func.functional_call(model, every_name(model, w), args, kwargs, tie_weights=False)
 
 
 def picked(found: Any, pick: Picker | None) -> Tensor:

@@ -13,7 +13,7 @@ from fedtangent.tangents.dynamics import descent, flow, stable_step
 from fedtangent.tangents.factors import factors
 from fedtangent.tangents.operator import Factored, Trace, operator, pullback
 from fedtangent.tangents.spectrum import largest_eigenvalue
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.verified_uses import uses
 from tests.tangents.networks import flat, inputs, jacobian, weights
 
 N, C = 11, 3

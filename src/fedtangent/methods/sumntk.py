@@ -33,7 +33,7 @@ from fedtangent.shard import Shard
 from fedtangent.tangents import primal
 from fedtangent.tangents.primal import Evolution, Features, Sums
 from fedtangent.tangents.step import Score, Step, choose, countable, nothing_found, score, summed_loss
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task, Weights
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.

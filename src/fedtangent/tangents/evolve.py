@@ -32,6 +32,7 @@ from fedtangent.tangents.integrate import (
 )
 from fedtangent.tangents.jacobian import Jacobian
 from fedtangent.tangents.modes import Modes, descent_gain, flow_gain, modes
+from fedtangent.tangents.samples import tensor
 from fedtangent.tangents.spectrum import largest_eigenvalue
 from fedtangent.tangents.symmetric import Operator
 
@@ -76,6 +77,8 @@ class Evolution:
             ValueError: Shapes that do not fit.
         """
         n, outputs = self.alpha.shape[1:]
+        kernel_test_train = tensor("kernel_test_train", kernel_test_train)
+        f_0_test = tensor("f_0_test", f_0_test)
         if f_0_test.dim() != 2 or f_0_test.shape[1] != outputs:
             raise ValueError(
                 f"`f_0_test` must be (n*, {outputs}); got {tuple(f_0_test.shape)}. Give the outputs on the test points."
@@ -178,6 +181,7 @@ def evolve(
         ([0.5, 0.75], 1.0)
     """
     check_settings(loss, clock, lr, momentum, tolerance)
+    f_0, y = tensor("f_0", f_0), tensor("y", y)
     times = steps(t, loss, clock)
     with torch.no_grad():
         problem = _problem(kernel, f_0, y, loss)

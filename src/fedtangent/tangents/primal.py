@@ -32,7 +32,7 @@ from fedtangent.tangents.modes import Modes, flow_gain, modes
 from fedtangent.tangents.operator import pullback, pushforward
 from fedtangent.tangents.sketch import projection
 from fedtangent.tangents.step import linearize
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 # Knots of a loss other than the squared one, and by how much the last step is longer than the first: some two per

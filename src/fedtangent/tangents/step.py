@@ -17,7 +17,7 @@ from fedtangent.tangents.factors import Factors, factors
 from fedtangent.tangents.functional import Weights, each, plain
 from fedtangent.tangents.integrate import PRODUCTS
 from fedtangent.tangents.operator import operator, pullback, pushforward
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 
