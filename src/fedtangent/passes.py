@@ -233,7 +233,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     """Inside, dropout and batch norm are in eval mode; afterwards modes and buffers are as they were."""
     known = [part for part in model.modules() if isinstance(part, (_DropoutNd, _NormBase)) and part.training]
     parts = [(part, name, buffer) for part in model.modules() for name, buffer in part.named_buffers(recurse=False)]
-    copies = [buffer.detach().clone() for _, _, buffer in parts]
+    copies = [(buffer._version, buffer.detach().clone()) for _, _, buffer in parts]
     for mode in known:
         mode.training = False
     try:
@@ -242,8 +242,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         for mode in known:
             mode.training = True
         with torch.no_grad():
-            for (part, name, buffer), before in zip(parts, copies, strict=True):
-                buffer.copy_(before)
+            for (part, name, buffer), (version, before) in zip(parts, copies, strict=True):
+                if buffer._version != version:
+                    buffer.copy_(before)
                 setattr(part, name, buffer)
 
 
@@ -261,7 +262,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
     """The largest |a - b|; what is NaN in both is equal, and inf where shapes or what is finite differ."""
     if a.shape != b.shape:
         return float("inf")
-    a, b = a.detach().to(torch.float64), b.detach().to(torch.float64)
+    a, b = (one.detach().to_dense().to(torch.float64) for one in (a, b))
     off = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))
     return float(off.max()) if off.numel() else 0.0
 

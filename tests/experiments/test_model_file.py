@@ -441,7 +441,7 @@ class Averages(nn.Linear):
 )
 def test_a_model_that_a_pass_changes_is_refused(build: Any, name: str) -> None:
     message = (
-        rf"^`model` must not change in a forward pass; got '{name}', which it writes in place. Call model.eval\(\), "
+        rf"^`model` must not change in a forward pass; got other numbers in its buffer '{name}'. Call model.eval\(\), "
     )
     for method in ("fedavg", "ntkfl"):
         with pytest.raises(ValueError, match=message):

@@ -20,6 +20,7 @@ from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.warm_up import warm_up
 from fedtangent.fleet import Central, Each, Engine
 from fedtangent.ledger import Ledger
+from fedtangent.shard import at
 from fedtangent.values import held
 
 _TENSOR = 512  # bytes of a tensor beside its numbers: its object, its description and its storage's
@@ -143,7 +144,7 @@ def _signature(tree: Any) -> Any:
 
 def _evaluation(built: Setup, state: Any) -> float:
     """About how long it takes to evaluate the aggregated model and, as often as asked for, the nodes' own."""
-    built.task.predict(built.task.w_0, built.x_test[:1])  # what the first call sets up
+    built.task.predict(built.task.w_0, at(built.x_test, slice(0, 1)))  # what the first call sets up
     begin = time.perf_counter()
     measured(built, built.task.w_0)
     once, every = time.perf_counter() - begin, built.experiment.evaluate_nodes_every
