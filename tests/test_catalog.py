@@ -1,4 +1,5 @@
 import inspect
+import os
 import sys
 from pathlib import Path
 
@@ -77,3 +78,35 @@ def test_a_users_file_that_is_broken_is_one_clear_sentence(tmp_path: Path) -> No
     other = users_file(tmp_path, "def another(task):\n    return task\n", "other.py")
     with pytest.raises(ValueError, match=r"^`.*other.py` must define a function named 'other'; got none. Name .*\.$"):
         catalog.load("methods", other)
+
+
+def test_a_users_file_is_run_once_until_it_is_edited(tmp_path: Path) -> None:
+    text = "from pathlib import Path\nwith Path(__file__).with_suffix('.runs').open('a') as f:\n    f.write('x')\n"
+    text += "def mine(task):\n    return 1\n"
+    path = users_file(tmp_path, text, "mine.py")
+    first = catalog.load("methods", path)
+    assert catalog.load("methods", path) is first
+    assert (tmp_path / "mine.runs").read_text() == "x"
+    stamp = os.stat(path)
+    users_file(tmp_path, text.replace("1", "2"), "mine.py")  # of one length and time: a cached .pyc would not notice
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert catalog.load("methods", path)(None) == 2
+    assert first(None) == 1
+    assert not list(tmp_path.glob("__pycache__"))
+
+
+def test_two_files_of_one_name_are_two(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        text = f"class State:\n    of = {name!r}\n\n\ndef mine():\n    return State\n"
+        found.append(catalog.load("methods", users_file(tmp_path / name, text, "mine.py")))
+    assert [build().of for build in found] == ["a", "b"]
+    assert found[0]() is not found[1]()
+
+
+def test_a_file_that_failed_is_run_again(tmp_path: Path) -> None:
+    path = users_file(tmp_path, "import nothing_of_this_name\n\n\ndef mine():\n    return 1\n", "mine.py")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="must be a Python file that imports"):
+            catalog.load("methods", path)

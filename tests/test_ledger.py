@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -64,8 +65,8 @@ def test_work_is_booked_in_equal_parts_and_nothing_is_lost() -> None:
     assert ledger.multiply_adds == 20
 
 
-def test_after_a_checkpoint_that_knows_of_no_work_there_is_none_to_tell() -> None:
-    ledger = Ledger()
-    ledger.restore({"sent": [(0, 5)], "received": []})
-    ledger.run([0], lambda: multiply_adds.run(torch.mm, torch.ones(1, 4), torch.ones(4, 5)))
-    assert ledger.multiply_adds is None
+@pytest.mark.parametrize("name", ["sent", "received", "work", "costs"])
+@pytest.mark.parametrize("value", [None, 3, "x", [3], [["a", "b"]], [[0, 1, 2]], [[None, 3]]])
+def test_counts_that_are_none(name: str, value: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Ledger().restore({**Ledger().state(), name: value})

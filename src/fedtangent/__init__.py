@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedtangent.experiments.experiment import Experiment, experiment
-    from fedtangent.experiments.record import load
+    from fedtangent.experiments.model_file import load
     from fedtangent.experiments.run import Result
     from fedtangent.fleet import Method
     from fedtangent.shard import Dataset, Partition
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Dataset", "Experiment", "Partition", "Result", "experiment", "load", "run"]
 
 # PyTorch is imported when the first of these is used.
@@ -25,7 +25,7 @@ _HOMES = {
     "Partition": "shard",
     "Result": "experiments.run",
     "experiment": "experiments.experiment",
-    "load": "experiments.record",
+    "load": "experiments.model_file",
 }
 
 

@@ -1,5 +1,6 @@
 """The files of a plural folder, by name: the folder is the registry, and a user's own file works the same way."""
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -52,15 +53,22 @@ def _one(folder: str) -> str:
 
 
 def _module_at(path: Path, argument: str) -> Any:
+    """The module that a user's file defines: run once as it stands, and anew where it was edited since."""
     if not path.is_file():
         raise ValueError(f"`{argument}` must name a file that exists; got {str(path)!r}. Check the path.")
-    spec = importlib.util.spec_from_file_location(f"fedtangent_user_{path.stem}", path.resolve())
-    assert spec is not None and spec.loader is not None
+    path, source = path.resolve(), path.read_bytes()
+    key = hashlib.sha256(str(path).encode(errors="surrogateescape") + b"\0" + source).hexdigest()
+    name = f"fedtangent_user_{path.stem}_{key[:16]}"  # two files of one name are two modules
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(path), "exec"), module.__dict__)  # not a .pyc, which may be of the file before
     except Exception as error:
+        del sys.modules[name]
         raise ValueError(
             f"`{path}` must be a Python file that imports; got {type(error).__name__}: {error}. Mend the file."
         ) from error

@@ -24,7 +24,7 @@ class Ledger:
         self.received: Counter[int] = Counter()
         self.work: Counter[int] = Counter()
         self.costs: dict[str, int] = {}
-        self._paused, self._complete = False, True
+        self._paused = False
 
     @property
     def sent_bytes(self) -> int:
@@ -32,9 +32,9 @@ class Ledger:
         return sum(self.sent.values())
 
     @property
-    def multiply_adds(self) -> int | None:
-        """Those of all nodes and the server; None after a checkpoint that knows of none."""
-        return sum(self.work.values()) if self._complete else None
+    def multiply_adds(self) -> int:
+        """Those of all nodes and the server."""
+        return sum(self.work.values())
 
     def run(self, nodes: Sequence[int], fn: Callable[[], T]) -> T:
         """fn(), its multiply-adds booked in equal parts on these nodes: an engine pads them to do the same work."""
@@ -68,7 +68,13 @@ class Ledger:
         return {**counts, "costs": sorted(self.costs.items())}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes the counts back from `state()`."""
-        for name in ("sent", "received", "work"):
-            setattr(self, name, Counter(dict(state.get(name, []))))
-        self.costs, self._complete = dict(state.get("costs", [])), "work" in state
+        """Takes the counts back from `state()`, which may have been JSON.
+
+        Raises:
+            ValueError: Counts that are none.
+        """
+        for name, kind in {"sent": int, "received": int, "work": int, "costs": str}.items():
+            if not all(isinstance(key, kind) and isinstance(count, (int, float)) for key, count in state[name]):
+                raise ValueError(f"`{name}` must be counts by node or call; got others. Use another ledger's state.")
+        self.sent, self.received, self.work = (Counter(dict(state[name])) for name in ("sent", "received", "work"))
+        self.costs = dict(state["costs"])

@@ -1,7 +1,7 @@
 """Values that nodes and a server hold; only the verbs of a fleet move them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
@@ -90,9 +90,9 @@ class Central(Generic[T]):
 
 
 def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:
-    """All values that nodes and server hold of a state, also of one inside it."""
-    for part in state:
+    """All values that nodes and server hold of a state, a NamedTuple or dataclass, also of one inside it."""
+    for part in [getattr(state, field.name) for field in fields(state)] if is_dataclass(state) else state:
         if isinstance(part, (Each, Central)):
             yield part
-        elif hasattr(part, "_fields"):
+        elif hasattr(part, "_fields") or is_dataclass(part):
             yield from held(part)

@@ -1,5 +1,6 @@
 """A file is written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,17 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
         OSError, match=r"^`out` must be a folder that can be written; got .*gone \(No such file or direct"
     ):
         atomic.appended(tmp_path / "gone" / "a", b"1\n")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_has_the_mode_that_the_umask_leaves(mask: int, mode: int, tmp_path: Path) -> None:
+    def write(draft: Path) -> None:  # a file of its own, which nobody else may read, as safetensors makes it
+        draft.unlink()
+        os.close(os.open(draft, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    before = os.umask(mask)
+    try:
+        atomic.replaced(tmp_path / "a", write)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+import fedtangent
 from fedtangent import catalog
+from fedtangent.experiments import rows
 from fedtangent.recipes import recipe
 from tests.recipes.own import saved
 
@@ -162,3 +164,45 @@ def test_unknown_names() -> None:
         recipe.load("poison_pinn")
     with pytest.raises(ValueError, match=r"^`recipe` must be one of .*; got 'demo'."):
         recipe.load("demo")
+
+
+def test_rows_of_a_file_that_was_edited_since_are_not_gone_on_with(tmp_path: Path, out: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run(recipe.load(saved(tmp_path)), {}, out, stopping_at(2))
+    edited = recipe.load(saved(tmp_path, ("n**power", "n**power + 1")))
+    with pytest.raises(
+        ValueError, match=r"^`mine` must be as it was when the run in .*out began; got mine with the digest "
+    ):
+        recipe.run(edited, {}, out)
+    assert recipe.run(recipe.load(saved(tmp_path, ("The last one.", "Of all."))), {}, out).rows == ROWS
+    assert recipe.run(edited, {}, out).rows == ROWS  # all of them are there, and only shown
+
+
+def test_rows_of_another_version_are_not_gone_on_with(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = recipe.load(saved(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run(mine, {}, out, stopping_at(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "__version__", "0.0.1")
+        with pytest.raises(
+            ValueError, match=r"^a run must be resumed under the versions it began with, fedtangent '.*; got"
+        ):
+            recipe.run(mine, {}, out)
+    recipe.run(mine, {}, out)
+    monkeypatch.setattr(rows, "__version__", "0.0.1")
+    recipe.run(mine, {}, out)
+    page = (out / "figure.html").read_text()
+    assert fedtangent.__version__ in page and "0.0.1" not in page  # under which the rows were measured
+
+
+def test_a_folder_belongs_to_one_recipe_at_a_time(tmp_path: Path, out: Path) -> None:
+    mine = recipe.load(saved(tmp_path))
+
+    def meanwhile(row: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=r"^`out` must not be in use; got .*out, in which process"):
+            recipe.run(mine, {}, out)
+
+    assert recipe.run(mine, {}, out, meanwhile).rows == ROWS
+    assert not (out / ".lock").exists()

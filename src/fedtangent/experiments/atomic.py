@@ -21,7 +21,10 @@ def replaced(path: Path, write: Callable[[Path], None]) -> None:
     draft = path.with_name(f".{path.name}.new")
     with explained(path):
         try:
+            draft.touch()
+            mode = draft.stat().st_mode & 0o777  # what the umask leaves; safetensors makes a file of its own
             write(draft)
+            draft.chmod(mode)
             _sync(draft)
             os.replace(draft, path)
         except BaseException:

@@ -1,28 +1,27 @@
-"""Checkpoint: the state of a run after a round, one safetensors file; it is the truth that a resumed run goes back to.
+"""Checkpoint: the state of a run after a round, one file of tensors; it is the truth that a resumed run goes back to.
 
-Tensors are stored as they are; how they hang together is JSON in the file's header. Nothing is pickled.
+How the tensors hang together is JSON in the file's header. A type is never imported: the file names one of those that
+the method itself brings, in its first state and in the file that defines it.
 """
 
-import json
-import sys
-import zlib
-from collections.abc import Callable
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
-from fedtangent.experiments import atomic
+from fedtangent.experiments import tensor_file
+from fedtangent.experiments.tensor_file import Tensors
 from fedtangent.fleet import Central, Each, Fleet
 
 NAME = "checkpoint.safetensors"
 
-Arrays = dict[str, np.ndarray]
+_MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict}
+_SEQUENCES: dict[str, Any] = {"tuple": tuple, "list": list}
 
 
 class Checkpoint(NamedTuple):
@@ -37,6 +36,31 @@ class Checkpoint(NamedTuple):
     meta: dict[str, Any]
 
 
+def known_types(first: Any, functions: Iterable[Callable[..., Any]]) -> list[type]:
+    """The NamedTuples and dataclasses that a method's states may be made of.
+
+    Args:
+        first: The method's first state.
+        functions: Its factory and its host's; found is what the files that define them know by name.
+    """
+    found = _types(first)
+    for function in functions:
+        while isinstance(function, partial):
+            function = function.func
+        found |= {value: None for value in getattr(function, "__globals__", {}).values() if _fields(value)}
+    return list(found)
+
+
+def check(state: Any, types: Sequence[type]) -> None:
+    """Raises TypeError for a state with a type that `known_types` has not found, and `load` would not find."""
+    for type_ in _types(state):
+        if type_ not in types:
+            raise TypeError(
+                f"a state must be of types that the method's first state or its file holds; got {type_.__qualname__}. "
+                "Define it at the top of the method's file."
+            )
+
+
 def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
     """Writes the checkpoint of a folder.
 
@@ -44,108 +68,188 @@ def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
         OSError: It cannot be written; the one before is still there.
         TypeError: The state holds something other than trees of tensors and numbers.
     """
-    arrays: Arrays = {}
-    names: dict[int, str] = {}
-    structure = _laid_out(state, partial(_stored, arrays, names))
-    header = {"meta": meta, "state": structure, "sum": _sum(arrays)}
-    atomic.replaced(folder / NAME, lambda path: save_file(arrays, path, {"checkpoint": json.dumps(header)}))
+    writer = _Writer()
+    layout = writer.laid_out(state)
+    tensor_file.save(folder / NAME, {"meta": meta, "state": layout, "forms": writer.forms}, writer.tensors)
 
 
-def load(folder: Path, fleet: Fleet) -> Checkpoint | None:
+def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:
     """The checkpoint of a folder, its tensors on the fleet's device; None where there is none.
 
+    Args:
+        folder: The run's.
+        fleet: Who holds the values.
+        first: The method's first state.
+        types: From `known_types`.
+
     Raises:
-        ValueError: It is damaged.
+        ValueError: It is damaged, of another version or another method.
     """
     path = folder / NAME
     if not path.exists():
         return None
+    remedy = "Run anew with another --out."
+    header, tensors = tensor_file.read(path, "out", remedy)
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()["checkpoint"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        if _sum(arrays) != header["sum"]:
-            raise ValueError("its checksum is another")
-        tensors = {name: torch.from_numpy(array).to(fleet.device) for name, array in arrays.items()}
-        return Checkpoint(_rebuilt(header["state"], tensors, fleet), header["meta"])
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        meta, forms = dict(header["meta"]), header["forms"]
+        tensors = {name: _formed(tensor, forms.get(name)).to(fleet.device) for name, tensor in tensors.items()}
+        state = _Reader(tensors, fleet, types).rebuilt(header["state"], first)
+        if type(state) is not type(first):
+            raise TypeError(f"it is of type {type(state).__name__}")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
         raise ValueError(
-            f"`out` must hold a whole {NAME}; got a damaged one in {folder} ({type(error).__name__}: {error}). "
-            "Run anew with another --out."
+            f"`out` must hold a {NAME} of its own run; got another state in {folder} ({tensor_file.reason(error)}). "
+            f"{remedy}"
         ) from error
+    return Checkpoint(state, meta)
 
 
-def _stored(arrays: Arrays, names: dict[int, str], tensor: Tensor) -> str:
-    """Its name in the file; a tensor that several nodes share is stored once."""
-    if id(tensor) not in names:
-        names[id(tensor)] = f"{len(names):06d}"
-        arrays[names[id(tensor)]] = np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(tensor.shape)
-    return names[id(tensor)]
+class _Writer:
+    """Lays a value out as JSON, and collects its tensors."""
+
+    def __init__(self) -> None:
+        self.tensors: Tensors = {}
+        self.forms: dict[str, dict[str, Any]] = {}  # of tensors whose memory is not as their axes are
+        self._names: dict[int, str] = {}
+
+    def laid_out(self, value: Any) -> Any:
+        """The value's structure as JSON, its tensors replaced by their names."""
+        if isinstance(value, Tensor):
+            return {"tensor": self._stored(value)}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return {"value": value}
+        if isinstance(value, Each):
+            return {"each": self._each(value.values), "nodes": list(value.nodes)}
+        if isinstance(value, Central):
+            return {"central": self.laid_out(value.value)}
+        if type(value) in _MAPPINGS.values():
+            pairs = [[_key(key), self.laid_out(part)] for key, part in value.items()]
+            return {type(value).__name__: pairs}
+        if _fields(type(value)):
+            return {"fields": self._each(_parts(value)), "type": _named(type(value))}
+        for name, kind in _SEQUENCES.items():
+            if isinstance(value, kind):
+                return {name: self._each(value)}
+        raise TypeError(f"a state must hold tensors and numbers; got {type(value).__name__}. Convert it.")
+
+    def _each(self, values: Iterable[Any]) -> list[Any]:
+        return [self.laid_out(part) for part in values]
+
+    def _stored(self, tensor: Tensor) -> str:
+        """Its name in the file; a tensor that several nodes share is stored once."""
+        if id(tensor) in self._names:
+            return self._names[id(tensor)]
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise TypeError(f"a state must hold dense tensors; got a {tensor.layout} one. Call to_dense().")
+        name = self._names[id(tensor)] = f"{len(self._names):06d}"
+        strides = tensor.stride()  # on which the last bits of a product hang
+        order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+        plain = tensor.detach().permute(order)
+        self.tensors[name] = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
+        if order != sorted(order) or plain.is_complex():
+            self.forms[name] = {"order": order, "complex": plain.is_complex()}
+        return name
 
 
-def _sum(arrays: Arrays) -> int:
-    total = 0
-    for name in sorted(arrays):
-        total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, total)
-    return total
+def _key(key: Any) -> Any:
+    if key is not None and not isinstance(key, (bool, int, float, str)):
+        raise TypeError(
+            f"a state must have texts and numbers as keys; got {type(key).__name__}. Use a text in its place."
+        )
+    return key
 
 
-def _laid_out(value: Any, store: Callable[[Tensor], str]) -> Any:
-    """The value's structure as JSON, its tensors replaced by their names."""
-
-    def again(part: Any) -> Any:
-        return _laid_out(part, store)
-
-    if isinstance(value, Tensor):
-        return {"tensor": store(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return {"value": value}
-    if isinstance(value, Each):
-        return {"each": [again(part) for part in value.values]}
-    if isinstance(value, Central):
-        return {"central": again(value.value)}
-    if isinstance(value, dict):
-        return {"dict": [[key, again(part)] for key, part in value.items()]}
-    if hasattr(value, "_fields"):
-        return {"fields": [again(part) for part in value], "type": _type_name(type(value))}
-    if isinstance(value, (tuple, list)):
-        return {type(value).__name__: [again(part) for part in value]}
-    raise TypeError(f"a state must hold tensors and numbers; got {type(value).__name__}. Convert it.")
+def _formed(tensor: Tensor, form: dict[str, Any] | None) -> Tensor:
+    """The tensor as it was before `_stored`."""
+    if form is None:
+        return tensor
+    whole = torch.view_as_complex(tensor) if form["complex"] else tensor
+    return whole.permute(sorted(range(whole.dim()), key=form["order"].__getitem__))
 
 
-def _rebuilt(layout: dict[str, Any], tensors: dict[str, Tensor], fleet: Fleet) -> Any:
-    (kind, content), *_ = layout.items()
+class _Reader:
+    """Builds a value from its layout."""
 
-    def again(part: Any) -> Any:
-        return _rebuilt(part, tensors, fleet)
+    def __init__(self, tensors: Tensors, fleet: Fleet, types: Sequence[type]) -> None:
+        self._tensors, self._fleet = tensors, fleet
+        self._types = {_named(type_): type_ for type_ in reversed(types)}  # the first of a name counts
 
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "value":
-        return content
-    if kind == "central":
-        return Central(again(content))
-    if kind == "dict":
-        return {key: again(part) for key, part in content}
-    parts = [again(part) for part in content]
-    if kind == "each":
-        return fleet.each(parts)
-    if kind == "fields":
-        return _type(layout["type"])(*parts)
-    return tuple(parts) if kind == "tuple" else parts
+    def rebuilt(self, layout: dict[str, Any], like: Any) -> Any:
+        """The value that `_Writer.laid_out` was given.
+
+        Args:
+            layout: From there.
+            like: What the method's first state has in this place: of types that look alike it has the right one.
+        """
+        kind, *_ = layout
+        content = layout[kind]
+        if kind == "tensor":
+            return self._tensors[content]
+        if kind == "value":
+            return content
+        likes = iter(_parts(like))
+        if kind == "central":
+            return Central(self.rebuilt(content, next(likes, None)))
+        if kind in _MAPPINGS:
+            return _MAPPINGS[kind]((key, self.rebuilt(part, next(likes, None))) for key, part in content)
+        parts = [self.rebuilt(part, next(likes, None)) for part in content]
+        if kind == "each":
+            nodes = tuple(layout["nodes"])
+            if not set(nodes) <= set(self._fleet.nodes):
+                raise ValueError("it has other nodes")
+            return dataclasses.replace(self._fleet, nodes=nodes).each(parts)
+        if kind == "fields":
+            name = layout["type"]
+            return _made(type(like) if _named(type(like)) == name else self._types[name], parts)
+        return _SEQUENCES[kind](parts)
 
 
-def _type_name(type_: type) -> str:
-    name = f"{type_.__module__}:{type_.__qualname__}"
-    if getattr(sys.modules.get(type_.__module__), type_.__qualname__, None) is not type_:
-        raise TypeError(f"a state must be of types defined at the top of a file; got {name}. Move the class there.")
-    return name
+def _made(type_: type, parts: list[Any]) -> Any:
+    """A NamedTuple or dataclass of these fields; its own code is not run."""
+    names = _fields(type_)
+    if len(parts) != len(names):
+        raise ValueError(f"{type_.__qualname__} has {len(names)} fields and not {len(parts)}")
+    if issubclass(type_, tuple):
+        return tuple.__new__(type_, parts)
+    made = object.__new__(type_)
+    for name, part in zip(names, parts, strict=True):
+        object.__setattr__(made, name, part)
+    return made
 
 
-def _type(name: str) -> Any:
-    """The NamedTuple of that name, which the method's file has defined; nothing is imported for it."""
-    module, _, qualname = name.partition(":")
-    found = getattr(sys.modules[module], qualname)
-    if not (isinstance(found, type) and issubclass(found, tuple)):
-        raise ValueError(f"{name} is no NamedTuple")
+def _fields(type_: Any) -> tuple[str, ...]:
+    """The names of a NamedTuple's or dataclass's fields; none of any other type."""
+    if not isinstance(type_, type) or type_ in (Each, Central):
+        return ()
+    if issubclass(type_, tuple):
+        return tuple(getattr(type_, "_fields", ()))
+    return tuple(field.name for field in dataclasses.fields(type_)) if dataclasses.is_dataclass(type_) else ()
+
+
+def _named(type_: type) -> str:
+    return f"{type_.__qualname__}({', '.join(_fields(type_))})"
+
+
+def _types(state: Any) -> dict[type, None]:
+    """The types in a state."""
+    found: dict[type, None] = {}
+    left = [state]
+    while left:
+        value = left.pop()
+        left += _parts(value)
+        if _fields(type(value)):
+            found[type(value)] = None
     return found
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a value is made of; nothing where it is a leaf."""
+    if isinstance(value, Each):
+        return value.values
+    if isinstance(value, Central):
+        return [value.value]
+    if isinstance(value, dict):
+        return list(value.values())
+    if fields := _fields(type(value)):
+        return [getattr(value, name) for name in fields]
+    return list(value) if isinstance(value, (tuple, list)) else []

@@ -2,23 +2,25 @@
 
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from fedtangent import trees
-from fedtangent.experiments import checkpoint, record
+from fedtangent.experiments import checkpoint, model_file, record
 from fedtangent.experiments.evaluate import evaluate
-from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.warm_up import warm_up
 from fedtangent.fleet import Each, Fleet
 from fedtangent.ledger import SERVER, Ledger
+from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.task import Weights
 
@@ -43,7 +45,7 @@ class Result:
     @property
     def model(self) -> nn.Module:
         """The aggregated model, in eval mode."""
-        return record.filled(deepcopy(self._model), self.weights)
+        return model_file.filled(copied(self._model), self.weights)
 
 
 def run(
@@ -68,29 +70,47 @@ def run(
         OSError: The folder cannot be written; what was recorded is kept.
         NodeError: A node failed; what was recorded is kept.
     """
+    if resume and out is None:
+        raise ValueError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
     manifest = record.manifest(built)
     scalars = Scalars(out, tensorboard)
-    folder = None if out is None else record.claimed(Path(out), manifest, resume)
+    if out is not None:
+        model_file.check(built.module)
+    with nullcontext() if out is None else record.claimed(Path(out), manifest, resume) as folder:
+        rounds, weights = _played(built, folder, scalars, on_round)
+    return Result(manifest, rounds, weights, folder, built.module)
+
+
+def _played(
+    built: Setup, folder: Path | None, scalars: Scalars, on_round: Callable[[dict[str, Any]], None] | None
+) -> tuple[list[dict[str, Any]], Weights]:
+    """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
     ledger = Ledger()
     start = built.fleet(0, ledger)
     data_k = start.each(list(built.data))
-    state, rounds = _begun(built, start, data_k, folder)
+    state, rounds, digests, types = _begun(built, start, data_k, folder)
+    if len(rounds) < built.experiment.rounds:
+        warm_up(built.experiment.device)
     weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
         fleet = built.fleet(k, ledger)
         state, entry, weights = step(built, fleet, state, data_k, k)
         rounds.append(entry)
         if folder is not None:
-            record.append(folder, entry)
-            record.save_model(folder, built, weights)
-            checkpoint.save(folder, state, {"round": k, "ledger": ledger.state(), "fingerprint": built.fingerprint})
+            digests.append(record.append(folder, entry))
+            model_file.save(folder, built, weights)
+            checkpoint.check(state, types)
+            meta = {"round": k, "lines": digests, "ledger": ledger.state(), "fingerprint": built.fingerprint}
+            checkpoint.save(folder, state, meta)
         scalars.log(entry)
         if on_round is not None:
             on_round(entry)
     if weights is None:  # all rounds were there already
         weights = _aggregated(built, built.fleet(built.experiment.rounds, ledger), state, data_k)
-    return Result(manifest, rounds, weights, folder, built.task.model)
+        if folder is not None:  # the model may have been lost
+            model_file.save(folder, built, weights)
+    return rounds, weights
 
 
 def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any], Weights]:
@@ -138,21 +158,43 @@ def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
     return {**extra, "failed": sum(failed)}
 
 
-def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None) -> tuple[Any, list[dict[str, Any]]]:
-    """The state to go on from, and the rounds that led there."""
-    found = None if folder is None else checkpoint.load(folder, fleet)
+class _Begun(NamedTuple):
+    """What a run goes on from: state, rounds and the digests of their lines; and the types of its states."""
+
+    state: Any
+    rounds: list[dict[str, Any]]
+    digests: list[str]
+    types: list[type]
+
+
+def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None) -> _Begun:
+    """The first state, or that of the folder's checkpoint."""
+    state = built.method.init(fleet, data_k)
+    if folder is None:
+        return _Begun(state, [], [], [])
+    functions = [factory("method", built.experiment.method), factory("host", built.experiment.hosted)]
+    types = checkpoint.known_types(state, [function for function in functions if function is not None])
+    found = checkpoint.load(folder, fleet, state, types)
     if found is None:
-        if folder is not None:
-            record.cut(folder, 0)
-        return built.method.init(fleet, data_k), []
-    if found.meta.get("fingerprint") != built.fingerprint:
+        record.cut(folder, [])
+        return _Begun(state, [], [], types)
+    if not _restored(built, fleet.ledger, found.meta):
         raise ValueError(
             f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
             "Run anew with another --out."
         )
-    assert folder is not None
-    fleet.ledger.restore(found.meta["ledger"])
-    return found.state, record.cut(folder, found.meta["round"])
+    digests = found.meta["lines"]
+    return _Begun(found.state, record.cut(folder, digests), digests, types)
+
+
+def _restored(built: Setup, ledger: Ledger, meta: dict[str, Any]) -> bool:
+    """Takes back the ledger of a checkpoint; False where that is not of this run."""
+    try:
+        ledger.restore(meta["ledger"])
+        whole = len(meta["lines"]) == meta["round"] <= built.experiment.rounds
+    except (KeyError, TypeError, ValueError):
+        return False
+    return whole and meta.get("fingerprint") == built.fingerprint
 
 
 def _now(built: Setup) -> float:

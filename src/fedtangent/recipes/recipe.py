@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedtangent import catalog
-from fedtangent.experiments import rows
+from fedtangent.experiments import lock, rows, same, sources
 from fedtangent.experiments.options import Option, options, resolved
 from fedtangent.experiments.rows import Row
 from fedtangent.reports import recipe_page
@@ -87,24 +87,30 @@ def run(
     recipe can.
 
     Raises:
-        ValueError: Not the recipe's options, or a folder that holds something else.
+        ValueError: Not the recipe's options, a folder that holds something else or that another process records in, or
+            rows of another version or of the file before an edit.
         TypeError: A recipe whose rows are not flat.
         OSError: The folder cannot be written.
         KeyboardInterrupt: As it came, with a sentence about what is kept.
     """
     chosen = resolved(recipe.name, recipe.measure, given)
-    own = rows.manifest(recipe.name, chosen)
-    before = rows.there(folder, own) or {}
-    complete = before.get("complete") is True
-    found = rows.read(folder) if before and (complete or recipe.resumes) else []
-    if not complete:
-        try:
-            _measure(recipe, chosen, folder, own, found, on_row)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_kept(recipe, folder)) from None
-    summary = recipe.table(found)
-    recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, own, found, summary, recipe.figure)
-    recipe_page.picture(folder / PICTURE, found, recipe.figure)
+    own = rows.manifest(recipe.name, chosen) | {"source": sources.of_function(recipe.measure)}
+    rows.there(folder, own)  # before a lock is laid there
+    with lock.held(folder):
+        before = rows.there(folder, own) or {}
+        complete = before.get("complete") is True
+        found = rows.read(folder) if before and (complete or recipe.resumes) else []
+        if not complete:
+            if found:
+                same.check_versions(folder, before, own)
+                same.check_source(folder, recipe.name, before.get("source"), own["source"])
+            try:
+                _measure(recipe, chosen, folder, own, found, on_row)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_kept(recipe, folder)) from None
+        summary, told = recipe.table(found), own | before if complete else own
+        recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, told, found, summary, recipe.figure)
+        recipe_page.picture(folder / PICTURE, found, recipe.figure)
     return Found(found, recipe_page.terminal(summary), not complete)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,8 +18,10 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
+from fedtangent.module_state import unchanged
 from fedtangent.tangents.outputs import Picked
 from fedtangent.tangents.samples import Batch, Samples
+from fedtangent.tied import every_name
 
 Weights = dict[str, Tensor]
 
@@ -91,10 +94,11 @@ def check(model: nn.Module) -> None:
 
 def call(model: nn.Module, w: Weights, x: Samples) -> Tensor:
     """f(x; w), (n, C), in the type of the weights; to be called inside `plain`."""
+    x = x.clone()  # a layer may write in place
     if not isinstance(model, Picked):
         found: Tensor = result(model, w, x)
         return found
-    f = model.pick(result(model.model, w, x.clone()))  # a layer may write in place
+    f = model.pick(result(model.model, w, x))
     like = next(iter(w.values()))
     return f if f.dtype == like.dtype else f.to(like.dtype)
 
@@ -103,13 +107,15 @@ def result(model: nn.Module, w: Weights, x: Samples) -> Any:
     """What the model returns."""
     several = x.parts if isinstance(x, Batch) else (x,)
     args, kwargs = ((), several) if isinstance(several, dict) else (several, {})
-    return torch.func.functional_call(model, w, args, kwargs)
+    with unchanged(model):
+        return torch.func.functional_call(model, every_name(model, w), args, kwargs, tie_weights=False)
 
 
 @contextmanager
 def holding(model: nn.Module, w: Weights) -> Iterator[None]:
     """The model has the parameters w: for backward passes too, in which checkpoints run parts of it once more."""
-    with _reparametrize_module(model.model if isinstance(model, Picked) else model, w, tie_weights=True):
+    model = model.model if isinstance(model, Picked) else model
+    with _reparametrize_module(model, every_name(model, w)):
         yield
 
 
@@ -190,7 +196,10 @@ def _no_fused_recurrence() -> Iterator[None]:
 def each(fn: Callable[..., Any], *stacked: Any) -> Any:
     """`fn` of every entry along the leading axis of trees, stacked: by vmap, or where that cannot be, one by one."""
     try:
-        return torch.func.vmap(fn)(*stacked)
+        with warnings.catch_warnings():
+            # of operators that torch itself maps in a loop
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return torch.func.vmap(fn)(*stacked)
     except RuntimeError as error:  # recurrent layers, control flow that depends on the data
         if out_of_memory(error):
             raise

@@ -20,7 +20,8 @@ from fedtangent.tangents.given import Given, given
 from fedtangent.tangents.outputs import Outputs
 from fedtangent.tangents.plan import MEMORY
 from fedtangent.tangents.samples import Samples
-from fedtangent.tangents.uses import Uses, uses
+from fedtangent.tangents.uses import Uses, UsesDiffer
+from fedtangent.tangents.verified_uses import all_by_autograd, uses
 
 
 class Jacobian:
@@ -33,7 +34,7 @@ class Jacobian:
     """
 
     def __init__(self, its: Given, memory_bytes: int) -> None:
-        self.model, self.x, self.w = its.model, its.x, its.w
+        self.model, self.x, self.w, self.memory_bytes = its.model, its.x, its.w, memory_bytes
         number = next(iter(self.w.values())).element_size()
         # a forward pass, its tangents or cotangents, and room
         self.chunk = max(1, int(memory_bytes / (4 * number * (its.touched + self.x[:1].numel()))))
@@ -81,13 +82,19 @@ class Jacobian:
 
     def rows(self, x: Samples) -> Tensor:
         """J of some samples, as `dense` has it, all at once."""
-        dense = self.f.new_empty(len(x), *self.shape[1:])
+        try:
+            return self._rows(x, self._uses)
+        except UsesDiffer:
+            return self._rows(x, all_by_autograd(self.model, self.w, self._uses))
+
+    def _rows(self, x: Samples, found: Uses) -> Tensor:
+        dense = self.f.new_zeros(len(x), *self.shape[1:])
         ends = np.cumsum([part.numel() for part in self.w.values()]).tolist()
         columns = {name: slice(end - part.numel(), end) for (name, part), end in zip(self.w.items(), ends, strict=True)}
         with torch.no_grad():
-            its = factors(self.model, self.w, x, self._uses)[1]
-            for part in parts(self._uses, self.w):
-                for name, gradient in gradients(part, self.w, its, head(self._uses, self.w)).items():
+            its = factors(self.model, self.w, x, found)[1]
+            for part in parts(found, self.w):
+                for name, gradient in gradients(part, self.w, its, head(found, self.w)).items():
                     dense[..., columns[name]] = gradient.reshape(*gradient.shape[:2], -1)
         return dense
 
@@ -97,7 +104,7 @@ class Jacobian:
 
     @cached_property
     def _uses(self) -> Uses:
-        return uses(self.model, self.w, self.x)
+        return uses(self.model, self.w, self.x, self.memory_bytes)
 
 
 def jacobian(

@@ -4,7 +4,6 @@ Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein, Pennington. Wide neural net
 models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
 """
 
-import copy
 import math
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.module_state import copied
 from fedtangent.tangents.derivatives import Ways, push, ways
 from fedtangent.tangents.functional import Weights, call, plain, trainable
 from fedtangent.tangents.given import looked
@@ -131,4 +131,4 @@ def linearize(model: nn.Module, w: Weights | None = None, *, outputs: Outputs = 
         torch.Size([4, 3])
     """
     w_0 = trees.map(torch.clone, trainable(model, w))
-    return Linearized(Picked(copy.deepcopy(model).requires_grad_(False), outputs), w_0)
+    return Linearized(Picked(copied(model).requires_grad_(False), outputs), w_0)

@@ -12,7 +12,9 @@ from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Affine, Matrix
 from fedtangent.tangents.outputs import Outputs
 from fedtangent.tangents.samples import Samples
-from fedtangent.tangents.uses import Uses, uses
+from fedtangent.tangents.uses import Uses
+from fedtangent.tangents.verified_uses import uses
+from fedtangent.tangents.whole import Whole
 
 MEMORY = 2**30
 _SCRATCH = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
@@ -46,6 +48,7 @@ class Plan:
         operations: Of the contractions and of the passes through the network's matrices, 2 a multiply-add.
         peak_bytes: At most so much beside the result.
         result_bytes: Of the kernel.
+        unused: Parameters that no output depends on: columns of zeros in J.
     """
 
     kind: Kind
@@ -58,6 +61,7 @@ class Plan:
     operations: float
     peak_bytes: int
     result_bytes: int
+    unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [("parameters", "what", "positions", "way", "GFLOP")]
@@ -75,6 +79,7 @@ class Plan:
             f"{self.operations / 1e9:.3g} GFLOP, {self.result_bytes / 2**20:.3g} MiB of result, "
             f"at most {self.peak_bytes / 2**20:.3g} MiB beside it; "
             f"{self.block} samples in memory, {self.chunk} at once through the model"
+            + (f"\nnot used, columns of zeros: {', '.join(self.unused)}" if self.unused else "")
         )
 
 
@@ -90,7 +95,7 @@ def plan(
 ) -> Plan:
     """How `kernel` with these arguments will go: the way of every layer, operations and peak bytes.
 
-    Costs a few forward passes of up to three samples.
+    Costs a few passes of up to 8 samples.
 
     Raises:
         TypeError, ValueError: As `kernel`.
@@ -141,7 +146,9 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
     operations = sum(line.operations for line in lines) + captured * (1 + backward) * forward
     beside = min(total, 2 * block) * stored + chunk * passing + 2 * scratch * number
     size = {"full": c * c, "trace": 1, "diagonal": c}[kind]
-    return Plan(kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number)
+    return Plan(
+        kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number, uses.unused
+    )
 
 
 def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], ...]:
@@ -157,6 +164,8 @@ def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], 
 
 def _what(part: Part) -> str:
     one = part.uses[0]
+    if isinstance(one, Whole):
+        return "the whole model through autograd"
     if isinstance(one, Matrix):
         name = (
             "embedding"
