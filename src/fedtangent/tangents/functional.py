@@ -18,6 +18,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
+from fedtangent.forward import run
 from fedtangent.module_state import unchanged
 from fedtangent.tangents.outputs import Picked
 from fedtangent.tangents.samples import Batch, Samples
@@ -105,10 +106,8 @@ def call(model: nn.Module, w: Weights, x: Samples) -> Tensor:
 
 def result(model: nn.Module, w: Weights, x: Samples) -> Any:
     """What the model returns."""
-    several = x.parts if isinstance(x, Batch) else (x,)
-    args, kwargs = ((), several) if isinstance(several, dict) else (several, {})
     with unchanged(model):
-        return torch.func.functional_call(model, every_name(model, w), args, kwargs, tie_weights=False)
+        return run(model, w, x.parts if isinstance(x, Batch) else x)
 
 
 @contextmanager
