@@ -170,6 +170,7 @@ MASK = torch.tensor([[True, True, False, True, True, False, True]] * 5)
 ATTENTION: list[dict[str, Any]] = [
     {},
     {"attn_mask": MASK},
+    {"attn_mask": MASK & (torch.arange(5)[:, None] != 3)},  # one attends to nothing
     {"attn_mask": torch.linspace(-1, 1, 35, dtype=torch.float64).reshape(5, 7)},
     {"is_causal": True},
     {"scale": 0.2},
@@ -254,6 +255,11 @@ def test_random_functions_have_their_moments_and_hang_on_the_key(name: str) -> N
         here = fn()
     torch.manual_seed(1)
     assert torch.equal(here, fn())
+
+
+def test_a_probability_above_one_is_one_clear_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^`p` must be in \[0, 1\]; got 1.5\. Give a probability\.$"):
+        drawn(lambda: torch.empty(3).bernoulli_(1.5))
 
 
 def test_normal_numbers_are_normal() -> None:

@@ -188,7 +188,11 @@ def test_rows_that_only_padding_mixes() -> None:
 
 @pytest.mark.parametrize(
     ("inside", "got"),
-    [(lambda x: x / len(x), r"other outputs"), (torch.squeeze, r"shape \(3,\)")],
+    [
+        (lambda x: x / len(x), r"other outputs"),
+        (torch.squeeze, r"shape \(3,\)"),
+        (lambda x: x + 0 * x[1], r"IndexError"),
+    ],
 )
 def test_a_batch_of_one(inside: Any, got: str) -> None:
     message = (
@@ -196,6 +200,18 @@ def test_a_batch_of_one(inside: Any, got: str) -> None:
     )
     with pytest.raises(ValueError, match=message):
         check(Net(inside))
+
+
+def test_a_row_of_zeros_need_not_be_taken() -> None:
+    """Engines that pad are tried themselves."""
+
+    def full(x: Tensor) -> Tensor:
+        if bool((x.abs().sum(1) == 0).any()):
+            raise RuntimeError("Length of all samples has to be greater than 0")
+        return x
+
+    model = Net(nn.Tanh())
+    passes.check_rows(model, lambda x: model(full(x)), X)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """Batch norm that hides nothing: its rows come from who trains, its statistics from sums over the clients' rows.
 
 Ioffe, Szegedy. Batch Normalization. ICML 2015. arXiv 1502.03167. In training, inside `over`, a batch's real rows
-normalise each other, and a single value, of which torch makes an error, is its own mean; elsewhere the statistics
-normalise, which are buffers that a weights dict may hold. They are measured anew for new weights (`sums`,
-`statistics`), and no running averages are kept. torch's own batch norm in train mode does the same where its function
-is `REPLACED`: its momentum is left out of account, and of its running statistics the variance is that of all rows, of
-which torch would take (n - 1) / n for n. In eval mode it is frozen, and does what it always does.
+normalise each other; elsewhere the statistics do, which are buffers that a weights dict may hold. They are measured
+anew for new weights (`sums`, `statistics`), and no running averages are kept. torch's own batch norm does the same in
+train mode, where its function is `REPLACED`, and is frozen in eval mode. Three things differ from torch's: momentum is
+not used, the running variance is divided by n instead of n - 1, and a single value, an error in torch, is its own mean.
 """
 
 from collections.abc import Callable, Iterator
@@ -126,7 +125,8 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def counters(model: nn.Module) -> list[str]:
     """The names of the buffers in which torch's batch norms count the batches that they are trained on."""
-    return [f"{name}.num_batches_tracked".lstrip(".") for name, part in model.named_modules() if _learns(part)]
+    kept = {id(part.num_batches_tracked) for part in model.modules() if _learns(part)}
+    return [name for name, buffer in model.named_buffers() if id(buffer) in kept]
 
 
 def _learns(part: nn.Module) -> bool:

@@ -1,12 +1,12 @@
-"""Dropout, and what else a model draws in a training step, as a function of a key that the step is handed.
+"""Dropout, and whatever else a model draws in a training step, as a function of the step's key.
 
 Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov. Dropout. JMLR 2014. A random function's call number c (from 0)
 in a step with key k draws for the entry at (i_1, ..., i_d), all arithmetic modulo 2^64:
 
     z <- k + m c + m^2 i_1 + ... + m^d i_(d-1) + m^(d+1) floor(i_d / 2)         m = 0xD1342543DE82EF95
-    z <- (z xor z >> 30) 0xBF58476D1CE4E5B9
-    z <- (z xor z >> 27) 0x94D049BB133111EB
-    z <- z xor z >> 31
+    z <- (z xor (z >> 30)) 0xBF58476D1CE4E5B9
+    z <- (z xor (z >> 27)) 0x94D049BB133111EB
+    z <- z xor (z >> 31)
     n <- the lower 32 bits of z where i_d is even, the upper ones where it is odd, as a number in [-2^31, 2^31)
 
 This is the finaliser of SplitMix64 (Steele, Lea, Flood. Fast splittable pseudorandom number generators. OOPSLA 2014)
@@ -142,6 +142,8 @@ def _bernoulli(like: Tensor, p: float | Tensor | None) -> Tensor:
     p = like if p is None else p
     if isinstance(p, Tensor):
         return (_uniform(like) < p).to(like.dtype)
+    if not 0 <= p <= 1:
+        raise ValueError(f"`p` must be in [0, 1]; got {p}. Give a probability.")
     return _kept(like.shape, p).to(like.dtype) if p else torch.zeros_like(like)
 
 
@@ -203,7 +205,9 @@ def _attention(
     if attn_mask is not None:
         masked = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
-    return _dropout(None)(torch.softmax(scores, -1), dropout_p, True) @ value  # type: ignore[no-any-return]
+    blind = (scores == -torch.inf).all(-1, keepdim=True)  # what may attend to nothing gets zeros, as in torch
+    weights = torch.softmax(scores.masked_fill(blind, 0), -1).masked_fill(blind, 0)
+    return _dropout(None)(weights, dropout_p, True) @ value  # type: ignore[no-any-return]
 
 
 def _made(function: Any, empty: Any, draw: Callable[[Tensor], Tensor]) -> Any:

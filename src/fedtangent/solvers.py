@@ -229,8 +229,8 @@ def _solver(
         changes = trees.unstack(batches.changes, len(batches.real))
         keys = batches.keys if draws else [None] * len(batches.real)
         full = (batches.rows > 0).all(1)
-        everywhere_ = _everywhere(batches.real), _everywhere(full)
-        steps = zip(batches.rows, batches.real, *everywhere_, changes, keys, strict=True)
+        known = _everywhere(batches.real), _everywhere(full)
+        steps = zip(batches.rows, batches.real, *known, changes, keys, strict=True)
         for index, real, everywhere, whole, change, key in repeated(steps):
             rows = (index - 1).clamp(min=0)
             x = at(data.x, rows)

@@ -1,6 +1,7 @@
 """A folder belongs to one process, until that ends or is killed."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock")
 def test_the_folder_is_made_and_an_empty_one_taken_away_again(tmp_path: Path) -> None:
     with lock.held(tmp_path / "a" / "b"):
         assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == [".lock"]
-        assert (tmp_path / "a" / "b" / ".lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / "a" / "b" / ".lock").read_text() == f"{os.getpid()} on {platform.node()}\n"
     assert not list(tmp_path.iterdir())
     with lock.held(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b" / "file").touch()
@@ -34,7 +35,7 @@ def test_the_folder_is_made_and_an_empty_one_taken_away_again(tmp_path: Path) ->
 
 
 def test_a_second_holder_is_told_who_the_first_one_is(tmp_path: Path) -> None:
-    message = rf"^`out` must not be in use; got {tmp_path}, in which process {os.getpid()} is recording. Wait until it"
+    message = rf"^`out` must not be in use; got {tmp_path}, in which process {os.getpid()} on .* records. Wait until it"
     with lock.held(tmp_path):
         for _ in range(2):
             with pytest.raises(ValueError, match=message), lock.held(tmp_path):
@@ -54,7 +55,7 @@ def test_a_failure_gives_the_folder_free(tmp_path: Path) -> None:
 def test_a_lock_file_that_was_left_lying_is_none(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("1\n")
     with lock.held(tmp_path):
-        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} on {platform.node()}\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -62,7 +63,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        message = rf"^`out` must not be in use; got .*process {process.pid} is recording"
+        message = rf"^`out` must not be in use; got .*process {process.pid} on .* records"
         with pytest.raises(ValueError, match=message), lock.held(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)

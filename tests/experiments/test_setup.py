@@ -273,6 +273,11 @@ def test_a_model_of_ones_own_may_read_any_shape() -> None:
     model = nn.Sequential(nn.Conv2d(5, 2, 2), nn.Flatten(), nn.Linear(12, 3))
     built = setup(tiny("fedavg", dataset=Dataset("d", x, y, x, y, 3), model=model, partition="iid", nodes=2))
     assert built.data[0].x.shape[1:] == (5, 4, 3)
+    message = (
+        r"^`model` must take inputs of shape \(rows, 5, 4, 3\); got .*\. Transpose the images with \(0, 3, 1, 2\)\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        setup(tiny("fedavg", dataset=Dataset("d", x, y, x, y, 3), model=nn.Conv2d(3, 2, 2), partition="iid", nodes=2))
     with pytest.raises(
         ValueError, match=r"^`x_train` must hold images with their channels first.* got \(rows, 5, 4, 3\)"
     ):

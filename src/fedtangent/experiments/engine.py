@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedtangent import catalog, solvers, trees
 from fedtangent.experiments.build import short
@@ -30,11 +30,12 @@ def built_engine(
         ValueError: The one asked for cannot run the model, or torch.func cannot differentiate it.
     """
     name = experiment.engine or _faster(device, method, task)
-    trial = _trial(task, method, data)
-    alone = _alone(*trial, local=method.node_bytes is None)
+    many, local = name == "vectorized" and len(data) > 1, method.node_bytes is None
+    fn, rows = _trial(task, local, data if many else data[:1])
+    alone = _alone(fn, rows, local) if many or local else None
     reason = None
-    if name == "vectorized" and alone is not None and len(data) > 1:
-        fault = _fault(*trial, alone, task.w_0)
+    if many and alone is not None:
+        fault = _fault(fn, rows, alone, task.w_0)
         if fault is not None and experiment.engine is None:
             name, reason = "sequential", f"vectorized cannot run this model on many nodes at once: {fault}"
         elif fault is not None and _SLOW not in fault:
@@ -57,19 +58,18 @@ def _faster(device: torch.device, method: Method, task: Task) -> str:
     return "sequential" if device.type == "cpu" and large else "vectorized"
 
 
-def _trial(task: Task, method: Method, data: Sequence[Shard]) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
-    """A function like those that nodes run, and its arguments on two nodes, of a few rows each."""
+def _trial(task: Task, local: bool, data: Sequence[Shard]) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
+    """A function like those that nodes run, in local training or in the tangent space, and a few rows of two nodes."""
     few = [Shard(*(at(part, slice(0, rows)) for part in own)) for own, rows in zip(data, ROWS, strict=False)]
-    work = _gradient if method.node_bytes is None else _linearized  # in local training, or in the tangent space
-    return partial(work, task), [(task.w_0, own, _batches(task, own)) for own in few]
+    return partial(_gradient if local else _linearized, task), [(task.w_0, own, _batches(task, own)) for own in few]
 
 
-def _alone(fn: Callable[..., Any], rows: list[tuple[Any, ...]], *, local: bool) -> Any:
-    """What comes out node by node; None where the tangent space is the matter, of which the run tells more."""
+def _alone(fn: Callable[..., Any], rows: list[tuple[Any, ...]], local: bool) -> Any:
+    """What comes out node by node; None where it fails in the tangent space, or in a way that the run tells better."""
     try:
         return catalog.load("engines", "sequential")().call(fn, rows)
     except Exception as error:
-        if not local:
+        if not local or not isinstance(error, RuntimeError):
             return None
         raise ValueError(
             f"`model` must have gradients by torch.func in training; got {short(error)}. Leave out what has none."
@@ -87,13 +87,16 @@ def _fault(fn: Callable[..., Any], shared: list[tuple[Any, ...]], alone: Any, w_
             except Exception as error:
                 return short(error)
         for one, other in zip(trees.leaves(alone), trees.leaves(together), strict=True):
-            if (
-                one.is_floating_point()
-                and one.numel()
-                and not bool((one - other).abs().max() <= 0.01 * one.abs().max() + floor)
-            ):
+            if one.is_floating_point() and not _agree(one, other, floor):
                 return "its gradients are others there than node by node"
     return None
+
+
+def _agree(one: Tensor, other: Tensor, floor: float) -> bool:
+    """Whether both are the same but for rounding; what is not finite tells nothing."""
+    if not one.numel() or not bool(one.isfinite().all()):
+        return True
+    return bool((one - other).abs().max() <= 0.01 * one.abs().max() + floor)
 
 
 def _batches(task: Task, data: Shard) -> solvers.Batches:

@@ -48,7 +48,8 @@ class Experiment:
         augment: What happens at random to the rows of batches: a name such as images, a file of your own, or from
             Python an Augmentation; none leaves them. Of methods that train on batches.
         augment_options: The augmentation's options by name.
-        model: A model's name or a file of your own; from Python a module, whose weights are then the first ones.
+        model: A model's name or a file of your own; from Python a module, whose weights are then the first ones, in the
+            mode that it is to be trained in.
         model_options: The model's options by name.
         outputs: Which of the model's results are the outputs, such as logits: a name or number, or from Python a
             function of what it returns; none where it returns a tensor.

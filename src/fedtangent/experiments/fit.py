@@ -9,7 +9,7 @@ from torch import Tensor
 from fedtangent import forward, passes, trees
 from fedtangent.experiments.build import shape, short
 from fedtangent.losses import Loss
-from fedtangent.shard import Dataset, at, count
+from fedtangent.shard import Dataset, at, channels_last, count
 from fedtangent.task import Task, Weights, training
 
 ROWS = 4  # that are passed through the model
@@ -52,9 +52,9 @@ def _outputs(task: Task, x: Any, classes: int) -> Tensor:
     except forward.NoOutputs:
         raise
     except Exception as error:
-        raise ValueError(
-            f"`model` must take inputs of shape {shape(x)}; got {short(error)}. Fit its first layer to the data."
-        ) from error
+        last = isinstance(x, Tensor) and channels_last(x.shape[1:])
+        remedy = "Transpose the images with (0, 3, 1, 2)." if last else "Fit its first layer to the data."
+        raise ValueError(f"`model` must take inputs of shape {shape(x)}; got {short(error)}. {remedy}") from error
     if f.ndim != 2 or len(f) != count(x) or f.shape[1] < max(classes, 1):
         raise ValueError(
             f"`model` must give outputs of shape (rows, {classes or 'outputs'}), {count(x)} rows here; got "

@@ -5,6 +5,7 @@ system or the file system knows no such locks, as on Windows, nothing keeps two 
 """
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from errno import EACCES, EAGAIN
 from pathlib import Path
 
 from fedtangent.experiments import atomic
+from fedtangent.experiments.tensor_file import printable
 
 NAME = ".lock"
 
@@ -46,7 +48,7 @@ def _taken(path: Path) -> int:
         try:
             _lock(handle, path)
             os.truncate(handle, 0)
-            os.write(handle, f"{os.getpid()}\n".encode())
+            os.write(handle, f"{os.getpid()} on {platform.node()}\n".encode())
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
         except BaseException:
@@ -65,8 +67,8 @@ def _lock(handle: int, path: Path) -> None:
     except OSError as error:
         if error.errno not in (EAGAIN, EACCES):  # no such locks on this file system
             return
-        owner = os.pread(handle, 20, 0).decode(errors="replace").strip() or "another one"
+        owner = printable(os.pread(handle, 100, 0).decode(errors="replace").strip()) or "another one"
         raise ValueError(
-            f"`out` must not be in use; got {path.parent}, in which process {owner} is recording. Wait until it ends, "
+            f"`out` must not be in use; got {path.parent}, in which process {owner} records. Wait until it ends, "
             "or choose another --out."
         ) from error

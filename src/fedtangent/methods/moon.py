@@ -49,8 +49,8 @@ def moon(
 ) -> Method:
     """MOON; FedAvg where `mu` is 0, and in a client's first round. The local settings' defaults are FedAvg's.
 
-    A step costs two more forward passes than FedAvg's. Dropout acts on z alone, for z_s and z_v are what models that
-    stand still say of a row; batch norm takes the batch for all three.
+    A step costs two more forward passes than FedAvg's. Dropout acts on z alone; z_s and z_v are taken in eval mode.
+    Batch norm normalises all three by the batch.
 
     Args:
         task: Model and loss; the model must have layers before a last linear one.
