@@ -162,3 +162,18 @@ def test_a_task_asks_once_near_its_weights_outside_of_all_transforms() -> None:
         torch.func.vmap(mapped)(x[:, None])
     assert first > 2 * (len(calls) - first)
     assert counting.total == again.total  # who comes first does not pay for all
+
+
+def test_a_task_asks_at_its_weights_where_those_near_them_give_no_numbers() -> None:
+    class Roots(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.variances = nn.Linear(4, 8), nn.Parameter(torch.full((8,), 1e-6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                z = self.layer(x)
+            return self.layer(x) * z * self.variances.sqrt()
+
+    net = Roots().double()
+    assert known_ways(net, trainable(net), samples(), samples()) == Ways("backward twice", True)

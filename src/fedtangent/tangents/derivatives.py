@@ -5,9 +5,7 @@ backward of their own; `torch.func` cannot differentiate checkpoints and old fun
 are compared with plain `torch.autograd` on a few samples, and the first that agrees is taken.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from fedtangent import trees
 from fedtangent.multiply_adds import uncounted
 from fedtangent.tangents import products
-from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain
+from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain, plain_forward
 from fedtangent.tangents.outside_vmap import look
 from fedtangent.tangents.samples import Samples
 
@@ -50,7 +48,7 @@ def push(model: nn.Module, w: Weights, x: Samples, v: Weights, ways: Ways) -> tu
 
     if ways.push in ("autograd", "rows"):
         return products.push(model, w, x, v, by_rows=ways.push == "rows")
-    with plain(), _no_warnings():
+    with plain_forward():
         if ways.push == "forward":
             return torch.func.jvp(f, (w,), (v,))  # type: ignore[return-value]
         value, back = torch.func.vjp(f, w)  # type: ignore[misc]
@@ -71,7 +69,10 @@ def ways(model: nn.Module, w: Weights, x: Samples) -> Ways:
     Raises:
         ValueError: None does, which is so where a backward pass is not linear; a model without backward passes.
     """
-    x = x[:_FEW]
+    return _agreeing(model, w, x[:_FEW]) or FASTEST  # where numbers are not finite, whoever takes them says so
+
+
+def _agreeing(model: nn.Module, w: Weights, x: Samples) -> Ways | None:
     with torch.enable_grad(), plain():
         f = call(model, w, x).detach()
     alpha = _normal(f, 0)
@@ -85,7 +86,7 @@ def ways(model: nn.Module, w: Weights, x: Samples) -> Ways:
             "Freeze the parameters before what has none, or replace it."
         ) from error
     if not trees.is_finite([f, pulled]):
-        return FASTEST  # whoever takes the derivatives says so
+        return None
     floor = 0.01 * max(float(part.norm()) for part in pulled.values()) or 1.0
     size = {name: max(float(part.norm()), floor) for name, part in pulled.items()}
     its = _tried(lambda: pull(model, w, x, alpha, FASTEST))
@@ -134,7 +135,8 @@ def known_ways(model: nn.Module, w_0: Weights, example: Samples | None, x: Sampl
         }
 
         def find(first: Samples) -> None:
-            known[key] = ways(model, near, first if example is None else example)
+            few = (first if example is None else example)[:_FEW]
+            known[key] = _agreeing(model, near, few) or ways(model, w_0, few)
 
         with uncounted():
             look(find, x)
@@ -154,11 +156,3 @@ def _tried(take: Callable[[], Any]) -> Any:
         if out_of_memory(error):
             raise
         return None
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Torch scripts its forward derivatives, and warns of its own doing."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        yield

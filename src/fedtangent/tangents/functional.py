@@ -135,6 +135,14 @@ def plain() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+@contextmanager
+def plain_forward() -> Iterator[None]:
+    """The same for derivatives in forward mode: torch scripts some, and warns of its own doing."""
+    with plain(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        yield
+
+
 class PlainLayers(TorchFunctionMode):
     """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups with dense derivatives in both modes."""
 
@@ -159,7 +167,7 @@ def _rows(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
 
 
 def _bags(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
-    if given["input"].dim() != 2 or given["mode"] == "max":
+    if given["input"].dim() != 2 or given["mode"] == "max" or given["max_norm"] is not None:
         return function(**{**given, "sparse": False})
     real = _real(given)
     rows = torch.where(real[..., None], F.embedding(given["input"], given["weight"]), 0)
