@@ -5,6 +5,7 @@ backward of their own; `torch.func` cannot differentiate checkpoints and old fun
 are compared with plain `torch.autograd` on a few samples, and the first that agrees is taken.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -91,21 +92,25 @@ def _agreeing(model: nn.Module, w: Weights, x: Samples) -> Ways | None:
     size = {name: max(float(part.norm()), floor) for name, part in pulled.items()}
     its = _tried(lambda: pull(model, w, x, alpha, FASTEST))
     transforms = its is not None and all(float((its[n] - part).norm()) <= 1e-3 * size[n] for n, part in pulled.items())
-    # every parameter weighs alike, whatever its size, and those without a derivative too
-    v = {name: _normal(part, i) / size[name] for i, (name, part) in enumerate(pulled.items(), 1)}
-    shares = torch.stack([(v[name] * part).sum() for name, part in pulled.items()])
+
+    def off(one: Ways, draw: int) -> float:
+        """|alpha . J v - v . J^T alpha|, relative, for a random v in which every parameter weighs alike."""
+        v = {name: _normal(part, 1000 * draw + i) / size[name] for i, (name, part) in enumerate(pulled.items(), 1)}
+        shares = torch.stack([(v[name] * part).sum() for name, part in pulled.items()])
+        j = _tried(partial(push, model, w, x, v, one))
+        difference = math.nan if j is None else float((alpha * j[1]).sum() - shares.sum())
+        return abs(difference) / max(float(shares.norm()), 1.0) if math.isfinite(difference) else math.inf
+
     errors: dict[Ways, float] = {}
     # what torch.func cannot pull back, it may push forward, but not inside of every transform
     for way in _WAYS if transforms else _WAYS[2:]:
         one = Ways(way, transforms)
-        j = _tried(partial(push, model, w, x, v, one))
-        if j is None or not trees.is_finite(j):
-            continue
-        off = float((alpha * j[1]).sum() - shares.sum())
-        errors[one] = abs(off) / max(float(shares.norm()), 1.0)
+        errors[one] = off(one, 0)
         if errors[one] <= _ROUNDING[f.dtype]:
             return one
-    best = min(errors.values(), default=1.0)
+    # none to the last digits: the first of those that come as near as any, whichever v is drawn
+    errors = {one: max(error, off(one, 1), off(one, 2)) for one, error in errors.items()}
+    best = min(errors.values())
     if best > _WRONG:
         raise ValueError(
             "`model` must have backward passes that are linear in the derivatives that they pass on, for only then is "
