@@ -1,6 +1,7 @@
 """A forward pass of any module: how it is called on rows, and which of its results are the outputs."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -53,12 +54,14 @@ def picked(found: Any, pick: Picker | None) -> Tensor:
         if not isinstance(found, Tensor):
             raise NoOutputs(
                 f"`model` must return a tensor; got {_described(found)}. Say which part holds the outputs, as with "
-                "outputs='logits'."
+                f"outputs={_likely(found)!r}."
             )
         return found
     try:
         if callable(pick):
             part = pick(found)
+        elif isinstance(found, Tensor):
+            raise TypeError("a tensor has no parts")
         elif isinstance(pick, str) and not isinstance(found, Mapping):
             part = getattr(found, pick)
         else:
@@ -74,5 +77,25 @@ def picked(found: Any, pick: Picker | None) -> Tensor:
 
 def _described(found: Any) -> str:
     """Its type, and the names of its parts."""
-    names = list(map(str, found)) if isinstance(found, Mapping) else getattr(found, "_fields", ())
+    names = [name for name in _parts(found) if isinstance(name, str)]
     return type(found).__name__ + (f" of {', '.join(names)}" if names else "")
+
+
+def _parts(found: Any) -> dict[Any, Any]:
+    """What a model returned, by name or place."""
+    if isinstance(found, Mapping):
+        return {str(name): part for name, part in found.items()}
+    if is_dataclass(found):
+        return vars(found)
+    if isinstance(found, (tuple, list)):
+        return dict(zip(getattr(found, "_fields", range(len(found))), found, strict=True))
+    return {}
+
+
+def _likely(found: Any) -> str | int:
+    """The part that may well be the outputs: (rows, outputs) in floating point, or at least such numbers."""
+    floats = {
+        name: part for name, part in _parts(found).items() if isinstance(part, Tensor) and part.is_floating_point()
+    }
+    best = [name for axes in (2, 1) for name, part in floats.items() if part.dim() == axes]
+    return next(iter([*best, *floats]), "logits")

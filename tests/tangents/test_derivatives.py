@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.multiply_adds import Counting
-from fedtangent.tangents import evolve, jacobian, linearize, sketch
+from fedtangent.tangents import evolve, jacobian, kernel, linearize, sketch
 from fedtangent.tangents.derivatives import FASTEST, Ways, known_ways, push, ways
 from fedtangent.tangents.functional import trainable
 from fedtangent.tangents.outputs import Picked
@@ -41,6 +41,8 @@ def test_products_are_those_of_training(name: str) -> None:
     assert close(j.jvp(v), literal @ flat(v))
     assert close(j.times(alpha), torch.einsum("ncp,mdp,md->nc", literal, literal, alpha))
     assert close(j.f, at(net, w)(x.clone()).detach())
+    assert close(j.dense(), literal)
+    assert close(kernel(net, x, w=w), torch.einsum("ncp,mdp->nmcd", literal, literal))
     assert ways(Picked(net, None), w, x) == MODELS[name][1:]
 
 
@@ -96,7 +98,23 @@ def test_sketches_and_training_without_a_kernel(name: str) -> None:
     assert close(moved, flat(j.w) - torch.einsum("tnc,ncp->tp", path.alpha, literal))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, in a user's jvp
+def test_what_autograd_alone_takes_is_constant_in_weights_and_samples() -> None:
+    """In place of a derivative that is zero in silence."""
+    net, x = model("checkpoint"), samples()
+    f_lin, found = linearize(net), ways(Picked(net, None), trainable(net), samples())
+    message = (
+        r"^`model` must be one that torch\.func can differentiate where J itself is differentiated, by weights or "
+    )
+    with pytest.raises(ValueError, match=message):
+        torch.func.grad(lambda x: f_lin(f_lin.w_0, x).sum())(x)
+    with pytest.raises(ValueError, match=message):
+        w = f_lin.w_0
+        torch.func.jvp(lambda w: push(Picked(net, None), w, x, f_lin.w_0, found)[1], (w,), (w,))
+
+
 def test_a_backward_pass_that_is_not_linear_has_no_jacobian() -> None:
+    torch.manual_seed(0)
     net = unusual.Between(lambda net, x: 20 * unusual.Clipped.apply(net.lower(x)).tanh()).double()
     j = jacobian(net, samples())
     with pytest.raises(
@@ -162,3 +180,18 @@ def test_a_task_asks_once_near_its_weights_outside_of_all_transforms() -> None:
         torch.func.vmap(mapped)(x[:, None])
     assert first > 2 * (len(calls) - first)
     assert counting.total == again.total  # who comes first does not pay for all
+
+
+def test_a_task_asks_at_its_weights_where_those_near_them_give_no_numbers() -> None:
+    class Roots(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.variances = nn.Linear(4, 8), nn.Parameter(torch.full((8,), 1e-6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                z = self.layer(x)
+            return self.layer(x) * z * self.variances.sqrt()
+
+    net = Roots().double()
+    assert known_ways(net, trainable(net), samples(), samples()) == Ways("backward twice", True)

@@ -422,10 +422,23 @@ def test_bad_input_gives_one_sentence(name: str) -> None:
 
 def test_wrong_types_are_told() -> None:
     rows = Rows()
-    with pytest.raises(TypeError, match=r"`kernel` must be a tensor or an operator with times\(alpha\); got ndarray"):
-        evolve(rows.full.numpy(), rows.f_0, rows.targets, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"`kernel` must be a tensor or an operator with times\(alpha\); got list"):
+        evolve(rows.full.tolist(), rows.f_0, rows.targets, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^`f_0` must be a tensor; got list"):
+        evolve(rows.full, rows.f_0.tolist(), rows.targets, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^`y` must be a tensor; got NoneType"):
+        evolve(rows.full, rows.f_0, None, 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`loss` must be a Loss; got str"):
         evolve(rows.full, rows.f_0, rows.targets, 3, loss="squared")  # type: ignore[arg-type]
+
+
+def test_arrays_are_taken_as_tensors() -> None:
+    rows = Rows()
+    found = evolve(rows.full.numpy(), rows.f_0.numpy(), rows.targets.numpy(), [3, 7])  # type: ignore[arg-type]
+    same = evolve(rows.full, rows.f_0, rows.targets, [3, 7])
+    assert torch.equal(found.alpha, same.alpha)
+    own = rows.full.numpy(), rows.f_0.numpy()
+    assert torch.equal(found.predict(*own), same.predict(rows.full, rows.f_0))  # type: ignore[arg-type]
 
 
 def test_products_of_another_shape_are_told(free: None) -> None:

@@ -88,19 +88,29 @@ def test_plain_numbers_of_a_sample_are_its_samples() -> None:
 @pytest.mark.parametrize(
     ("form", "outputs", "error", "message"),
     [
-        (lambda f, z: {"z": z[:, None], "logits": f}, None, TypeError, "got dict. Pick its outputs: outputs='logits'."),
-        (lambda f, z: (z.sum(), f), None, TypeError, "got tuple. Pick its outputs: outputs=1."),
-        (lambda f, z: Result(None, f, ()), None, TypeError, "got Result. Pick its outputs: outputs='logits'."),
-        (lambda f, z: None, None, TypeError, "got NoneType. Pick its outputs by a function of what it returns."),
+        (
+            lambda f, z: {"z": z[:, None], "logits": f},
+            None,
+            TypeError,
+            "got dict of z, logits. Say which part holds the outputs, as with outputs='logits'.",
+        ),
+        (lambda f, z: (z.sum(), f), None, TypeError, "got tuple. Say which part holds the outputs, as with outputs=1."),
+        (
+            lambda f, z: Result(None, f, ()),
+            None,
+            TypeError,
+            "got Result of loss, logits, hidden. Say which part holds the outputs, as with outputs='logits'.",
+        ),
+        (lambda f, z: None, None, TypeError, "got NoneType. Say which part holds the outputs, "),
         (
             lambda f, z: {"logits": f},
             "scores",
-            ValueError,
-            "what the model returns; got 'scores' of dict. Pick its outputs: outputs='logits'.",
+            TypeError,
+            "`outputs` must name a part of what the model returns, dict of logits; got 'scores'. Name another.",
         ),
-        (lambda f, z: (f,), 3, ValueError, "; got 3 of tuple. Pick its outputs: outputs=0."),
-        (lambda f, z: f, 0, ValueError, "; got 0 of a tensor (1, 3). Leave outputs out, or give a function"),
-        (lambda f, z: f, lambda f: None, TypeError, "`outputs` must pick a tensor; got NoneType. "),
+        (lambda f, z: (f,), 3, TypeError, "`outputs` must name a part of what the model returns, tuple; got 3. "),
+        (lambda f, z: f, 0, TypeError, "`outputs` must name a part of what the model returns, Tensor; got 0. "),
+        (lambda f, z: f, lambda f: None, TypeError, "`outputs` must pick a tensor; got NoneType for "),
         (
             lambda f, z: f,
             2.5,
@@ -292,7 +302,8 @@ def test_chance_and_company(function: Any) -> None:
 
     x = torch.randn(5, 4)
     with pytest.raises(
-        ValueError, match=r"^`model` must be deterministic; got outputs that change from pass to pass, first at '0'\. "
+        ValueError,
+        match=r"^`model` must be deterministic; got outputs that change with the random seed at '0' \(Noisy\)\. ",
     ):
         function(nn.Sequential(Noisy(), nn.Linear(4, 2)).eval(), x)
 

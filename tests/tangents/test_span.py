@@ -13,6 +13,7 @@ from fedtangent.tangents.kfac import Moments, directions, moments, pack, unpack
 from fedtangent.tangents.span import Curvature, Span, candidates, curvature
 from fedtangent.task import Task
 from tests.federation import assert_close
+from tests.tangents import unusual
 from tests.tangents.literal_moments import EXAMPLES, ggn, rows
 from tests.tangents.networks import flat, weights
 
@@ -156,3 +157,16 @@ def test_nearly_parallel_directions_do_no_harm_in_single_precision() -> None:
 def test_a_wrong_setting_is_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Span(**{"dampings": (1.0,), "ridges": (1.0,), "scales": (1.0,), **options})
+
+
+@pytest.mark.parametrize("name", ["no_grad", "hook", "checkpoint"])
+def test_the_curvature_is_that_of_training_under_vmap_too(name: str) -> None:
+    model = unusual.model(name)
+    task = Task(model, losses.squared)
+    nodes = [Shard(unusual.samples(4) + k, torch.zeros(4, 3).double(), torch.ones(4).bool()) for k in range(2)]
+    basis = some(task.w_0, 3)
+    stacked = Shard(*(torch.stack(parts) for parts in zip(*nodes, strict=True)))
+    found = torch.func.vmap(lambda data: curvature(task, task.w_0, basis, data).total)(stacked)
+    for one, data in zip(found, nodes, strict=True):
+        moved = unusual.by_rows(model, data.x) @ flat(basis).T  # (n, C, k)
+        assert_close(one, torch.einsum("nci,ncj->ij", moved, moved) / 3)

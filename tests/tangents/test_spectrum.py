@@ -352,3 +352,12 @@ def test_on_a_gpu() -> None:
         )
     on_cpu, on_gpu = spectrum(operator(model, x), 3), spectrum(operator(model.cuda(), x.cuda()), 3)
     assert on_gpu[1:6] == pytest.approx(on_cpu[1:6], rel=1e-8)
+
+
+def test_arrays_are_taken_as_tensors() -> None:
+    a, b = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double(), torch.eye(6).double()
+    k, y = a @ a.T, torch.tensor([0, 1, 1, 0, 2, 1])
+    found, same = spectrum(k.numpy(), 2, y=y.numpy(), other=b.numpy()), spectrum(k, 2, y=y, other=b)  # type: ignore[arg-type]
+    assert (found.largest, found.alignment, found.distance) == (same.largest, same.alignment, same.distance)
+    assert distance(k.numpy(), b.numpy()) == distance(k, b)  # type: ignore[arg-type]
+    assert drift(k.numpy(), b.numpy()) == drift(k, b)  # type: ignore[arg-type]

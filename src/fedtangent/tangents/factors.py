@@ -115,7 +115,8 @@ def _captured(
 
     with plain():
         if not shapes and uses.last is None:
-            f = each(lambda x: call(model, w, x[None])[0], x)
+            with torch.enable_grad():  # a model may differentiate on its way
+                f = each(lambda x: call(model, w, x[None])[0].detach(), x)
             kept: dict[str, Tensors] = {}
             d: dict[str, Tensors] = {}
             gate = f

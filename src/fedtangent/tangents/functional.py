@@ -18,6 +18,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
+from fedtangent.forward import run
 from fedtangent.module_state import unchanged
 from fedtangent.tangents.outputs import Picked
 from fedtangent.tangents.samples import Batch, Samples
@@ -105,10 +106,8 @@ def call(model: nn.Module, w: Weights, x: Samples) -> Tensor:
 
 def result(model: nn.Module, w: Weights, x: Samples) -> Any:
     """What the model returns."""
-    several = x.parts if isinstance(x, Batch) else (x,)
-    args, kwargs = ((), several) if isinstance(several, dict) else (several, {})
     with unchanged(model):
-        return torch.func.functional_call(model, every_name(model, w), args, kwargs, tie_weights=False)
+        return run(model, w, x.parts if isinstance(x, Batch) else x)
 
 
 @contextmanager
@@ -136,6 +135,14 @@ def plain() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+@contextmanager
+def plain_forward() -> Iterator[None]:
+    """The same for derivatives in forward mode: torch scripts some, and warns of its own doing."""
+    with plain(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        yield
+
+
 class PlainLayers(TorchFunctionMode):
     """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups with dense derivatives in both modes."""
 
@@ -160,7 +167,7 @@ def _rows(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
 
 
 def _bags(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
-    if given["input"].dim() != 2 or given["mode"] == "max":
+    if given["input"].dim() != 2 or given["mode"] == "max" or given["max_norm"] is not None:
         return function(**{**given, "sparse": False})
     real = _real(given)
     rows = torch.where(real[..., None], F.embedding(given["input"], given["weight"]), 0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fedtangent import chance, trees
+from fedtangent import passes, trees
 from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain, result, trainable
 from fedtangent.tangents.outputs import Outputs, Picked
 from fedtangent.tangents.samples import Samples, checked, leaves, names, shape
@@ -58,15 +58,10 @@ def looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
         with torch.enable_grad(), plain():
             return call(model, w, x).detach()
 
-    module = chance.varies(f, model.model)
-    if module is not None:
-        raise ValueError(
-            "`model` must be deterministic; got outputs that change from pass to pass"
-            f"{f', first at {module!r}' if module else ''}. "
-            "Call model.eval(), and let what is random in forward follow model.training."
-        )
+    passes.check_chance(model.model, f)
     together, alone = f(), torch.cat([f(few[i : i + 1]) for i in range(len(few))])
-    if together.shape != alone.shape or float((together - alone).abs().max()) > 1e-3 * float(alone.abs().max()):
+    most = (1e-3 if alone.device.type == "cpu" else passes.ALONE) * float(alone.abs().max())
+    if together.shape != alone.shape or float((together - alone).abs().max()) > most:
         raise ValueError(
             "`model` must treat every sample on its own; got outputs that change with the other samples. "
             "Use GroupNorm, or eval mode."

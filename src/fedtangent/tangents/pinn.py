@@ -10,15 +10,13 @@ are the paper's K_uu, K_ur, K_rr:
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain, trainable
+from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain_forward, trainable
 from fedtangent.tangents.given import looked
 from fedtangent.tangents.outputs import Outputs, Picked
 from fedtangent.tangents.samples import tensor
@@ -230,7 +228,7 @@ def _checked(model: Picked, name: str, term: Any, w: Weights) -> _Chunk:
     looked(model, w, x, f"terms[{name!r}]")
     _compare(_function(model, w), x[0])
     try:
-        with _forward_derivatives():
+        with plain_forward():
             value = torch.func.vmap(lambda point: operator(_function(model, w), point))(x[:1])
     except Exception as error:
         if out_of_memory(error):
@@ -249,7 +247,7 @@ def _compare(u: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Raises where the derivative of u by x in forward mode, which operators may take, is not that of backward mode."""
     v = torch.cos(torch.arange(1, len(x) + 1).to(x))
     try:
-        with _forward_derivatives():
+        with plain_forward():
             change = torch.func.jvp(u, (x,), (v,))[1]
             pulled = torch.func.vjp(u, x)[1](torch.ones_like(change))[0]
     except (RuntimeError, NotImplementedError):
@@ -278,7 +276,7 @@ def _rows(model: nn.Module, w: Weights, chunk: _Chunk) -> Tensor:
     def value(w: Weights, x: Tensor) -> Tensor:
         return chunk.operator(_function(model, w), x)
 
-    with _forward_derivatives():
+    with plain_forward():
         by_weight = torch.func.vmap(torch.func.jacrev(value), (None, 0))(w, chunk.x)
     rows = torch.cat([by_weight[name].reshape(len(chunk.x) * chunk.values, -1) for name in w], 1)
     if not torch.isfinite(rows).all():
@@ -287,11 +285,3 @@ def _rows(model: nn.Module, w: Weights, chunk: _Chunk) -> Tensor:
             "Look at its operator, its points and the weights."
         )
     return rows
-
-
-@contextmanager
-def _forward_derivatives() -> Iterator[None]:
-    """Attention in plain operations; and torch scripts its forward derivatives, and warns of its own doing."""
-    with plain(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        yield

@@ -48,14 +48,6 @@ class Batch:
         """Numbers in all tensors."""
         return sum(leaf.numel() for leaf in self.leaves)
 
-    def is_floating_point(self) -> bool:
-        """Whether one of the tensors is."""
-        return any(leaf.is_floating_point() for leaf in self.leaves)
-
-    def element_size(self) -> int:
-        """Bytes of a number, of the largest kind."""
-        return max(leaf.element_size() for leaf in self.leaves)
-
 
 Samples = Tensor | Batch
 

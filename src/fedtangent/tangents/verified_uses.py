@@ -105,7 +105,7 @@ def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -
     """How large a model is by a pass outside of the transforms of torch.func, inside which `error` was met."""
     recorder = Recorder(w)
     try:
-        with torch.no_grad(), plain(), recorder:
+        with torch.enable_grad(), plain(), recorder:  # a model may differentiate on its way
             f = outputs(call(model, w, x))
     except RuntimeError:
         if not isinstance(x, Tensor) or x.is_floating_point():
