@@ -280,8 +280,8 @@ def check_own(model: nn.Module, task: Task, x: Tensor) -> None:
     for name, version in versions.items():
         if buffers[name]._version != version:
             raise ValueError(
-                f"`model` must not change in a forward pass; got {name!r}, which it writes in place. Call model.eval(), "
-                "or leave it out."
+                f"`model` must not change in a forward pass; got {name!r}, which it writes in place. "
+                "Call model.eval(), or leave it out."
             )
 
 
