@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fedtangent import batch_norm, trees
 from fedtangent.batch_norm import BatchNorm
+from fedtangent.intercept import Intercept
 
 REAL = torch.tensor([True, False, True, True, False, True])
 SHAPES = [(6, 3), (6, 3, 5), (6, 3, 4, 5)]
@@ -116,3 +117,45 @@ def test_statistics_of_sums_are_those_of_all_rows() -> None:
         expected = model(x)
     torch.testing.assert_close(torch.func.functional_call(model, whole, (x,)), expected, rtol=1e-8, atol=1e-8)
     assert not any(part._forward_pre_hooks for part in model.modules())
+
+
+class Twice(nn.Module):
+    """One layer of torch's for two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, affine=False, momentum=None).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.norm(x) + self.norm(2 * x - 7)
+        return found
+
+
+def test_torchs_layer_is_known_by_its_statistics_and_may_be_used_twice() -> None:
+    model, x = Twice(), draw(6, 3)
+    x[~REAL] = torch.nan
+    with Intercept(batch_norm.REPLACED):
+        sums = batch_norm.sums(model, lambda: model(x), REAL)
+    model.norm.num_batches_tracked.zero_()
+    found, both = batch_norm.statistics(sums, torch.float32), torch.cat([x[REAL], 2 * x[REAL] - 7])
+    assert list(found) == ["norm.running_mean", "norm.running_var", "norm.num_batches_tracked"]
+    torch.testing.assert_close(found["norm.running_mean"], both.mean(0).float())
+    torch.testing.assert_close(found["norm.running_var"], both.var(0, correction=0).float())
+    assert found["norm.num_batches_tracked"] == 2
+    layer = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval(), BatchNorm(2))
+    assert list(batch_norm.layers(layer)) == ["1", "3"] and batch_norm.counters(layer) == ["1.num_batches_tracked"]
+    assert batch_norm.counters(nn.BatchNorm1d(2)) == ["num_batches_tracked"]
+
+
+def test_torchs_function_is_ours_inside_and_its_own_elsewhere() -> None:
+    own, theirs = pair((6, 3))
+    x = 5 + 2 * draw(6, 3)
+    before = {name: part.clone() for name, part in theirs.state_dict().items()}
+    with batch_norm.over(REAL), Intercept(batch_norm.REPLACED):
+        assert torch.equal(theirs(x), own(x))
+        frozen = theirs.eval()(x)
+    theirs.load_state_dict(before)
+    assert torch.equal(frozen, theirs(x))
+    with Intercept(batch_norm.REPLACED):
+        theirs.train()(x)
+    assert not torch.equal(theirs.running_mean, before["running_mean"])

@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedtangent import losses
@@ -142,6 +143,144 @@ def test_a_custom_loss_scores_many_candidates_of_many_nodes_at_once(fn: Callable
     tries = torch.func.vmap(lambda f, y: torch.func.vmap(lambda f: loss.per_sample(f, y))(f))
     expected = fn(f, y[:, None].expand_as(f), reduction="none").mean(-1)  # type: ignore[call-arg]
     torch.testing.assert_close(tries(f, y), expected)
+
+
+W = torch.tensor([10.0, 1.0, 0.1, 3.0], dtype=torch.float64)
+
+
+def dice(f: Tensor, y: Tensor) -> Tensor:
+    p, t = f.softmax(-1), torch.nn.functional.softmax(30 * y, -1)
+    return 1 - (2 * (p * t).sum(0) / (p.sum(0) + t.sum(0))).mean()
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        nn.CrossEntropyLoss(weight=W),
+        nn.CrossEntropyLoss(weight=W, label_smoothing=0.1),
+        nn.NLLLoss(weight=W.float()),
+        partial(F.cross_entropy, weight=W),
+        nn.CrossEntropyLoss(ignore_index=3),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.MSELoss(reduction="sum"),
+        lambda f, y: F.mse_loss(f, y).sqrt(),
+        dice,
+    ],
+)
+def test_a_loss_that_is_no_mean_of_rows_is_an_error(fn: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^`loss` must be the mean of what it gives .* Pass reduction='none', and wei"
+    ):
+        losses.custom(fn)
+
+
+def test_a_row_alone_that_gives_nothing() -> None:
+    """The share of a variance: of one row there is none."""
+    with pytest.raises(ValueError, match=r"^`loss` must be the mean of .*; got NaN or infinity for a row alone\."):
+        losses.custom(lambda f, y: ((f - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum())
+
+
+@pytest.mark.parametrize("call", ["per_sample", "residual"])
+def test_what_is_hidden_in_a_function_shows_when_it_is_called(call: str) -> None:
+    """Its five weights do not fit what is tried first; outputs all alike tell nothing but by their gradient."""
+    w = torch.tensor([10.0, 1.0, 0.1, 3.0, 1.0])
+    loss = losses.custom(lambda f, y: F.cross_entropy(f, y, weight=w))
+    with pytest.raises(ValueError, match=r"^`loss` must be the mean of .* differs by .* on 4 rows\. Pass"):
+        getattr(loss, call)(torch.zeros(4, 5), torch.tensor([0, 1, 2, 2]))
+    assert loss.per_sample(torch.zeros(3, 5), torch.tensor([2, 2, 2])).shape == (3,)  # there they do cancel, rightly
+
+
+@pytest.mark.parametrize(
+    ("fn", "y"),
+    [
+        (nn.CrossEntropyLoss(weight=W, reduction="none"), LABELS),
+        (nn.CrossEntropyLoss(ignore_index=1, reduction="none"), LABELS),
+        (nn.MSELoss(reduction="none"), TARGETS),
+        (nn.BCEWithLogitsLoss(pos_weight=W), TARGETS.sigmoid()),
+    ],
+)
+def test_losses_of_rows_are_taken(fn: Callable[[Tensor, Tensor], Tensor], y: Tensor) -> None:
+    loss = losses.custom(fn)
+    expected = torch.stack([fn(F_[n : n + 1], y[n : n + 1]).mean() for n in range(N)])
+    torch.testing.assert_close(loss.per_sample(F_, y), expected)
+    f = F_.clone().requires_grad_()
+    whole = fn(f, y)
+    (slope,) = torch.autograd.grad(whole.mean() if whole.dim() else whole, f)
+    torch.testing.assert_close(loss.residual(F_, y) / N, slope)
+
+
+def test_a_function_of_one_row_alone_is_taken() -> None:
+    def fn(f: Tensor, y: Tensor) -> Tensor:
+        (f,), (y,) = f, y
+        return (f - y).pow(2).sum()
+
+    found = losses.custom(fn).residual(F_, TARGETS)
+    torch.testing.assert_close(found, 2 * (F_ - TARGETS))
+
+
+def test_targets_are_never_broadcast() -> None:
+    for fn in (F.mse_loss, lambda f, y: ((f - y) ** 2).mean()):
+        loss = losses.custom(fn)
+        for f, y in ((F_, TARGETS[:, :1]), (F_[:, :1], TARGETS), (F_, TARGETS[:, 0])):
+            with pytest.raises(
+                ValueError, match=r"^`y` must have the outputs' shape, .*; got targets \(5.*custom\(fn, out"
+            ):
+                loss.per_sample(f, y)
+
+
+def test_a_loss_may_state_another_width_than_the_targets() -> None:
+    def gaussian(f: Tensor, y: Tensor) -> Tensor:
+        return ((f[:, :1] - y) ** 2 / f[:, 1:].exp() + f[:, 1:]).mean() / 2
+
+    loss = losses.custom(gaussian, outputs=2)
+    f, y = F_[:, :2] / 9, TARGETS[:, :1]
+    assert loss.outputs == 2
+    expected = torch.stack([gaussian(f[n : n + 1], y[n : n + 1]) for n in range(N)])
+    torch.testing.assert_close(loss.per_sample(f, y), expected)
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.squared, losses.custom(F.cross_entropy, curvature=0.5)])
+def test_weights_of_classes(loss: Loss) -> None:
+    """The value and its derivatives, row by row; and all that a step in the tangent space asks of a loss."""
+    found = losses.weighted(loss, W.tolist())
+    torch.testing.assert_close(found.per_sample(F_, LABELS), loss.per_sample(F_, LABELS) * W[LABELS])
+    torch.testing.assert_close(found.residual(F_, LABELS), loss.residual(F_, LABELS) * W[LABELS][:, None])
+    prepared = found.prepared(F_, LABELS)
+    torch.testing.assert_close(found.residual(F_, prepared), found.residual(F_, LABELS))
+    root = losses.curvature_root(found, F_, LABELS)
+    second = torch.stack(
+        [torch.func.jacrev(lambda f, n=n: found.residual(f[None], LABELS[n : n + 1])[0])(F_[n]) for n in range(N)]
+    )
+    torch.testing.assert_close(root @ root.mT, second)
+    assert found.curvature is not None and loss.curvature is not None
+    assert found.curvature(C) == loss.curvature(C) * 10
+    assert (found.name, found.quadratic) == (loss.name, loss is losses.squared)
+    f, y = torch.stack([F_, F_ / 3]), torch.stack([LABELS, LABELS.flip(0)])
+    torch.testing.assert_close(torch.func.vmap(found.per_sample)(f, y)[1], found.per_sample(f[1], y[1]))
+    torch.testing.assert_close(found.residual(f, y)[1], found.residual(f[1], y[1]))
+    assert found.per_sample(F_.float(), LABELS).dtype == torch.float32
+
+
+def test_weights_that_average_to_one_are_torchs_objective() -> None:
+    rows = W[LABELS]
+    found = losses.weighted(losses.cross_entropy, W * N / rows.sum()).per_sample(F_, LABELS).mean()
+    torch.testing.assert_close(found, F.cross_entropy(F_, LABELS, weight=W))
+
+
+@pytest.mark.parametrize("by_class", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [[1.0, 2.0]], 3.0])
+def test_weights_that_are_none(by_class: Any) -> None:
+    with pytest.raises(ValueError, match=r"^`by_class` must be one weight a class, none of them negative; got .*Give"):
+        losses.weighted(losses.cross_entropy, by_class)
+
+
+def test_targets_have_no_class_to_be_weighted_by() -> None:
+    with pytest.raises(ValueError, match=r"^`y` must be labels to be weighted by class; got torch.float64\."):
+        losses.weighted(losses.squared, W).per_sample(F_, TARGETS)
+
+
+def test_a_name_makes_no_loss_quadratic() -> None:
+    assert losses.squared.quadratic and not losses.cross_entropy.quadratic
+    assert not losses.custom(F.smooth_l1_loss, "squared", curvature=1.0).quadratic
 
 
 def test_a_custom_loss_takes_its_name_from_the_function_or_the_user() -> None:

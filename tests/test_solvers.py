@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtangent import losses, solvers, trees
 from fedtangent.solvers import Batches
-from fedtangent.task import Augmentation
+from fedtangent.task import Augmentation, Task
 from tests import federation
 from tests.federation import assert_close, assert_same
 
@@ -255,3 +255,31 @@ def test_an_augmentation_is_drawn_after_the_order_of_the_rows_and_used_or_asked_
         ValueError, match=r"^`batches` must hold what the task's augmentation has drawn; got none of it"
     ):
         train(task.w_0, data(), plain)
+
+
+def test_dropout_takes_its_masks_from_the_keys() -> None:
+    """A step's key is all: the same batches with other keys, and steps that are not real between them."""
+    first, *rest = federation.network()
+    task = Task(nn.Sequential(first, nn.Dropout(0.4), *rest))
+    train, drawn = solvers.sgd(task, lr=0.3, momentum=0.5), solvers.shuffled(2, 3)(rng(), data())
+    found = train(task.w_0, data(), drawn)
+    assert drawn.keys.dtype == torch.int64 and len(set(drawn.keys.tolist())) == len(drawn.rows) == 6
+    assert_same(train(task.w_0, data(), drawn), found)
+    gap = torch.tensor([0, 1, 2, 2, 3, 4, 5])
+    spread = Batches(drawn.rows[gap], torch.arange(7) != 2, (), drawn.keys[gap])
+    assert_same(train(task.w_0, data(), spread), found)
+    other = train(task.w_0, data(), drawn._replace(keys=drawn.keys + 1))
+    assert not torch.allclose(other["0.weight"], found["0.weight"], rtol=1e-3)
+    with pytest.raises(
+        ValueError, match=r"^`batches` must hold the keys of the model's dropout; got none\. Use shuffled\(epochs, "
+    ):
+        train(task.w_0, data(), drawn._replace(keys=()))
+
+
+def test_keys_are_drawn_after_all_else() -> None:
+    generator = rng()
+    drawn = solvers.shuffled(1, 3)(generator, data())
+    again = rng()
+    again.permutation(7)
+    assert drawn.keys.tolist() == again.integers(-(2**63), 2**63, 3).tolist()
+    assert solvers.full_batch(3)(rng(), data()).keys.tolist() == rng().integers(-(2**63), 2**63, 3).tolist()

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fedtangent import trees
+from fedtangent import dropout, trees
 from fedtangent.losses import cross_entropy, squared
-from fedtangent.task import Task, holding
+from fedtangent.task import Task, holding, training
 from tests import federation
 from tests.federation import HIDDEN, INPUTS, OUTPUTS, assert_close, assert_same
 
@@ -68,10 +69,13 @@ def test_a_model_without_trainable_parameters_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (nn.Dropout(0.1), r"^`model` must be deterministic; got dropout in train mode at '1'. Call model.eval\(\).$"),
         (
-            nn.BatchNorm1d(4),
+            nn.InstanceNorm1d(4, track_running_stats=True),
             r"^`model` must not change in a forward pass; got running statistics .* at '1'. Call .*\.$",
+        ),
+        (
+            nn.LSTM(4, 5, 2, dropout=0.25),
+            r"^`model` must not drop out inside of a recurrent layer in train mode; got dropout 0.25 at '1'. Put .*\.$",
         ),
     ],
 )
@@ -88,6 +92,11 @@ def test_batch_norm_that_padding_would_enter_is_an_error(training: bool) -> None
     message = r"^`model` must not normalise by whatever rows come together; .* at '1'. Use fedtangent.batch_norm"
     with pytest.raises(ValueError, match=message):
         Task(model)
+    model[1] = nn.BatchNorm1d(4).train(training)
+    model[1].track_running_stats = False  # by the batch in train mode alone
+    if training:
+        with pytest.raises(ValueError, match=message):
+            Task(model)
 
 
 @pytest.mark.parametrize("part", [nn.Dropout(0.0), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4)])
@@ -130,6 +139,85 @@ def test_an_example_follows_the_task_and_keeps_its_whole_numbers() -> None:
     assert moved.example is not None and moved.example.dtype == torch.float32
     ids = Task(federation.network(), example=torch.ones(1, INPUTS, dtype=torch.int64)).to("cpu", torch.float32)
     assert ids.example is not None and ids.example.dtype == torch.int64
+
+
+class Told(nn.Module):
+    """Its own mode as the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.seen = nn.Parameter(torch.ones(2)), 0
+
+    def train(self, mode: bool = True) -> "Told":
+        self.seen += 1
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 3:
+            raise ArithmeticError
+        return self.w * x + 10 * self.training
+
+
+def test_the_model_is_in_its_own_mode_in_training_and_in_eval_mode_elsewhere() -> None:
+    """The layers tell their modes by 10 each; batch norm alone takes the batch for what is measured inside a step."""
+    part, frozen, norm = Told(), Told().eval(), nn.BatchNorm1d(2, eps=1e-9)
+    model = nn.Sequential(part, frozen, norm)
+    task, seen, modes = Task(model), part.seen, [one.training for one in model.modules()]
+    x = torch.tensor([[1.0, 3.0], [2.0, 5.0], [3.0, 4.0], [6.0, 0.0]])
+    by_batch = (x - x.mean(0)) / x.std(0, correction=0)
+    assert_close(task.predict(task.w_0, x), x, 1e-6)
+    with training(None, None):
+        assert_close(task.predict(task.w_0, x), by_batch, 1e-6)
+        with dropout.off():
+            assert_close(task.predict(task.w_0, x), by_batch, 1e-6)
+        norm.eval()
+        assert_close(task.predict(task.w_0, x), x + 10, 1e-6)
+        with dropout.off():
+            assert_close(task.predict(task.w_0, x), x, 1e-6)
+    norm.train()
+    with pytest.raises(ArithmeticError):
+        task.predict(task.w_0, x[:3])
+    assert [one.training for one in model.modules()] == modes and part.seen == seen
+    assert norm.num_batches_tracked == 0
+
+
+def test_attention_in_train_mode_is_measured_under_vmap_as_well() -> None:
+    """Whose fast path in eval mode has no rule for vmap."""
+    torch.manual_seed(0)
+    task = Task(nn.TransformerEncoderLayer(6, 2, 7, dropout=0.3, batch_first=True))
+    x = torch.randn(3, 4, 5, 6)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        found = torch.func.vmap(lambda x: task.predict(task.w_0, x))(x)
+        expected = task.model.eval()(x.flatten(0, 1)).unflatten(0, (3, 4))
+    assert torch.backends.mha.get_fastpath_enabled()
+    torch.testing.assert_close(found, expected)
+
+
+class Noisy(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (torch.randn_like(x[:, :1]) if self.training else 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "example", "draws"),
+    [
+        (nn.Dropout(0.5), None, True),
+        (nn.Dropout(0.5).eval(), None, False),
+        (nn.Dropout(0.0), torch.ones(2, 3), False),
+        (nn.BatchNorm1d(4), torch.ones(2, 3), False),
+        (Noisy(4, 2), torch.ones(2, 3), True),
+        (Noisy(4, 2), None, False),  # nothing tells it
+        (Noisy(4, 2).eval(), torch.ones(2, 3), False),
+    ],
+)
+def test_a_task_knows_whether_it_draws(part: nn.Module, example: Tensor | None, draws: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), part)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert Task(model, example=example).draws is draws
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same(dict(model.state_dict()), before)
 
 
 def test_a_copy_on_another_type_keeps_what_is_complex() -> None:

@@ -45,16 +45,17 @@ def blamed(
     """Finds the failing node by running the rows one by one."""
     suspects = sorted(set(nodes))
     culprit, failing = f"one of nodes {suspects}" if len(suspects) > 1 else f"node {suspects[0]}", rows[0]
+    hint = ". None of them fails alone: use the engine sequential" if len(rows) > 1 else ""
     for node, row in zip(nodes, rows, strict=True):
         try:
             fn(*row)
         except Exception as failure:
-            culprit, failing, error = f"node {node}", row, failure
+            culprit, failing, error, hint = f"node {node}", row, failure, ""
             break
     bare = getattr(fn, "func", fn)  # of a partial
     stage = getattr(bare, "__name__", type(bare).__name__)
     shapes = [tuple(leaf.shape) for leaf in trees.leaves(failing) if isinstance(leaf, Tensor)]
     return NodeError(
         f"{culprit} failed in {stage!r} of {method or 'a method'}, round {round}: "
-        f"{type(error).__name__}: {error} (argument shapes {shapes})"
+        f"{type(error).__name__}: {error} (argument shapes {shapes}){hint}"
     )

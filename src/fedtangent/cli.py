@@ -334,6 +334,8 @@ def _announce(built: Setup) -> None:
     level, count, told = built.method.exposure, built.task.size, built.description
     name = f"{told['method']} around {told['host']}" if "host" in told else told["method"]
     print(f"{name} on {built.dataset}, {len(built.data)} nodes, {count:,} parameters, seed {built.experiment.seed}")
+    if built.engine_reason is not None:
+        print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
 
 
@@ -347,7 +349,7 @@ def _print_plan(built: Setup) -> None:
     print(f"Memory      about {size(plan.memory_bytes)} beside Python and PyTorch")
     print(
         f"Time        about {plan.seconds_a_round:.3g} s a round and {plan.evaluation_seconds:.3g} s for its "
-        f"evaluation, {plan.seconds:.3g} s in all, one node at a time"
+        f"evaluation, {plan.seconds:.3g} s in all, by the {built.engine.name} engine"
     )
 
 

@@ -164,13 +164,12 @@ class Fleet:
         """The gossip matrix times the values: every node averages with its neighbours."""
         self._check(x_k)
         x = dict(zip(self.nodes, x_k.values_at(self.nodes), strict=True))
-        matrix = self._gossip
         mixed = []
         for i in self.nodes:
             group = sorted([i, *self._neighbours(i)])
             for j in self._neighbours(i):
                 self.ledger.send(j, i, trees.payload_bytes(x[j]))
-            mixed.append(trees.weighted_sum([x[j] for j in group], [float(matrix[i, j]) for j in group]))
+            mixed.append(trees.weighted_sum([x[j] for j in group], self._shares[i]))
         return self.each(mixed)
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
@@ -306,8 +305,8 @@ class Fleet:
         return self._require_graph().neighbours[node]
 
     @cached_property
-    def _gossip(self) -> np.ndarray:
-        return self._require_graph().gossip(self.gossip_weights)
+    def _shares(self) -> list[list[float]]:
+        return self._require_graph().shares(self.gossip_weights)
 
     def _check(self, *x_k: Each[Any]) -> None:
         for x in x_k:

@@ -67,6 +67,28 @@ class Graph:
         """Whether a path joins every pair of nodes."""
         return cast(bool, nx.is_connected(self.networkx()))
 
+    def shares(self, weights: GossipWeights) -> list[list[float]]:
+        """Every node's row of `gossip` without the zeros: its neighbourhood's weights, i included, in node order.
+
+        Raises:
+            ValueError: Another name.
+        """
+        if weights not in ("uniform", "metropolis"):
+            raise ValueError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
+        degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
+        found, row = [], np.zeros(self.nodes)
+        for i, ids in enumerate(self.neighbours):
+            group = sorted([i, *ids])
+            row[list(ids)] = 1 / (
+                1 + (np.maximum(degrees[i], degrees[list(ids)]) if weights == "metropolis" else degrees[i])
+            )
+            # What the neighbours leave is the node's own; `uniform` knows it without the rounding of a sum. The sum is
+            # over the whole row, zeros too, for its rounding depends on where the numbers stand.
+            row[i] = 1 - row.sum() if weights == "metropolis" else 1 / (1 + degrees[i])
+            found.append(row[group].tolist())
+            row[group] = 0
+        return found
+
     def gossip(self, weights: GossipWeights) -> np.ndarray:
         """The matrix W, (nodes, nodes) as float64, of one averaging step x <- W x; every row sums to one.
 
@@ -77,14 +99,9 @@ class Graph:
         Raises:
             ValueError: Another name.
         """
-        if weights not in ("uniform", "metropolis"):
-            raise ValueError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
-        degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
-        largest = np.maximum(degrees[:, None], degrees) if weights == "metropolis" else degrees[:, None]
-        matrix = np.where(self._adjacency(), 1 / (1 + largest), 0.0)
-        # What the neighbours leave is the node's own; `uniform` knows it without the rounding of a sum.
-        own = 1 - matrix.sum(axis=1) if weights == "metropolis" else 1 / (1 + degrees)
-        np.fill_diagonal(matrix, own)
+        matrix = np.zeros((self.nodes, self.nodes))
+        for i, (ids, row) in enumerate(zip(self.neighbours, self.shares(weights), strict=True)):
+            matrix[i, sorted([i, *ids])] = row
         return matrix
 
     def induced(self, nodes: Iterable[int]) -> Graph:
@@ -106,10 +123,3 @@ class Graph:
         g = nx.empty_graph(self.nodes)
         g.add_edges_from(self.edges)
         return g
-
-    def _adjacency(self) -> np.ndarray:
-        matrix = np.zeros((self.nodes, self.nodes), dtype=bool)
-        if self.edges:
-            low, high = np.array(self.edges).T
-            matrix[low, high] = matrix[high, low] = True
-        return matrix

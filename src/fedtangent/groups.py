@@ -103,7 +103,7 @@ class _Pass(TorchFunctionMode):
         self._made: dict[int, tuple[Tensor, nn.Module]] = {}  # the tensor too, so that its id is not taken again
         self._names: dict[int, str] = {}
 
-    def run(self, x: Tensor) -> None:
+    def run(self, x: Any) -> None:
         """Passes the example."""
         w = {name: part.detach().clone().requires_grad_() for name, part in self.task.w_0.items()}
         self._names = {id(part): name for name, part in w.items()}

@@ -7,8 +7,8 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 import torch
 from torch import Tensor
 
-from fedtangent.losses import Loss, curvature_root
-from fedtangent.shard import Shard
+from fedtangent.losses import Loss, scaled
+from fedtangent.shard import Shard, at
 from fedtangent.task import Task
 
 
@@ -23,7 +23,7 @@ def counts(data: Shard, like: Tensor) -> Tensor:
 
 def first_counts(task: Task, data: Shard) -> Tensor:
     """The same for all outputs of the model, in the weights' type."""
-    f = task.predict(task.w_0, data.x[:1])
+    f = task.predict(task.w_0, at(data.x, slice(0, 1)))
     return counts(data, torch.zeros_like(f[0]))
 
 
@@ -43,18 +43,11 @@ def weights(everywhere: Tensor, here: Tensor, most: float) -> Tensor:
 
 def weighted(loss: Loss, by_class: Tensor) -> Loss:
     """The loss with every row's times the weight of its label; of targets the loss itself."""
-    bound = loss.curvature
 
-    def of(y: Tensor) -> Tensor:
+    def of(f: Tensor, y: Tensor) -> Tensor:
         return y.new_ones(len(y)) if y.is_floating_point() else by_class[y]
 
-    return Loss(
-        loss.name,
-        per_sample=lambda f, y: loss.per_sample(f, y) * of(y),
-        residual=lambda f, y: loss.residual(f, y) * of(y)[..., None],
-        curvature=bound and (lambda outputs: bound(outputs) * max(float(by_class.max()), 1.0)),
-        root=lambda f, y: curvature_root(loss, f, y) * of(y).sqrt()[..., None, None],
-    )
+    return scaled(loss, of, lambda: max(float(by_class.max()), 1.0))
 
 
 def balanced(task: Task, by_class: Tensor) -> Task:

@@ -15,12 +15,12 @@ class Shard(NamedTuple):
     """One node's rows; an engine may append padding, which `real` marks with False.
 
     Attributes:
-        x: Inputs, (rows, *inputs).
+        x: Inputs, (rows, *inputs), a tensor or a dict or tuple of such.
         y: Labels (rows,) as int64, or targets (rows, outputs) as floats.
         real: Which rows are real, (rows,) as bool.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     real: Tensor
 
@@ -30,7 +30,8 @@ class Dataset(NamedTuple):
 
     Attributes:
         name: Its name, for the record.
-        x_train: Inputs, (rows, *inputs) as float32.
+        x_train: Inputs, (rows, *inputs) as float32; or a dict of what the model takes by name, or a tuple of what it
+            takes one after the other, where integers stay such.
         y_train: Labels (rows,) as int64 or targets (rows, outputs) as float32.
         x_test: As `x_train`.
         y_test: As `y_train`.
@@ -39,9 +40,9 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    x_train: Tensor
+    x_train: Any
     y_train: Tensor
-    x_test: Tensor
+    x_test: Any
     y_test: Tensor
     classes: int
     site_train: Tensor | None = None
@@ -56,7 +57,22 @@ class Partition(NamedTuple):
     """
 
     index: list[np.ndarray]  # type: ignore[assignment]  # hides tuple.index, which nobody misses
-    x: Tensor | None = None
+    x: Any = None
+
+
+def count(x: Any) -> int:
+    """How many rows there are of inputs."""
+    return len(x if isinstance(x, Tensor) else trees.leaves(x)[0])
+
+
+def at(x: Any, rows: Any) -> Any:
+    """These rows of inputs."""
+    return x[rows] if isinstance(x, Tensor) else trees.map(lambda leaf: leaf[rows], x)
+
+
+def channels_last(inputs: Sequence[int]) -> bool:
+    """Whether the shape of a sample is (height, width, channels) where images have (channels, height, width)."""
+    return len(inputs) == 3 and inputs[2] in (1, 3, 4) and inputs[0] not in (1, 3, 4)
 
 
 def shards(dataset: Dataset, partition: Partition) -> list[Shard]:
@@ -69,8 +85,11 @@ def shards(dataset: Dataset, partition: Partition) -> list[Shard]:
             )
     counts = [len(index) for index in partition.index]
     rows = torch.from_numpy(np.concatenate(partition.index).astype(np.int64))
-    whole = x[rows], dataset.y_train[rows], torch.ones(len(rows), dtype=torch.bool)
-    return [Shard(*parts) for parts in zip(*(torch.split(part, counts) for part in whole), strict=True)]
+    whole = Shard(at(x, rows), dataset.y_train[rows], torch.ones(len(rows), dtype=torch.bool))
+    leaves: list[Tensor]
+    leaves, structure = optree.tree_flatten(whole)  # type: ignore[arg-type]
+    pieces = zip(*(torch.split(leaf, counts) for leaf in leaves), strict=True)
+    return [optree.tree_unflatten(structure, piece) for piece in pieces]  # type: ignore[misc]
 
 
 def join(parts: Sequence[Any]) -> Any:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import batch_norm, losses, trees
+from fedtangent import losses, trees
 from fedtangent.multiply_adds import repeated
-from fedtangent.shard import Shard
-from fedtangent.task import Augmentation, Task, Weights
+from fedtangent.shard import Shard, at
+from fedtangent.task import Augmentation, Task, Weights, training
 
 Solver = Callable[..., Weights]  # (w, data, batches, *more) -> w; `more` is what a method's own terms take
 
@@ -22,11 +22,13 @@ class Batches(NamedTuple):
         rows: Row numbers from 1, (steps, batch); 0, with which an engine pads too, stands for no row.
         real: Which steps are real, (steps,) as bool.
         changes: What an augmentation has drawn for them, a tree of tensors (steps, batch, ...).
+        keys: What dropout's masks hang on, (steps,) as int64; without them a model with dropout cannot be trained.
     """
 
     rows: Tensor
     real: Tensor
     changes: Any = ()
+    keys: Any = ()
 
 
 def shuffled(
@@ -47,7 +49,7 @@ def shuffled(
         raise ValueError(f"`batch` must be at least 1; got {batch}. Give a positive number of rows.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
-        rows = len(data.x)
+        rows = len(data.real)
         wide = min(batch, rows)
         per_epoch = -(-rows // wide)
         index = np.zeros((epochs, per_epoch * wide), dtype=np.int64)
@@ -56,20 +58,26 @@ def shuffled(
         steps = torch.from_numpy(index.reshape(epochs * per_epoch, wide))
         changes = () if augment is None else augment.draw(rng, steps.numel())
         changes = trees.map(lambda part: part.unflatten(0, steps.shape), changes)
-        return Batches(steps, torch.ones(len(steps), dtype=torch.bool), changes)
+        return Batches(steps, torch.ones(len(steps), dtype=torch.bool), changes, _keys(rng, len(steps)))
 
     return draw
 
 
 def full_batch(steps: int) -> Callable[[np.random.Generator, Shard], Batches]:
-    """`steps` steps on all rows: nothing is drawn, and the order of the rows is kept."""
+    """`steps` steps on all rows, whose order is kept: nothing is drawn but the keys."""
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1; got {steps}. Give a positive number.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
-        return Batches(torch.arange(1, len(data.x) + 1).expand(steps, -1), torch.ones(steps, dtype=torch.bool))
+        rows = torch.arange(1, len(data.real) + 1).expand(steps, -1)
+        return Batches(rows, torch.ones(steps, dtype=torch.bool), keys=_keys(rng, steps))
 
     return draw
+
+
+def _keys(rng: np.random.Generator, steps: int) -> Tensor:
+    """Drawn after all else, and always: no batch hangs on whether the model has dropout."""
+    return torch.from_numpy(rng.integers(-(2**63), 2**63, steps))
 
 
 def sgd(
@@ -193,9 +201,10 @@ def _solver(
 
     Where w is the loop's `own`, and no longer needed, a step may write over it.
     """
+    draws = task.draws
 
-    def loss(w: Weights, x: Tensor, y: Tensor, real: Tensor, whole: bool, *more: Any) -> Tensor:
-        with batch_norm.over(None if whole else real):
+    def loss(w: Weights, x: Any, y: Tensor, real: Tensor, whole: bool, key: Tensor | None, *more: Any) -> Tensor:
+        with training(None if whole else real, key):
             each = task.loss.per_sample(task.predict(w, x), y) if objective is None else objective(w, x, y, *more)
         return torch.where(real, each, 0).sum() / real.sum().clamp(min=1)
 
@@ -212,13 +221,22 @@ def _solver(
                 "`batches` must hold what the task's augmentation has drawn; got none of it. Use "
                 "shuffled(epochs, batch, task.augment), or a task without augmentation."
             )
+        if draws and batches.keys == ():
+            raise ValueError(
+                "`batches` must hold the keys of the model's dropout; got none. Use shuffled(epochs, batch), or call "
+                "model.eval()."
+            )
         changes = trees.unstack(batches.changes, len(batches.real))
+        keys = batches.keys if draws else [None] * len(batches.real)
         full = (batches.rows > 0).all(1)
-        steps = zip(batches.rows, batches.real, _everywhere(batches.real), _everywhere(full), changes, strict=True)
-        for index, real, everywhere, whole, change in repeated(steps):
+        known = _everywhere(batches.real), _everywhere(full)
+        steps = zip(batches.rows, batches.real, *known, changes, keys, strict=True)
+        for index, real, everywhere, whole, change, key in repeated(steps):
             rows = (index - 1).clamp(min=0)
-            x = data.x[rows] if task.augment is None else task.augment.apply(data.x[rows], change)
-            g = gradient(w, x, data.y[rows], index > 0, whole, *more)
+            x = at(data.x, rows)
+            if task.augment is not None:
+                x = task.augment.apply(x, change)
+            g = gradient(w, x, data.y[rows], index > 0, whole, key, *more)
             if pull is not None:
                 g = trees.add(g, pull(w, *more))
             w_new, memory_new = step(w, g, memory, everywhere and w is not first)

@@ -103,3 +103,11 @@ def test_a_negative_padding() -> None:
 def test_a_turn_that_cannot_be(degrees: float) -> None:
     with pytest.raises(ValueError, match=rf"^`degrees` must be from 0 to 180; got {degrees}. Use 15, or 0 for none.$"):
         moves(np.random.default_rng(0), 3, degrees=degrees)
+
+
+@pytest.mark.parametrize("shape", [(6, 28, 26, 3), (6, 28, 26)])
+def test_what_is_no_image_with_its_channels_first(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^images \(rows, channels, height, width\) are needed; \(6, 28, 26.*were given$"
+    ):
+        moved(torch.zeros(shape), moves(np.random.default_rng(0), 6))

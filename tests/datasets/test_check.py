@@ -1,5 +1,8 @@
 """Every rule that a data set must keep has its sentence."""
 
+from collections import UserDict
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -91,3 +94,47 @@ def test_one_sentence_names_what_is_wrong(change: dict[str, Tensor], message: st
 def test_only_real_tensors(value: object, got: str) -> None:
     with pytest.raises(TypeError, match=f"^`x_train` must be a tensor of real numbers; got {got}"):
         checked(given(x_train=value))  # type: ignore[arg-type]
+
+
+def test_several_inputs_keep_their_types() -> None:
+    ids, mask = torch.arange(6, dtype=torch.int16).reshape(3, 2), torch.ones(3, dtype=torch.bool)
+    x = {"ids": ids, "mask": mask, "size": torch.ones(3, 1, dtype=torch.float64)}
+    for given in (x, UserDict(x), tuple(x.values())):
+        found = checked(Dataset("d", given, torch.tensor([0, 1, 0]), given, torch.tensor([1, 1, 0]), 2))
+        assert type(found.x_train) is (tuple if isinstance(given, tuple) else dict)
+        parts = list(found.x_train.values()) if isinstance(found.x_train, dict) else list(found.x_train)
+        assert [part.dtype for part in parts] == [torch.int64, torch.bool, torch.float32]
+        assert torch.equal(parts[0], ids.long())
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"a": [1, 2, 3]}, TypeError, r"^`x_train\['a'\]` must be a tensor of real numbers; got list"),
+        (
+            {"a": torch.ones(2, 4)},
+            ValueError,
+            r"^`x_train` must have as many rows in every part; got {'a': \(2, 4\), 'b'",
+        ),
+        (
+            {"a": torch.full((3, 4), torch.nan)},
+            ValueError,
+            r"^`x_train\['a'\]` must hold finite float32 numbers; got 12",
+        ),
+        (
+            {"a": torch.ones(3, 5)},
+            ValueError,
+            r"^`x_test` must have rows of the shape of `x_train`'s, {'a': \(5,\), 'b'.*",
+        ),
+        (
+            {"c": torch.ones(3, 4)},
+            ValueError,
+            r"^`x_test` must have rows of the shape of `x_train`'s, {'a'.*'c': \(4,\)",
+        ),
+        ({"a": torch.tensor(1.0)}, ValueError, r"^`x_train` must have the shape \(rows, \*inputs\) .*; got {'a': \(\)"),
+    ],
+)
+def test_several_inputs_that_cannot_be(change: dict[str, Any], kind: type[Exception], message: str) -> None:
+    x = {"a": torch.ones(3, 4), "b": torch.ones(3, 2)}
+    with pytest.raises(kind, match=message):
+        checked(Dataset("d", {**x, **change}, torch.tensor([0, 1, 0]), x, torch.tensor([1, 1, 0]), 2))

@@ -143,19 +143,19 @@ def test_targets_are_a_regression_with_the_squared_loss() -> None:
         ),
         (
             {"model": network(2)},
-            r"^`model` must give outputs of shape \(rows, 3\), 2 rows here; got \(2, 2\). Fit its la",
+            r"^`model` must give outputs of shape \(rows, 3\), 4 rows here; got \(4, 2\). Fit its la",
         ),
         (
             {"model": nn.Linear(5, 3)},
             r"^`model` must take inputs of shape \(rows, 4\); got RuntimeError: .*first layer",
         ),
         (
-            {"model": nn.Sequential(nn.Flatten(0), nn.Linear(8, 3))},
-            r"^`model` must give outputs of shape \(rows, 3\), 2 rows here; got \(3,\)",
+            {"model": nn.Sequential(nn.Flatten(0), nn.Linear(16, 3))},
+            r"^`model` must give outputs of shape \(rows, 3\), 4 rows here; got \(3,\)",
         ),
         (
             {"model": network(2), "dataset": data(0), "loss": nn.NLLLoss()},
-            r"^`loss` must take outputs \(2, 2\) and labels",
+            r"^`loss` must take outputs \(16, 2\) and labels",
         ),
         (
             {"partition": Partition([np.array([0, 43]), np.array([2])])},
@@ -174,11 +174,11 @@ def test_targets_are_a_regression_with_the_squared_loss() -> None:
         ({"partition": "dirichlet", "alpha": 0.0}, r"^`alpha` must be positive and finite; got 0.0"),
         (
             {"model": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))},
-            r"^`model` must not change in a forward pass; got r",
+            r"^`model` must have no batch norm for dfedavg, which has no server",
         ),
         (
-            {"model": nn.Sequential(nn.Dropout(), nn.Linear(4, 3))},
-            r"^`model` must be deterministic; got dropout in train",
+            {"model": nn.Sequential(nn.InstanceNorm1d(4, track_running_stats=True), nn.Linear(4, 3, bias=False))},
+            r"^`model` must not change in a forward pass; got r",
         ),
         (
             {"method": "fedavg", "topology": "ring"},
@@ -223,7 +223,7 @@ def test_a_loss_gives_one_number_a_row() -> None:
 
     loss = Loss("per_output", per_output, per_output, None)
     with pytest.raises(
-        ValueError, match=r"^`loss` must give one number a row; got shape \(2, 2\). Reduce over the out"
+        ValueError, match=r"^`loss` must give one number a row; got shape \(16, 2\). Reduce over the out"
     ):
         setup(tiny(dataset=data(0), loss=loss))
 
@@ -265,3 +265,20 @@ def test_a_schedule_that_is_longer_than_the_run() -> None:
     with pytest.raises(ValueError, match=message):
         setup(tiny("fedpart", rounds=2))
     assert setup(tiny("fedpart", rounds=3)).method.cycle == 3
+
+
+def test_a_model_of_ones_own_may_read_any_shape() -> None:
+    """(rows, 5, 4, 3) may be five channels of 4 x 3."""
+    x, y = torch.randn(9, 5, 4, 3, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
+    model = nn.Sequential(nn.Conv2d(5, 2, 2), nn.Flatten(), nn.Linear(12, 3))
+    built = setup(tiny("fedavg", dataset=Dataset("d", x, y, x, y, 3), model=model, partition="iid", nodes=2))
+    assert built.data[0].x.shape[1:] == (5, 4, 3)
+    message = (
+        r"^`model` must take inputs of shape \(rows, 5, 4, 3\); got .*\. Transpose the images with \(0, 3, 1, 2\)\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        setup(tiny("fedavg", dataset=Dataset("d", x, y, x, y, 3), model=nn.Conv2d(3, 2, 2), partition="iid", nodes=2))
+    with pytest.raises(
+        ValueError, match=r"^`x_train` must hold images with their channels first.* got \(rows, 5, 4, 3\)"
+    ):
+        setup(experiment("fedavg", dataset=Dataset("d", x, y, x, y, 3), model="lenet", partition="iid", nodes=2))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedtangent import catalog
 from fedtangent.models.fedavg_cnn import fedavg_cnn
 from fedtangent.models.lenet import lenet
 
@@ -83,3 +84,15 @@ def test_one_sentence_names_what_is_wrong(build: Callable[..., nn.Sequential]) -
 def test_an_image_too_small_to_be_pooled_twice() -> None:
     with pytest.raises(ValueError, match=r"^`inputs` must be images of at least 4 x 4 .*got \(1, 3, 9\). Use lenet.$"):
         fedavg_cnn((1, 3, 9), 10, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", ["lenet", "fedavg_cnn", "resnet8", "resnet18"])
+def test_images_with_their_channels_last_are_refused(name: str) -> None:
+    """In floats, too, whatever the data set."""
+    build = catalog.load("models", name)
+    message = (
+        r"^`x_train` must hold images with their channels first, .*; got \(rows, 28, 26, 3\)\. Transpose with \(0, 3, 1"
+    )
+    with pytest.raises(ValueError, match=message):
+        build((28, 26, 3), 10, np.random.default_rng(0))
+    build((3, 28, 4), 10, np.random.default_rng(0))

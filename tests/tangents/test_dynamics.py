@@ -1,6 +1,7 @@
 """Flow and descent against literal steps on the linearised network and torchdiffeq's dopri5 at tight tolerance."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from fedtangent.tangents.dynamics import descent, flow, stable_step
 from fedtangent.tangents.factors import factors
 from fedtangent.tangents.operator import Factored, Trace, operator, pullback
 from fedtangent.tangents.spectrum import largest_eigenvalue
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.verified_uses import uses
 from tests.tangents.networks import flat, inputs, jacobian, weights
 
 N, C = 11, 3
@@ -83,6 +84,18 @@ def test_squared_flow_equals_the_matrix_exponential() -> None:
     for s, alpha in zip(TIMES, problem.flow(), strict=True):
         gain = -torch.expm1(-values * s / (N * C)) / values
         assert error(alpha[None], (vectors * gain @ vectors.T @ start)[None]) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["full", "trace"])
+def test_a_weighted_squared_flow_is_exact_and_one_of_that_name_alone_is_solved(kind: str) -> None:
+    weighted = losses.weighted(losses.squared, [0.3, 2.0, 1.1, 4.0][:C])
+    assert error((one := Problem(kind, weighted)).flow(), one.tight()) < 1e-9
+    named = losses.custom(partial(nn.functional.huber_loss, delta=0.1), "squared", curvature=1 / C)
+    targets = Problem(kind, named)
+    targets.y = nn.functional.one_hot(targets.y, C).double() / 3
+    assert error(targets.flow(growth=1.1), targets.tight()) < 2.5e-3
+    targets.loss = named._replace(quadratic=True)
+    assert error(targets.flow(growth=1.1), targets.tight()) > 0.01
 
 
 def test_squared_flow_takes_a_singular_kernel() -> None:

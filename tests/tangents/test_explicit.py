@@ -5,7 +5,7 @@ import torch
 
 from fedtangent.tangents import explicit
 from fedtangent.tangents.factors import factors
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.verified_uses import uses
 from tests.tangents.networks import Example, everything, flat, jacobian, weights
 
 EXAMPLES = everything()

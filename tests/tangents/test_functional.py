@@ -1,5 +1,6 @@
-"""What cannot be vmapped is done one by one; what does not fit is not tried again; a module stays as it was."""
+"""What cannot be vmapped is done one by one; what does not fit is not tried again; nothing is fused, or left behind."""
 
+import copy
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import tangents
-from fedtangent.tangents.functional import each
+from fedtangent.tangents import jacobian, kernel
+from fedtangent.tangents.functional import each, plain
+from tests.tangents.unusual import by_rows, flat, like, samples
 
 
 def test_a_function_that_looks_at_its_data_is_done_one_by_one() -> None:
@@ -75,3 +78,86 @@ def test_a_module_holds_afterwards_what_it_held_before(name: str) -> None:
     assert all(own is p for own, p in zip(model.recurrent._flat_weights, model.recurrent.parameters(), strict=True))
     again = deepcopy(model)
     assert torch.equal(again(X), model(X))
+
+
+def net(below: nn.Module, above: int, then: Callable[[Tensor], Tensor]) -> nn.Module:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.below, self.head = below, nn.Linear(above, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(then(self.below(x)))
+
+    return Net()
+
+
+def last(found: tuple[Tensor, Tensor]) -> Tensor:
+    return found[0][:, -1]
+
+
+IDS = torch.randint(0, 7, (5, 4), generator=torch.Generator().manual_seed(0))
+SEQUENCES = torch.randn(5, 6, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (net(nn.LSTM(4, 6, 2, batch_first=True, bidirectional=True), 12, last), SEQUENCES),
+        (net(nn.GRU(4, 6, batch_first=True), 6, last), SEQUENCES),
+        (net(nn.RNN(4, 6, batch_first=True, nonlinearity="relu"), 6, last), SEQUENCES),
+        (net(nn.Embedding(7, 6, sparse=True), 6, lambda z: z.mean(1)), IDS),
+        (net(nn.Embedding(7, 6, padding_idx=2, sparse=True), 6, lambda z: z.mean(1)), IDS),
+        (net(nn.Embedding(7, 6, padding_idx=-3), 6, lambda z: z.tanh().sum(1)), IDS),
+        (net(nn.EmbeddingBag(7, 6, mode="sum", sparse=True, padding_idx=2), 6, torch.tanh), IDS),
+    ],
+)
+def test_layers_that_torch_fuses_in_single_precision(model: nn.Module, x: Tensor) -> None:
+    """Where torch has a rule of its own for speed, in the precision in which it has it."""
+    double = copy.deepcopy(model).double()
+    for part in double.modules():
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            part.sparse = False
+    literal = by_rows(double, x.double() if x.is_floating_point() else x)
+    j = jacobian(model, x)
+    v = like(j.w, 3)
+    assert_near(j.dense(), literal)
+    assert_near(j.jvp(v), literal @ flat(v).double())
+    assert_near(flat(j.vjp(torch.ones(5, 3))), literal.sum((0, 1)))
+    assert_near(kernel(model, x), torch.einsum("ncp,mdp->nmcd", literal, literal))
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
+
+
+def test_plain_leaves_everything_as_it_was() -> None:
+    flags = (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled())
+    lstm, seen = nn.LSTM(4, 3), []
+    lstm.register_forward_hook(lambda *_: seen.append(torch._C._get_mkldnn_enabled()))
+    with plain():
+        lstm(torch.ones(2, 1, 4))
+    assert seen == [True]  # switched off for the call alone
+    assert flags == (
+        torch.backends.mkldnn.enabled,
+        torch.backends.cudnn.enabled,
+        torch.backends.mha.get_fastpath_enabled(),
+    )
+
+
+def test_compiled_models_and_parts() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 3)).double(), samples()
+    expected, literal = kernel(model, x), by_rows(model, x)
+    compiled = torch.compile(copy.deepcopy(model), backend="eager")
+    compiled(x)
+    assert list(jacobian(compiled, x).w) == [name for name, _ in compiled.named_parameters()]
+    part = nn.Sequential(torch.compile(copy.deepcopy(model[:3]), backend="eager"), model[3])
+    within = copy.deepcopy(model)
+    within.compile(backend="eager")
+    for one in (compiled, part, within):
+        assert torch.equal(kernel(one, x), expected)
+        j = jacobian(one, x)
+        assert torch.allclose(j.jvp(like(j.w, 1)), literal @ flat(like(j.w, 1)))
+    assert torch.equal(compiled(x), model(x))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents import contract, kernel, plan
+from fedtangent.tangents import jacobian as operator
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian
 
 EXAMPLES = everything()
@@ -107,6 +108,15 @@ def test_nothing_changes_the_model_or_its_gradients() -> None:
     assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
+def test_parameters_that_are_not_used_are_columns_of_zeros() -> None:
+    model = Idle().double()
+    assert torch.equal(kernel(model, inputs()), kernel(model.used, inputs()))
+    columns = torch.split(operator(model, inputs()).dense(), [21, 3, 21, 3], 2)
+    dense = dict(zip(dict(model.named_parameters()), columns, strict=True))
+    assert not dense["idle.weight"].any() and not dense["idle.bias"].any() and dense["used.weight"].any()
+    assert "not used, columns of zeros: idle.bias, idle.weight" in str(plan(model, inputs()))
+
+
 def test_a_bar_shows_the_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     kernel(nn.Linear(INPUTS, 2).double(), inputs(), kind="trace")
@@ -144,7 +154,6 @@ torch.nn.init.constant_(BROKEN.weight, float("nan"))
         (nn.Sequential(nn.Linear(INPUTS, 3), nn.Dropout()), "be deterministic; got dropout .* at '1'. Call"),
         (nn.TransformerEncoderLayer(INPUTS, 1), "be deterministic; got dropout in train mode"),
         (Centred(), "treat every sample on its own; got outputs that change"),
-        (Idle(), "use every trainable parameter; got 'idle.bias' unused. Freeze"),
         (
             nn.Sequential(nn.Linear(INPUTS, 4), nn.Unflatten(1, (2, 2))),
             r"return \(rows, outputs\); got shape \(1, 2, 2\)",
@@ -165,7 +174,7 @@ def test_models_that_have_no_kernel(model: nn.Module, message: str) -> None:
     ("x1", "x2", "message"),
     [
         (inputs(), torch.randn(2, 8), r"`x1` and `x2` must hold samples of one shape; got \(7,\) and \(8,\)"),
-        (torch.ones(2, INPUTS, dtype=torch.long), None, "`x` must be floats for this model; got torch.int64"),
+        (torch.ones(2, INPUTS, dtype=torch.long), None, "^`x1` must be torch.float64 for this model; got torch.int64"),
         (inputs()[0], None, r"`x1` must hold samples along its first axis; got shape \(7,\)"),
         (inputs()[:0], None, r"`x1` must hold samples along its first axis; got shape \(0, 7\)"),
         (inputs(), inputs() * float("inf"), "`x2` must be finite; got NaN or infinity"),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
 from fedtangent.tangents.kfac import Block, Moments, blocks, directions, fixed_inputs, moments, pack, unpack
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.verified_uses import uses
 from fedtangent.task import Task
 from tests.federation import assert_close
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows

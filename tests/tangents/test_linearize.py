@@ -197,5 +197,5 @@ def test_a_wrong_model_is_an_error() -> None:
         linearize(nn.ReLU())
     deep = nn.Sequential(nn.Linear(INPUTS, 6), nn.Unflatten(1, (2, 3))).double()
     f_lin = linearize(deep)
-    with pytest.raises(ValueError, match=r"^`model` must return \(samples, outputs\); got 3 axes\. Flatten"):
+    with pytest.raises(ValueError, match=r"^`model` must return outputs \(n, C\); got shape \(1, 2, 3\)\. Flatten"):
         f_lin.gap(f_lin.w_0, X)

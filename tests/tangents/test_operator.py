@@ -7,7 +7,7 @@ from torch import nn
 from fedtangent import trees
 from fedtangent.tangents.factors import Dense, Gated, Last, factors
 from fedtangent.tangents.operator import Factored, Full, Trace, block, operator, pullback, pushforward
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.verified_uses import uses
 from tests.tangents.networks import INPUTS, Example, everything, flat, inputs, jacobian, networks, weights
 
 MODELS = networks()

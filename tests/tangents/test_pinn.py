@@ -238,7 +238,6 @@ def test_bad_terms(terms: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("operator", "d", "part"),
     [
-        (pinn.identity, 3, "got points of 3 coordinates, where it fails: "),
         (lambda u, x: u(x)[4], 2, "got points of 2 coordinates, where it fails:"),
         (lambda u, x: x[2], 2, "got points of 2 coordinates, where it fails: index 2"),
         (lambda u, x: 3.0, 2, "got points of 2 coordinates, where it fails:"),
@@ -249,6 +248,64 @@ def test_an_operator_that_does_not_fit(operator: Any, d: int, part: str) -> None
         pinn.kernel(plane(1), {"r": (operator, points("r", d))})
     assert str(error.value).startswith(f"`terms['r']` must fit the model; {part}")
     assert str(error.value).endswith(". Compare them with the model's inputs and outputs.")
+
+
+def test_points_that_do_not_fit() -> None:
+    with pytest.raises(
+        ValueError, match=r"^`model` must run on `terms\['r'\]`; got RuntimeError for one sample of \(3,\): "
+    ):
+        pinn.kernel(plane(1), {"r": (pinn.identity, points("r", 3))})
+
+
+def test_arrays_and_picked_outputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = plane(2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"p": self.net(x).sin(), "u": self.net(x)[:, 1]}
+
+    model = Two()
+    alone = nn.Sequential(model.net, nn.Flatten(0), nn.Unflatten(0, (-1, 2)))
+    found = pinn.kernel(model, TERMS, outputs="u")
+    by_function = pinn.kernel(alone, TERMS, outputs=lambda f: f[:, 1])
+    assert torch.allclose(found.matrix, by_function.matrix, rtol=1e-12, atol=0)
+    rows = torch.stack([row(nn.Sequential(alone, _Second()), name, x) for name, (_, x) in TERMS.items() for x in x])
+    assert torch.allclose(found.matrix, rows @ rows.T, rtol=1e-9, atol=0)
+    arrays = {name: (operator, x.numpy()) for name, (operator, x) in TERMS.items()}
+    assert torch.equal(pinn.kernel(model, arrays, outputs="u").matrix, found.matrix)
+    assert pinn.weights(model, arrays, outputs="u") == pinn.weights(model, TERMS, outputs="u")
+
+
+class _Second(nn.Module):
+    def forward(self, f: Tensor) -> Tensor:
+        return f[:, 1:]
+
+
+def test_a_model_that_forward_mode_sees_otherwise() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = plane(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                z = self.net(x)
+            return self.net(x) * z
+
+    with pytest.raises(
+        ValueError, match=r"^`model` must have the same derivative by its inputs in forward and in backward"
+    ):
+        pinn.kernel(Frozen(), TERMS)
+
+
+def test_chance() -> None:
+    model = nn.Sequential(nn.Linear(2, 7), nn.RReLU(), nn.Linear(7, 1)).double()
+    with pytest.raises(
+        ValueError, match=r"^`model` must be deterministic; got outputs that change .*, first at '1'\. "
+    ):
+        pinn.traces(model, TERMS)
 
 
 def test_a_term_that_is_no_pair() -> None:

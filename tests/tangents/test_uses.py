@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from fedtangent.multiply_adds import Counting
 from fedtangent.tangents.functional import trainable
-from fedtangent.tangents.uses import known_uses, uses
+from fedtangent.tangents.verified_uses import known_uses, uses
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 

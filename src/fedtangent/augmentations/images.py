@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.shard import channels_last
 from fedtangent.task import Augmentation
 
 
@@ -73,6 +74,8 @@ def moved(x: Tensor, by: Moves) -> Tensor:
         x: Images, (rows, channels, height, width).
         by: One move an image.
     """
+    if x.dim() != 4 or channels_last(x.shape[1:]):
+        raise ValueError(f"images (rows, channels, height, width) are needed; {tuple(x.shape)} were given")
     height, width = x.shape[2:]
     column = torch.arange(width, device=x.device)
     row = (by.down[:, None] + torch.arange(height, device=x.device))[:, :, None]

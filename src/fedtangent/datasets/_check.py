@@ -1,8 +1,12 @@
 """What every data set owes: rows that match, finite numbers, labels within the classes."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from fedtangent import trees
 from fedtangent.shard import Dataset
 
 
@@ -10,6 +14,7 @@ def checked(dataset: Dataset) -> Dataset:
     """The data set in its standard types: inputs float32, labels int64 or targets (rows, outputs) float32.
 
     Integers are labels; with `classes` 0 their number is read off the training labels. Floats are targets to regress.
+    Inputs that are a dict or a tuple of tensors stay one, integers among them as int64.
 
     Raises:
         TypeError: An array is not a tensor of real numbers.
@@ -17,28 +22,63 @@ def checked(dataset: Dataset) -> Dataset:
             that are not one integer a row.
     """
     name, x_train, y_train, x_test, y_test, classes, site_train = dataset
-    for array, value in zip(dataset._fields[1:5], dataset[1:5], strict=True):
-        if not isinstance(value, Tensor) or value.is_complex():
-            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"`{array}` must be a tensor of real numbers; got {got}. Convert it.")
+    x_train, x_test = _inputs("x_train", x_train), _inputs("x_test", x_test)
+    for array, value in (("y_train", y_train), ("y_test", y_test)):
+        _check_real(array, value)
     _rows_match("train", x_train, y_train)
     _rows_match("test", x_test, y_test)
-    if x_train.shape[1:] != x_test.shape[1:]:
+    train, test = (trees.map(lambda leaf: tuple(leaf.shape[1:]), x) for x in (x_train, x_test))
+    if train != test:
         raise ValueError(
-            f"`x_test` must have rows of the shape of `x_train`'s, {tuple(x_train.shape[1:])}; "
-            f"got {tuple(x_test.shape[1:])}. Prepare both splits in the same way."
+            f"`x_test` must have rows of the shape of `x_train`'s, {train}; got {test}. Prepare both splits in the "
+            "same way."
         )
     if y_train.is_floating_point() != y_test.is_floating_point():
         raise ValueError(
             f"`y_test` must be of the kind of `y_train`, {y_train.dtype}; got {y_test.dtype}. "
             "Use integers for labels and floats for targets in both."
         )
-    x_train, x_test = _finite("x_train", x_train), _finite("x_test", x_test)
+    x_train, x_test = _typed("x_train", x_train), _typed("x_test", x_test)
     if y_train.is_floating_point():
         y_train, y_test, classes = _targets(y_train, y_test, classes)
     else:
         y_train, y_test, classes = _labels(y_train, y_test, classes)
-    return Dataset(name, x_train, y_train, x_test, y_test, classes, _sites(site_train, len(x_train)))
+    return Dataset(name, x_train, y_train, x_test, y_test, classes, _sites(site_train, len(y_train)))
+
+
+def _check_real(array: str, value: Any) -> None:
+    if not isinstance(value, Tensor) or value.is_complex():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"`{array}` must be a tensor of real numbers; got {got}. Convert it.")
+
+
+def _inputs(array: str, value: Any) -> Any:
+    """A tensor, a dict or a tuple of such."""
+    if isinstance(value, Mapping) and value:
+        for name, part in value.items():
+            _check_real(f"{array}[{name!r}]", part)
+        return dict(value)
+    if isinstance(value, tuple) and value:
+        for place, part in enumerate(value):
+            _check_real(f"{array}[{place}]", part)
+        return tuple(value)
+    _check_real(array, value)
+    return value
+
+
+def _typed(array: str, value: Any) -> Any:
+    """As float32; of several inputs integers as int64, and masks as they are."""
+    if isinstance(value, Tensor):
+        return _finite(array, value)
+
+    def one(name: Any, part: Tensor) -> Tensor:
+        if part.is_floating_point():
+            return _finite(f"{array}[{name!r}]", part)
+        return part if part.dtype == torch.bool else part.long()
+
+    if isinstance(value, dict):
+        return {name: one(name, part) for name, part in value.items()}
+    return tuple(one(place, part) for place, part in enumerate(value))
 
 
 def _sites(site_train: Tensor | None, rows: int) -> Tensor | None:
@@ -54,17 +94,26 @@ def _sites(site_train: Tensor | None, rows: int) -> Tensor | None:
     return site_train.long()
 
 
-def _rows_match(split: str, x: Tensor, y: Tensor) -> None:
-    if x.ndim < 2 or x.numel() == 0:
+def _rows_match(split: str, x: Any, y: Tensor) -> None:
+    parts = trees.leaves(x)
+    axes = 2 if isinstance(x, Tensor) else 1
+    if any(part.ndim < axes or part.numel() == 0 for part in parts):
         raise ValueError(
-            f"`x_{split}` must have the shape (rows, *inputs) with at least one row; got {tuple(x.shape)}. "
+            f"`x_{split}` must have the shape (rows, *inputs) with at least one row; got {_shapes(x)}. "
             "Give every split some rows, and a lone feature an axis of its own."
         )
+    if len({len(part) for part in parts}) > 1:
+        raise ValueError(f"`x_{split}` must have as many rows in every part; got {_shapes(x)}. Prepare them together.")
+    x = parts[0]
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(
             f"`y_{split}` must have one row for each of the {len(x)} rows of `x_{split}`; got shape {tuple(y.shape)}. "
             "Check that inputs and labels come from the same split."
         )
+
+
+def _shapes(x: Any) -> Any:
+    return trees.map(lambda leaf: tuple(leaf.shape), x)
 
 
 def _finite(array: str, value: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fedtangent.shard import channels_last
+
 
 def scaled(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
     """Both splits as float32; uint8 images as (x / 255 - mean) / std, by `x_train`'s mean and std of each channel.
@@ -19,7 +21,7 @@ def scaled(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
         )
     if x_train.dtype != torch.uint8 or x_train.numel() == 0 or x_train.shape[1:] != x_test.shape[1:]:
         return x_train.to(torch.float32), x_test.to(torch.float32)
-    if x_train.ndim == 4 and x_train.shape[3] in (1, 3, 4) and x_train.shape[1] not in (1, 3, 4):
+    if channels_last(x_train.shape[1:]):
         raise ValueError(
             f"`x_train` must hold images with their channels first, (rows, channels, height, width); "
             f"got {tuple(x_train.shape)}. Transpose with (0, 3, 1, 2)."

@@ -3,6 +3,7 @@
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import batch_norm, catalog, losses
+from fedtangent import batch_norm, catalog, dropout, forward, losses, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -19,7 +20,7 @@ from fedtangent.fleet import Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
-from fedtangent.shard import Dataset, Partition
+from fedtangent.shard import Dataset, Partition, count
 from fedtangent.task import Augmentation, Task
 
 
@@ -33,6 +34,7 @@ def named(part: Any) -> str:
     if isinstance(part, (str, Path)):
         path = Path(part)
         return path.stem if path.suffix == ".py" else path.name
+    part = getattr(part, "_orig_mod", part)  # a compiled module is called what it was made of
     return str(getattr(part, "__name__", type(part).__name__))
 
 
@@ -76,14 +78,16 @@ def built_dataset(experiment: Experiment) -> Dataset:
 def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
     """The partition, whose rows the data set has."""
     function = factory("partition", experiment.partition)
-    rows = len(dataset.x_train)
+    rows = len(dataset.y_train)
     if function is None:
         partition, _ = experiment.partition, experiment.size
     else:
         rng, chosen = generator(experiment, "partition"), experiment.resolved("partition")
         site = signature(function).parameters.get("site")  # a fifth argument of that name is the data set's sites
         sites = (dataset.site_train,) if site and site.kind is site.POSITIONAL_OR_KEYWORD else ()
-        partition = function(dataset.x_train, dataset.y_train, experiment.size, rng, *sites, **chosen)
+        # of inputs that are several tensors a partition is given the rows' numbers
+        x = dataset.x_train if isinstance(dataset.x_train, Tensor) else torch.arange(rows)
+        partition = function(x, dataset.y_train, experiment.size, rng, *sites, **chosen)
     if not isinstance(partition, Partition):
         raise TypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."
@@ -106,6 +110,10 @@ def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tup
     """Both with the inputs' mixtures in place of the inputs, where the experiment asks for them."""
     if experiment.project is None:
         return dataset, partition
+    if not isinstance(dataset.x_train, Tensor):
+        raise ValueError(
+            f"`project` must be left out for inputs that are several tensors; got {experiment.project}. Drop it."
+        )
     inputs = int(np.prod(dataset.x_train.shape[1:]))
     matrix = project(inputs, experiment.project, generator(experiment, "project"))
     train, test = (projected(x, matrix) for x in (dataset.x_train, dataset.x_test))
@@ -113,19 +121,37 @@ def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tup
     return dataset._replace(x_train=train, x_test=test), partition._replace(x=shifted)
 
 
-def built_model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -> nn.Module:
-    """The model."""
+def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
+    """The model, for inputs of this shape, or of these where they are several tensors."""
     function = factory("model", experiment.model)
+    if _is_ours(experiment.model) and not _is_shape(inputs):
+        raise ValueError(
+            f"`model` must be one of your own for inputs that are several tensors; got {experiment.model!r}. Give a "
+            "module that takes them."
+        )
     if function is None:
         model = experiment.model
     else:
         model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, which torch.func does not go through
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"`model` must be a module of Python code; got a {type(model).__name__}. Give the one that it was made of."
+        )
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a module or give one; got {type(model).__name__}. Return a torch.nn.Module.")
     return model
 
 
-def built_augmentation(experiment: Experiment, x: Tensor) -> Augmentation | None:
+def _is_shape(inputs: Any) -> bool:
+    return isinstance(inputs, tuple) and all(isinstance(size, int) for size in inputs)
+
+
+def _is_ours(model: Any) -> bool:
+    return isinstance(model, str) and not model.endswith(".py")
+
+
+def built_augmentation(experiment: Experiment, x: Any) -> Augmentation | None:
     """The augmentation, tried on a few rows."""
     function = factory("augment", experiment.augment)
     found = experiment.augment if function is None else function(**experiment.resolved("augment"))
@@ -134,17 +160,15 @@ def built_augmentation(experiment: Experiment, x: Tensor) -> Augmentation | None
     if not isinstance(found, Augmentation):
         raise TypeError(f"`augment` must give an Augmentation; got {type(found).__name__}. Return one.")
     try:
-        changed = found.apply(x, found.draw(generator(experiment, "augment"), len(x)))
+        changed = found.apply(x, found.draw(generator(experiment, "augment"), count(x)))
     except Exception as error:
         raise ValueError(
-            f"`augment` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {_short(error)}. "
+            f"`augment` must take inputs of shape {shape(x)}; got {short(error)}. "
             "Leave it out, or choose one for these data."
         ) from error
-    if changed.shape != x.shape or changed.dtype != x.dtype:
-        raise ValueError(
-            f"`augment` must keep the inputs' shape {tuple(x.shape)} and type; got {tuple(changed.shape)} of "
-            f"{changed.dtype}. Return such inputs."
-        )
+    kept, got = (trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), part) for part in (x, changed))
+    if got != kept:
+        raise ValueError(f"`augment` must keep the inputs' shape and type, {kept}; got {got}. Return such inputs.")
     return found
 
 
@@ -171,30 +195,38 @@ def built_loss(experiment: Experiment, dataset: Dataset) -> Loss:
     return found
 
 
-def check_fit(task: Task, x: Tensor, y: Tensor, classes: int) -> None:
-    """Raises one clear sentence when the model does not take the inputs, or its outputs do not suit the labels."""
+def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition) -> tuple[float, ...] | None:
+    """A weight for every class, 1 on average over the clients' rows; None where none are asked for."""
+    asked, classes = experiment.class_weights, dataset.classes
+    if asked is None:
+        return None
+    if not classes:
+        raise ValueError(f"`class_weights` must be left out in a regression; got {plain(asked)}. Drop it.")
+    labels = dataset.y_train.numpy()
+    rows = np.zeros(classes)
+    for index in partition.index:
+        rows += np.bincount(labels[np.asarray(index, dtype=np.int64)], minlength=classes)
+    if isinstance(asked, str) and asked == "balanced":
+        given = rows.sum() / (np.count_nonzero(rows) * np.maximum(rows, 1))
+        return tuple(np.where(rows > 0, given, 1.0).tolist())
     try:
-        f = task.predict(task.w_0, x).detach()
-    except Exception as error:
+        given = np.asarray(asked, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.zeros(0)
+    if given.shape != (classes,) or not np.isfinite(given).all() or given.min() < 0 or not given @ rows > 0:
         raise ValueError(
-            f"`model` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got "
-            f"{_short(error)}. Fit its first layer to the data."
-        ) from error
-    if not isinstance(f, Tensor) or f.ndim != 2 or len(f) != len(x) or (classes and f.shape[1] != classes):
-        got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(
-            f"`model` must give outputs of shape (rows, {classes or 'outputs'}), {len(x)} rows here; got {got}. "
-            "Fit its last layer to the data."
+            f"`class_weights` must be 'balanced' or {classes} numbers, one a class and none negative; got "
+            f"{plain(asked)!r}. Give such weights."
         )
-    try:
-        each = task.loss.per_sample(f, y)
-    except Exception as error:
-        raise ValueError(
-            f"`loss` must take outputs {tuple(f.shape)} and labels or targets {tuple(y.shape)}; got "
-            f"{_short(error)}. Fit the last layer or the loss."
-        ) from error
-    if each.shape != (len(x),):
-        raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
+    return tuple((given * rows.sum() / (given @ rows)).tolist())
+
+
+def shape(x: Any) -> str:
+    """The shape of inputs, (rows, ...), by name where there are several."""
+    if isinstance(x, Tensor):
+        return f"(rows, {', '.join(map(str, x.shape[1:]))})"
+    parts = x.items() if isinstance(x, dict) else enumerate(x)
+    return ", ".join(f"{name}: {shape(part)}" for name, part in parts)
 
 
 def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
@@ -234,21 +266,33 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
 
 
 def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
-    """Raises where a method cannot bear the model's batch norm, or would not use the augmentation."""
-    names = list(batch_norm.layers(task.model))
+    """Raises where a method cannot bear the model's batch norm, dropout or inputs, or leaves out the augmentation."""
+    names, tangent = list(batch_norm.layers(task.model)), method.node_bytes is not None
+    if tangent and (task.outputs is not None or not isinstance(task.example, Tensor)):
+        raise ValueError(
+            f"`model` must take one tensor and return one for {method.name}, which works in the tangent space; got "
+            "inputs of several tensors, or `outputs`. Wrap it in a module that does, or train by another method."
+        )
     if names and method.clients is None:
         raise ValueError(
             f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
-            f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group'."
+            f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group', or "
+            "freeze torch's by model.eval()."
         )
-    if task.augment is not None and method.node_bytes is not None:  # in the tangent space
+    if tangent and task.draws:
+        name = dropout.place(task.model)
+        raise ValueError(
+            f"`model` must draw nothing for {method.name}, which trains in the tangent space of one function; got "
+            f"dropout in train mode{'' if name is None else f' at {name!r}'}. Call model.eval()."
+        )
+    if task.augment is not None and tangent:
         raise ValueError(
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."
         )
 
 
-def initialised(experiment: Experiment, model: nn.Module, x: Tensor) -> nn.Module:
+def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:
     """The model; a copy of it, passed a few rows, where it has lazy layers, whose weights the seed then decides."""
     if not any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         return model
@@ -257,18 +301,17 @@ def initialised(experiment: Experiment, model: nn.Module, x: Tensor) -> nn.Modul
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(experiment.seed)
         try:
-            model.eval()(x)
+            forward.run(model.eval(), {}, x)
         except Exception as error:
             raise ValueError(
-                f"`model` must take inputs of shape (rows, {', '.join(map(str, x.shape[1:]))}); got {_short(error)}. "
-                "Fit its layers to the data."
+                f"`model` must take inputs of shape {shape(x)}; got {short(error)}. Fit its layers to the data."
             ) from error
     for part, mode in modes.items():
         part.training = mode
     return model
 
 
-def check_own(model: nn.Module, task: Task, x: Tensor) -> None:
+def check_own(model: nn.Module, task: Task, x: Any) -> None:
     """Raises where the task's copy of a model is not all there is to it: where a pass changes it, or uses the model."""
     buffers = dict(task.model.named_buffers())
     versions = {name: buffer._version for name, buffer in buffers.items()}
@@ -285,6 +328,6 @@ def check_own(model: nn.Module, task: Task, x: Tensor) -> None:
             )
 
 
-def _short(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+def short(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says."""
+    return shorten(": ".join([type(error).__name__, *str(error).splitlines()[:1]]).rstrip("."), 200, placeholder=" ...")

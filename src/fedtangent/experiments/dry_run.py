@@ -1,8 +1,9 @@
 """Dry run: what an experiment will send, hold and take, before it runs.
 
-Two rounds of the method's own code, or a schedule's cycle after the first, are played with one node for each shape of
-arguments that occurs; the others of that shape take over its result. Message sizes depend on shapes only, so the bytes
-are those of the real rounds.
+Two rounds of the method's own code, or a schedule's cycle after the first, are played by the engine of the run with two
+chunks of nodes for all that have arguments of the same shapes; the others take over the result, and the time of the
+second, which holds nothing that happens once. Message sizes depend on shapes only, so the bytes are those of the real
+rounds.
 """
 
 import time
@@ -16,9 +17,12 @@ from fedtangent import trees
 from fedtangent.experiments.evaluate import measured
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
+from fedtangent.experiments.warm_up import warm_up
 from fedtangent.fleet import Central, Each, Engine
 from fedtangent.ledger import Ledger
 from fedtangent.values import held
+
+_TENSOR = 512  # bytes of a tensor beside its numbers: its object, its description and its storage's
 
 
 class Plan(NamedTuple):
@@ -28,8 +32,9 @@ class Plan(NamedTuple):
         first_round_bytes: Sent in round 1 by all nodes and the server.
         later_round_bytes: Sent in round 2, or on average in the cycle that begins there, and about as much later on.
         total_bytes: Sent in all rounds.
-        memory_bytes: The largest chunk of nodes by the method's own account, the data and the state.
-        seconds_a_round: About, one node at a time on this machine.
+        memory_bytes: The largest chunk of nodes by the method's own account, the data, and the state as it is before a
+            round, after it and, where nodes have neighbours, mixed in between.
+        seconds_a_round: About, on this machine.
         evaluation_seconds: About, of one round.
         seconds: About, of all rounds with their evaluation.
     """
@@ -44,13 +49,14 @@ class Plan(NamedTuple):
 
 
 def dry_run(built: Setup) -> Plan:
-    """What the experiment will need; it takes as long as a few nodes' work in each round that is played.
+    """What the experiment will need; it takes as long as a few chunks of nodes in each round that is played.
 
     Where all shards differ it takes as long as the rounds themselves.
 
     Raises:
         NodeError: A node failed.
     """
+    warm_up(built.experiment.device)
     engine = _Sampling(built.engine)
     sampled, ledger = built.with_engine(engine), Ledger()
     start = sampled.fleet(0, ledger)
@@ -75,7 +81,8 @@ def dry_run(built: Setup) -> Plan:
     begin = time.perf_counter()
     recalibrated(sampled, fleet, built.task.w_0, data_k)
     evaluation = time.perf_counter() - begin + engine.saved + _evaluation(built, state)
-    kept = trees.payload_bytes([*built.data, built.x_test, built.y_test]) + sum(map(_held, held(state)))
+    states = (3 if built.method.neighbours else 2) * sum(map(_held, held(state)))
+    kept = _bytes([*built.data, built.x_test, built.y_test]) + states
     return Plan(
         sent[0],
         sum(again) // max(1, len(again)),
@@ -94,11 +101,11 @@ def _total(rounds: list[Any], once: int, asked: int) -> Any:
 
 
 class _Sampling:
-    """An engine that runs one call for each shape of arguments, and counts the time that the others would take."""
+    """An engine that runs two chunks of nodes of the same shapes, and counts the time that the others would take."""
 
     def __init__(self, engine: Engine) -> None:
         self.name, self._engine, self.saved = engine.name, engine, 0.0
-        self._seen: dict[Any, tuple[Any, float, Any]] = {}
+        self._seen: dict[Any, _Seen] = {}
 
     def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
         return self._engine.chunks(nodes, node_bytes)
@@ -109,17 +116,24 @@ class _Sampling:
         self.saved = 0.0
 
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        results: list[Any] = []
-        for row in rows:
-            key = (id(fn), _signature(row))
-            if key in self._seen:
-                self.saved += self._seen[key][1]
-            else:
-                start = time.perf_counter()
-                (result,) = self._engine.call(fn, [row])
-                self._seen[key] = result, time.perf_counter() - start, fn  # which must live as long as its id is used
-            results.append(self._seen[key][0])
+        key = (id(fn), tuple(map(_signature, rows)))
+        seen = self._seen.get(key)
+        if seen is not None and seen.seconds is not None:
+            self.saved += seen.seconds
+            return seen.results
+        start = time.perf_counter()
+        results = self._engine.call(fn, rows)
+        seconds = None if seen is None else time.perf_counter() - start
+        self._seen[key] = _Seen(results, seconds, fn)
         return results
+
+
+class _Seen(NamedTuple):
+    """A chunk that was run: what it gave, how long its second run took, and its function, whose id stands for it."""
+
+    results: list[Any]
+    seconds: float | None
+    fn: Callable[..., Any]
 
 
 def _signature(tree: Any) -> Any:
@@ -129,6 +143,7 @@ def _signature(tree: Any) -> Any:
 
 def _evaluation(built: Setup, state: Any) -> float:
     """About how long it takes to evaluate the aggregated model and, as often as asked for, the nodes' own."""
+    built.task.predict(built.task.w_0, built.x_test[:1])  # what the first call sets up
     begin = time.perf_counter()
     measured(built, built.task.w_0)
     once, every = time.perf_counter() - begin, built.experiment.evaluate_nodes_every
@@ -137,5 +152,10 @@ def _evaluation(built: Setup, state: Any) -> float:
 
 def _held(part: Any) -> int:
     if isinstance(part, Each):
-        return sum(map(trees.payload_bytes, part.values))
-    return trees.payload_bytes(part.value if isinstance(part, Central) else part)
+        return sum(map(_bytes, part.values))
+    return _bytes(part.value if isinstance(part, Central) else part)
+
+
+def _bytes(tree: Any) -> int:
+    """What a tree takes, the tensors' own objects included: with thousands of small nodes they are most of it."""
+    return int(trees.payload_bytes(tree)) + _TENSOR * len(trees.leaves(tree))

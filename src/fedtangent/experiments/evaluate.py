@@ -7,6 +7,7 @@ import torch
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Each, Fleet
 from fedtangent.losses import cross_entropy
+from fedtangent.shard import at
 from fedtangent.task import Weights
 
 BATCH = 256  # rows of the test set at once: with more, a ResNet-8 takes half as long again on a CPU
@@ -45,13 +46,14 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
     """
     right, total, loss = 0, 0.0, cross_entropy if built.classes else built.task.loss
     with torch.no_grad():
-        for start in range(0, len(built.x_test), BATCH):
-            x, y = built.x_test[start : start + BATCH], built.y_test[start : start + BATCH]
+        for start in range(0, len(built.y_test), BATCH):
+            part = slice(start, start + BATCH)
+            x, y = at(built.x_test, part), built.y_test[part]
             f = built.task.predict(weights, x)
             total += float(loss.per_sample(f, y).sum(dtype=torch.float64))
             if built.classes:
                 right += int(((f.argmax(-1) == y) & torch.isfinite(f).all(-1)).sum())
-    return right / len(built.x_test), total / len(built.x_test)
+    return right / len(built.y_test), total / len(built.y_test)
 
 
 def _own(built: Setup, fleet: Fleet, w_k: Each[Weights]) -> Each[Weights]:

@@ -1,6 +1,6 @@
 """Experiment: what a run is to do, in words; from Python a part may be an object of your own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -48,10 +48,16 @@ class Experiment:
         augment: What happens at random to the rows of batches: a name such as images, a file of your own, or from
             Python an Augmentation; none leaves them. Of methods that train on batches.
         augment_options: The augmentation's options by name.
-        model: A model's name or a file of your own; from Python a module, whose weights are then the first ones.
+        model: A model's name or a file of your own; from Python a module, whose weights are then the first ones, in the
+            mode that it is to be trained in.
         model_options: The model's options by name.
+        outputs: Which of the model's results are the outputs, such as logits: a name or number, or from Python a
+            function of what it returns; none where it returns a tensor.
         loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
             classes and squared for targets.
+        class_weights: Of the loss of a row, by its label: balanced (rows / (classes x the label's rows), over all
+            clients), or a number for every class, such as 10,1,0.1. They are scaled to 1 on average over all clients'
+            rows, so that all train for one objective; test losses are not weighted.
         project: Replace the inputs by so many random mixtures of them, before anything else but the partition; the
             clients share the seed of the mixing matrix, and a server is not to know it. None leaves them.
         partition: A partition's name, an index file (.npz or .json), or from Python a Partition.
@@ -81,7 +87,9 @@ class Experiment:
     augment_options: Mapping[str, Any] = field(default_factory=dict)
     model: str | nn.Module | Callable[..., nn.Module] = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    outputs: int | str | Callable[[Any], Any] | None = None
     loss: str | Loss | Callable[..., Any] | None = None
+    class_weights: Literal["balanced"] | Sequence[float] | None = None
     project: int | None = None
     partition: str | Partition | Callable[..., Partition] = "dirichlet"
     partition_options: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import catalog
+from fedtangent import catalog, trees
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.experiment import DType, factory
 from fedtangent.experiments.options import resolved
@@ -54,15 +54,14 @@ def save(folder: Path, built: Setup, weights: Weights) -> None:
         OSError: It cannot be written; the one before is still there.
     """
     described, asked = built.description, built.experiment.model
-    inputs = list(built.x_test.shape[1:])
     module = filled(built.module, weights)
     how = {
         "model": asked if isinstance(asked, str) and not asked.endswith(".py") else None,
         "options": described["model_options"],
-        "inputs": inputs,
+        "inputs": built.inputs,
         "outputs": built.classes or built.y_test.shape[1],
         "dtype": described["dtype"],
-        "floats": built.x_test.is_floating_point(),
+        "floats": all(leaf.is_floating_point() for leaf in trees.leaves(built.x_test)),
     }
     how["probe"] = _probed(module, how)
     tensor_file.save(folder / NAME, how, module.state_dict())
@@ -111,7 +110,7 @@ def _checked(how: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     rules: dict[str, Callable[[Any], bool]] = {
         "model": lambda value: value is None or value in catalog.names("models"),
         "options": lambda value: isinstance(value, dict) and all(map(_plain, value.values())),
-        "inputs": lambda value: isinstance(value, list) and all(map(_size, value)),
+        "inputs": _shapes,
         "outputs": _size,
         "dtype": lambda value: value in get_args(DType),
         "floats": lambda value: isinstance(value, bool),
@@ -128,6 +127,25 @@ def _checked(how: dict[str, Any], folder: str | Path) -> dict[str, Any]:
 
 def _size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40
+
+
+def _shapes(value: Any) -> bool:
+    """Whether it is the shape of a row's inputs, or holds several such shapes."""
+    if _shape(value):
+        return True
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return len(parts) > 0 and all(map(_shape, parts))
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_size, value))
+
+
+def _tuples(inputs: Any) -> Any:
+    """Shapes as the function of a model takes them."""
+    if _shape(inputs):
+        return tuple(inputs)
+    return {k: tuple(v) for k, v in inputs.items()} if isinstance(inputs, dict) else tuple(map(tuple, inputs))
 
 
 def _plain(value: Any) -> bool:
@@ -151,7 +169,7 @@ def _built(folder: str | Path, how: dict[str, Any], tensors: Tensors, model: Any
         if model is None:
             rng = _Zeros(sum(tensor.numel() for tensor in tensors.values()))
             _check_sizes(options, tensors)
-        found = function(tuple(how["inputs"]), how["outputs"], rng, **resolved("model", function, options))
+        found = function(_tuples(how["inputs"]), how["outputs"], rng, **resolved("model", function, options))
     except Exception as error:
         raise ValueError(
             f"`folder` must hold a {NAME} whose model can be built; got {reason(error)} in {folder}. {REMEDY}"
@@ -219,6 +237,8 @@ def _check_loaded(module: nn.Module, how: dict[str, Any], tensors: Tensors, fold
 
 def _probed(module: nn.Module, how: dict[str, Any]) -> list[float] | None:
     """Some outputs of a module for two rows that hold nobody's data; None where it cannot take them."""
+    if not _shape(how["inputs"]):
+        return None
     shape = (2, *how["inputs"])
     if math.prod(shape) > _PROBED:
         return None

@@ -5,7 +5,7 @@ from functools import partial
 from fedtangent import batch_norm, trees
 from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Each, Fleet
-from fedtangent.shard import Shard
+from fedtangent.shard import Shard, at
 from fedtangent.task import Task, Weights
 
 ROWS = 64  # of a client at once: these normalise each other on the way to the next layer, as a batch does in training
@@ -28,9 +28,10 @@ def recalibrated(built: Setup, fleet: Fleet, w: Weights, data_k: Each[Shard]) ->
 
 def _sums(task: Task, w: Weights, data: Shard) -> dict[str, batch_norm.Sums]:
     total = None
-    for start in range(0, len(data.x), ROWS):
-        x, real = data.x[start : start + ROWS], data.real[start : start + ROWS]
-        part = batch_norm.sums(task.model, partial(task.predict, w, x), real)
-        total = part if total is None else trees.add(total, part)
+    for start in range(0, len(data.real), ROWS):
+        part = slice(start, start + ROWS)
+        x, real = at(data.x, part), data.real[part]
+        found = batch_norm.sums(task.model, partial(task.predict, w, x), real)
+        total = found if total is None else trees.add(total, found)
     assert total is not None
     return total

@@ -23,6 +23,7 @@ from fedtangent.experiments.setup import Setup
 from fedtangent.fleet import Central, Each
 from fedtangent.ledger import Ledger
 from fedtangent.multiply_adds import Counting
+from fedtangent.shard import at
 
 ROUNDS = "rounds.jsonl"
 
@@ -44,12 +45,13 @@ def manifest(built: Setup) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "chunks": built.fleet(1, Ledger()).chunks(),
         "machine": _machine(built),
+        **({} if built.engine_reason is None else {"engine_reason": built.engine_reason}),
         "exposure": built.method.exposure,
         "parameters": built.task.size,
         "forward_multiply_adds": _forward(built),
-        "inputs": list(built.x_test.shape[1:]),
+        "inputs": built.inputs,
         "outputs": built.classes or built.y_test.shape[1],
-        "rows": [len(data.x) for data in built.data],
+        "rows": [len(data.real) for data in built.data],
         "labels": _histogram(built),
         "edges": None if graph is None else [list(edge) for edge in graph.edges],
     }
@@ -179,8 +181,8 @@ def _histogram(built: Setup) -> list[list[int]] | None:
 def _forward(built: Setup) -> int:
     """The multiply-adds of one row's forward pass."""
     with torch.no_grad(), Counting() as counting:
-        built.task.predict(built.task.w_0, built.x_test[:2])  # batch norm takes no single row
-    return int(counting.total) // len(built.x_test[:2])
+        built.task.predict(built.task.w_0, at(built.x_test, slice(0, 2)))  # batch norm takes no single row
+    return int(counting.total) // len(built.y_test[:2])
 
 
 def _machine(built: Setup) -> dict[str, Any]:

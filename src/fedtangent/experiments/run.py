@@ -17,6 +17,7 @@ from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.warm_up import warm_up
 from fedtangent.fleet import Each, Fleet
 from fedtangent.ledger import SERVER, Ledger
 from fedtangent.module_state import copied
@@ -89,6 +90,8 @@ def _played(
     start = built.fleet(0, ledger)
     data_k = start.each(list(built.data))
     state, rounds, digests, types = _begun(built, start, data_k, folder)
+    if len(rounds) < built.experiment.rounds:
+        warm_up(built.experiment.device)
     weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
         fleet = built.fleet(k, ledger)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtangent import catalog, shard, trees
+from fedtangent import shard, trees
 from fedtangent.experiments.build import (
     built_augmentation,
     built_dataset,
@@ -18,22 +18,25 @@ from fedtangent.experiments.build import (
     built_method,
     built_model,
     built_partition,
+    built_weights,
     check_borne,
-    check_fit,
     check_own,
     generator,
     initialised,
     mixed,
     named,
 )
+from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
+from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.fleet import Each, Engine, Fleet, Method
 from fedtangent.graph import Graph
 from fedtangent.ledger import Ledger
+from fedtangent.losses import weighted
 from fedtangent.module_state import copied
-from fedtangent.shard import Shard
+from fedtangent.shard import Shard, at
 from fedtangent.task import Task
 from fedtangent.values import held
 
@@ -54,24 +57,33 @@ class Setup:
         engine: Runs the nodes.
         module: The model, which nothing is run on: what is given back, and saved.
         sources: Digests of the files and functions that it is made of.
+        class_weights: Of the loss, by label; None where none were asked for.
+        engine_reason: Why the engine is not the usual one, where it is not.
     """
 
     experiment: Experiment
     dataset: str
     classes: int
     data: Sequence[Shard]
-    x_test: Tensor
+    x_test: Any
     y_test: Tensor
     task: Task
     method: Method
     engine: Engine
     module: nn.Module
     sources: Mapping[str, Source]
+    class_weights: tuple[float, ...] | None = None
+    engine_reason: str | None = None
 
     @property
     def nodes(self) -> tuple[int, ...]:
         """The nodes' numbers."""
         return tuple(range(len(self.data)))
+
+    @property
+    def inputs(self) -> Any:
+        """The shape of a row's inputs, or the shapes where there are several."""
+        return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
 
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
@@ -123,7 +135,9 @@ class Setup:
             **_described(asked, "augment", asked.augment),
             "model": named(asked.model),
             "model_options": plain(asked.resolved("model")),
+            **({} if asked.outputs is None else {"outputs": plain(asked.outputs)}),
             "loss": self.task.loss.name,
+            **self._weights,
             "project": asked.project,
             "partition": named(asked.partition),
             "partition_options": plain(asked.resolved("partition")),
@@ -140,6 +154,14 @@ class Setup:
             "dtype": asked.dtype,
             "evaluate_nodes_every": asked.evaluate_nodes_every,
         }
+
+    @property
+    def _weights(self) -> dict[str, Any]:
+        asked = self.experiment.class_weights
+        if asked is None:
+            return {}
+        told = asked if isinstance(asked, str) else [float(weight) for weight in asked]
+        return {"class_weights": told, "weight_by_class": plain(self.class_weights)}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -165,7 +187,7 @@ class Setup:
         if needs is None:  # a few copies of weights and data
             weights = trees.payload_bytes(self.task.w_0)
             return {i: 8 * weights + 4 * trees.payload_bytes(data) for i, data in enumerate(self.data)}
-        return {i: needs(len(data.x), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
+        return {i: needs(len(data.real), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
 
 
 def setup(experiment: Experiment) -> Setup:
@@ -181,19 +203,21 @@ def setup(experiment: Experiment) -> Setup:
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = built_partition(experiment, dataset)
     dataset, partition = mixed(experiment, dataset, partition)
-    example = dataset.x_train[:2]
-    model = initialised(experiment, built_model(experiment, tuple(dataset.x_train.shape[1:]), outputs), example)
+    model = built_model(experiment, trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train), outputs)
+    example = at(dataset.x_train, slice(0, 2))
+    model = initialised(experiment, model, example)
     augment = built_augmentation(experiment, example)
-    task = Task(model, built_loss(experiment, dataset), example, augment=augment).to(device, dtype)
+    loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
+    loss = loss if by_class is None else weighted(loss, by_class)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs).to(device, dtype)
     module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
-    check_fit(task, x_test[:2], y_test[:2], dataset.classes)
-    check_own(model, task, x_test[:2])
+    check_fit(task, dataset)
+    check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_borne(experiment, task, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
-    name = experiment.engine or _fastest(device, method, task)
-    engine = catalog.load("engines", name)(**_budget(experiment, device))
+    engine, reason = built_engine(experiment, device, task, method, data)
     return Setup(
         experiment,
         dataset.name,
@@ -206,19 +230,9 @@ def setup(experiment: Experiment) -> Setup:
         engine,
         module,
         sources(experiment),
+        by_class,
+        reason,
     )
-
-
-def _fastest(device: torch.device, method: Method, task: Task) -> str:
-    """The engine's name: on a GPU many nodes at once; on a CPU one by one where a node's own products are large.
-
-    That is so for methods in the tangent space, which state what a node needs, and for convolutions and attention:
-    stacked they become grouped convolutions and batched products, which run slower than the same one after the other
-    (benchmarks/engines.py, benchmarks/conv_clients.py).
-    """
-    large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
-    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.node_bytes is not None
-    return "sequential" if device.type == "cpu" and large else "vectorized"
 
 
 def _described(experiment: Experiment, part: str, chosen: Any) -> dict[str, Any]:
@@ -226,10 +240,3 @@ def _described(experiment: Experiment, part: str, chosen: Any) -> dict[str, Any]
     if chosen is None:
         return {}
     return {part: named(chosen), f"{part}_options": plain(experiment.resolved(part))}
-
-
-def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:
-    """The budget of a chunk: what was asked for; else a quarter of a GPU, and on a CPU the engine's own."""
-    if experiment.memory is not None:
-        return {"memory": experiment.memory}
-    return {"memory": torch.cuda.get_device_properties(device).total_memory // 4} if device.type == "cuda" else {}

@@ -6,9 +6,7 @@ round:  w <- SGD(w; data)                           E epochs of step eta
 
 from typing import Any, NamedTuple
 
-import torch
-
-from fedtangent import solvers, trees
+from fedtangent import shard, solvers, trees
 from fedtangent.fleet import Central, Each, Fleet, Method
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -38,8 +36,8 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         def step(w: Weights, shards: list[Shard]) -> Weights:
-            data = Shard(*(torch.cat(column) for column in zip(*shards, strict=True)))
-            return train(w, data, trees.to(draw(fleet.rng("batches"), data), data.x.device))
+            data = shard.join(shards)
+            return train(w, data, trees.to(draw(fleet.rng("batches"), data), data.real.device))
 
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}

@@ -59,7 +59,7 @@ def fedpart(
 
     Numbers of the host's state that belong to frozen parameters, such as moments and control variates, stand still.
     MOON contrasts with a client's last weights of the group, inside the frozen layers of now. What the host sends
-    beside weights is sent for the group in every round.
+    beside weights is sent for the group in every round. Dropout and batch norm act in frozen layers as in all others.
 
     Args:
         task: Model and loss. Its example tells in which order the layers are used; without one it is the model's own.

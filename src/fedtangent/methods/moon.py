@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
-from fedtangent import solvers
+from fedtangent import dropout, solvers
 from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -49,7 +49,8 @@ def moon(
 ) -> Method:
     """MOON; FedAvg where `mu` is 0, and in a client's first round. The local settings' defaults are FedAvg's.
 
-    A step costs two more forward passes than FedAvg's.
+    A step costs two more forward passes than FedAvg's. Dropout acts on z alone; z_s and z_v are taken in eval mode.
+    Batch norm normalises all three by the batch.
 
     Args:
         task: Model and loss; the model must have layers before a last linear one.
@@ -70,9 +71,10 @@ def moon(
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
 
-    def objective(w_k: Weights, x: Tensor, y: Tensor, w: Weights, previous: Weights, met: dict[str, Tensor]) -> Tensor:
+    def objective(w_k: Weights, x: Any, y: Tensor, w: Weights, previous: Weights, met: dict[str, Tensor]) -> Tensor:
         f, z = represented(task, w_k, x)
-        z_s, z_v = (represented(task, at, x)[1] for at in (w, previous))
+        with dropout.off():
+            z_s, z_v = (represented(task, at, x)[1] for at in (w, previous))
         known = torch.stack(list(met.values())).all()  # in a partial update, of its parameters
         return task.loss.per_sample(f, y) + mu * torch.where(known, contrast(z, z_s, z_v, temperature), 0)
 
@@ -104,7 +106,7 @@ def contrast(z: Tensor, z_s: Tensor, z_v: Tensor, temperature: float) -> Tensor:
     return softplus((cosine_similarity(z, z_v) - cosine_similarity(z, z_s)) / temperature)
 
 
-def represented(task: Task, w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
+def represented(task: Task, w: Weights, x: Any) -> tuple[Tensor, Tensor]:
     """The outputs f(x; w), (rows, outputs), and what went into the last linear layer that was called, (rows, features).
 
     Raises:
@@ -122,10 +124,10 @@ def represented(task: Task, w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     finally:
         for hook in hooks:
             hook.remove()
-    if not inputs or inputs[-1].dim() < 2 or len(inputs[-1]) != len(x):
+    if not inputs or inputs[-1].dim() < 2 or len(inputs[-1]) != len(f):
         got = tuple(inputs[-1].shape) if inputs else "none"
         raise ValueError(
-            f"`model` must call a linear layer last, with the features of {len(x)} rows here; got {got}. "
+            f"`model` must call a linear layer last, with the features of {len(f)} rows here; got {got}. "
             "End the model in a torch.nn.Linear."
         )
     return f, inputs[-1].flatten(1)

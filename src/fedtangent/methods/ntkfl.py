@@ -48,7 +48,7 @@ from fedtangent.tangents.step import (
     score,
     some,
 )
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task, Weights
 
 

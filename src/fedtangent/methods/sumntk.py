@@ -28,11 +28,12 @@ from torch import Tensor
 
 from fedtangent import crowd, trees
 from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.losses import squared
 from fedtangent.shard import Shard
 from fedtangent.tangents import primal
 from fedtangent.tangents.primal import Evolution, Features, Sums
 from fedtangent.tangents.step import Score, Step, choose, countable, nothing_found, score, summed_loss
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task, Weights
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
@@ -170,11 +171,11 @@ def _knots(task: Task, sums: int | None) -> int:
             f"`loss` must state its curvature for a flow; got none for {task.loss.name!r}. "
             "Pass curvature= to losses.custom."
         )
-    if task.loss.name == "squared" and sums is not None:
+    if task.loss is squared and sums is not None:
         raise ValueError(f"`sums` must be left out under the squared loss, which takes one; got {sums}. Leave it out.")
     if sums is not None and sums < 1:
         raise ValueError(f"`sums` must be at least 1; got {sums}. Leave it out for {primal.KNOTS}.")
-    return 1 if task.loss.name == "squared" else sums or primal.KNOTS
+    return 1 if task.loss is squared else sums or primal.KNOTS
 
 
 def _node_bytes(task: Task, columns: int | None, tries: int) -> Callable[[int, int], int]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fedtangent.batch_norm import BatchNorm
 from fedtangent.models._dense import features
+from fedtangent.shard import channels_last
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,6 +63,11 @@ def image(inputs: tuple[int, ...], outputs: int) -> tuple[int, int, int]:
         raise ValueError(
             f"`inputs` must be (channels, height, width) for a convolutional network; got {inputs}. "
             "Use images, or the models mlp and linear for other data."
+        )
+    if channels_last(inputs):
+        raise ValueError(
+            f"`x_train` must hold images with their channels first, (rows, channels, height, width), for a "
+            f"convolutional network; got (rows, {', '.join(map(str, inputs))}). Transpose with (0, 3, 1, 2)."
         )
     channels, height, width = inputs
     return channels, height, width

@@ -2,7 +2,7 @@
 
 Wang et al. Why Go Full? Elevating Federated Learning Through Partial Network Updates. NeurIPS 2024. arXiv 2410.11559.
 The layers are those of Vaswani et al. Attention Is All You Need. NeurIPS 2017. arXiv 1706.03762, normalised after the
-sum; the paper's dropout of 0.1 is left out, since a pass here draws nothing.
+sum; the paper's dropout of 0.1 is an option, since methods in the tangent space take none.
 """
 
 import math
@@ -26,6 +26,7 @@ def transformer(
     heads: int = 2,
     layers: int = 3,
     feedforward: int = 200,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Embedding with sinusoidal positions, encoder layers, and a classifier of the last real token's vector.
 
@@ -44,6 +45,8 @@ def transformer(
         heads: Of attention.
         layers: Encoder layers.
         feedforward: Width of the hidden layer after attention.
+        dropout: Share of zeros in training: of embeddings, attention weights, what attention and the dense layers add,
+            and the hidden layer.
     """
     features(inputs, outputs)
     if len(inputs) != 1:
@@ -56,10 +59,12 @@ def transformer(
             raise ValueError(f"`{name}` must be at least 1; got {value}. Give a positive number.")
     if width < 1 or width % (2 * heads):
         raise ValueError(f"`width` must be a multiple of twice the heads, {2 * heads}; got {width}. Use another.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be in [0, 1); got {dropout}. Use 0.1, or 0 for none.")
 
     def build() -> nn.Sequential:
-        blocks = [(f"layer{k}", _Layer(width, heads, feedforward)) for k in range(layers)]
-        ends = ("embedding", _Embedding(ids, width)), ("classifier", nn.Linear(width, outputs))
+        blocks = [(f"layer{k}", _Layer(width, heads, feedforward, dropout)) for k in range(layers)]
+        ends = ("embedding", _Embedding(ids, width, dropout)), ("classifier", nn.Linear(width, outputs))
         return _Classifier(OrderedDict([ends[0], *blocks, ends[1]]))
 
     return drawn(build, rng, gain=1.0)
@@ -84,9 +89,9 @@ class _Classifier(nn.Sequential):
 class _Embedding(nn.Module):
     """E[id] + position, E ~ N(0, 1): both of about the same size."""
 
-    def __init__(self, ids: int, width: int) -> None:
+    def __init__(self, ids: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(ids, width)
+        self.tokens, self.drop = nn.Embedding(ids, width), _drop(dropout)
 
     def forward(self, x: Tensor, at: Tensor) -> Tensor:
         """Vectors (rows, length, width)."""
@@ -97,13 +102,14 @@ class _Embedding(nn.Module):
                 f"`ids` must be above every token id of the data; got {self.tokens.num_embeddings}. Count the padding "
                 "and the unknown word too."
             ) from error
-        return found + positions(at, found)
+        placed: Tensor = self.drop(found + positions(at, found))
+        return placed
 
 
 class _Layer(nn.Module):
-    def __init__(self, width: int, heads: int, feedforward: int) -> None:
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.attention, self.feed = _Attention(width, heads), _Feed(width, feedforward)
+        self.attention, self.feed = _Attention(width, heads, dropout), _Feed(width, feedforward, dropout)
 
     def forward(self, h: Tensor, real: Tensor) -> Tensor:
         """norm(z + feedforward(z)) of z = norm(h + attention(h))."""
@@ -114,9 +120,10 @@ class _Layer(nn.Module):
 class _Attention(nn.Module):
     """softmax(q k^T / sqrt(width / heads)) v of every head, mixed; in plain operations, which vmap and jvp can take."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.sides, self.mix = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.drop = _drop(dropout)
 
     def forward(self, h: Tensor, real: Tensor) -> Tensor:
         """(rows, length, width), from the real tokens alone."""
@@ -124,21 +131,26 @@ class _Attention(nn.Module):
         q, k, v = self.sides(h).reshape(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scores = (q @ k.mT) * math.sqrt(self.heads / width)
         scores = torch.where(real[:, None, None, :], scores, torch.finfo(scores.dtype).min)
-        mixed = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(rows, length, width)
+        mixed = (self.drop(torch.softmax(scores, -1)) @ v).transpose(1, 2).reshape(rows, length, width)
         found: Tensor = self.mix(mixed)
         return found
 
 
 class _Feed(nn.Module):
-    def __init__(self, width: int, feedforward: int) -> None:
+    def __init__(self, width: int, feedforward: int, dropout: float) -> None:
         super().__init__()
+        self.drop = _drop(dropout)
         self.norm1, self.up = nn.LayerNorm(width), nn.Linear(width, feedforward)
         self.relu, self.down, self.norm2 = nn.ReLU(), nn.Linear(feedforward, width), nn.LayerNorm(width)
 
     def forward(self, h: Tensor, attended: Tensor) -> Tensor:
-        z = self.norm1(h + attended)
-        found: Tensor = self.norm2(z + self.down(self.relu(self.up(z))))
+        z = self.norm1(h + self.drop(attended))
+        found: Tensor = self.norm2(z + self.drop(self.down(self.drop(self.relu(self.up(z))))))
         return found
+
+
+def _drop(share: float) -> nn.Module:
+    return nn.Dropout(share) if share else nn.Identity()
 
 
 def positions(at: Tensor, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fedtangent import batch_norm, catalog, solvers, trees
+from fedtangent import catalog, solvers, trees
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
@@ -22,7 +22,7 @@ from fedtangent.groups import Groups, found
 from fedtangent.ledger import Ledger
 from fedtangent.methods.fedpart import scheduled
 from fedtangent.shard import Shard
-from fedtangent.task import Task, Weights
+from fedtangent.task import Task, Weights, training
 
 Optimizer = Literal["adam", "adam_kept", "sgd"]
 Row = dict[str, Any]
@@ -179,8 +179,8 @@ def traced(
             if optimizer != "adam_kept":
                 moves_k[client] = OPTIMIZERS[optimizer](own.values(), lr)
             batches = draw(built.fleet(k, Ledger()).rng("batches", client), data)
-            for number, index in enumerate(batches.rows, 1):
-                moved, gradient = _stepped(built.task, own, moves_k[client], data, index, trained)
+            for number, (index, at) in enumerate(zip(batches.rows, batches.keys, strict=True), 1):
+                moved, gradient = _stepped(built.task, own, moves_k[client], data, index, at, trained)
                 key = {"round": k, "group": turn, "client": client, "step": number}
                 yield key | _norms("gradient", gradient, groups) | _norms("step", moved, groups)
         parts = [{name: p.detach() for name, p in own.items()} for own in own_k]
@@ -189,11 +189,17 @@ def traced(
 
 
 def _stepped(
-    task: Task, own: Parameters, moves: torch.optim.Optimizer, data: Shard, index: Tensor, trained: Sequence[str]
+    task: Task,
+    own: Parameters,
+    moves: torch.optim.Optimizer,
+    data: Shard,
+    index: Tensor,
+    key: Tensor,
+    trained: Sequence[str],
 ) -> tuple[Weights, Weights]:
     """What one step has moved, and the gradient before it, of all parameters; only those that are trained move."""
     rows, real = (index - 1).clamp(min=0), index > 0
-    with batch_norm.over(real):
+    with training(real, key):
         each = task.loss.per_sample(task.predict(own, data.x[rows]), data.y[rows])  # type: ignore[arg-type]
     slopes = torch.autograd.grad(torch.where(real, each, 0).sum() / real.sum(), list(own.values()))
     gradient = dict(zip(own, slopes, strict=True))

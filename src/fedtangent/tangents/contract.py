@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fedtangent.tangents.factors import Factors, Gated, Last, sensitivities
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.layers import Matrix, Use
-from fedtangent.tangents.uses import Uses
+from fedtangent.tangents.layers import Matrix
+from fedtangent.tangents.uses import Use, Uses
 
 Kind = Literal["full", "trace", "diagonal"]
 Way = Literal["explicit", "factors"]

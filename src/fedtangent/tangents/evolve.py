@@ -21,9 +21,18 @@ from fedtangent import losses, trees
 from fedtangent.losses import Loss
 from fedtangent.tangents.evolve_input import check_data, check_settings, steps, symmetric
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.integrate import adaptive, phi_series, refined
+from fedtangent.tangents.integrate import (
+    PRODUCTS,
+    adaptive,
+    check_reach,
+    phi_series,
+    refined,
+    series_products,
+    stabilised_products,
+)
 from fedtangent.tangents.jacobian import Jacobian
 from fedtangent.tangents.modes import Modes, descent_gain, flow_gain, modes
+from fedtangent.tangents.samples import tensor
 from fedtangent.tangents.spectrum import largest_eigenvalue
 from fedtangent.tangents.symmetric import Operator
 
@@ -33,6 +42,7 @@ _FACTORISED = 4096
 _TIGHT = 1e-6
 # Products that bound the largest eigenvalue where no eigendecomposition is needed.
 _LANCZOS = 30
+_TIME = "`lr` times the last `t`"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Evolution:
             ValueError: Shapes that do not fit.
         """
         n, outputs = self.alpha.shape[1:]
+        kernel_test_train = tensor("kernel_test_train", kernel_test_train)
+        f_0_test = tensor("f_0_test", f_0_test)
         if f_0_test.dim() != 2 or f_0_test.shape[1] != outputs:
             raise ValueError(
                 f"`f_0_test` must be (n*, {outputs}); got {tuple(f_0_test.shape)}. Give the outputs on the test points."
@@ -169,6 +181,7 @@ def evolve(
         ([0.5, 0.75], 1.0)
     """
     check_settings(loss, clock, lr, momentum, tolerance)
+    f_0, y = tensor("f_0", f_0), tensor("y", y)
     times = steps(t, loss, clock)
     with torch.no_grad():
         problem = _problem(kernel, f_0, y, loss)
@@ -195,6 +208,11 @@ def evolve(
             alpha, f = _closed_form(problem, own, gain)
         else:
             if clock == "descent":
+                if late[-1] > PRODUCTS:
+                    raise ValueError(
+                        f"`t` must be at most {PRODUCTS:,} for this descent, a product with the kernel each; got "
+                        f"{late[-1]:g}. Take fewer steps, or a flow, or the squared loss with a matrix."
+                    )
                 alpha = _descent(problem, late, lr, momentum)
             elif loss is losses.squared:
                 alpha = _squared_flow(problem, largest, s, tolerance)
@@ -291,7 +309,10 @@ def _squared_flow(problem: _Problem, largest: float, s: Sequence[float], toleran
     b = problem.force(torch.zeros_like(f_0))
     finite = [time for time in s if not math.isinf(time)]
     # the bound may fall short by its last digits, and a Chebyshev series grows fast outside of its interval
-    found = [phi_series(lambda alpha: problem.times(alpha) / size, b, 1.01 * largest / size, finite)] if finite else []
+    radius = 1.01 * largest / size
+    if finite:
+        check_reach(_TIME, lambda end: series_products(radius, end, b.dtype), finite[-1], PRODUCTS)
+    found = [phi_series(lambda alpha: problem.times(alpha) / size, b, radius, finite)] if finite else []
     if len(finite) < len(s):
         found.append(_pseudo_inverse(problem, size * b, tolerance)[None])
     return torch.cat(found)
@@ -323,8 +344,11 @@ def _flow(problem: _Problem, largest: float, s: Sequence[float], tolerance: floa
     n, outputs = problem.f_0.shape
     stiffness = problem.loss.curvature(outputs) * largest / n
     start = torch.zeros_like(problem.f_0)
+    if math.isinf(s[-1]):
+        raise ValueError(f"{_TIME} must be finite; got {s[-1]}. Lower one of them.")
     if start.numel() <= _FACTORISED and (problem.matrix is not None or tolerance < _TIGHT):
         return adaptive(_written_out(problem).force, start, stiffness, s, tolerance)
+    check_reach(_TIME, lambda end: stabilised_products(stiffness, end), s[-1], PRODUCTS)
     return refined(problem.force, start, stiffness, s, max(tolerance, 100 * problem.eps))
 
 

@@ -24,7 +24,7 @@ class _Placed(NamedTuple):
 def symmetric(kernel: Tensor | Operator, f_0: Tensor) -> Symmetric:
     """The kernel as a matrix or products, checked."""
     n, outputs = f_0.shape
-    if isinstance(kernel, Tensor):
+    if isinstance(kernel, (Tensor, np.ndarray)):
         own = read("kernel", kernel)
         if own.axes not in ((n, n), (n, n, outputs), (n, n, outputs, outputs)):
             raise ValueError(

@@ -30,7 +30,9 @@ def explicit(uses: Uses, factors: Factors, w: Weights, n: int) -> Weights:
     found: Weights = {}
     for part in parts(uses, w):
         found |= gradients(part, w, factors, head(uses, w))
-    return {name: found[name] for name in w}
+    # nothing depends on the others
+    zeros = {name: part.new_zeros(n, uses.outputs, *part.shape) for name, part in w.items() if name not in found}
+    return {name: found[name] if name in found else zeros[name] for name in w}
 
 
 def operator(kind: Literal["trace", "full"], j: Weights) -> Trace | Full:

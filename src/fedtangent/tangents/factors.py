@@ -6,14 +6,15 @@ the sensitivities, as there.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents.functional import Weights, call, each, one_by_one, plain
 from fedtangent.tangents.layers import Other, Tensors
-from fedtangent.tangents.uses import Recorder, Uses
+from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.uses import WHOLE, Recorder, Uses
 
 
 class Dense(NamedTuple):
@@ -40,30 +41,72 @@ Factor = Dense | Gated | Last
 Factors = dict[str, Factor]
 
 
-def factors(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> tuple[Tensor, Factors]:
+def factors(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> tuple[Tensor, Factors]:
     """f(x; w) (n, C), and the factors of its Jacobian by every use of w.
 
     Samples are taken one by one, under vmap, so that wherever a layer has its batch axis nothing is mixed. One forward
     pass, and a backward pass an output for what lies below the last two layers.
+
+    Raises:
+        UsesDiffer: A sample that uses the parameters in other ways.
     """
-    dense = [key for key in uses.by_name if key not in (uses.last, uses.gated)]
+    f, kept, d, gate = _captured(model, w, x, uses, None)
+    found: Factors = {}
+    for key in uses.by_name:
+        if key in (uses.last, WHOLE):
+            found[key] = Last(kept[key])
+        elif key == uses.gated:
+            found[key] = Gated(kept[key], gate.flatten(1))
+        else:
+            found[key] = Dense(kept[key], d[key])
+    return f, found
+
+
+def pulled_back(model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor) -> tuple[Tensor, Factors]:
+    """f(x; w), and factors for alpha (n, C) in place of every output: d_n = sum_c alpha_nc df_nc/dz_n, (n, 1, ...).
+
+    One forward and one backward pass.
+    """
+    f, kept, d, gate = _captured(model, w, x, uses, alpha)
+    found: Factors = {}
+    for key, use in uses.by_name.items():
+        own: Tensors
+        if key in (uses.last, WHOLE):
+            own = (alpha.reshape(len(x), 1, *use.call.shapes[0]),)
+        elif key == uses.gated:
+            own = (((alpha @ head(uses, w)) * gate.flatten(1)).reshape(len(x), 1, *use.call.shapes[0]),)
+        else:
+            own = d[key]
+        found[key] = Dense(kept[key], own)
+    return f, found
+
+
+def _captured(
+    model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None
+) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
+    """f, what is kept of inputs, sensitivities of all outputs, or of alpha, by use; and the gate where there is one."""
+    dense = [key for key in uses.by_name if key not in (uses.last, uses.gated, WHOLE)]
     tip = uses.last if uses.gated else None
     # no vmap in vmap with functions of which nothing is known: torch has a wrong rule for some of them (prelu)
     apply = one_by_one if any(isinstance(use, Other) for use in uses.by_name.values()) else each
+    shapes = {key: uses.by_name[key].call.shapes for key in [*dense, *([uses.gated] if uses.gated else [])]}
+    like = next(iter(w.values()))
 
-    def one(x: Tensor) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
+    def one(x: Samples, *alpha: Tensor) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
         def forward(probes: dict[str, Tensors]) -> tuple[tuple[Tensor, Tensor], dict[str, Tensors]]:
-            recorder = Recorder(w, uses.by_name, probes)
+            recorder = Recorder(w, uses, probes)
             with recorder:
                 f = call(model, w, x[None])[0]
+            recorder.compare()
             return (f, recorder.kept[tip][0] if tip else f), recorder.kept
 
-        shapes = {key: uses.by_name[key].call.shapes for key in [*dense, *([uses.gated] if uses.gated else [])]}
-        like = next(iter(w.values()))
         zeros = {key: tuple(like.new_zeros(shape) for shape in its) for key, its in shapes.items()}
         (f, top), vjp, kept = torch.func.vjp(forward, zeros, has_aux=True)  # type: ignore[misc]
         d: dict[str, Tensors] = {}
-        if dense:
+        if dense and alpha:
+            pulled = vjp((alpha[0], torch.zeros_like(top)))[0]
+            d = {key: tuple(part[None] for part in pulled[key]) for key in dense}
+        elif dense:
             rows = torch.eye(len(f), dtype=f.dtype, device=f.device)
             found = apply(lambda row: vjp((row, torch.zeros_like(top)))[0], rows)
             d = {key: found[key] for key in dense}
@@ -71,16 +114,16 @@ def factors(model: nn.Module, w: Weights, x: Tensor, uses: Uses) -> tuple[Tensor
         return f, kept, d, gate
 
     with plain():
-        f, kept, d, gate = each(one, x)
-    found: Factors = {}
-    for key in uses.by_name:
-        if key == uses.last:
-            found[key] = Last(kept[key])
-        elif key == uses.gated:
-            found[key] = Gated(kept[key], gate.flatten(1))
+        if not shapes and uses.last is None:
+            f = each(lambda x: call(model, w, x[None])[0], x)
+            kept: dict[str, Tensors] = {}
+            d: dict[str, Tensors] = {}
+            gate = f
         else:
-            found[key] = Dense(kept[key], d[key])
-    return f, found
+            f, kept, d, gate = each(one, x, *([] if alpha is None else [alpha]))
+    if WHOLE in uses.by_name:
+        kept = {**kept, WHOLE: cast(Tensors, (x,))}
+    return f, kept, d, gate
 
 
 def head(uses: Uses, w: Weights) -> Tensor:

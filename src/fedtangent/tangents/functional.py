@@ -1,18 +1,27 @@
 """A model as a function f(x; w) that every transform of torch.func can take, and the models that are none."""
 
+import inspect
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
 from fedtangent.module_state import unchanged
+from fedtangent.tangents.outputs import Picked
+from fedtangent.tangents.samples import Batch, Samples
+from fedtangent.tied import every_name
 
 Weights = dict[str, Tensor]
 
@@ -21,12 +30,25 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
     """`w`, or the model's own trainable parameters, without their history.
 
     Raises:
-        ValueError: A model whose outputs depend on chance or on other samples; weights that are not the model's.
+        TypeError: What is no module, or no dict of tensors.
+        ValueError: A model whose outputs depend on chance or on other samples; weights that are not the model's, or
+            neither all in float32 nor all in float64.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
     check(model)
-    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source.")
+    own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if lazy := next((name for name, p in own.items() if is_lazy(p)), None):
+        raise ValueError(f"`model` must have initialised parameters; got {lazy!r} without a shape. Run it once before.")
     if w is None:
         w = own
+    if not isinstance(w, Mapping):
+        raise TypeError(
+            f"`w` must be a dict of parameters; got {type(w).__name__}. Take dict(model.named_parameters())."
+        )
     if not w:
         raise ValueError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
     for name, part in w.items():
@@ -34,6 +56,19 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
             raise ValueError(
                 f"`w` must hold trainable parameters of the model; got {name!r} {tuple(part.shape)}. "
                 "Take the names and shapes of model.named_parameters()."
+            )
+    first = next(iter(w.values())).dtype
+    for name, part in w.items():
+        if part.dtype not in (torch.float32, torch.float64) or part.dtype != first:
+            rest = "" if part.dtype == first else f" beside {first}"
+            remedy = (
+                "Keep torch.view_as_real of it as the parameter."
+                if part.is_complex()
+                else "Convert it: model.float() or model.double()."
+            )
+            raise ValueError(
+                "`model` must have its trainable parameters all in torch.float32 or all in torch.float64; "
+                f"got {part.dtype} at {name!r}{rest}. {remedy}"
             )
     return {name: part.detach() for name, part in w.items()}
 
@@ -57,49 +92,116 @@ def check(model: nn.Module) -> None:
             )
 
 
-def call(model: nn.Module, w: Weights, x: Tensor) -> Tensor:
-    """f(x; w), (n, C); to be called inside `plain`."""
+def call(model: nn.Module, w: Weights, x: Samples) -> Tensor:
+    """f(x; w), (n, C), in the type of the weights; to be called inside `plain`."""
+    x = x.clone()  # a layer may write in place
+    if not isinstance(model, Picked):
+        found: Tensor = result(model, w, x)
+        return found
+    f = model.pick(result(model.model, w, x))
+    like = next(iter(w.values()))
+    return f if f.dtype == like.dtype else f.to(like.dtype)
+
+
+def result(model: nn.Module, w: Weights, x: Samples) -> Any:
+    """What the model returns."""
+    several = x.parts if isinstance(x, Batch) else (x,)
+    args, kwargs = ((), several) if isinstance(several, dict) else (several, {})
     with unchanged(model):
-        f: Tensor = torch.func.functional_call(model, w, (x,))
-    return f
+        return torch.func.functional_call(model, every_name(model, w), args, kwargs, tie_weights=False)
+
+
+@contextmanager
+def holding(model: nn.Module, w: Weights) -> Iterator[None]:
+    """The model has the parameters w: for backward passes too, in which checkpoints run parts of it once more."""
+    model = model.model if isinstance(model, Picked) else model
+    with _reparametrize_module(model, every_name(model, w)):
+        yield
 
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Attention in plain operations: the fused ones have no forward derivative, and hide where parameters are used."""
+    """Attention, recurrence and look-ups in plain operations, and nothing compiled.
+
+    The fused ones have no forward derivative, or none under vmap, and hide where parameters are used.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    # without the compiler in memory nothing is compiled
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), eager, PlainLayers():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def derivative(f: Callable[[Weights], Tensor], w: Weights, v: Weights) -> tuple[Tensor, Tensor]:
-    """f(w) and J v: in forward mode, or where a function has no forward derivative in backward mode."""
-    with warnings.catch_warnings():
-        # torch scripts its forward derivatives, and warns of its own doing
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        try:
-            found: tuple[Tensor, Tensor] = torch.func.jvp(f, (w,), (v,))  # type: ignore[assignment]
-        except (NotImplementedError, RuntimeError):
-            found = derivative_backward(f, w, v)
-    return found
+class PlainLayers(TorchFunctionMode):
+    """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups with dense derivatives in both modes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in _RECURRENT:
+            with _no_fused_recurrence():
+                return function(*args, **kwargs)
+        if function is F.embedding or function is F.embedding_bag:
+            given = inspect.signature(function).bind(*args, **kwargs)
+            given.apply_defaults()
+            return (_rows if function is F.embedding else _bags)(function, given.arguments)
+        return function(*args, **kwargs)
 
 
-def derivative_backward(f: Callable[[Weights], Tensor], w: Weights, v: Weights) -> tuple[Tensor, Tensor]:
-    """The same in backward mode twice: J v as the derivative of J^T alpha by alpha."""
-    value, pull = torch.func.vjp(f, w)  # type: ignore[misc]
-    return value, torch.func.vjp(lambda alpha: pull(alpha)[0], torch.zeros_like(value))[1](v)[0]
+def _rows(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
+    rows = function(**{**given, "sparse": False})
+    if given["padding_idx"] is None:
+        return rows
+    # in forward mode the row of padding would have a derivative
+    return torch.where(_real(given)[..., None], rows, rows.detach())
+
+
+def _bags(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
+    if given["input"].dim() != 2 or given["mode"] == "max":
+        return function(**{**given, "sparse": False})
+    real = _real(given)
+    rows = torch.where(real[..., None], F.embedding(given["input"], given["weight"]), 0)
+    if given["per_sample_weights"] is not None:
+        rows = rows * given["per_sample_weights"][..., None]
+    total = rows.sum(1)
+    return total / real.sum(1, keepdim=True).clamp(min=1) if given["mode"] == "mean" else total
+
+
+def _real(given: dict[str, Any]) -> Tensor:
+    """Which look-ups are not padding."""
+    skipped = given["padding_idx"]
+    if skipped is None:
+        return torch.ones_like(given["input"], dtype=torch.bool)
+    return given["input"] != skipped % len(given["weight"])  # type: ignore[no-any-return]
+
+
+_RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+
+
+@contextmanager
+def _no_fused_recurrence() -> Iterator[None]:
+    cudnn, mkldnn = torch._C._get_cudnn_enabled(), torch._C._get_mkldnn_enabled()
+    torch._C._set_cudnn_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_cudnn_enabled(cudnn)
+        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 def each(fn: Callable[..., Any], *stacked: Any) -> Any:
     """`fn` of every entry along the leading axis of trees, stacked: by vmap, or where that cannot be, one by one."""
     try:
-        return torch.func.vmap(fn)(*stacked)
+        with warnings.catch_warnings():
+            # of operators that torch itself maps in a loop
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return torch.func.vmap(fn)(*stacked)
     except RuntimeError as error:  # recurrent layers, control flow that depends on the data
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        if out_of_memory(error):
             raise
         return one_by_one(fn, *stacked)
 
@@ -108,3 +210,13 @@ def one_by_one(fn: Callable[..., Any], *stacked: Any) -> Any:
     """The same in a loop."""
     count = len(trees.leaves(stacked)[0])
     return trees.stack([fn(*trees.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(count)])
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch has found too little memory, so that other ways would not either."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message, without its full stop, to be part of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,4 +1,8 @@
-"""Stiff linear and semi-linear flows: Chebyshev polynomials, whose steps no stiffness limits, and LSODA."""
+"""Stiff linear and semi-linear flows: Chebyshev polynomials, whose steps no stiffness limits, and LSODA.
+
+The work of every one is known or bounded before it begins: `stabilised_products` and `series_products` say how many
+products with the kernel a plan takes, some multiple of the root of stiffness times time, and `check_reach` refuses.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,14 +10,61 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.fft import dct
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from fedtangent.multiply_adds import repeated
 
-# Times that `refined` halves its steps, and calls of the force in `adaptive`, after which a tolerance is out of reach.
+# Products that one call may take: with a small kernel some minutes.
+PRODUCTS = 1_000_000
+# Times that `refined` halves its steps, and calls of the force in `adaptive`, which takes thousands at most where it
+# ends at all, after which a tolerance is out of reach.
 _HALVINGS = 14
-_CALLS = 1_000_000
+_CALLS = 100_000
+# How many Chebyshev coefficients the matrix of cosines gives, in up to 32 MiB; more are a fast cosine transform.
+_BY_MATRIX = 2048
+
+
+def check_reach(asked: str, products: Callable[[float], float], end: float, most: int) -> None:
+    """Raises where a flow up to time `end` would take more than `most` products, and says how far it may go.
+
+    Args:
+        asked: What the user gave that the time comes from.
+        products: Of the time; not falling.
+        end: Time.
+        most: Products.
+
+    Raises:
+        ValueError: It would.
+    """
+    if products(end) <= most:
+        return
+    low, high = 0.0, min(end, 1e300)
+    for _ in range(1100):  # down to the smallest number, if need be
+        middle = math.sqrt(low * high) if low else high / 2
+        low, high = (middle, high) if products(middle) <= most else (low, middle)
+        if high <= 1.001 * low:
+            break
+    digits = 10.0 ** (math.floor(math.log10(low)) - 1)
+    fits = math.floor(low / digits) * digits
+    raise ValueError(
+        f"{asked} must be at most {fits:.2g} with this kernel, so that a flow takes at most {most:,} products; "
+        f"got {end:.4g}. Lower it, or scale the inputs down."
+    )
+
+
+def stabilised_products(stiffness: float, end: float, growth: float = 1.3) -> float:
+    """How many calls of the force `stabilised` takes up to time `end`."""
+    if not math.isfinite(stiffness * end):
+        return math.inf
+    return 1 + sum(_stage_count(h * stiffness) for h in _steps(stiffness, end, growth))
+
+
+def series_products(radius: float, end: float, dtype: torch.dtype) -> float:
+    """How many products `phi_series` takes at most up to time `end`."""
+    z = radius * end
+    return _degree(z, torch.finfo(dtype).eps) if math.isfinite(z) else math.inf
 
 
 def stabilised(
@@ -38,16 +89,20 @@ def refined(
     kinks in the force cost it its order.
 
     Raises:
-        ValueError: A tolerance that some 16,000 times shorter steps do not reach; a force that is not finite.
+        ValueError: A tolerance that some 16,000 times shorter steps, or a million products, do not reach; a force that
+            is not finite.
     """
     # nested steps, each split as a geometric series, are what an expansion of the error in their length asks for
     growth = 1.3
     steps = _steps(stiffness, s[-1], growth)
     coarse = _finite(_march(force, start, stiffness, s, steps))
-    before, change = coarse, math.inf
+    before, change, left = coarse, math.inf, PRODUCTS
     for _ in range(_HALVINGS):
         growth = math.sqrt(growth)
         steps = [part for h in steps for part in (h / (1 + growth), h * growth / (1 + growth))]
+        left -= sum(_stage_count(h * stiffness) for h in steps)
+        if left < 0:
+            break
         fine = _march(force, start, stiffness, s, steps)
         best = fine + (fine - coarse) / 3
         change = _difference(best, before)
@@ -76,7 +131,7 @@ def adaptive(
         tolerance: Of u, relative.
 
     Raises:
-        ValueError: A tolerance that a million calls of the force do not reach; a force that is not finite.
+        ValueError: A tolerance that 100,000 calls of the force do not reach; a force that is not finite.
     """
     calls = 0
 
@@ -120,8 +175,7 @@ def _march(
     found: list[Tensor] = []
     u, slope, now = start, force(start), 0.0
     for h in steps:
-        # 0.653 (stages^2 - 1) is how much stiffness a step takes
-        end = _step(force, u, slope, h, max(2, math.ceil(math.sqrt(1 + 1.54 * h * stiffness))))
+        end = _step(force, u, slope, h, _stage_count(h * stiffness))
         last = force(end)
         for time in s[len(found) :]:
             x = (time - now) / h
@@ -177,6 +231,11 @@ def _steps(stiffness: float, end: float, growth: float) -> list[float]:
     return [scale * growth**i for i in range(count)]
 
 
+def _stage_count(stiffness: float) -> int:
+    """How many stages a step of this stiffness takes: 0.653 (stages^2 - 1) is how much they bear."""
+    return max(2, math.ceil(math.sqrt(1 + 1.54 * stiffness)))
+
+
 def _step(force: Callable[[Tensor], Tensor], u: Tensor, slope: Tensor, h: float, stages: int) -> Tensor:
     before, last = u, torch.add(u, slope, alpha=_first_stage(stages) * h)
     for keep, by_last, by_before, by_force, by_slope in repeated(_stages(stages)):
@@ -215,14 +274,22 @@ def _polynomial(stages: int) -> tuple[float, float, list[float], list[float]]:
     return w0, dt[stages] / ddt[stages], b, [1 - b[j] * t[j] for j in range(stages + 1)]
 
 
+def _degree(z: float, eps: float) -> int:
+    """Of a Chebyshev series of phi on [0, z], up to a rounding of eps."""
+    return 16 + math.ceil(math.sqrt(2.5 * z * -math.log(eps)))
+
+
 @lru_cache(maxsize=64)
 def _coefficients(radius: float, s: tuple[float, ...], eps: float) -> np.ndarray:
     """Chebyshev coefficients (degree + 1, T) of s phi(-s x) on [0, radius], cut where they no longer count."""
-    degree = 16 + math.ceil(math.sqrt(2.5 * s[-1] * radius * -math.log(eps)))
+    degree = _degree(s[-1] * radius, eps)
     x = radius * (np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)) + 1) / 2
     values = np.stack([-np.expm1(-t * x) / x for t in s], 1)
-    angles = np.pi * np.outer(np.arange(degree + 1), np.arange(degree + 1) + 0.5) / (degree + 1)
-    coefficients = 2 / (degree + 1) * np.cos(angles) @ values
+    if degree < _BY_MATRIX:
+        angles = np.pi * np.outer(np.arange(degree + 1), np.arange(degree + 1) + 0.5) / (degree + 1)
+        coefficients = 2 / (degree + 1) * np.cos(angles) @ values
+    else:
+        coefficients = dct(values, axis=0) / (degree + 1)
     coefficients[0] /= 2
     needed = np.flatnonzero((np.abs(coefficients) > eps / 8 * np.abs(values).max(0)).any(1))[-1]
     return np.where(np.abs(coefficients) > eps / 64 * np.abs(values).max(0), coefficients, 0)[: max(needed, 1) + 1]

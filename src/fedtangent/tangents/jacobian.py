@@ -4,7 +4,8 @@ n samples, C outputs, P parameters; J is (n, C, P). Any model that torch can dif
 but for f.
 """
 
-from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.tangents.contract import gradients, parts
+from fedtangent.tangents.derivatives import Ways, pull, push, ways
 from fedtangent.tangents.factors import factors, head
-from fedtangent.tangents.functional import Weights, call, derivative, derivative_backward, plain, trainable
-from fedtangent.tangents.layers import Matrix
-from fedtangent.tangents.plan import MEMORY, checked
-from fedtangent.tangents.uses import uses
+from fedtangent.tangents.functional import Weights, call, plain
+from fedtangent.tangents.given import Given, given
+from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.plan import MEMORY
+from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.uses import Uses, UsesDiffer
+from fedtangent.tangents.verified_uses import all_by_autograd, uses
 
 
 class Jacobian:
@@ -28,25 +33,28 @@ class Jacobian:
         shape: (n, C, P).
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, w: Weights, memory_bytes: int) -> None:
-        self.model, self.x, self.w, self.uses = model, x, w, uses(model, w, x)
-        number = next(iter(w.values())).element_size()
+    def __init__(self, its: Given, memory_bytes: int) -> None:
+        self.model, self.x, self.w, self.memory_bytes = its.model, its.x, its.w, memory_bytes
+        number = next(iter(self.w.values())).element_size()
         # a forward pass, its tangents or cotangents, and room
-        self.chunk = max(1, int(memory_bytes / (4 * number * (self.uses.touched + x[0].numel()))))
-        with torch.no_grad(), plain():
-            self.f = torch.cat([call(model, w, part) for part in torch.split(x, self.chunk)])
+        self.chunk = max(1, int(memory_bytes / (4 * number * (its.touched + self.x[:1].numel()))))
+        with torch.enable_grad(), plain():  # a model may differentiate on its way
+            self.f = torch.cat([call(self.model, self.w, part).detach() for part in self.x.split(self.chunk)])
         if not torch.isfinite(self.f).all():
             raise ValueError("`model` must have finite outputs; got NaN or infinity. Check its weights and samples.")
-        self.shape = (*self.f.shape, sum(part.numel() for part in w.values()))
+        self.shape = (*self.f.shape, sum(part.numel() for part in self.w.values()))
 
     def jvp(self, v: Weights) -> Tensor:
-        """J v, (n, C), for a tree v like w: what adding v to w adds to the linearised model's f. Two forward passes."""
+        """J v, (n, C), for a tree v like w: what adding v to w adds to the linearised model's f. Two forward passes.
+
+        Two backward passes, where the derivatives that training uses are not those of forward mode.
+        """
         if {name: part.shape for name, part in v.items()} != {name: part.shape for name, part in self.w.items()}:
             raise ValueError(
                 "`v` must be a tree like the weights; got other names or shapes. Start from zeros_like of w."
             )
-        with plain():
-            return torch.cat([self._push(x, v) for x in torch.split(self.x, self.chunk)])
+        v = {name: v[name].to(part) for name, part in self.w.items()}
+        return torch.cat([push(self.model, self.w, x, v, self._ways)[1] for x in self.x.split(self.chunk)])
 
     def vjp(self, alpha: Tensor) -> Weights:
         """J^T alpha, a tree like w, for alpha (n, C). A forward and a backward pass."""
@@ -56,9 +64,8 @@ class Jacobian:
                 "Reshape it."
             )
         total = trees.zeros_like(self.w)
-        with plain():
-            for x, part in zip(torch.split(self.x, self.chunk), torch.split(alpha, self.chunk), strict=True):
-                total = trees.add(total, torch.func.vjp(self._f(x), self.w)[1](part)[0])
+        for x, part in zip(self.x.split(self.chunk), torch.split(alpha.to(self.f), self.chunk), strict=True):
+            total = trees.add(total, pull(self.model, self.w, x, part, self._ways))
         return total  # type: ignore[no-any-return]
 
     def times(self, alpha: Tensor) -> Tensor:
@@ -68,39 +75,54 @@ class Jacobian:
     def dense(self) -> Tensor:
         """J itself, (n, C, P), the parameters in the order of w. A forward pass and C backward passes a sample."""
         dense = self.f.new_empty(self.shape)
-        ends = np.cumsum([part.numel() for part in self.w.values()]).tolist()
-        columns = {name: slice(end - part.numel(), end) for (name, part), end in zip(self.w.items(), ends, strict=True)}
         size = max(1, self.chunk // self.f.shape[1])
-        with torch.no_grad():
-            for x, rows in zip(torch.split(self.x, size), torch.split(dense, size), strict=True):
-                its = factors(self.model, self.w, x, self.uses)[1]
-                for part in parts(self.uses, self.w):
-                    for name, gradient in gradients(part, self.w, its, head(self.uses, self.w)).items():
-                        rows[..., columns[name]] = gradient.reshape(*gradient.shape[:2], -1)
+        for x, rows in zip(self.x.split(size), torch.split(dense, size), strict=True):
+            rows.copy_(self.rows(x))
         return dense
 
-    def _push(self, x: Tensor, v: Weights) -> Tensor:
-        # the padding row of an embedding has a derivative, which training leaves out: backward alone knows
-        padded = any(isinstance(one, Matrix) and one.skipped is not None for one in self.uses.by_name.values())
-        take = derivative_backward if padded else derivative
-        return take(self._f(x), self.w, v)[1]
+    def rows(self, x: Samples) -> Tensor:
+        """J of some samples, as `dense` has it, all at once."""
+        try:
+            return self._rows(x, self._uses)
+        except UsesDiffer:
+            return self._rows(x, all_by_autograd(self.model, self.w, self._uses))
 
-    def _f(self, x: Tensor) -> Callable[[Weights], Tensor]:
-        return lambda w: call(self.model, w, x)
+    def _rows(self, x: Samples, found: Uses) -> Tensor:
+        dense = self.f.new_zeros(len(x), *self.shape[1:])
+        ends = np.cumsum([part.numel() for part in self.w.values()]).tolist()
+        columns = {name: slice(end - part.numel(), end) for (name, part), end in zip(self.w.items(), ends, strict=True)}
+        with torch.no_grad():
+            its = factors(self.model, self.w, x, found)[1]
+            for part in parts(found, self.w):
+                for name, gradient in gradients(part, self.w, its, head(found, self.w)).items():
+                    dense[..., columns[name]] = gradient.reshape(*gradient.shape[:2], -1)
+        return dense
+
+    @cached_property
+    def _ways(self) -> Ways:
+        return ways(self.model, self.w, self.x)
+
+    @cached_property
+    def _uses(self) -> Uses:
+        return uses(self.model, self.w, self.x, self.memory_bytes)
 
 
-def jacobian(model: nn.Module, x: Tensor, *, w: Weights | None = None, memory_bytes: int = MEMORY) -> Jacobian:
+def jacobian(
+    model: nn.Module, x: Any, *, w: Weights | None = None, outputs: Outputs = None, memory_bytes: int = MEMORY
+) -> Jacobian:
     """The Jacobian of a model on samples x (n, ...), as an operator; nothing of size P x n is formed.
 
     Args:
         model: Maps (n, ...) to outputs (n, C), each sample on its own: in eval mode where it has batch norm or dropout.
-        x: Samples along the first axis.
+        x: Samples along the first axis; a dict or a tuple of tensors is taken as model(**x) or model(*x).
         w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
             taken as constants.
+        outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
         memory_bytes: For the passes through the model; decides how many samples go through it at once.
 
     Raises:
-        ValueError: A model whose outputs depend on chance or that leaves a parameter unused; samples or outputs that
-            are not finite or of a wrong type.
+        TypeError: Samples or results that are no tensors; numbers that are not real.
+        ValueError: A model whose outputs depend on chance or on other samples, or that leaves a parameter unused;
+            samples or outputs that are not finite or of a wrong type.
     """
-    return Jacobian(model, checked(x, name="x")[0], trainable(model, w), memory_bytes)
+    return Jacobian(given(model, x, w=w, outputs=outputs), memory_bytes)

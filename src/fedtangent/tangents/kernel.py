@@ -6,6 +6,7 @@ entries at c = d.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,21 +14,26 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.contract import Kind, cuts, gradients, parts, side, total
-from fedtangent.tangents.factors import Dense, Factors, factors, head, sensitivities
-from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.contract import Kind, cuts, side, total
+from fedtangent.tangents.factors import Factors, factors, head
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Other
-from fedtangent.tangents.plan import MEMORY, Line, Plan, checked, planned
-from fedtangent.tangents.uses import Uses, uses
+from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.plan import MEMORY, Line, Plan, planned
+from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.uses import Uses, UsesDiffer
+from fedtangent.tangents.verified_uses import all_by_autograd, uses
 
 
 def kernel(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
     kind: Kind = "full",
     w: Weights | None = None,
+    outputs: Outputs = None,
     memory_bytes: int = MEMORY,
     progress: bool = False,
 ) -> Tensor:
@@ -38,11 +44,12 @@ def kernel(
 
     Args:
         model: Maps (n, ...) to outputs (n, C), each sample on its own: in eval mode where it has batch norm or dropout.
-        x1: Samples along the first axis.
+        x1: Samples along the first axis; a dict or a tuple of tensors is taken as model(**x1) or model(*x1).
         x2: More of them; without, x1, and half of the work.
         kind: `full`, `trace` (the mean over outputs) or `diagonal`.
         w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
             taken as constants.
+        outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
         memory_bytes: For all that is in memory beside the result.
         progress: Show a bar.
 
@@ -50,25 +57,42 @@ def kernel(
         (n1, n2, C, C), (n1, n2) or (n1, n2, C).
 
     Raises:
+        TypeError: Samples or results that are no tensors; numbers that are not real.
         ValueError: A model whose outputs depend on chance or on other samples, or that leaves a parameter unused;
             samples that are not finite, of different shapes or of a wrong type; too little memory.
     """
-    w = trainable(model, w)
-    x1, x2 = checked(x1, x2)
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
     with torch.no_grad():
-        found = uses(model, w, x1)
-        its = planned(found, w, x1, x2, kind, memory_bytes)
-        work = _Work(model, w, found, its)
-        n1, n2, c = *its.samples, its.outputs
-        like = next(iter(w.values()))
-        shape = {"full": (n1, c, n2, c), "trace": (n1, n2), "diagonal": (n1, n2, c)}[kind]
-        out = torch.empty(shape, dtype=like.dtype, device=like.device)
-        with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-            for total in work.fill(out, x1, x2):
-                if not bar.tasks:
-                    bar.add_task(f"{kind} kernel", total=total)
-                bar.advance(bar.tasks[0].id)
+        found = uses(model, w, own, memory_bytes)
+        try:
+            out = _filled(model, w, own, its, kind, found, memory_bytes, progress)
+        except UsesDiffer:
+            found = all_by_autograd(model, w, found)
+            out = _filled(model, w, own, its, kind, found, memory_bytes, progress)
     return out.movedim(2, 1) if kind == "full" else out
+
+
+def _filled(
+    model: nn.Module,
+    w: Weights,
+    x1: Samples,
+    x2: Samples | None,
+    kind: Kind,
+    found: Uses,
+    memory_bytes: int,
+    progress: bool,
+) -> Tensor:
+    its = planned(found, w, x1, x2, kind, memory_bytes)
+    n1, n2, c = *its.samples, its.outputs
+    like = next(iter(w.values()))
+    shape = {"full": (n1, c, n2, c), "trace": (n1, n2), "diagonal": (n1, n2, c)}[kind]
+    out = torch.empty(shape, dtype=like.dtype, device=like.device)
+    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+        for total in _Work(model, w, found, its).fill(out, x1, x2):
+            if not bar.tasks:
+                bar.add_task(f"{kind} kernel", total=total)
+            bar.advance(bar.tasks[0].id)
+    return out
 
 
 class _Work:
@@ -76,9 +100,8 @@ class _Work:
 
     def __init__(self, model: nn.Module, w: Weights, uses: Uses, plan: Plan) -> None:
         self.model, self.w, self.uses, self.plan, self.head = model, w, uses, plan, head(uses, w)
-        self.verified = False
 
-    def fill(self, out: Tensor, x1: Tensor, x2: Tensor | None) -> Iterator[int]:
+    def fill(self, out: Tensor, x1: Samples, x2: Samples | None) -> Iterator[int]:
         """Adds up the kernel, and yields the number of steps after every one."""
         columns = x1 if x2 is None else x2
         pairs = [
@@ -97,9 +120,9 @@ class _Work:
                 self._add(out, batch, own, its, (i.start, j.start), fresh=number == 0, mirrored=x2 is None and last)
                 yield len(pairs) * len(self.plan.batches)
 
-    def _factors(self, x: Tensor) -> Factors:
+    def _factors(self, x: Samples) -> Factors:
         found = []
-        for part in torch.split(x, self.plan.chunk):
+        for part in x.split(self.plan.chunk):
             f, its = factors(self.model, self.w, part, self.uses)
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
@@ -107,32 +130,8 @@ class _Work:
                 raise ValueError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
                 )
-            if not self.verified:
-                self._verify(part, f, its)
-                self.verified = True
             found.append(its)
         return found[0] if len(found) == 1 else trees.map(lambda *parts: torch.cat(parts), *found)
-
-    def _verify(self, x: Tensor, f: Tensor, factors: Factors) -> None:
-        """Raises where a sample's outputs change with the company it keeps: f, J^T f of a few, together and alone."""
-        few = slice(min(3, len(x)))
-        with plain():
-            together, vjp = torch.func.vjp(lambda w: call(self.model, w, x[few]), self.w)  # type: ignore[misc]
-        alone, its = f[few], trees.map(lambda leaf: leaf[few], factors)
-        summed: Factors = {}  # over outputs before gradients are formed: one a sample, not C
-        for key, one in self.uses.by_name.items():
-            d = sensitivities(its[key], one.call.shapes, self.head)
-            summed[key] = Dense(its[key].a, tuple(torch.einsum("nc,nc...->n...", alone, part)[:, None] for part in d))
-        found = [gradients(part, self.w, summed, self.head) for part in parts(self.uses, self.w)]
-        pulled = {name: part.sum((0, 1)) for each in found for name, part in each.items()}
-        pairs = [(together, alone), *((part, pulled[name]) for name, part in vjp(alone)[0].items())]
-        size = max(float(one.abs().max()) for _, one in pairs[1:])
-        for (one, other), scale in zip(pairs, [float(alone.abs().max()), *[size] * len(self.w)], strict=True):
-            if one.shape != other.shape or float((one - other).abs().max()) > 1e-3 * scale:
-                raise ValueError(
-                    "`model` must treat every sample on its own; got outputs that change with the other samples. "
-                    "Use GroupNorm, or eval mode."
-                )
 
     def _add(
         self,

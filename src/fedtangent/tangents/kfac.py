@@ -20,8 +20,9 @@ from fedtangent import crowd, losses, shard, trees
 from fedtangent.shard import Shard
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.layers import Affine, Matrix, Use
-from fedtangent.tangents.uses import Uses, known_uses
+from fedtangent.tangents.layers import Affine, Matrix
+from fedtangent.tangents.uses import Use, Uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 # The most parameters of a block that is kept whole.
@@ -152,6 +153,7 @@ def moments(
             a[key] = pack(total[1])
         b[key] = pack(total[2] / positions)
     rows = data.real.sum()
+    gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
     gradient = {name: gradient[name] + decay * part * rows for name, part in w.items()}
     return Moments(gradient, a, b, rows)
 
@@ -214,7 +216,8 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
         else:
             g = torch.cat([total.gradient[name].flatten() for name in names])[None, :, None] / total.rows
             found |= _split(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
-    return {name: found[name] for name in total.gradient}
+    still = {name: part.new_zeros(len(dampings), *part.shape) for name, part in total.gradient.items()}
+    return {name: found.get(name, part) for name, part in still.items()}
 
 
 def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedtangent import trees
-from fedtangent.tangents.functional import each
+from fedtangent.tangents.functional import PlainLayers, each
 
 Gradients = dict[str, Tensor]  # (n, C, *shape), by the parameter's name
 Tensors = tuple[Tensor, ...]
@@ -47,6 +47,16 @@ class Call:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
+    def same(self, other: "Call") -> bool:
+        """Whether the other one calls the same function with the same arguments, but for its tensors' values."""
+        (own, structure), (its, other_structure) = self.arguments, other.arguments
+        return (
+            (self.function, self.names, self.shapes, structure)
+            == (other.function, other.names, other.shapes, other_structure)
+            and len(own) == len(its)
+            and all(map(_same, own, its))
+        )
+
     def results(self, own: dict[str, Tensor], inputs: Tensors) -> Tensors:
         """What it gives with these parameters and inputs."""
         leaves, structure = self.arguments
@@ -56,7 +66,8 @@ class Call:
             for leaf, key in zip(leaves, keys, strict=True)
         ]
         args, kwargs = cast(tuple[Any, Any], optree.tree_unflatten(structure, filled))
-        return floats(self.function(*args, **kwargs))
+        with PlainLayers():
+            return floats(self.function(*args, **kwargs))
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,13 @@ class Matrix:
 
 
 Use = Matrix | Affine | Other
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arguments that are no tensors are equal; of other things than plain values, whether of one type."""
+    if isinstance(one, (bool, int, float, complex, str, slice, torch.dtype, torch.device, Hole)):
+        return type(one) is type(other) and bool(one == other)
+    return one is other or type(one) is type(other)
 
 
 def floats(tree: Any) -> Tensors:

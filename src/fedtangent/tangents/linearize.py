@@ -5,14 +5,19 @@ models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.module_state import copied
-from fedtangent.tangents.functional import Weights, call, derivative, plain, trainable
+from fedtangent.tangents.derivatives import Ways, push, ways
+from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.given import looked
+from fedtangent.tangents.outputs import Outputs, Picked
+from fedtangent.tangents.outside_vmap import look
+from fedtangent.tangents.samples import Samples, samples
 
 # Samples at a time, where only numbers of them are wanted.
 _ROWS = 256
@@ -41,36 +46,41 @@ class Linearized:
         w_0: The weights at which it is exact.
     """
 
-    def __init__(self, model: nn.Module, w_0: Weights) -> None:
+    def __init__(self, model: Picked, w_0: Weights) -> None:
         self._model, self.w_0 = model, w_0
+        self._ways: Ways | None = None
 
-    def __call__(self, w: Weights, x: Tensor) -> Tensor:
+    def __call__(self, w: Weights, x: Any) -> Tensor:
         """f(x; w_0) + J (w - w_0), (n, C): one pass with its forward derivative, some 3 forward passes.
+
+        Two backward passes, where the derivatives that training uses are not those of forward mode: the first call
+        finds out.
 
         Args:
             w: A tree like w_0.
-            x: Inputs, (n, ...).
+            x: Inputs, (n, ...), or a dict or a tuple of them for model(**x) or model(*x).
 
         Raises:
-            ValueError: Weights of other names or shapes than w_0.
+            TypeError: Inputs or results that are no tensors; numbers that are not real.
+            ValueError: Weights of other names or shapes than w_0; a model whose outputs are not (n, C) or depend on
+                chance or on other samples.
         """
-        f_0, change = self._parts(w, x)
+        f_0, change = self._parts(w, samples("x", x))
         return f_0 + change
 
-    def gap(self, w: Weights, x: Tensor) -> Gap:
+    def gap(self, w: Weights, x: Any) -> Gap:
         """How far the true model at w is from the linearised one, on x (n, ...); some 4 forward passes, by blocks.
 
         Raises:
-            ValueError: Weights of other names or shapes than w_0; a model whose outputs are not (n, C).
+            TypeError, ValueError: As a call.
         """
+        x = samples("x", x)
         off = moved = agree = 0.0
-        for part in torch.split(x, _ROWS):
+        for part in x.split(_ROWS):
             with torch.no_grad():
                 f_0, change = self._parts(w, part)
-                with plain():
-                    f = call(self._model, w, part)
-            if f.dim() != 2:
-                raise ValueError(f"`model` must return (samples, outputs); got {f.dim()} axes. Flatten its outputs.")
+            with torch.enable_grad(), plain():  # a model may differentiate on its way
+                f = call(self._model, w, part).detach()
             off += float(((f - f_0 - change) ** 2).sum(dtype=torch.float64))
             moved += float(((f - f_0) ** 2).sum(dtype=torch.float64))
             agree += float((f.argmax(1) == (f_0 + change).argmax(1)).sum())
@@ -80,7 +90,7 @@ class Linearized:
             agree / len(x) if f.shape[1] > 1 else None,
         )
 
-    def _parts(self, w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, w: Weights, x: Samples) -> tuple[Tensor, Tensor]:
         """f(x; w_0) and J (w - w_0)."""
         shapes = [{name: tuple(part.shape) for name, part in tree.items()} for tree in (w, self.w_0)]
         if shapes[0] != shapes[1]:
@@ -89,16 +99,17 @@ class Linearized:
                 f"`w` must have the names and shapes of w_0; got {name!r} {shapes[0].get(name, 'missing')}, "
                 f"for {shapes[1].get(name, 'nothing')}. Start from a copy of w_0."
             )
-        v = {name: w[name] - start for name, start in self.w_0.items()}
+        if self._ways is None:
+            look(self._look, x)
+        assert self._ways is not None
+        return push(self._model, self.w_0, x, {name: w[name] - start for name, start in self.w_0.items()}, self._ways)
 
-        def f(w: Weights) -> Tensor:
-            return call(self._model, w, x)
-
-        with plain():
-            return derivative(f, self.w_0, v)
+    def _look(self, x: Samples) -> None:
+        looked(self._model, self.w_0, x, "x")
+        self._ways = ways(self._model, self.w_0, x)
 
 
-def linearize(model: nn.Module, w: Weights | None = None) -> Linearized:
+def linearize(model: nn.Module, w: Weights | None = None, *, outputs: Outputs = None) -> Linearized:
     """The first-order model of `model` at w, or at its own weights.
 
     It keeps a copy: what is done to the model afterwards, training above all, does not change it.
@@ -106,10 +117,12 @@ def linearize(model: nn.Module, w: Weights | None = None) -> Linearized:
     Args:
         model: With outputs (n, C); in eval mode where it has batch norm or dropout.
         w: A tree of its trainable parameters.
+        outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
 
     Raises:
-        ValueError: A model whose outputs depend on chance or on other samples, or without trainable parameters;
-            weights that are not the model's.
+        TypeError: No model.
+        ValueError: A model with dropout or batch norm in train mode, or without trainable parameters; weights that are
+            not the model's.
 
     Example:
         >>> model = torch.nn.Linear(5, 3)
@@ -118,4 +131,4 @@ def linearize(model: nn.Module, w: Weights | None = None) -> Linearized:
         torch.Size([4, 3])
     """
     w_0 = trees.map(torch.clone, trainable(model, w))
-    return Linearized(copied(model).requires_grad_(False), w_0)
+    return Linearized(Picked(copied(model).requires_grad_(False), outputs), w_0)

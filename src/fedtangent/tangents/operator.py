@@ -92,7 +92,8 @@ def pullback(uses: Uses, factors: Factors, w: Weights, alpha: Tensor) -> Weights
         else:
             for name, gradient in gradients(part, w, factors, head(uses, w)).items():
                 pulled[name] = torch.einsum("tnc,nc...->t...", alpha, gradient)
-    return {name: pulled[name] for name in w}
+    zeros = {name: part.new_zeros(*alpha.shape[:-2], *part.shape) for name, part in w.items() if name not in pulled}
+    return {name: pulled[name] if name in pulled else zeros[name] for name in w}
 
 
 def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights) -> Tensor:

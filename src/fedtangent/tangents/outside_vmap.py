@@ -1,6 +1,7 @@
 """Functions whose course depends on their data, under `torch.func.vmap`: they see the whole batch as plain tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import optree
@@ -39,3 +40,39 @@ class _OutsideVmap(torch.autograd.Function):
             for leaf, dim in zip(leaves, in_dims[1:], strict=True)
         ]
         return solve(*batched), 0
+
+
+def look(see: Callable[[Any], None], tree: Any) -> None:
+    """`see(tree)` outside of all transforms of torch.func; of what is mapped by vmap the first entries."""
+    leaves: list[Tensor]
+    leaves, structure = optree.tree_flatten(tree)
+    _Look.apply(lambda leaves: see(optree.tree_unflatten(structure, leaves)), *(leaf.detach() for leaf in leaves))
+
+
+class _Look(torch.autograd.Function):
+    @staticmethod
+    def forward(see: Callable[[Any], None], *leaves: Tensor) -> Tensor:
+        with hooks_allowed():
+            see(leaves)
+        return leaves[0].new_zeros(())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing to keep: there is no backward pass."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, see: Callable[[Any], None], *leaves: Tensor) -> tuple[Tensor, None]:
+        first = (leaf if dim is None else leaf.select(dim, 0) for leaf, dim in zip(leaves, in_dims[1:], strict=True))
+        return _Look.apply(see, *first), None
+
+
+@contextmanager
+def hooks_allowed() -> Iterator[None]:
+    """Hooks on saved tensors, such as checkpoints set: torch.func forbids them, also where its transforms are left."""
+    forbidden = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
+    torch._C._autograd._saved_tensors_hooks_enable()
+    try:
+        yield
+    finally:
+        if forbidden is not None:
+            torch._C._autograd._saved_tensors_hooks_disable(forbidden)

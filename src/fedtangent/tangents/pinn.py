@@ -13,12 +13,15 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain, trainable
+from fedtangent.tangents.given import looked
+from fedtangent.tangents.outputs import Outputs, Picked
+from fedtangent.tangents.samples import tensor
 
 Operator = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 Terms = Mapping[str, tuple[Operator, Tensor]]
@@ -102,7 +105,9 @@ class Blocks(NamedTuple):
         return side[:, None] * self.matrix * side
 
 
-def kernel(model: nn.Module, terms: Terms, *, w: Weights | None = None, memory: int = 2**30) -> Blocks:
+def kernel(
+    model: nn.Module, terms: Terms, *, w: Weights | None = None, outputs: Outputs = None, memory: int = 2**30
+) -> Blocks:
     """The kernel between the terms, exact.
 
     A row takes one derivative of its operator by the weights, the matrix n^2 P operations. Where the rows of all
@@ -114,14 +119,16 @@ def kernel(model: nn.Module, terms: Terms, *, w: Weights | None = None, memory: 
             for k equations, of one point x (d,), written with torch.func, where u(x) is a number if the model has one
             output and (C,) otherwise: `lambda u, x: torch.func.grad(u)(x)[1]` is u_y.
         w: Weights at which to take it; the model's own where not given.
+        outputs: Which part of the model's result its outputs are: a name such as "u", an index or a function.
         memory: Bytes for rows, beside the result's n^2.
 
     Raises:
+        TypeError: No model, or a term that is no operator with points.
         ValueError: No terms, points that are not (n, d), finite and of the weights' dtype, an operator that fails on
             them or returns another shape, derivatives that are not finite, too little memory, or a model whose outputs
-            depend on chance or on other samples.
+            depend on chance or on other samples, or have other derivatives by points in forward mode.
     """
-    w = trainable(model, w)
+    w, model = trainable(model, w), Picked(model, outputs)
     plan = _planned(model, terms, w, memory)
     sizes: dict[str, int] = dict.fromkeys(terms, 0)
     for chunk in plan:
@@ -145,16 +152,20 @@ def kernel(model: nn.Module, terms: Terms, *, w: Weights | None = None, memory: 
     return Blocks(matrix, sizes)
 
 
-def traces(model: nn.Module, terms: Terms, *, w: Weights | None = None, memory: int = 2**30) -> dict[str, float]:
+def traces(
+    model: nn.Module, terms: Terms, *, w: Weights | None = None, outputs: Outputs = None, memory: int = 2**30
+) -> dict[str, float]:
     """tr K_aa by term, from the squares of the rows alone: no matrix, one chunk of rows at a time; else as `kernel`."""
-    w = trainable(model, w)
+    w, model = trainable(model, w), Picked(model, outputs)
     found = dict.fromkeys(terms, 0.0)
     for chunk in _planned(model, terms, w, memory):
         found[chunk.name] += float(_rows(model, w, chunk).square().sum())
     return found
 
 
-def weights(model: nn.Module, terms: Terms, *, w: Weights | None = None, memory: int = 2**30) -> dict[str, float]:
+def weights(
+    model: nn.Module, terms: Terms, *, w: Weights | None = None, outputs: Outputs = None, memory: int = 2**30
+) -> dict[str, float]:
     """The paper's adaptive weights tr K / tr K_aa of the terms of a loss: with them all converge at a like rate.
 
     Costs what `traces` costs; to be taken again every hundred steps or so.
@@ -162,7 +173,7 @@ def weights(model: nn.Module, terms: Terms, *, w: Weights | None = None, memory:
     Raises:
         ValueError: As in `kernel`; or a term that no weight changes, such as u_xx of a ReLU network.
     """
-    return _balanced(traces(model, terms, w=w, memory=memory))
+    return _balanced(traces(model, terms, w=w, outputs=outputs, memory=memory))
 
 
 def _balanced(found: dict[str, float]) -> dict[str, float]:
@@ -184,7 +195,7 @@ class _Chunk(NamedTuple):
     values: int
 
 
-def _planned(model: nn.Module, terms: Terms, w: Weights, memory: int) -> list[_Chunk]:
+def _planned(model: Picked, terms: Terms, w: Weights, memory: int) -> list[_Chunk]:
     """The chunks of all terms in order, once these are found sound."""
     if not terms:
         raise ValueError("`terms` must name at least one; got none. Give {'u': (identity, points)}.")
@@ -201,12 +212,12 @@ def _row_bytes(w: Weights) -> int:
     return sum(part.numel() * part.element_size() for part in w.values())
 
 
-def _checked(model: nn.Module, name: str, term: tuple[Operator, Tensor], w: Weights) -> _Chunk:
-    if not (isinstance(term, tuple) and len(term) == 2 and callable(term[0]) and isinstance(term[1], Tensor)):
+def _checked(model: Picked, name: str, term: Any, w: Weights) -> _Chunk:
+    if not (isinstance(term, tuple) and len(term) == 2 and callable(term[0])):
         raise TypeError(
             f"`terms[{name!r}]` must be an operator and its points; got {type(term).__name__}. Give (identity, x)."
         )
-    operator, x = term
+    operator, x = term[0], tensor(f"terms[{name!r}]", term[1])
     where = f"`terms[{name!r}]`"
     dtype = next(iter(w.values())).dtype
     if x.dim() != 2 or not x.numel():
@@ -215,18 +226,40 @@ def _checked(model: nn.Module, name: str, term: tuple[Operator, Tensor], w: Weig
         raise ValueError(f"{where} must have points of the weights' dtype {dtype}; got {x.dtype}. Convert one of them.")
     if not torch.isfinite(x).all():
         raise ValueError(f"{where} must have finite points; got nan or inf. Drop those.")
+    x = x.detach()
+    looked(model, w, x, f"terms[{name!r}]")
+    _compare(_function(model, w), x[0])
     try:
         with _forward_derivatives():
             value = torch.func.vmap(lambda point: operator(_function(model, w), point))(x[:1])
-    except (RuntimeError, IndexError, ValueError) as error:
+    except Exception as error:
+        if out_of_memory(error):
+            raise
         raise ValueError(
             f"{where} must fit the model; got points of {x.shape[1]} coordinates, where it fails: "
-            f"{str(error).splitlines()[0].rstrip('.')}. Compare them with the model's inputs and outputs."
+            f"{first_line(error)}. Compare them with the model's inputs and outputs."
         ) from error
     if not isinstance(value, Tensor) or value.dim() > 2 or not value.numel():
         got = tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{where} must give one number, or (k,), at a point; got {got}. Index or sum its values.")
     return _Chunk(name, operator, x, value.numel())
+
+
+def _compare(u: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Raises where the derivative of u by x in forward mode, which operators may take, is not that of backward mode."""
+    v = torch.cos(torch.arange(1, len(x) + 1).to(x))
+    try:
+        with _forward_derivatives():
+            change = torch.func.jvp(u, (x,), (v,))[1]
+            pulled = torch.func.vjp(u, x)[1](torch.ones_like(change))[0]
+    except (RuntimeError, NotImplementedError):
+        return  # an operator that needs what is missing will say so
+    forward, backward = float(change.sum()), float(pulled @ v)
+    if abs(forward - backward) > 1e-3 * max(abs(forward), float(pulled.norm() * v.norm())):
+        raise ValueError(
+            "`model` must have the same derivative by its inputs in forward and in backward mode; got others, "
+            f"{forward:.4g} and {backward:.4g}. Leave out torch.no_grad, and backward passes of its own."
+        )
 
 
 def _function(model: nn.Module, w: Weights) -> Callable[[Tensor], Tensor]:

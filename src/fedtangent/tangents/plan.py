@@ -2,14 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedtangent.tangents.contract import Kind, Part, Way, parts
-from fedtangent.tangents.functional import Weights, trainable
+from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Affine, Matrix
-from fedtangent.tangents.uses import Uses, uses
+from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.uses import Uses
+from fedtangent.tangents.verified_uses import uses
+from fedtangent.tangents.whole import Whole
 
 MEMORY = 2**30
 _SCRATCH = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
@@ -43,6 +48,7 @@ class Plan:
         operations: Of the contractions and of the passes through the network's matrices, 2 a multiply-add.
         peak_bytes: At most so much beside the result.
         result_bytes: Of the kernel.
+        unused: Parameters that no output depends on: columns of zeros in J.
     """
 
     kind: Kind
@@ -55,6 +61,7 @@ class Plan:
     operations: float
     peak_bytes: int
     result_bytes: int
+    unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [("parameters", "what", "positions", "way", "GFLOP")]
@@ -72,49 +79,32 @@ class Plan:
             f"{self.operations / 1e9:.3g} GFLOP, {self.result_bytes / 2**20:.3g} MiB of result, "
             f"at most {self.peak_bytes / 2**20:.3g} MiB beside it; "
             f"{self.block} samples in memory, {self.chunk} at once through the model"
+            + (f"\nnot used, columns of zeros: {', '.join(self.unused)}" if self.unused else "")
         )
 
 
 def plan(
     model: nn.Module,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
     kind: Kind = "full",
     w: Weights | None = None,
+    outputs: Outputs = None,
     memory_bytes: int = MEMORY,
 ) -> Plan:
     """How `kernel` with these arguments will go: the way of every layer, operations and peak bytes.
 
-    Costs one forward pass of one sample.
+    Costs a few passes of up to 8 samples.
 
     Raises:
-        ValueError: As `kernel`.
+        TypeError, ValueError: As `kernel`.
     """
-    w = trainable(model, w)
-    return planned(uses(model, w, checked(x1, x2)[0]), w, x1, x2, kind, memory_bytes)
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
+    return planned(uses(model, w, own), w, own, its, kind, memory_bytes)
 
 
-def checked(x1: Tensor, x2: Tensor | None = None, name: str = "x1") -> tuple[Tensor, Tensor | None]:
-    """The samples, of which the first are called `name`, after a look at what a user may get wrong."""
-    for called, x in ((name, x1), ("x2", x2)):
-        if x is None:
-            continue
-        if x.dim() < 2 or not len(x):
-            raise ValueError(
-                f"`{called}` must hold samples along its first axis; got shape {tuple(x.shape)}. Add that axis."
-            )
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise ValueError(f"`{called}` must be finite; got NaN or infinity. Clean the data.")
-    if x2 is not None and x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
-            f"`x1` and `x2` must hold samples of one shape; got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}. "
-            "Reshape one of them."
-        )
-    return x1, x2
-
-
-def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, memory_bytes: int) -> Plan:
+def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind, memory_bytes: int) -> Plan:
     """The plan from the uses."""
     if kind not in ("full", "trace", "diagonal"):
         raise ValueError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")
@@ -156,7 +146,9 @@ def planned(uses: Uses, w: Weights, x1: Tensor, x2: Tensor | None, kind: Kind, m
     operations = sum(line.operations for line in lines) + captured * (1 + backward) * forward
     beside = min(total, 2 * block) * stored + chunk * passing + 2 * scratch * number
     size = {"full": c * c, "trace": 1, "diagonal": c}[kind]
-    return Plan(kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number)
+    return Plan(
+        kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number, uses.unused
+    )
 
 
 def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], ...]:
@@ -172,6 +164,8 @@ def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], 
 
 def _what(part: Part) -> str:
     one = part.uses[0]
+    if isinstance(one, Whole):
+        return "the whole model through autograd"
     if isinstance(one, Matrix):
         name = (
             "embedding"

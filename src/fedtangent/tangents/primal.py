@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard
-from fedtangent.losses import Loss
+from fedtangent.losses import Loss, squared
 from fedtangent.shard import Shard
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.kfac import pack, unpack
@@ -32,7 +32,7 @@ from fedtangent.tangents.modes import Modes, flow_gain, modes
 from fedtangent.tangents.operator import pullback, pushforward
 from fedtangent.tangents.sketch import projection
 from fedtangent.tangents.step import linearize
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 # Knots of a loss other than the squared one, and by how much the last step is longer than the first: some two per
@@ -108,7 +108,7 @@ class Evolution:
     def curvature(self, outputs: int) -> float:
         """c, which stands for the derivative of r by f."""
         assert self.loss.curvature is not None
-        return self.loss.curvature(outputs) * (1.0 if self.loss.name == "squared" else 0.5)
+        return self.loss.curvature(outputs) * (1.0 if self.loss is squared else 0.5)
 
     def modes(self, total: Sums) -> Modes:
         """The eigenvalues and eigenvectors of L, (1, q) and (1, q, q), in float64; 9 q^3 operations."""

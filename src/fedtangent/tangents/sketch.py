@@ -6,15 +6,16 @@ seed has the same R, bit for bit, whatever the samples, their order, the machine
 """
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from fedtangent.tangents.functional import Weights, each, trainable
-from fedtangent.tangents.jacobian import jacobian
+from fedtangent.tangents.functional import Weights, each
+from fedtangent.tangents.jacobian import Jacobian, jacobian
+from fedtangent.tangents.outputs import Outputs
 
 # Columns of the dense projection at a time: more would pay for linear layers, but not for convolutions.
 _TOGETHER = 4
@@ -26,12 +27,13 @@ _BLOCK = 2**22
 
 def sketch(
     model: nn.Module,
-    x: Tensor,
+    x: Any,
     size: int,
     *,
     kind: Literal["dense", "structured"] = "dense",
     seed: int = 0,
     w: Weights | None = None,
+    outputs: Outputs = None,
 ) -> Tensor:
     """S = J R (n, C, size), with E[S S^T] = K = J J^T over seeds: the full kernel is S_nc . S_md.
 
@@ -58,13 +60,15 @@ def sketch(
 
     Args:
         model: With outputs (n, C); in eval mode where it has batch norm or dropout.
-        x: Inputs, (n, ...).
+        x: Inputs, (n, ...), or a dict or a tuple of them for model(**x) or model(*x).
         size: Columns of R.
         kind: `dense` or `structured`.
         seed: Any whole number, of any length; a secret one should have 128 bits.
         w: Weights at which J is taken; the model's own where not given.
+        outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
 
     Raises:
+        TypeError: As `jacobian`.
         ValueError: A size below 1, another kind, a model or weights that `jacobian` does not take.
 
     Example:
@@ -77,9 +81,9 @@ def sketch(
         raise ValueError(f"`size` must be at least 1; got {size}. The error falls with its square root: try 1000.")
     if kind not in ("dense", "structured"):
         raise ValueError(f"`kind` must be 'dense' or 'structured'; got {kind!r}. Choose one of the two.")
-    w = trainable(model, w)
+    j = jacobian(model, x, w=w, outputs=outputs)
     with torch.no_grad():
-        return (_dense if kind == "dense" else _structured)(model, x, size, int(seed), w)
+        return (_dense if kind == "dense" else _structured)(j, size, int(seed))
 
 
 def projection(w: Weights, size: int, seed: int) -> Weights:
@@ -88,11 +92,10 @@ def projection(w: Weights, size: int, seed: int) -> Weights:
     return {name: part.div_(size**0.5) for name, part in signs.items()}
 
 
-def _dense(model: nn.Module, x: Tensor, size: int, seed: int, w: Weights) -> Tensor:
-    j = jacobian(model, x, w=w)
+def _dense(j: Jacobian, size: int, seed: int) -> Tensor:
     found = j.f.new_empty(*j.f.shape, size)
     for columns in torch.split(torch.arange(size), _TOGETHER):
-        r = {name: torch.stack([_signs(seed, name, int(i), part) for i in columns]) for name, part in w.items()}
+        r = {name: torch.stack([_signs(seed, name, int(i), part) for i in columns]) for name, part in j.w.items()}
         found[..., columns[0] : columns[-1] + 1] = each(j.jvp, r).movedim(0, -1)
     return found.div_(size**0.5)
 
@@ -104,12 +107,12 @@ def _signs(seed: int, name: str, column: int, like: Tensor) -> Tensor:
     return torch.from_numpy(bits).to(like.device).to(like.dtype).mul_(2).sub_(1).reshape(like.shape)
 
 
-def _structured(model: nn.Module, x: Tensor, size: int, seed: int, w: Weights) -> Tensor:
-    order, entries, starts = _entries(seed, size, w)
-    outputs, count = jacobian(model, x[:1], w=w).shape[1:]
+def _structured(j: Jacobian, size: int, seed: int) -> Tensor:
+    order, entries, starts = _entries(seed, size, j.w)
+    outputs, count = j.shape[1:]
     found = []
-    for part in torch.split(x, max(1, _BLOCK // (outputs * count))):
-        rows = jacobian(model, part, w=w).dense()
+    for part in j.x.split(max(1, _BLOCK // (outputs * count))):
+        rows = j.rows(part)
         # weighted sums over bags of a table's rows: a product with the sparse R^T
         its = embedding_bag(order, rows.flatten(0, 1).T.contiguous(), starts, mode="sum", per_sample_weights=entries)
         found.append(its.T.reshape(len(part), outputs, size))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents.functional import Weights, call, derivative, plain
+from fedtangent.tangents.derivatives import known_ways, push
+from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.kfac import Moments, directions
 from fedtangent.task import Task
 
@@ -99,14 +100,9 @@ class Span:
 
 def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
     """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
-
-    def f(w: Weights) -> Tensor:
-        return call(task.model, w, data.x)
-
-    basis = _like(basis, w)
-    with plain():
-        same, j = torch.func.vmap(lambda d: derivative(f, w, d))(basis)
-        root = losses.curvature_root(task.loss, same[0], data.y)
+    basis, ways = _like(basis, w), known_ways(task.model, task.w_0, task.example, data.x)
+    same, j = torch.func.vmap(lambda d: push(task.model, w, data.x, d, ways))(basis)
+    root = losses.curvature_root(task.loss, same[0], data.y)
     root = torch.where(data.real[:, None, None], root, 0)
     moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)

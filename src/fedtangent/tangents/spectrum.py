@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from fedtangent.multiply_adds import repeated
+from fedtangent.tangents.samples import tensor
 from fedtangent.tangents.symmetric import Operator, Symmetric, read
 
 _TINY = 1e-30
@@ -143,6 +144,7 @@ def distance(k_1: Tensor, k_2: Tensor) -> float:
     Raises:
         ValueError: Kernels of different shapes, zero or not finite.
     """
+    k_1, k_2 = tensor("k_1", k_1), tensor("k_2", k_2)
     _same_shape(("k_1", "k_2"), k_1, k_2)
     long = [_nonzero_length(name, part) for name, part in (("k_1", k_1), ("k_2", k_2))]
     # half the square of the difference between unit vectors: 1 - cos would lose half of the digits
@@ -159,6 +161,7 @@ def drift(k_t: Tensor, k_0: Tensor) -> float:
     Raises:
         ValueError: Kernels of different shapes, k_0 zero, or one that is not finite.
     """
+    k_t, k_0 = tensor("k_t", k_t), tensor("k_0", k_0)
     _same_shape(("k_t", "k_0"), k_t, k_0)
     _finite_length("k_t", k_t)
     start = _nonzero_length("k_0", k_0)

@@ -1,5 +1,6 @@
 """The tangent step: rows linearised at w, candidates at several times, and the choice among them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,9 @@ from fedtangent.shard import Shard
 from fedtangent.tangents import dynamics, explicit
 from fedtangent.tangents.factors import Factors, factors
 from fedtangent.tangents.functional import Weights, each, plain
+from fedtangent.tangents.integrate import PRODUCTS
 from fedtangent.tangents.operator import operator, pullback, pushforward
-from fedtangent.tangents.uses import known_uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 
@@ -77,10 +79,15 @@ class Step:
             raise ValueError(
                 f"`selection` must be 'loss', 'linearised' or 'held-out'; got {self.selection!r}. Choose one of them."
             )
-        if not self.lr > 0:
-            raise ValueError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
-        if not self.decay >= 0:
-            raise ValueError(f"`decay` must not be negative; got {self.decay}. Use 0 for none.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"`lr` must be positive and finite; got {self.lr}. Give a learning rate such as 0.01.")
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"`decay` must be 0 or more, and finite; got {self.decay}. Use 0 for none.")
+        if self.clock == "descent" and self.times[-1] > PRODUCTS:
+            raise ValueError(
+                f"`times` must be at most {PRODUCTS:,} for descent, a product with the kernel each; got "
+                f"{self.times[-1]:,}. Take fewer steps, or clock='flow'."
+            )
 
     def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
         """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,).
@@ -123,7 +130,10 @@ class Step:
 
     def rate(self, k: int) -> float:
         """lr in round k, from 1."""
-        return float(self.lr * torch.exp(torch.tensor(-self.decay * (k - 1), dtype=torch.float64)))
+        found = float(self.lr * torch.exp(torch.tensor(-self.decay * (k - 1), dtype=torch.float64)))
+        if not found:
+            raise ValueError(f"`decay` must leave a positive lr; got {self.decay}, and 0 in round {k}. Lower it.")
+        return found
 
 
 def linearize(task: Task, w: Weights, data: Shard) -> Rows:

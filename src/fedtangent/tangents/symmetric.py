@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.tangents.samples import tensor
+
 # An operator up to this size is written out as a matrix: other estimates take as many products.
 _WRITTEN_OUT = 128
 
@@ -52,6 +54,7 @@ class Symmetric(NamedTuple):
 
     def targets(self, y: Tensor) -> Tensor:
         """Labels (n,) or targets (n, C) as columns (blocks, rows, q), whose y y^T a kernel is compared with."""
+        y = tensor("y", y)
         n, outputs, given = self.axes[0], self.outputs, tuple(y.shape)
         if y.dim() == 1 and len(y) == n and not y.is_floating_point():
             y = y.long()
@@ -94,7 +97,8 @@ class Symmetric(NamedTuple):
 
 def read(name: str, kernel: Any) -> Symmetric:
     """A tensor (n, n, C, C), (n, n) or (n, n, C), or an `Operator`, as a symmetric kernel."""
-    if isinstance(kernel, Tensor):
+    if isinstance(kernel, (Tensor, np.ndarray)):
+        kernel = tensor(name, kernel)
         matrix = _blocks(name, kernel.detach())
         return _of_matrix(tuple(kernel.shape), kernel.shape[-1] if kernel.dim() > 2 else None, matrix, matrix)
     f = getattr(kernel, "f", None)

@@ -1,0 +1,121 @@
+"""Engine: what runs the nodes, the one asked for or the faster one of those that can run the model."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedtangent import catalog, solvers, trees
+from fedtangent.experiments.build import short
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.fleet import Engine, Method
+from fedtangent.shard import Shard, at
+from fedtangent.tangents.step import linearize, score
+from fedtangent.task import Task, Weights
+
+ROWS = (3, 2)  # of the two nodes that are tried: unequal, so that one is padded
+_SLOW = "There is a performance drop"  # torch.func.vmap's words for a function that it takes node by node
+
+
+def built_engine(
+    experiment: Experiment, device: torch.device, task: Task, method: Method, data: Sequence[Shard]
+) -> tuple[Engine, str | None]:
+    """The engine, and why it is not the usual one where it is not.
+
+    Raises:
+        ValueError: The one asked for cannot run the model, or torch.func cannot differentiate it.
+    """
+    name = experiment.engine or _faster(device, method, task)
+    many, local = name == "vectorized" and len(data) > 1, method.node_bytes is None
+    fn, rows = _trial(task, local, data if many else data[:1])
+    alone = _alone(fn, rows, local) if many or local else None
+    reason = None
+    if many and alone is not None:
+        fault = _fault(fn, rows, alone, task.w_0)
+        if fault is not None and experiment.engine is None:
+            name, reason = "sequential", f"vectorized cannot run this model on many nodes at once: {fault}"
+        elif fault is not None and _SLOW not in fault:
+            raise ValueError(
+                f"`engine` must be able to run the model on many nodes at once; got {name}: {fault}. Use sequential, "
+                "or leave it out."
+            )
+    return catalog.load("engines", name)(**_budget(experiment, device)), reason
+
+
+def _faster(device: torch.device, method: Method, task: Task) -> str:
+    """The engine's name: on a GPU many nodes at once; on a CPU one by one where a node's own products are large.
+
+    That is so for methods in the tangent space, which state what a node needs, and for convolutions and attention:
+    stacked they become grouped convolutions and batched products, which run slower than the same one after the other
+    (benchmarks/engines.py, benchmarks/conv_clients.py).
+    """
+    large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
+    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.node_bytes is not None
+    return "sequential" if device.type == "cpu" and large else "vectorized"
+
+
+def _trial(task: Task, local: bool, data: Sequence[Shard]) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
+    """A function like those that nodes run, in local training or in the tangent space, and a few rows of two nodes."""
+    few = [Shard(*(at(part, slice(0, rows)) for part in own)) for own, rows in zip(data, ROWS, strict=False)]
+    return partial(_gradient if local else _linearized, task), [(task.w_0, own, _batches(task, own)) for own in few]
+
+
+def _alone(fn: Callable[..., Any], rows: list[tuple[Any, ...]], local: bool) -> Any:
+    """What comes out node by node; None where it fails in the tangent space, or in a way that the run tells better."""
+    try:
+        return catalog.load("engines", "sequential")().call(fn, rows)
+    except Exception as error:
+        if not local or not isinstance(error, RuntimeError):
+            return None
+        raise ValueError(
+            f"`model` must have gradients by torch.func in training; got {short(error)}. Leave out what has none."
+        ) from error
+
+
+def _fault(fn: Callable[..., Any], shared: list[tuple[Any, ...]], alone: Any, w_0: Weights) -> str | None:
+    """What is wrong where nodes at once, with one model or each its own, give nothing, or other results than alone."""
+    floor = 16 * max(float(w.abs().max()) * torch.finfo(w.dtype).eps for w in w_0.values() if w.numel())
+    for rows in (shared, [(trees.map(torch.clone, w), *rest) for w, *rest in shared]):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", _SLOW, UserWarning)
+            try:
+                together = catalog.load("engines", "vectorized")().call(fn, rows)
+            except Exception as error:
+                return short(error)
+        for one, other in zip(trees.leaves(alone), trees.leaves(together), strict=True):
+            if one.is_floating_point() and not _agree(one, other, floor):
+                return "its gradients are others there than node by node"
+    return None
+
+
+def _agree(one: Tensor, other: Tensor, floor: float) -> bool:
+    """Whether both are the same but for rounding; what is not finite tells nothing."""
+    if not one.numel() or not bool(one.isfinite().all()):
+        return True
+    return bool((one - other).abs().max() <= 0.01 * one.abs().max() + floor)
+
+
+def _batches(task: Task, data: Shard) -> solvers.Batches:
+    """One step on all rows, drawn as in local training."""
+    drawn = solvers.shuffled(1, len(data.real), task.augment)(np.random.default_rng(0), data)
+    return trees.to(drawn, data.real.device)  # type: ignore[no-any-return]
+
+
+def _gradient(task: Task, w: Weights, data: Shard, batches: solvers.Batches) -> Weights:
+    return trees.subtract(w, solvers.sgd(task, lr=1.0)(w, data, batches))  # type: ignore[no-any-return]
+
+
+def _linearized(task: Task, w: Weights, data: Shard, _: solvers.Batches) -> Any:
+    tries = trees.map(lambda part: torch.stack([part, part]), w)
+    return linearize(task, w, data), score(task, tries, data)
+
+
+def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:
+    """The budget of a chunk: what was asked for; else a quarter of a GPU, and on a CPU the engine's own."""
+    if experiment.memory is not None:
+        return {"memory": experiment.memory}
+    return {"memory": torch.cuda.get_device_properties(device).total_memory // 4} if device.type == "cuda" else {}

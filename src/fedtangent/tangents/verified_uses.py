@@ -1,0 +1,247 @@
+"""The uses of a model's parameters, held against plain automatic differentiation before anything is built on them.
+
+What a recorded pass says of the uses is compared with `torch.autograd` on some samples together: f, and J^T alpha for
+random alpha, parameter by parameter, at the given weights, and again with those that are zero (a head, a gate at the
+start of training) moved, so that they hide nothing. A parameter that does not come out right is left to automatic
+differentiation of the whole model; so are all parameters of a model whose samples use them in different ways.
+"""
+
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from fedtangent import multiply_adds, trees
+from fedtangent.tangents.contract import Part, cuts, parts
+from fedtangent.tangents.factors import Dense, Factors, pulled_back
+from fedtangent.tangents.functional import Weights, call, check, holding, plain
+from fedtangent.tangents.layers import Matrix
+from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
+from fedtangent.tangents.whole import Whole, whole
+
+_SAMPLES = 8  # the most that are compared
+_MEMORY = 2**28
+_NUMBERS = 2**20  # of a matrix's gradient at a time
+_MIXED = (
+    "`model` must treat every sample on its own; got outputs that change with the other samples. "
+    "Use GroupNorm, or eval mode."
+)
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Any, Uses]] = WeakKeyDictionary()
+
+
+def uses(model: nn.Module, w: Weights, x: Samples, memory_bytes: int = _MEMORY) -> Uses:
+    """The uses of the parameters w, from two or three forward and backward passes of up to 8 samples of x (n, ...).
+
+    Args:
+        model: Maps (n, ...) to outputs (n, C), each sample on its own.
+        w: Its trainable parameters, or some of them.
+        x: Samples.
+        memory_bytes: Decides how many samples are compared, and how many parameters at once; one at the least.
+
+    Raises:
+        ValueError: Outputs that are no (rows, outputs) or that change with the other samples of a batch; integers where
+            floats are needed.
+    """
+    check(model)
+    w = {name: part.detach() for name, part in w.items()}
+    with torch.no_grad():
+        return _verified(model, w, x, memory_bytes)
+
+
+def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Uses:
+    try:
+        found = recorded(model, w, x[:1])
+    except RuntimeError as error:
+        found = _plain_pass(model, w, x[:1], error)
+        return _right(model, w, _some(x, found, memory_bytes), all_by_autograd(model, w, found), memory_bytes)
+    few = _some(x, found, memory_bytes)
+    try:
+        found = _right(model, w, few, found, memory_bytes)
+        if hidden := _hiding(w, found):
+            found = _right(model, {**w, **hidden}, few, found, memory_bytes)
+    except UsesDiffer:
+        found = _right(model, w, few, all_by_autograd(model, w, found), memory_bytes)
+    return found
+
+
+def known_uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+    """`uses` of a task's model, which stays as it is, and which inputs are fixed: looked for once for such shapes.
+
+    Inside vmap and other transforms from the tensors that are mapped, those of the first node.
+    """
+    known = _KNOWN.setdefault(model, {})
+    shapes = tuple((name, part.shape, part.dtype) for name, part in w.items())
+    key = shapes, x.shape[1:], x.dtype, x.device
+    if key not in known:
+        with multiply_adds.uncounted(), temporarily_clear_interpreter_stack():
+            w, x = {name: _of_first_node(part) for name, part in w.items()}, _of_first_node(x)
+            found = uses(model, w, x)
+            known[key] = replace(found, fixed=fixed(model, w, x[:1]) & found.by_name.keys())
+    return known[key]
+
+
+def _of_first_node(part: Tensor) -> Tensor:
+    """The tensor inside of all wrappers of transforms, at the first place of every mapped axis."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(part):
+        axis = functorch.maybe_get_bdim(part) if functorch.is_batchedtensor(part) else None
+        part = functorch.get_unwrapped(part)
+        part = part if axis is None else part.select(axis, 0)
+    return part.detach()
+
+
+def all_by_autograd(model: nn.Module, w: Weights, found: Uses) -> Uses:
+    """The uses of a model whose parameters cannot be followed at all; `found` knows its outputs and how large it is."""
+    by_name: dict[str, Use] = {WHOLE: whole(model, tuple(w), found.outputs)}
+    return Uses(by_name, found.outputs, touched=found.touched, kept={WHOLE: found.sample}, sample=found.sample)
+
+
+def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -> Uses:
+    """How large a model is by a pass outside of the transforms of torch.func, inside which `error` was met."""
+    recorder = Recorder(w)
+    try:
+        with torch.no_grad(), plain(), recorder:
+            f = outputs(call(model, w, x))
+    except RuntimeError:
+        if not isinstance(x, Tensor) or x.is_floating_point():
+            raise
+        raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
+    return Uses({}, f.shape[1], touched=recorder.touched, sample=x.numel())
+
+
+def _some(x: Samples, found: Uses, memory_bytes: int) -> Samples:
+    """Some samples, from the first to the last, whose passes fit in memory."""
+    count = min(_SAMPLES, len(x), max(1, memory_bytes // (8 * 6 * max(1, found.touched))))
+    return x[torch.linspace(0, len(x) - 1, count).round().long()]
+
+
+def _hiding(w: Weights, found: Uses) -> Weights:
+    """The parameters that are zero and no mere shifts, so that no gradient of others comes through, at other values."""
+    shifts = {getattr(one, "bias", None) or getattr(one, "shift", None) for one in found.by_name.values()}
+    generator = torch.Generator().manual_seed(len(w))
+    return {
+        name: (0.1 * torch.randn(part.shape, generator=generator)).to(part)
+        for name, part in w.items()
+        if name not in shifts and not part.any()
+    }
+
+
+def _right(model: nn.Module, w: Weights, x: Samples, found: Uses, memory_bytes: int) -> Uses:
+    """`found` as far as it agrees with plain autograd at w on samples x; the whole model's use for all else."""
+    generator = torch.Generator().manual_seed(len(x))
+    alpha = torch.randn(len(x), found.outputs, generator=generator, dtype=torch.float64)
+    alpha = alpha.to(next(iter(w.values())))
+    leaves = {name: part.detach().requires_grad_() for name, part in w.items()}
+    with holding(model, leaves), plain():
+        with torch.enable_grad():
+            together = call(model, leaves, x)
+        return _agreeing(model, w, x, found, leaves, together, alpha, memory_bytes)
+
+
+def _agreeing(
+    model: nn.Module,
+    w: Weights,
+    x: Samples,
+    found: Uses,
+    leaves: Weights,
+    together: Tensor,
+    alpha: Tensor,
+    memory_bytes: int,
+) -> Uses:
+    while True:
+        f, its = pulled_back(model, w, x, found, alpha)
+        if not trees.is_finite([together.detach(), f]):
+            return found  # whoever computes with them says so
+        if together.shape != f.shape or not _close(together.detach() - f, float(f.norm()), 0.0):
+            raise ValueError(_MIXED)
+        wrong, absent = _compared(found, w, leaves, its, together, alpha, memory_bytes)
+        if not wrong:
+            return replace(found, unused=tuple(sorted(absent)))
+        by_model = found.by_name.get(WHOLE)
+        if isinstance(by_model, Whole) and not by_model.transforms and wrong <= {*found.whole}:
+            raise ValueError(_MIXED)
+        found, names = without(found, {*wrong, *found.whole})
+        transforms = by_model is None or not wrong & {*by_model.call.names}
+        found.by_name[WHOLE] = whole(model, names, found.outputs, transforms)
+        found.kept[WHOLE] = found.sample
+
+
+def _compared(
+    found: Uses, w: Weights, leaves: Weights, its: Factors, together: Tensor, alpha: Tensor, memory_bytes: int
+) -> tuple[set[str], set[str]]:
+    """The parameters whose gradients the uses give otherwise than autograd does; and those that nothing depends on."""
+    of_uses = parts(found, w)
+    followed = {name for part in of_uses for name in part.names}
+    strays = [Part((), (), (name,), w[name].numel()) for name in w if name not in followed]
+    sizes: dict[str, float] = {}
+    offs: dict[str, float] = {}
+    wrong = {name for (name,) in (part.names for part in strays) if name in found.seen}
+    absent: set[str] = set()
+    for batch in _batches([*of_uses, *strays], memory_bytes // (8 * 4)):
+        names = [name for part in batch for name in part.names]
+        pulled = torch.autograd.grad(
+            together, [leaves[name] for name in names], alpha, retain_graph=True, allow_unused=True
+        ) if together.requires_grad else [None] * len(names)  # fmt: skip
+        by_name = {name: torch.zeros_like(w[name]) if g is None else g for name, g in zip(names, pulled, strict=True)}
+        absent |= {name for name, g in zip(names, pulled, strict=True) if g is None and name not in followed} - wrong
+        sizes |= {name: float(g.norm()) for name, g in by_name.items()}
+        for part in batch:
+            own = {name: by_name[name] for name in part.names}
+            for key, use in zip(part.keys, part.uses, strict=True):
+                factor = its[key]
+                assert isinstance(factor, Dense)
+                try:
+                    _subtract(use, w, factor, own)
+                except RuntimeError:
+                    if not isinstance(use, Whole) or not use.transforms:
+                        raise
+                    wrong |= {*use.call.names}  # torch.func cannot differentiate it
+            offs |= {name: float(g.norm()) for name, g in own.items()}
+        del pulled, by_name
+    most = max(sizes.values(), default=0.0)
+    like = next(iter(w.values()))
+    wrong |= {name for name, off in offs.items() if not _within(off, sizes[name], most, like)}
+    return wrong, absent
+
+
+def _subtract(use: Use, w: Weights, factor: Dense, own: Weights) -> None:
+    """Takes the gradients that a use gives, summed over samples, from `own`, in little memory."""
+    if isinstance(use, Matrix) and not use.lookup:
+        u, outer = use.inner(factor.a).to(factor.d[0].dtype), use.outer(factor.d)[:, 0]
+        matrix = own[use.weight].view(use.groups, use.fan_out, use.fan_in)
+        for rows in torch.split(torch.arange(use.fan_out), max(1, _NUMBERS // (use.groups * use.fan_in))):
+            matrix[:, rows] -= torch.einsum("ngos,ngis->goi", outer[:, :, rows], u)
+        if use.bias is not None:
+            own[use.bias] -= outer.sum((0, -1)).reshape(own[use.bias].shape)
+        return
+    size = max(1, _NUMBERS // sum(part.numel() for part in own.values()))
+    for some in cuts(len(factor.d[0]), size):
+        a, d = (tuple(part[some] for part in side) for side in (factor.a, factor.d))
+        for name, gradient in use.gradients(w, a, d).items():
+            own[name] -= gradient.sum((0, 1))
+
+
+def _batches(found: list[Part], most: int) -> list[list[Part]]:
+    """Parts that hold together no more than so many numbers, one at the least."""
+    batches: list[list[Part]] = [[]]
+    for part in found:
+        if batches[-1] and sum(other.size for other in [*batches[-1], part]) > most:
+            batches.append([])
+        batches[-1].append(part)
+    return batches
+
+
+def _close(difference: Tensor, size: float, most: float) -> bool:
+    return _within(float(difference.norm()), size, most, difference)
+
+
+def _within(off: float, size: float, most: float, like: Tensor) -> bool:
+    """Whether a difference is rounding: relative to the value itself, or to the largest of its kind."""
+    eps = torch.finfo(like.dtype).eps
+    relative = 1e-6 if like.dtype == torch.float64 else 3e-2 if like.is_cuda or eps > 1e-4 else 3e-3
+    return off <= relative * size + 100 * eps * most
