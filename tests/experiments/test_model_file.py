@@ -325,6 +325,7 @@ def test_no_whole_model(spoil: Any, tmp_path: Path) -> None:
         ({"inputs": [4.5]}, r"that says what it is; got inputs '\[4.5\]' in "),
         ({"outputs": -3}, r"that says what it is; got outputs '-3' in "),
         ({"probe": ["x"]}, r"that says what it is; got probe "),
+        ({"probe": []}, r"that says what it is; got probe "),
         ({"options": {"hidden": {"a": 3}}}, r"that says what it is; got options "),
         (
             {"options": {"hidden": [6], "x": 3}},
