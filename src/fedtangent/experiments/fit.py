@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedtangent import forward, passes, trees
+from fedtangent import batch_norm, forward, passes, trees
 from fedtangent.experiments.build import shape, short
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, at, channels_last, count
@@ -84,7 +84,7 @@ def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) ->
             "or build it without auxiliary outputs."
         )
     passes.check_chance(task.model, trained)
-    if not task.draws:  # a row's dropout goes by its place in the batch
+    if not task.draws and not batch_norm.layers(task.model):  # dropout goes by a row's place, batch norm by its batch
         passes.check_rows(task.model, trained, x)
 
 
