@@ -232,7 +232,12 @@ def _generators() -> Iterator[None]:
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Inside, dropout and batch norm are in eval mode; afterwards modes and buffers are as they were."""
     known = [part for part in model.modules() if isinstance(part, (_DropoutNd, _NormBase)) and part.training]
-    parts = [(part, name, buffer) for part in model.modules() for name, buffer in part.named_buffers(recurse=False)]
+    parts = [
+        (part, name, buffer)
+        for part in model.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if _writable(buffer)
+    ]
     copies = [(buffer._version, buffer.detach().clone()) for _, _, buffer in parts]
     for mode in known:
         mode.training = False
@@ -250,7 +255,13 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 def _floating(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the buffers of floats."""
-    return {name: part.detach().clone() for name, part in model.named_buffers() if part.is_floating_point()}
+    floats = {name: part for name, part in model.named_buffers() if part.is_floating_point() and _writable(part)}
+    return {name: part.detach().clone() for name, part in floats.items()}
+
+
+def _writable(buffer: Tensor) -> bool:
+    """Whether a pass can write in it: not where one number stands for many, nor in a sparse one."""
+    return buffer.layout == torch.strided and 0 not in buffer.stride()
 
 
 def _beside(rows: Tensor, leaf: Tensor) -> Tensor:

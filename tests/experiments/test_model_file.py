@@ -325,6 +325,7 @@ def test_no_whole_model(spoil: Any, tmp_path: Path) -> None:
         ({"inputs": [4.5]}, r"that says what it is; got inputs '\[4.5\]' in "),
         ({"outputs": -3}, r"that says what it is; got outputs '-3' in "),
         ({"probe": ["x"]}, r"that says what it is; got probe "),
+        ({"probe": []}, r"that says what it is; got probe "),
         ({"options": {"hidden": {"a": 3}}}, r"that says what it is; got options "),
         (
             {"options": {"hidden": [6], "x": 3}},
@@ -418,34 +419,35 @@ def test_a_model_whose_layers_are_held_by_a_function_is_refused() -> None:
         run(tiny("fedavg", model=model))
 
 
-class Averages(nn.Linear):
-    """Keeps a running mean of what comes out."""
-
-    def __init__(self) -> None:
-        super().__init__(4, 3)
-        self.register_buffer("mean", torch.zeros(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        f = super().forward(x)
-        self.mean.mul_(0.9).add_(f.detach().mean(0), alpha=0.1)
-        return f - self.mean
-
-
 @pytest.mark.parametrize(
     ("build", "name"),
     [
-        (Averages, "mean"),
-        (lambda: nn.Sequential(spectral_norm(nn.Linear(4, 3))), "0.weight_u"),
-        (lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 3))), "0.parametrizations.weight.0._u"),
+        (lambda: nn.Sequential(spectral_norm(nn.Linear(4, 30)), nn.Linear(30, 3)), "0.weight_u"),
+        (
+            lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 30)), nn.Linear(30, 3)),
+            "0.parametrizations.weight.0._u",
+        ),
     ],
 )
 def test_a_model_that_a_pass_changes_is_refused(build: Any, name: str) -> None:
-    message = (
-        rf"^`model` must not change in a forward pass; got other numbers in its buffer '{name}'. Call model.eval\(\), "
-    )
+    """A spectral norm in train mode."""
+    message = rf"^`model` must not change in a forward pass; got other numbers in its buffer '{name}'. Call model.eval"
     for method in ("fedavg", "ntkfl"):
         with pytest.raises(ValueError, match=message):
             run(tiny(method, model=build()))
+
+
+def test_a_sparse_buffer_is_run_with() -> None:
+    class Graph(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((self.adjacency @ x.T).T)  # type: ignore[no-any-return]
+
+    model = Graph(*network())
+    model.register_buffer("adjacency", torch.eye(4).to_sparse())
+    dense = Graph(*network())
+    dense.register_buffer("adjacency", torch.eye(4))
+    found, expected = (run(tiny("fedavg", model=m, engine="sequential")).rounds[-1] for m in (model, dense))
+    assert found["loss"] == pytest.approx(expected["loss"])
 
 
 def test_a_file_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:

@@ -181,3 +181,6 @@ def test_objects_from_python_are_parts_as_well() -> None:
     found = sources(asked)
     assert found.keys() == {"method", "model", "loss", "augment"}  # a graph and data are on the record themselves
     assert [found[part]["name"] for part in ("method", "model", "loss")] == ["dfedavg.py", "Sequential", "Loss"]
+    picked = [tiny(model=network(), outputs=outputs) for outputs in (0, "logits", lambda f: f, lambda f: f["logits"])]
+    digests = [sources(one).get("outputs", {}).get("digest") for one in picked]
+    assert digests[:2] == [None, None] and len({*digests[2:], None}) == 3

@@ -86,8 +86,7 @@ def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) ->
             "or build it without auxiliary outputs."
         )
     passes.check_chance(task.model, trained)
-    # a row's dropout goes by its place in the batch, and batch norm mixes rows by design
-    if not task.draws and not list(batch_norm.layers(task.model)):
+    if not task.draws and not batch_norm.layers(task.model):  # dropout goes by a row's place, batch norm by its batch
         passes.check_rows(task.model, trained, x)
 
 

@@ -114,7 +114,7 @@ def _checked(how: dict[str, Any], folder: str | Path) -> dict[str, Any]:
         "outputs": _size,
         "dtype": lambda value: value in get_args(DType),
         "floats": lambda value: isinstance(value, bool),
-        "probe": lambda value: value is None or (isinstance(value, list) and all(isinstance(x, float) for x in value)),
+        "probe": lambda value: value is None or _floats(value),
     }
     for name, right in rules.items():
         if name not in how or not right(how[name]):
@@ -123,6 +123,10 @@ def _checked(how: dict[str, Any], folder: str | Path) -> dict[str, Any]:
                 f"{folder}. {REMEDY}"
             )
     return how
+
+
+def _floats(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(one, float) for one in value)
 
 
 def _size(value: Any) -> bool:
@@ -248,7 +252,7 @@ def _probed(module: nn.Module, how: dict[str, Any]) -> list[float] | None:
     try:
         with torch.no_grad(), unchanged(module):
             f = module(x)
-        return [float(value) for value in f.flatten()[:_SMALL].tolist()]
+        return [float(value) for value in f.flatten()[:_SMALL].tolist()] or None
     except Exception:  # rows of this kind are nothing to it, such as ids
         return None
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fedtangent import catalog
 from fedtangent.experiments.build import named
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, PARTS, Experiment, factory
-from fedtangent.graph import Graph
-from fedtangent.shard import Dataset, Partition
+from fedtangent.losses import Loss
+from fedtangent.task import Augmentation
 
 Source = dict[str, str]
 
@@ -29,7 +29,7 @@ _VERSIONED -= {"__main__"}
 
 def sources(experiment: Experiment) -> dict[str, Source]:
     """Name and digest of every part that is made of code."""
-    chosen = {part: getattr(experiment, part) for part in (*PARTS, "loss", "engine")}
+    chosen = {part: getattr(experiment, part) for part in (*PARTS, "loss", "engine", "outputs")}
     chosen |= {"host": experiment.hosted, "topology": experiment.topology or DEFAULT_TOPOLOGY}
     found = {part: _source(part, value) for part, value in chosen.items()}
     return {part: source for part, source in found.items() if source is not None}
@@ -51,10 +51,10 @@ def _source(part: str, value: Any) -> Source | None:
     if isinstance(value, (str, Path)):
         if Path(value).suffix == ".py":
             return of_file(Path(value))
-        if part in ("loss", "engine") or Path(value).suffix:  # the package's own, or an index file, which holds data
+        if part not in PARTS or Path(value).suffix:  # the package's own, or an index file, which holds data
             return None
         value = factory(part, str(value))
-    if value is None or isinstance(value, (Dataset, Partition, Graph)):  # data, which the fingerprint holds
+    if not callable(value) and not isinstance(value, (Loss, Augmentation)):  # data, which the fingerprint holds
         return None
     module = sys.modules.get(getattr(value, "__module__", ""))
     if module is not None and module.__name__.split(".")[:2] in [["fedtangent", folder] for folder in catalog.FOLDERS]:
