@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import batch_norm, catalog, losses
+from fedtangent.calls import out_of_memory
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -117,7 +118,12 @@ def built_model(experiment: Experiment, inputs: tuple[int, ...], outputs: int) -
     if function is None:
         model = experiment.model
     else:
-        model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+        try:
+            model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise ValueError(f"`model` must fit into memory; got {_short(error)}. Choose a smaller one.") from error
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a module or give one; got {type(model).__name__}. Return a torch.nn.Module.")
     return model
