@@ -5,10 +5,10 @@ from fedtangent import crowd
 
 CASES = [
     # owners' rows, the fewest in a sum, what is said
-    ((5, 5), 1, "`clients` must be at least 3 in a sum; got 2. Add some."),
-    ((), 0, "`clients` must be at least 3 in a sum; got 0. Add some."),
-    ((5, 2, 2), 1, "`clients` must hold at most half of the rows of a sum each; got 5 of 9. Add some."),
-    ((4, 3, 4), 12, "`clients` must have at least 12 rows in a sum, twice a layer's inputs; got 11. Add some."),
+    ((5, 5), 1, "`nodes` must be at least 3 in a sum; got 2. Add some."),
+    ((), 0, "`nodes` must be at least 3 in a sum; got 0. Add some."),
+    ((5, 2, 2), 1, "`nodes` must hold at most half of the rows of a sum each; got 5 of 9. Add some."),
+    ((4, 3, 4), 12, "`nodes` must have at least 12 rows in a sum, twice a layer's inputs; got 11. Add some."),
     ((4, 3, 5), 12, None),
     ((4, 2, 2), 8, None),
     ((1, 1, 1), 0, None),

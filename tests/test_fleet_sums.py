@@ -89,7 +89,7 @@ class TestSum:
         fleet = line()
         with pytest.raises(
             ValueError,
-            match=r"^`x_k` must hold a message that is finite; got none of 4 in round 1. Look at the data .*\.$",
+            match=r"^`x_k` must have a finite message to sum; got none of 4 in round 1. Use smaller steps, .*\.$",
         ):
             fleet.sum(fleet.each(numbers(*[torch.nan] * 4)))
 

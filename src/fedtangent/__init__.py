@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def run(
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"fedtangent.{_HOMES[name]}"), name)
+    # `fedtangent.tangents.kernel` needs no import of its own
+    if name.startswith("_") or importlib.util.find_spec(f"fedtangent.{name}") is None:
         raise AttributeError(f"module 'fedtangent' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fedtangent.{_HOMES[name]}"), name)
+    return importlib.import_module(f"fedtangent.{name}")

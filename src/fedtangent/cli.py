@@ -1,40 +1,55 @@
 """The command line: parses, calls, prints. Every option is read off a signature."""
 
 import argparse
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import getdoc, signature
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 
 from fedtangent import __version__, catalog
+from fedtangent.calls import NodeError, out_of_memory
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
 from fedtangent.experiments.run import Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
-from fedtangent.fleet import NodeError
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
-from fedtangent.reports import page, progress, records, statistics, table
+from fedtangent.reports import page, progress, records, search, statistics, table
 from fedtangent.reports.finding import finding
 from fedtangent.reports.listings import MEANING
+from fedtangent.reports.schema import printable
 
-INTERRUPTED, WRONG = 130, 2
+INTERRUPTED, WRONG, UNREAD = 130, 2, 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C."""
+    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C, 141 where nobody reads on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name, or a mean's ±, that the terminal's encoding cannot write
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return _command([_dashed(word) for word in (sys.argv[1:] if words is None else words)])
-    except (ValueError, TypeError, OSError, NodeError) as error:
-        if isinstance(error, (ValueError, TypeError)) and " must " not in str(error):
-            raise  # no rule that a user broke: a fault of the program, which its traceback explains
-        print(f"fedtangent: {' '.join(str(error).split())}", file=sys.stderr)
+        try:
+            return _command([_dashed(word) for word in (sys.argv[1:] if words is None else words)])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as of `fedtangent list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+        told = str(error)
+        if not isinstance(error, (OSError, NodeError)) and " must " not in told:
+            if not out_of_memory(error):
+                raise  # no rule that a user broke: a fault of the program, which its traceback explains
+            told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
+        print(f"fedtangent: {printable(' '.join(told.split()))}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt as stop:
         print(f"fedtangent: stopped{f'; {stop}' if str(stop) else ''}.", file=sys.stderr)
@@ -102,7 +117,7 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
     """
     if target is not None:
         table.checked_target(target, "accuracy")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    page.ready(out)
     found = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
     return _shown(found, target, out)
 
@@ -111,11 +126,15 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
     """Compare runs: print the table, and write the page with curves, label skew and graph.
 
     Args:
-        folders: Of runs, or folders that hold those.
+        folders: Of runs, or folders that hold those, up to three levels down.
         out: The HTML page to write.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
-    return _shown([records.read(folder) for folder in _runs(folders)], target, out)
+    page.ready(out)
+    found = search.runs(folders)
+    for sentence in found.left_out:
+        print(printable(sentence), file=sys.stderr)
+    return _shown(found.records, target, out)
 
 
 def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | None = None) -> int:
@@ -171,7 +190,7 @@ def _command(words: list[str]) -> int:
         return _parse_recipe(rest)
     parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
     if name == "report":
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds several.")
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
     known = options(commands[name])
     for option in known.values():
         parser.offer(option, option.name)
@@ -321,13 +340,6 @@ def _print_names(folder: str) -> None:
 def _from_folder(name: str) -> bool:
     """Whether a data set can be had by name: one that takes Python objects cannot."""
     return "data_dir" in signature(catalog.load("datasets", name)).parameters
-
-
-def _runs(folders: Sequence[str]) -> Iterator[Path]:
-    """The folders themselves, or the runs in those that hold several."""
-    for folder in map(Path, folders):
-        inside = [path.parent for path in sorted(folder.glob("*/manifest.json"))]
-        yield from inside if inside and not (folder / "manifest.json").is_file() else [folder]
 
 
 def _announce(built: Setup) -> None:

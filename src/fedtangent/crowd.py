@@ -16,7 +16,7 @@ def least(fan_in: int) -> int:
     return 2 * fan_in
 
 
-def check(rows: Sequence[int], fewest: int, remedy: str = "Let more of them take part.") -> None:
+def check(rows: Sequence[int], fewest: int, remedy: str = "Raise participation or nodes.") -> None:
     """Raises where a sum over owners with these rows would show one of them.
 
     Args:
@@ -28,14 +28,14 @@ def check(rows: Sequence[int], fewest: int, remedy: str = "Let more of them take
         ValueError: Fewer than three owners, one with more than half of the rows, or too few rows.
     """
     if len(rows) < OWNERS:
-        raise ValueError(f"`clients` must be at least {OWNERS} in a sum; got {len(rows)}. {remedy}")
+        raise ValueError(f"`nodes` must be at least {OWNERS} in a sum; got {len(rows)}. {remedy}")
     if 2 * max(rows) > sum(rows):
         raise ValueError(
-            f"`clients` must hold at most half of the rows of a sum each; got {max(rows)} of {sum(rows)}. {remedy}"
+            f"`nodes` must hold at most half of the rows of a sum each; got {max(rows)} of {sum(rows)}. {remedy}"
         )
     if sum(rows) < fewest:
         raise ValueError(
-            f"`clients` must have at least {fewest} rows in a sum, twice a layer's inputs; got {sum(rows)}. {remedy}"
+            f"`nodes` must have at least {fewest} rows in a sum, twice a layer's inputs; got {sum(rows)}. {remedy}"
         )
 
 

@@ -151,8 +151,8 @@ class Fleet:
         good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and trees.is_finite(x)]
         if not good:
             raise ValueError(
-                f"`x_k` must hold a message that is finite; got none of {len(values)} in round {self.round}. "
-                "Look at the data and the weights."
+                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(values)} in round "
+                f"{self.round}. Use smaller steps, or look at the data."
             )
         return Central(trees.weighted_sum(good, [1] * len(good))), Central(len(values) - len(good))
 

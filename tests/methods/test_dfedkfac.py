@@ -148,7 +148,7 @@ def test_a_guard_leaves_out_who_would_see_a_neighbour_or_a_row() -> None:
 
 def test_a_guard_asks_for_rows_enough_in_the_shared_sum() -> None:
     method = dfedkfac(federation.task(), **FEW, guard=True, inputs="shared")
-    message = r"^`clients` must have at least 20 rows in a sum, twice a layer's inputs; got 19\. Add nodes, or "
+    message = r"^`nodes` must have at least 20 rows in a sum, twice a layer's inputs; got 19\. Add nodes, or "
     with pytest.raises(ValueError, match=message):
         federation.run(method, federation.shards([3, 3, 3, 4, 3, 3]))
     federation.run(method, federation.shards([3, 3, 3, 5, 3, 3]))

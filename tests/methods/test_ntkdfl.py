@@ -1,3 +1,5 @@
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -6,6 +8,7 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
+from fedtangent.fleet import NodeError
 from fedtangent.graph import Graph
 from fedtangent.methods.ntkdfl import ntkdfl
 from fedtangent.methods.ntkfl import ntkfl
@@ -167,9 +170,32 @@ def test_a_node_whose_rows_blow_up_keeps_its_mean() -> None:
             assert_close(w, w_0, 1e-15)
 
 
+@pytest.mark.parametrize("loss", losses.NAMES)
+@pytest.mark.parametrize("budget", [None, *federation.BUDGETS])
+def test_a_rate_that_would_never_end_is_told_by_every_engine(loss: str, budget: int | None) -> None:
+    def rounds(lr: float) -> federation.Run:
+        engine = federation.engine() if budget is None else federation.engine("vectorized", budget)
+        method = ntkdfl(Task(federation.network(), losses.NAMES[loss]), times=(10, 30), lr=lr)
+        return federation.run(method, rounds=1, engine=engine)
+
+    with pytest.raises(NodeError, match=r"node \d failed in 'evolved' of ntkdfl, round 1: ") as error:
+        rounds(1e12)
+    told = re.search(
+        r"`lr` times the last of `times` must be at most (\S+) with this kernel, so that a flow takes at most 16,384 "
+        r"products; got 3e\+13\. Lower it, or scale the inputs down\.",
+        str(error.value),
+    )
+    assert told is not None and 1e3 < float(told[1]) < 1e9
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"times": (10, 2**63)}, r"^`times` must be at most 9,223,372,036,854,775,807 under clock 'flow'; got 9"),
+        ({"times": (10, 10**400)}, r"^`times` must be at most 9,223,372,036,854,775,807 under clock 'flow'; got 1000"),
+        ({"times": (10, 1_000_001), "clock": "descent"}, r"^`times` must be at most 1,000,000 under clock 'descent'; "),
+        ({"lr": math.inf}, r"^`lr` times the last of `times` must be finite; got lr inf\. Lower it\.$"),
+        ({"decay": math.inf}, r"^`decay` must not be negative, nor infinite; got inf\. Use 0 for none\.$"),
         ({"momentum": 1.0}, r"^`momentum` must be in \[0, 1\); got 1.0. Use 0.5, or 0 for none\.$"),
         ({"momentum": 0.5, "averaging": False}, r"^`momentum` must be 0 without averaging; got both\. Leave .*\.$"),
         ({"exchange": "kernel"}, r"^`exchange` must be 'jacobian' or 'factors'; got 'kernel'\. Choose .*\.$"),
@@ -179,7 +205,7 @@ def test_a_node_whose_rows_blow_up_keeps_its_mean() -> None:
         ({"times": (0, 5)}, r"^`times` must be positive and increasing; got \[0, 5\]\. Sort them\.$"),
         ({"times": (5, 5)}, r"^`times` must be positive and increasing; got \[5, 5\]\. Sort them\.$"),
         ({"lr": 0.0}, r"^`lr` must be positive; got 0.0\. Give .*\.$"),
-        ({"decay": -0.1}, r"^`decay` must not be negative; got -0.1\. Use 0 for none\.$"),
+        ({"decay": -0.1}, r"^`decay` must not be negative, nor infinite; got -0.1\. Use 0 for none\.$"),
         ({"selection": "test"}, r"^`selection` must be 'loss', 'linearised' or 'held-out'; got 'test'\. Choose .*\.$"),
         ({"aggregation": "best"}, r"^`aggregation` must be 'plain' or 'weighted'; got 'best'\. Choose .*\.$"),
     ],

@@ -268,8 +268,8 @@ def test_a_client_sends_less_than_a_megabyte_with_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "sentence"),
     [
-        (ROWS, {"participation": 0.4}, "`clients` must be at least 3 in a sum; got 2. Let more"),
-        ((9, 4, 4), {}, "`clients` must hold at most half of the rows of a sum each; got 9 of 17. Let"),
+        (ROWS, {"participation": 0.4}, "`nodes` must be at least 3 in a sum; got 2. Raise participation or nodes."),
+        ((9, 4, 4), {}, "`nodes` must hold at most half of the rows of a sum each; got 9 of 17. Raise"),
         (
             ROWS,
             {"columns": 5},
@@ -293,7 +293,9 @@ def test_exactly_enough_rows_and_half_of_them_are_allowed() -> None:
     ("options", "sentence"),
     [
         ({"columns": 0}, "`columns` must be at least 1; got 0. Leave it out"),
-        ({"sums": 0}, "`sums` must be at least 1; got 0. Leave it out for 12"),
+        ({"sums": 0}, "`sums` must be from 1 to 1000; got 0. Leave it out for 12"),
+        ({"sums": 1001}, "`sums` must be from 1 to 1000; got 1001."),
+        ({"lr": 1e305}, "`lr` times the last of `times` must be finite; got lr 1e+305. Lower it."),
         ({"sums": 3, "loss": losses.squared}, "`sums` must be left out under the squared loss, which takes one; got 3"),
         ({"loss": losses.custom(nn.functional.smooth_l1_loss)}, "`loss` must state its curvature for a flow; got none"),
         ({"times": (20, 10)}, "`times` must be positive and increasing; got [20, 10]"),

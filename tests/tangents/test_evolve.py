@@ -481,3 +481,19 @@ def test_a_tolerance_out_of_reach_is_told(free: None, monkeypatch: pytest.Monkey
         ValueError, match="`tolerance` must be within reach; got 1e-08, and conjugate gradients did not end"
     ):
         evolve(Counted(matrix(rows.full)), rows.f_0, rows.targets, math.inf)
+
+
+def test_work_without_end_is_refused_before_it_begins(free: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Rows()
+    operator = Counted(matrix(rows.full))
+    monkeypatch.setattr(import_module("fedtangent.tangents.evolve"), "_FACTORISED", 0)
+    reach = r"^`lr` times the last `t` must be at most \S+ with this kernel, so that a flow takes at most 1,000,000 "
+    for y, loss in ((rows.labels, losses.cross_entropy), (rows.targets, losses.squared)):
+        with pytest.raises(ValueError, match=reach + "products; got 1e\\+20. Lower it, or scale the inputs down"):
+            evolve(operator, rows.f_0, y, 1e19, loss=loss, lr=10)
+        with pytest.raises(
+            ValueError, match=r"^`t` must be at most 1,000,000 for this descent, a product .* got 1e\+18"
+        ):
+            evolve(operator, rows.f_0, y, 1e18, loss=loss, lr=1e-3, clock="descent")
+    with pytest.raises(ValueError, match=r"^`lr` times the last `t` must be finite; got inf\. Lower one of them\.$"):
+        evolve(rows.full, rows.f_0, rows.labels, 1e200, loss=losses.cross_entropy, lr=1e200)

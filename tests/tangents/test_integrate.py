@@ -5,10 +5,19 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtangent.tangents.integrate import _steps, adaptive, phi_series, refined, stabilised
+from fedtangent.tangents.integrate import (
+    _steps,
+    adaptive,
+    check_reach,
+    phi_series,
+    refined,
+    series_products,
+    stabilised,
+    stabilised_products,
+)
 
 
 @given(stiffness=st.floats(1e-6, 1e6), end=st.floats(1e-3, 300), growth=st.floats(1.01, 3))
@@ -104,3 +113,67 @@ def test_a_force_that_is_not_finite_is_told() -> None:
     for solve in (adaptive, refined):
         with pytest.raises(ValueError, match="`loss` must stay finite; got a derivative that is not"):
             solve(lambda u: torch.log(u), start, 1.0, [0.1, 30.0], 1e-6)
+
+
+@pytest.mark.parametrize(("stiffness", "end", "growth"), [(1e-3, 0.7, 1.3), (40.0, 3.0, 1.3), (5e3, 2.0, 1.1)])
+def test_the_products_of_stabilised_are_known_before(stiffness: float, end: float, growth: float) -> None:
+    calls = []
+
+    def force(u: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return -stiffness * u
+
+    stabilised(force, torch.ones(2, dtype=torch.float64), stiffness, [end / 3, end], growth)
+    assert len(calls) == stabilised_products(stiffness, end, growth)
+
+
+@pytest.mark.parametrize("radius", [0.3, 80.0, 4e3])
+def test_the_products_of_a_series_are_bounded_before(radius: float) -> None:
+    calls, b = [], torch.linspace(0.5, 2, 5, dtype=torch.float64)
+    phi_series(lambda u: calls.append(1) or radius * u, b, radius, [0.1, 2.5])  # type: ignore[func-returns-value]
+    most = series_products(radius, 2.5, b.dtype)
+    assert most / 4 < len(calls) <= most
+
+
+def test_a_long_series_takes_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a fast transform, and near the exact solution; a matrix of cosines would have 30,000^2 numbers."""
+    rates, b = torch.tensor([0.0, 3e-7, 0.4, 9.0]).double(), torch.tensor([1.0, -2.0, 0.5, 3.0]).double()
+    s = [70.0, 1e5]
+    exact = torch.stack([b * torch.where(rates > 0, -torch.expm1(-rates * t) / rates.clamp(min=1e-9), t) for t in s])
+    assert torch.allclose(phi_series(lambda u: rates * u, b, 9.0, s), exact, rtol=1e-9)
+    monkeypatch.setattr("fedtangent.tangents.integrate._BY_MATRIX", 0)
+    by_transform = phi_series(lambda u: rates * u, b, 9.1, [0.3, 70.0])  # another radius: coefficients are kept
+    monkeypatch.setattr("fedtangent.tangents.integrate._BY_MATRIX", 10**9)
+    by_matrix = phi_series(lambda u: rates * u, b, 9.1 + 1e-13, [0.3, 70.0])
+    assert torch.allclose(by_transform, by_matrix, rtol=1e-11)
+
+
+@settings(deadline=None)
+@given(stiffness=st.floats(1e-12, 1e300), end=st.floats(1e-9, 1e300), most=st.sampled_from([20, 300, 16_384]))
+def test_the_reach_that_is_told_is_in_reach_and_near_its_edge(stiffness: float, end: float, most: int) -> None:
+    def products(s: float) -> float:
+        return stabilised_products(stiffness, s)
+
+    if products(end) <= most:
+        check_reach("`s`", products, end, most)
+        return
+    with pytest.raises(
+        ValueError, match=rf"^`s` must be at most \S+ with this kernel, so that a flow takes at most {most:,}"
+    ) as error:
+        check_reach("`s`", products, end, most)
+    told = float(str(error.value).split()[5])
+    assert 0 < told < end
+    assert products(told) <= most < products(1.2 * told)
+
+
+def test_a_time_that_is_not_finite_is_out_of_reach() -> None:
+    for products in (stabilised_products(1e300, 1e300), series_products(1e300, 1e300, torch.float64)):
+        assert products == math.inf
+
+
+def test_refined_stops_before_it_takes_too_many_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedtangent.tangents.integrate.PRODUCTS", 400)
+    calls, start = [], torch.tensor([0.1, 0.2], dtype=torch.float64)
+    with pytest.raises(ValueError, match="`tolerance` must be within reach; got 1e-12, and the error stays at"):
+        refined(lambda u: calls.append(1) or 0.25 - u**2, start, 1.0, [9.0], 1e-12)  # type: ignore[func-returns-value]
+    assert 100 < len(calls) < 450

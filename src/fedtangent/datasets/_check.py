@@ -150,7 +150,13 @@ def _labels(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tens
                 "Flatten it, take the argmax of one-hot rows, or use floats for regression."
             )
     y_train, y_test = y_train.long(), y_test.long()
+    rows, known = len(y_train) + len(y_test), classes
     classes = classes or int(y_train.max()) + 1
+    if not known and classes > rows:
+        raise ValueError(
+            f"`y_train` must number the classes from 0, at most one a row; got labels up to {classes - 1} in {rows} "
+            "rows. Number them anew, as numpy.unique(y, return_inverse=True) does, or give the number of classes."
+        )
     for array, y in (("y_train", y_train), ("y_test", y_test)):
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= classes:

@@ -35,7 +35,7 @@ def stored(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [array for array in needed if array not in file]
             arrays = {} if missing else {array: file[array] for array in (*needed, *optional) if array in file}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"`data_dir` must be a whole .npz file of plain numbers; got {str(path)!r} ({error}). "
             "Write it with numpy.savez, without object arrays."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtangent import batch_norm, catalog, dropout, forward, losses, trees
+from fedtangent.calls import out_of_memory
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -132,7 +133,12 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
     if function is None:
         model = experiment.model
     else:
-        model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+        try:
+            model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise ValueError(f"`model` must fit into memory; got {short(error)}. Choose a smaller one.") from error
     model = getattr(model, "_orig_mod", model)  # of torch.compile, which torch.func does not go through
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(

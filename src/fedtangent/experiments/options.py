@@ -127,7 +127,7 @@ def _readers(kind: Any) -> list[Callable[[str], Any]]:
             found.append(_one_of(get_args(member)))
         elif get_origin(member) in _LISTS:
             found.append(_list_of(get_args(member)[0]))
-    plain_types: list[tuple[Any, Callable[[str], Any]]] = [(bool, _bool), (int, int), (float, float), (str, str)]
+    plain_types: list[tuple[Any, Callable[[str], Any]]] = [(bool, _bool), (int, _int), (float, float), (str, str)]
     return found + [read for type_, read in plain_types if type_ in members]
 
 
@@ -153,6 +153,13 @@ def _bool(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError
     return text.lower() == "true"
+
+
+def _int(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 2**63:  # no tensor holds it
+        raise ValueError
+    return value
 
 
 def _one_of(values: tuple[Any, ...]) -> Callable[[str], Any]:

@@ -162,4 +162,4 @@ def _first_check(sizes: list[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _check(rows: list[Tensor], fewest: Tensor) -> None:
-    crowd.check([int(count) for count in rows], int(fewest), "Let more of them take part, or take guard off.")
+    crowd.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")

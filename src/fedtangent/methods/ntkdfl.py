@@ -84,7 +84,11 @@ def ntkdfl(
         if momentum:
             w_k = fleet.map(lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k))
         rows_k = fleet.ask(_linearize, w_k, fit_k, bill=answer)
-        tries_k = fleet.map(lambda w, data, inbox: evolve(w, data, inbox, step.rate(k)), w_k, fit_k, rows_k)
+
+        def evolved(w: Weights, data: Shard, inbox: Inbox) -> Tries:
+            return evolve(w, data, inbox, step.rate(k))
+
+        tries_k = fleet.map(evolved, w_k, fit_k, rows_k)
         if selection == "linearised":
             loss_k = fleet.map(lambda tries: tries[1], tries_k)
         else:

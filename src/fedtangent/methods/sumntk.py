@@ -38,7 +38,8 @@ from fedtangent.task import Task, Weights
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
 _COLUMNS = 32
-# The fewest clients of a sum.
+# As many as a round may take: each is a message of every client, and twice as many leave a quarter of the error.
+_SUMS = 1000
 
 
 class State(NamedTuple):
@@ -173,8 +174,8 @@ def _knots(task: Task, sums: int | None) -> int:
         )
     if task.loss is squared and sums is not None:
         raise ValueError(f"`sums` must be left out under the squared loss, which takes one; got {sums}. Leave it out.")
-    if sums is not None and sums < 1:
-        raise ValueError(f"`sums` must be at least 1; got {sums}. Leave it out for {primal.KNOTS}.")
+    if sums is not None and not 1 <= sums <= _SUMS:
+        raise ValueError(f"`sums` must be from 1 to {_SUMS}; got {sums}. Leave it out for {primal.KNOTS}.")
     return 1 if task.loss is squared else sums or primal.KNOTS
 
 

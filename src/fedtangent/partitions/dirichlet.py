@@ -32,8 +32,9 @@ def dirichlet(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator, *, alp
         TypeError: Targets instead of labels.
         ValueError: Fewer rows than nodes, or an alpha that is not positive and finite.
     """
+    pools = class_pools(x, y, nodes, rng)
     held: list[list[np.ndarray]] = [[] for _ in range(nodes)]
-    for pool in class_pools(x, y, nodes, rng):
+    for pool in pools:
         for parts, part in zip(held, split(pool, shares(nodes, alpha, rng)), strict=True):
             parts.append(part)
     index = [rng.permutation(np.concatenate(parts)) for parts in held]

@@ -29,10 +29,9 @@ def iid_overlapping(
     Raises:
         ValueError: Fewer rows than nodes, or than the size.
     """
-    drawn = [shuffled_rows(x, nodes, rng) for _ in range(max(nodes, 1))]
-    size = len(x) // nodes if size is None else size
+    size = max(1, len(x) // max(1, nodes)) if size is None else size
     if not 1 <= size <= len(x):
         raise ValueError(
             f"`size` must be from 1 to the number of training rows, {len(x)}; got {size}. Give each node fewer rows."
         )
-    return Partition([np.sort(rows[:size]) for rows in drawn])
+    return Partition([np.sort(shuffled_rows(x, nodes, rng)[:size]) for _ in range(max(nodes, 1))])

@@ -23,6 +23,8 @@ _LEFT, _BOTTOM, _TOP, _GAP = 44, 28, 14, 8
 _LETTER, LINE = 7.4, 15.5
 # Names longer than this, or more than this many, go into a legend above the figures instead.
 _LONGEST_NAME, _MOST_NAMES = 20, 6
+# Markers of a curve, the last one at its end.
+_MARKS = 6
 # Where a label may go, up or down from the end of its line, when that lies on another curve: the nearest first.
 _STEPS = (0, -9, 9, -16, 16, -24, 24)
 
@@ -41,12 +43,28 @@ class End(NamedTuple):
         return _LETTER * len(self.text)
 
 
-def colours(found: Sequence[Group]) -> list[str]:
-    """One stand-in colour a group, the same in every figure: grey for the methods that send nothing."""
+class Look(NamedTuple):
+    """How a group is drawn: its stand-in colour, its marker, hollow where it is a grey reference."""
+
+    colour: str
+    marker: str
+    reference: bool
+
+    @property
+    def key(self) -> str:
+        """What stands before the group's name, as an SVG element."""
+        return svg.swatch(self.colour, self.marker, self.reference)
+
+
+def looks(found: Sequence[Group]) -> list[Look]:
+    """One look a group, the same in every figure: grey for the methods that send nothing."""
     senders = silent = 0
     chosen = []
     for group in found:
-        chosen.append(svg.curve(senders) if group.sends else svg.reference(silent))
+        if group.sends:
+            chosen.append(Look(svg.curve(senders), svg.marker(senders), False))
+        else:
+            chosen.append(Look(svg.reference(silent), svg.marker(silent), True))
         senders, silent = senders + group.sends, silent + (not group.sends)
     return chosen
 
@@ -65,8 +83,8 @@ def curves(found: Sequence[Group], kind: Measure, target: float | None, against:
         figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
         axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
         drawn = [
-            (group.label, colour, _draw(axes, group, kind, against, colour))
-            for group, colour in zip(found, colours(found), strict=True)
+            (group.label, look.colour, _draw(axes, group, kind, against, look))
+            for group, look in zip(found, looks(found), strict=True)
             if any(record.rounds for record in group.records)
         ]
         _scales(axes, kind, against, [group for group in found if group.sends], target)
@@ -84,7 +102,8 @@ def curves(found: Sequence[Group], kind: Measure, target: float | None, against:
         return svg.inline(figure, f"curve-{against.replace('_', '-')}", _description(found, kind, against))
 
 
-def _draw(axes: Axes, group: Group, kind: Measure, against: Against, colour: str) -> tuple[float, float] | None:
+def _draw(axes: Axes, group: Group, kind: Measure, against: Against, look: Look) -> tuple[float, float] | None:
+    colour = look.colour
     line = statistics.series(group, kind)
     if not np.isfinite(line.mean).any():
         return None
@@ -100,8 +119,11 @@ def _draw(axes: Axes, group: Group, kind: Measure, against: Against, colour: str
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     if kind == "accuracy" and group.sends:
         axes.plot(x, statistics.series(group, "mean_node_accuracy").mean, color=colour, linewidth=1.1, dashes=(4, 2.5))
-    axes.plot(x, line.mean, color=colour, linewidth=2.2)
-    axes.plot(x[last], line.mean[last], color=colour, marker="o", markersize=5, markeredgewidth=0)
+    axes.plot(x, line.mean, color=colour, linewidth=2.2, dashes=(6, 1.5, 1, 1.5) if look.reference else ())
+    every = -(-int(last + 1) // _MARKS)
+    marked = np.arange(last, -1, -every)
+    edge = {"markerfacecolor": svg.PAPER, "markeredgewidth": 1.4} if look.reference else {"markeredgewidth": 0}
+    axes.plot(x[marked], line.mean[marked], color=colour, linestyle="none", marker=look.marker, markersize=6, **edge)
     return float(x[last]), float(line.mean[last])
 
 

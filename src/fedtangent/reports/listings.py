@@ -61,7 +61,8 @@ def csv(found: Sequence[Group]) -> str:
     writer.writerow(["run", "seed", *_COLUMNS])
     for group in found:
         for record in group.records:
-            start = [group.label, record.experiment.get("seed")]
+            # A table calculator runs a cell that begins so.
+            start = [f"'{group.label}" if group.label[0] in "=+-@" else group.label, record.experiment.get("seed")]
             writer.writerows([*start, *(row.get(key) for key in _COLUMNS)] for row in record.rounds)
     return f"data:text/csv;base64,{base64.b64encode(file.getvalue().encode()).decode()}"
 

@@ -17,7 +17,9 @@ from fedtangent.reports import svg
 _SHADES = ((0.02, 0.10), (0.10, 0.24), (0.25, 0.42), (0.50, 0.62), (0.75, 0.80), (1.0, 1.0))
 _WIDTH = 440
 # Beyond these a layout takes too long, a drawing is a blot, and a distance is dear.
-_STIFF_LAYOUT, _DRAWN_EDGES, _NAMED_NODES, _MEASURED_NODES = 300, 3000, 40, 500
+_STIFF_LAYOUT, _DRAWN_EDGES, _NAMED_NODES, _MEASURED_NODES, _LAID_OUT = 300, 3000, 40, 500, 1000
+# Columns of the heat map, and cells: more are neither seen nor loaded in a moment.
+_COLUMNS, _CELLS = 1500, 100_000
 
 
 def skew(labels: Sequence[Sequence[int]], name: str) -> tuple[str, str]:
@@ -31,6 +33,10 @@ def skew(labels: Sequence[Sequence[int]], name: str) -> tuple[str, str]:
     share = counts / np.maximum(rows, 1)[:, None]
     order = sorted(range(len(share)), key=lambda node: (share[node].argmax(), -share[node].max(), node))
     caption = _skew_caption(share, rows)
+    every = max(-(-len(order) // _COLUMNS), -(-int((share > 0).sum()) // _CELLS))
+    if every > 1:
+        order = order[::every]
+        caption += f" One node in {every} is drawn."
     with svg.style():
         classes = counts.shape[1]
         height = 124 + min(300, max(120, 19 * classes))
@@ -57,13 +63,15 @@ def skew(labels: Sequence[Sequence[int]], name: str) -> tuple[str, str]:
 
 
 def graph(edges: Sequence[Sequence[int]], nodes: int, name: str) -> tuple[str, str]:
-    """The graph as inline SVG, laid out by networkx, and its caption."""
+    """The graph as inline SVG, laid out by networkx, and its caption; a caption alone of too many nodes to lay out."""
     g = nx.empty_graph(nodes)
     g.add_edges_from((int(i), int(j)) for i, j in edges)
+    caption = _graph_caption(g)
+    if nodes > _LAID_OUT:
+        return "", f"{caption} So many are not drawn."
     at = _layout(g)
     pairs = list(g.edges())
     drawn = pairs[:: -(-len(pairs) // _DRAWN_EDGES)] if len(pairs) > _DRAWN_EDGES else pairs
-    caption = _graph_caption(g)
     if len(drawn) < len(pairs):
         caption += f" {len(drawn):,} of the {len(pairs):,} edges are drawn."
     with svg.style():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from fedtangent.reports import figures, listings, nodes, statistics, svg, table
+from fedtangent.reports import figures, listings, nodes, statistics, table
 from fedtangent.reports.finding import finding
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 
@@ -26,17 +28,17 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
     found = groups(records)
     kind = measure(records)
     target = statistics.common_target(found, kind) if target is None else table.checked_target(target, kind)
-    colours = [svg.variable(colour) for colour in figures.colours(found)]
+    keys = [look.key for look in figures.looks(found)]
     return Template(_asset("page.html")).substitute(
         title=escape(_title(found)),
         css=_asset("page.css").strip(),
         finding=escape(finding(found, kind, target)),
         setting=escape(_setting(found)),
-        table=table.html(found, kind, target, colours),
+        table=table.html(found, kind, target, keys),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in table.notes(found)),
         heading="Accuracy" if kind == "accuracy" else "Loss",
         legend=escape(_legend(found, kind)),
-        names=_names(found, colours),
+        names=_names(found, keys),
         curves=_curves(found, kind, target),
         nodes=_nodes(found),
         exposure="\n".join(listings.exposure(group) for group in found),
@@ -47,27 +49,54 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
 
 
 def write(records: Sequence[Record], path: str | Path, target: float | None = None) -> None:
-    """Writes the page to a file, all of it or, when something fails, nothing.
+    """Writes the page to a file, all of it or, when something fails, nothing; its folder is made.
 
     Raises:
         ValueError: As `page`.
         OSError: The file cannot be written; an older one is still there.
     """
     path, text = Path(path), page(records, target)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    ready(path)
+    with _explained(path):
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            # A temporary file is for its owner's eyes only; a page is like any other file.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(draft, 0o666 & ~mask)
+            os.replace(draft, path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+
+
+def ready(path: str | Path) -> None:
+    """Makes the folder of a page.
+
+    Raises:
+        OSError: It cannot be made, or there is a folder in the place of the page.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns a failure to write into a sentence with a remedy."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is for its owner's eyes only; a page is like any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(draft, 0o666 & ~mask)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+        yield
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"`out` must be a file that can be written; got {str(path)!r} ({reason}). Name another."
+        ) from error
 
 
 def _asset(name: str) -> str:
@@ -113,13 +142,10 @@ def _legend(found: Sequence[Group], kind: Measure) -> str:
     return " ".join(lines)
 
 
-def _names(found: Sequence[Group], colours: Sequence[str]) -> str:
+def _names(found: Sequence[Group], keys: Sequence[str]) -> str:
     if figures.names_fit(found):
         return ""
-    entries = (
-        f'<li><span class="swatch" style="background:{colour}"></span>{escape(group.label)}</li>'
-        for group, colour in zip(found, colours, strict=True)
-    )
+    entries = (f"<li>{key}{escape(group.label)}</li>" for group, key in zip(found, keys, strict=True))
     return f'<ul class="names">{"".join(entries)}</ul>'
 
 

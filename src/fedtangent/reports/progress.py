@@ -28,7 +28,12 @@ def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
     if not console.is_terminal:
         yield lambda entry: print(f"{name}  {words(entry)}  {entry['seconds']:.2f} s", file=sys.stderr, flush=True)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=rounds, said="")
         yield lambda entry: progress.update(task, completed=entry["round"], said=words(entry))

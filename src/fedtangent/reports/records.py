@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedtangent.reports import schema
+
 Measure = Literal["accuracy", "loss"]
 
-_MEASURED = ("accuracy", "mean_node_accuracy", "worst_tenth_accuracy", "loss")
-_COUNTED = ("round", "sent_bytes", "seconds")
 # These change how long or where a run computes, not what it learns: no reason to tell two methods' names apart by them.
 _NOT_THE_TASK = ("method", "options", "host", "host_options", "rounds", "engine", "device", "seed")
+
+_LONGEST = 80  # letters of a setting in a label
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,9 @@ def _first(record: Record, target: float) -> dict[str, Any] | None:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
-        method = manifest["experiment"]["method"]
-    except (ValueError, KeyError, TypeError):
-        method = None
-    if not isinstance(method, str):
-        raise ValueError(f"{path} must be JSON with an experiment and its method; it is not. Run the experiment again.")
-    return dict(manifest)
+        return schema.manifest(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} must {error}. Run the experiment again.") from error
 
 
 def _rounds(path: Path) -> list[dict[str, Any]]:
@@ -165,27 +163,16 @@ def _rounds(path: Path) -> list[dict[str, Any]]:
 
 def _row(path: Path, number: int, line: bytes, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        rule = "a JSON object"
-    elif not all(_is_number(row.get(key)) for key in _COUNTED):
-        rule = f"an object with the numbers {', '.join(_COUNTED)}"
-    elif not all(row.get(key) is None or _is_number(row[key]) for key in _MEASURED):
-        rule = f"an object whose {', '.join(_MEASURED)} are numbers or null"
-    elif row["round"] <= (before[-1]["round"] if before else 0):
+        row = schema.row(line)
+        if row["round"] > (before[-1]["round"] if before else 0):
+            return row
         rule = "a later round than the line before"
-    else:
-        return row
+    except ValueError as error:
+        rule = str(error)
     raise ValueError(
         f"{path}, line {number}, must be {rule}; got {line[:60].decode(errors='replace')!r}. "
         "Resume the run: it restores the file from its checkpoint."
     )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _without_seed(record: Record) -> dict[str, Any]:
@@ -224,4 +211,5 @@ def _values(key: str, settings: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\N{HORIZONTAL ELLIPSIS}"

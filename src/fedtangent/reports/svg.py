@@ -10,6 +10,17 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+# matplotlib's markers, which with the colours tell curves apart, and the same in a box of 12.
+MARKERS = {
+    "o": "M6 1.6a4.4 4.4 0 1 0 0 8.8a4.4 4.4 0 1 0 0-8.8z",
+    "s": "M2 2h8v8h-8z",
+    "^": "M6 1.2 11 10.4H1z",
+    "D": "M6 .6 11.4 6 6 11.4.6 6z",
+    "v": "M6 10.8 1 1.6h10z",
+    "P": "M4.2.8h3.6v3.4h3.4v3.6H7.8v3.4H4.2V7.8H.8V4.2h3.4z",
+    "X": "M3.3.8 6 3.5 8.7.8l2.5 2.5L8.5 6l2.7 2.7-2.5 2.5L6 8.5l-2.7 2.7L.8 8.7 3.5 6 .8 3.3z",
+    "*": "M6 .4 7.5 4.3l4.2.2-3.3 2.6 1.1 4L6 8.8l-3.5 2.3 1.1-4L.3 4.5l4.2-.2z",
+}
 INK, SOFT, RULE, PAPER, HEAT = "#010001", "#010002", "#010003", "#010004", "#010005"
 _CURVES, _REFERENCES = 8, 2
 _VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--rule", PAPER: "--paper", HEAT: "--heat"}
@@ -40,6 +51,20 @@ def curve(i: int) -> str:
 def reference(i: int) -> str:
     """The stand-in for the i-th grey of the methods that send nothing."""
     return f"#0102{i % _REFERENCES:02x}"
+
+
+def marker(i: int) -> str:
+    """The i-th curve's marker; where the colours begin anew, another one goes with each."""
+    return list(MARKERS)[(i + i // _CURVES) % len(MARKERS)]
+
+
+def swatch(stand_in: str, marker: str, hollow: bool) -> str:
+    """The key of a curve as an SVG element."""
+    colour = variable(stand_in)
+    fill = f"fill:none;stroke:{colour};stroke-width:1.5" if hollow else f"fill:{colour}"
+    return (
+        f'<svg class="swatch" viewBox="0 0 12 12" aria-hidden="true"><path style="{fill}" d="{MARKERS[marker]}"/></svg>'
+    )
 
 
 def variable(stand_in: str) -> str:

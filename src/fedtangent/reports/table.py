@@ -44,24 +44,24 @@ def table(records: Sequence[Record], target: float | None = None) -> Table:
     work = next((body.pop(i) for i, column in enumerate(body) if column.title == WORK), None)  # a terminal is narrow
     told = [f"{group.label} {cell}" for group, cell in zip(found, work.cells, strict=True)] if work else []
     caption = "\n".join([f"{WORK} in all: {', '.join(told)}."] * bool(told) + notes(found))
-    shown = Table("Method", caption=caption or None, caption_justify="left", caption_style="dim")
+    shown = Table(caption=Text(caption) if caption else None, caption_justify="left", caption_style="dim")
+    shown.add_column("Method", overflow="fold")
     for column in body:
-        shown.add_column(column.title, justify="right")
+        shown.add_column(column.title, justify="right", overflow="fold")  # where it is narrow nothing is left out
     for i, group in enumerate(found):
         cells = [Text(column.cells[i], style="bold" if i in column.best else "") for column in body]
         shown.add_row(Text(group.label), *cells)
     return shown
 
 
-def html(found: Sequence[Group], kind: Measure, target: float | None, colours: Sequence[str]) -> str:
-    """The same table as an HTML element; a swatch in the CSS colour of each group stands before its name."""
+def html(found: Sequence[Group], kind: Measure, target: float | None, keys: Sequence[str]) -> str:
+    """The same table as an HTML element; an element that is the key to its curve stands before the name of a group."""
     body = columns(found, kind, target)
     head = "".join(f'<th scope="col">{markup.escape(column.title)}</th>' for column in body)
     rows = []
-    for i, (group, colour) in enumerate(zip(found, colours, strict=True)):
-        swatch = f'<span class="swatch" style="background:{colour}"></span>'
-        cells = "".join(f'<td class="{_rank(i, column)}">{markup.escape(column.cells[i])}</td>' for column in body)
-        rows.append(f'<tr><th scope="row">{swatch}{markup.escape(group.label)}</th>{cells}</tr>')
+    for i, (group, key) in enumerate(zip(found, keys, strict=True)):
+        cells = "".join(_cell(i, column) for column in body)
+        rows.append(f'<tr><th scope="row">{key}{markup.escape(group.label)}</th>{cells}</tr>')
     return (
         f'<table class="summary"><thead><tr><th scope="col">Method</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
@@ -147,5 +147,8 @@ def _counted(spread: Spread) -> str:
     return statistics.count_spread_text(spread) + some
 
 
-def _rank(i: int, column: Column) -> str:
-    return "best" if i in column.best else "usual"
+def _cell(i: int, column: Column) -> str:
+    rank, title = "best" if i in column.best else "usual", markup.escape(column.title)
+    text, *remark = column.cells[i].split(" (")
+    unbroken = " (".join([text.replace(" ", "\N{NO-BREAK SPACE}"), *remark])
+    return f'<td class="{rank}" data-label="{title}">{markup.escape(unbroken)}</td>'

@@ -40,14 +40,12 @@ def check_reach(asked: str, products: Callable[[float], float], end: float, most
     """
     if products(end) <= most:
         return
-    low, high = 0.0, min(end, 1e300)
-    for _ in range(1100):  # down to the smallest number, if need be
-        middle = math.sqrt(low * high) if low else high / 2
-        low, high = (middle, high) if products(middle) <= most else (low, middle)
-        if high <= 1.001 * low:
-            break
-    digits = 10.0 ** (math.floor(math.log10(low)) - 1)
-    fits = math.floor(low / digits) * digits
+    low, high = -690.0, math.log(min(end, 1e300))
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if products(math.exp(middle)) <= most else (low, middle)
+    digits = 10.0 ** (math.floor(low / math.log(10)) - 1)
+    fits = math.floor(math.exp(low) / digits) * digits
     raise ValueError(
         f"{asked} must be at most {fits:.2g} with this kernel, so that a flow takes at most {most:,} products; "
         f"got {end:.4g}. Lower it, or scale the inputs down."

@@ -79,15 +79,17 @@ class Step:
             raise ValueError(
                 f"`selection` must be 'loss', 'linearised' or 'held-out'; got {self.selection!r}. Choose one of them."
             )
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"`lr` must be positive and finite; got {self.lr}. Give a learning rate such as 0.01.")
-        if not 0 <= self.decay < math.inf:
-            raise ValueError(f"`decay` must be 0 or more, and finite; got {self.decay}. Use 0 for none.")
-        if self.clock == "descent" and self.times[-1] > PRODUCTS:
+        most = PRODUCTS if self.clock == "descent" else 2**63 - 1
+        if self.times[-1] > most:
             raise ValueError(
-                f"`times` must be at most {PRODUCTS:,} for descent, a product with the kernel each; got "
-                f"{self.times[-1]:,}. Take fewer steps, or clock='flow'."
+                f"`times` must be at most {most:,} under clock {self.clock!r}; got {self.times[-1]}. Take fewer steps."
             )
+        if not self.lr > 0:
+            raise ValueError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
+        if math.isinf(self.lr * self.times[-1]):
+            raise ValueError(f"`lr` times the last of `times` must be finite; got lr {self.lr}. Lower it.")
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"`decay` must not be negative, nor infinite; got {self.decay}. Use 0 for none.")
 
     def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
         """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,).
