@@ -293,7 +293,9 @@ class Broken(nn.Sequential):
 
 
 def test_outputs_of_another_kind_in_train_mode_are_one_clear_sentence() -> None:
-    words = r"^`model` must give the outputs of eval mode, \(2, 3\), in train mode too; got tuple\. Call model.eval\(\)"
+    words = (
+        r"^`model` must give the outputs of eval mode, \(4, 3\), in train mode too; got .* tuple\. .*Call model.eval"
+    )
     with pytest.raises(ValueError, match=words):
         setup(experiment(**tiny.settings("fedavg", model=Auxiliary(*tiny.network()))))
     found("fedavg", Auxiliary(*tiny.network()).eval(), rounds=1)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedtangent import forward, passes, trees
+from fedtangent import dropout, forward, passes, trees
 from fedtangent.experiments.build import shape, short
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, at, channels_last, count
@@ -85,7 +85,12 @@ def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) ->
         )
     passes.check_chance(task.model, trained)
     if not task.draws:  # a row's dropout goes by its place in the batch
-        passes.check_rows(task.model, trained, x)
+
+        def by_statistics(x: Any) -> Tensor:
+            with torch.no_grad(), dropout.keyed(key):  # in no batch, whose rows batch norm would mix
+                return task.predict(w, x)
+
+        passes.check_rows(task.model, by_statistics, x)
 
 
 def _examples(dataset: Dataset) -> list[int]:
