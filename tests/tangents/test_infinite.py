@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -62,6 +63,84 @@ def test_two_orthogonal_inputs_by_hand() -> None:
 def test_an_input_of_zeros_is_no_division_by_zero() -> None:
     found = kernel(2)(torch.zeros(1, 3), torch.ones(2, 3))
     assert all(torch.equal(part, torch.zeros(1, 2)) for part in found)
+
+
+def digits(activation: str, depth: int, w: float, b: float, x: list[float], y: list[float]) -> tuple[Any, Any]:
+    """NNGP and NTK of two samples in 60 digits."""
+    pi, w, b = mpmath.pi, mpmath.mpf(w) ** 2, mpmath.mpf(b) ** 2
+
+    def expected(cross: Any, own1: Any, own2: Any) -> tuple[Any, Any]:
+        if activation == "erf":
+            sides = (1 + 2 * own1) * (1 + 2 * own2)
+            slope = 4 / pi / mpmath.sqrt(sides - 4 * cross**2)
+            return 2 / pi * mpmath.asin(2 * cross / mpmath.sqrt(sides)), slope
+        unit = mpmath.sqrt(own1 * own2)
+        angle = mpmath.acos(cross / unit)
+        return unit * (mpmath.sin(angle) + (pi - angle) * mpmath.cos(angle)) / (2 * pi), (pi - angle) / (2 * pi)
+
+    def product(p: list[float], q: list[float]) -> Any:
+        return w * mpmath.fsum(mpmath.mpf(i) * mpmath.mpf(j) for i, j in zip(p, q, strict=True)) / len(p) + b
+
+    with mpmath.workdps(60):
+        cross, own1, own2 = product(x, y), product(x, x), product(y, y)
+        ntk = cross
+        for _ in range(depth):
+            value, slope = expected(cross, own1, own2)
+            own1, own2 = (w * expected(own, own, own)[0] + b for own in (own1, own2))
+            cross = w * value + b
+            ntk = cross + w * slope * ntk
+        return cross, ntk
+
+
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+@pytest.mark.parametrize(("depth", "w", "b"), [(1, 1.3, 0.0), (3, 1.4142, 0.0), (4, 1.1, 0.3), (12, 8.0, 0.5)])
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e6])
+def test_float32_is_right_for_near_equal_opposite_tiny_and_large_samples(
+    activation: Any, depth: int, w: float, b: float, size: float
+) -> None:
+    """Against 60 digits: to 1e-6 of every entry, and of the product of the norms where it all but vanishes."""
+    if activation == "erf":  # a step at 1e6, chaos in twelve layers: 1e-16 becomes more than 1e-6 even in float64
+        size, depth = min(size, 1e3), min(depth, 4)
+    x = inputs(1).float()[0] * size
+    step = torch.zeros(7).index_fill_(0, torch.tensor([2]), 1.0) * size
+    x = torch.stack([x, x * (1 + 3e-7), x + 1e-3 * step, x + 3e-5 * step, -x, -x + 1e-2 * step, -2 * x])
+    found = kernel(depth, activation, w, b)(x)
+    cross = kernel(depth, activation, w, b)(x, x.clone())
+    assert found.ntk.dtype == torch.float32
+    for i, p in enumerate(x.tolist()):
+        for j, q in enumerate(x.tolist()):
+            expected = digits(activation, depth, w, b, p, q)
+            for part, again, its in zip(found, cross, expected, strict=True):
+                # entries of opposite samples cancel to nothing at the first ReLU: there the norms count
+                own = 1e-2 * float(mpmath.sqrt(part[i, i].item() * part[j, j].item()))
+                assert abs(float(part[i, j]) - float(its)) <= 1e-6 * max(abs(float(its)), own)
+                assert abs(float(again[i, j]) - float(its)) <= 1e-6 * max(abs(float(its)), own)
+
+
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+def test_a_sample_meets_itself_exactly(activation: Any) -> None:
+    """In float64 to the last digits, however the samples are cut."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 5, dtype=torch.float64, generator=generator)
+    found = kernel(3, activation, 1.5, 0.2)(x)
+    for i in (0, 299, 599):
+        for part, its in zip(found, digits(activation, 3, 1.5, 0.2, x[i].tolist(), x[i].tolist()), strict=True):
+            assert float(part[i, i]) == pytest.approx(float(its), rel=1e-14)
+    again = kernel(3, activation, 1.5, 0.2)(x, x[300:])
+    for part, its in zip(found, again, strict=True):
+        torch.testing.assert_close(part[:, 300:], its, rtol=1e-7, atol=0)
+
+
+def test_a_kernel_beyond_the_range_is_an_error() -> None:
+    x = torch.ones(2, 3)
+    assert torch.isfinite(kernel(15, weight_std=8.0)(x).ntk).all()
+    with pytest.raises(
+        ValueError, match=r"^`weight_std` must keep the kernel within .* torch.float32; got 8.0 for 40 "
+    ):
+        kernel(40, weight_std=8.0)(x)
+    assert torch.isfinite(kernel(40, weight_std=8.0)(x.double()).ntk).all()
+    with pytest.raises(ValueError, match=r"^`x2` must be finite; got NaN or infinity\. "):
+        kernel(1)(x, x / 0)
 
 
 @pytest.mark.parametrize("activation", ["relu", "erf"])
