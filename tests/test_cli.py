@@ -279,7 +279,10 @@ def test_the_list_is_that_of_the_folders(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "local", "--rounds", "1.5"], "`rounds` must be an integer; got '1.5'. Give such a value."),
         (["run", "local", "--rounds", "-3"], "`rounds` must be at least 1; got -3. Give such a whole number."),
         (["run", "local", "--alpha", "-1"], "`alpha` must be positive and finite; got -1.0. Use 0.1 for strong skew"),
-        (["run", "local", "--degree", "3"], "`topology_options` must be left out for local, whose nodes have no neig"),
+        (
+            ["run", "local", "--degree", "3"],
+            "`degree` must be left out for local, whose nodes have no neighbours; got 3.",
+        ),
         (["run", "local", "--target", "85"], "`target` must be above 0 and at most 1; got 85.0. Give an accuracy as a"),
         (["run", "local", "--seeds", "0", "--seed", "1"], "`seeds` must be different numbers, without `seed` beside"),
         (["run", "local", "--tensorboard"], "`tensorboard` must have a folder to write to; got no `out`. Give --out."),
@@ -298,6 +301,15 @@ def test_the_list_is_that_of_the_folders(capsys: pytest.CaptureFixture[str]) -> 
             ["report", "absent"],
             "`folder` must be a run's folder; got absent, which has no manifest.json. Give the folder",
         ),
+        (
+            ["run", "local", "--nodes", "100000000"],
+            "`nodes` must be from 1 to the number of training rows, 1437; got 10",
+        ),
+        (["run", "local", "--hidden", "100000000000"], "`model` must fit into memory; got RuntimeError: "),
+        (["run", "local", "--hidden", f"{2**62}"], "`model` must fit into memory; got RuntimeError: "),
+        (["run", "local", "--seed", "9" * 19], "`seed` must be an integer; got '9999999999999999999'. Give such"),
+        (["report", "--out", "/dev/null/x.html", "absent"], "`out` must be a file that can be written; got '/dev/null"),
+        (["demo", "--out", "/"], "`out` must be a file that can be written; got '/' (Is a directory). Name another."),
         (["demo", "--target", "2"], "`target` must be above 0 and at most 1; got 2.0."),
         (["demo", "now"], "options must have the form --name value; got 'now' alone. Drop it."),
         (["list", "--all"], "`all` must be an option of list; got an unknown name. Drop it: there are none."),
@@ -356,6 +368,52 @@ def test_every_sentence_of_the_package_says_what_must_be() -> None:
                 kind, said = ast.unparse(node.exc.func), ast.unparse(node.exc.args[0])
                 if kind in ("ValueError", "TypeError") and "`" in said:
                     assert " must " in said, (path.name, node.lineno)
+
+
+@pytest.mark.parametrize("fault", [MemoryError("Unable to allocate"), RuntimeError("not enough memory: you tried to")])
+def test_what_does_not_fit_into_memory_is_one_sentence(
+    fault: Exception, dfedavg: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(*given: Any, **more: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(cli, "setup", large)
+    assert refused(
+        dfedavg, capsys
+    ) == f"memory must hold what is computed; got {fault}. Take a smaller model, fewer " + ("nodes or fewer rows.")
+
+
+def test_what_is_told_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(["run", "local", "--dataset", "\x1b]0;pwned\x07\x9b31m"], capsys)
+    assert "pwned" in told and "\x1b" not in told and "\x9b" not in told
+
+
+def test_a_name_that_is_no_text_is_written_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file whose name is not UTF-8."""
+    assert "must name a file that exists" in refused(["run", "\udcff.py"], capsys)
+
+
+def test_a_reader_that_has_had_enough_ends_the_command() -> None:
+    code = "import sys; from fedtangent import cli; sys.exit(cli.main(['list']))"
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stdout is not None and command.stderr is not None
+    command.stdout.close()
+    assert (command.stderr.read(), command.wait()) == (b"", 141)
+
+
+def test_a_report_finds_seeds_below_and_says_what_it_leaves_out(
+    dfedavg: list[str], base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*dfedavg, "--out", str(tmp_path / "runs" / "a")]) == 0
+    assert cli.main(["run", "local", *base, "--seeds", "0,1", "--out", str(tmp_path / "runs" / "b")]) == 0
+    recipe = tmp_path / "runs" / "poisson_pinn"
+    recipe.mkdir()
+    (recipe / "manifest.json").write_text("{}")
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html")]) == 0
+    told = capsys.readouterr()
+    assert told.err == f"{recipe} is left out: it has no rounds.jsonl, so it is a recipe's or of no run.\n"
+    assert "dfedavg" in told.out and "local" in told.out and "2 seeds" not in told.out and "local 2" in told.out
 
 
 def test_a_bar_on_a_terminal(dfedavg: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
+import tracemalloc
+
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtangent.graph import Graph
+from fedtangent.graph import GossipWeights, Graph
 
 
 @st.composite
@@ -39,6 +41,37 @@ def test_gossip_of_a_line_by_hand() -> None:
     np.testing.assert_allclose(graph.gossip("uniform"), uniform, rtol=1e-15)
     np.testing.assert_allclose(graph.gossip("metropolis"), metropolis, rtol=1e-15)
     assert graph.gossip("uniform").dtype == np.float64
+
+
+def literal(graph: Graph, weights: str) -> np.ndarray:
+    """The gossip matrix, written out."""
+    degrees = np.array([len(ids) for ids in graph.neighbours], dtype=np.float64)
+    largest = np.maximum(degrees[:, None], degrees) if weights == "metropolis" else degrees[:, None]
+    adjacent = nx.to_numpy_array(graph.networkx(), nodelist=range(graph.nodes)) > 0
+    matrix = np.where(adjacent, 1 / (1 + largest), 0.0)
+    np.fill_diagonal(matrix, 1 - matrix.sum(axis=1) if weights == "metropolis" else 1 / (1 + degrees))
+    return matrix
+
+
+@pytest.mark.parametrize("weights", ["uniform", "metropolis"])
+@pytest.mark.parametrize("nodes", [1, 2, 9, 127, 129, 300])  # a sum of more numbers is rounded in another order
+def test_gossip_is_the_matrix_written_out_to_the_last_bit(nodes: int, weights: GossipWeights) -> None:
+    graph = Graph.from_networkx(nx.gnp_random_graph(nodes, 0.3, seed=nodes))
+    matrix = literal(graph, weights)
+    np.testing.assert_array_equal(graph.gossip(weights), matrix)
+    for i, row in enumerate(graph.shares(weights)):
+        np.testing.assert_array_equal(matrix[i, sorted([i, *graph.neighbours[i]])], row)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "metropolis"])
+def test_averaging_takes_memory_for_its_edges_and_not_for_all_pairs(weights: GossipWeights) -> None:
+    graph = Graph.from_networkx(nx.cycle_graph(2000))
+    assert len(graph.neighbours) == 2000
+    tracemalloc.start()
+    graph.shares(weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6 < 8 * 2000**2
 
 
 @given(graphs())

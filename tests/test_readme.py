@@ -1,8 +1,11 @@
 """The README is true: its Python runs, its commands parse, its links and its methods exist."""
 
+import ast
 import re
 import shlex
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,35 @@ def test_the_commands_are_understood(words: list[str], monkeypatch: pytest.Monke
         assert help_.code == 0
         return
     assert len(asked) == 1
+
+
+def texts() -> Iterator[str]:
+    """Of the README, the documents and the package's docstrings and messages."""
+    root = README.parent
+    yield from (path.read_text() for path in [*root.glob("*.md"), *root.glob("docs/**/*.md")])
+    for path in root.glob("src/**/*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        yield from (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def test_every_dotted_name_exists() -> None:
+    """With no import but that of the package."""
+    named = re.compile(r"(?<![\w/.])fedtangent(?:\.[A-Za-z]\w*)+(?!\w|\.py|\.\{|/)")
+    names = sorted({name for text in texts() for name in named.findall(text)})
+    assert {"fedtangent.datasets.torch_dataset", "fedtangent.tangents", "fedtangent.batch_norm.BatchNorm"} <= set(names)
+    code = (
+        "import functools, sys, fedtangent as f; [functools.reduce(getattr, n.split('.')[1:], f) for n in sys.argv[1:]]"
+    )
+    subprocess.run([sys.executable, "-c", code, *names], check=True)
+
+
+def test_a_torch_dataset_becomes_a_dataset_as_the_text_says() -> None:
+    code = """
+import torch, fedtangent
+rows = torch.utils.data.TensorDataset(torch.randn(40, 4), torch.arange(40) % 2)
+assert fedtangent.datasets.torch_dataset(rows, rows).classes == 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_method_is_in_the_table() -> None:

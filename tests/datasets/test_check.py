@@ -49,6 +49,7 @@ def test_sites_become_int64_and_are_a_tensor() -> None:
 
 def test_stated_classes_are_kept() -> None:
     assert checked(given(classes=5)).classes == 5
+    assert checked(given(classes=5000)).classes == 5000  # tokens, of which few occur
 
 
 @pytest.mark.parametrize("outputs", [(), (2,)])
@@ -76,6 +77,14 @@ WRONG = [
     ({"y_train": Y_TRAIN - 1}, r"^`y_train` must hold labels from 0 to 1; got -1"),
     ({"y_test": Y_TEST + 1}, r"^`y_test` must hold labels from 0 to 2; got 3"),
     ({"classes": 2}, r"^`y_train` must hold labels from 0 to 1; got 2"),
+    (
+        {"y_train": Y_TRAIN + 9},
+        r"^`y_train` must number the classes from 0, at most one a row; got labels up to 11 in 11 ",
+    ),
+    (
+        {"y_train": Y_TRAIN * 10**9},
+        r"^`y_train` must number the classes from 0.* got labels up to 2000000000 in 11 rows",
+    ),
     ({"y_train": Y_TRAIN[:, None]}, r"^`y_train` must hold one integer label a row; got shape \(7, 1\)"),
     ({**FLOATS, "classes": 3}, r"^`classes` must be 0 for targets that are floats; got 3"),
     ({**FLOATS, "y_test": torch.full((4, 3), 0.2)}, r"^`y_test` must hold targets of shape .* got \(4, 3\)"),

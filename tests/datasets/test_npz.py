@@ -1,5 +1,7 @@
 """A user's own .npz file, and every way in which it can be wrong."""
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,4 +105,19 @@ def test_not_a_whole_npz_file(tmp_path: Path, kind: str) -> None:
     else:
         path.write_bytes(path.read_bytes()[:-40] if kind == "torn" else b"x,y\n1,2\n")
     with pytest.raises(ValueError, match=r"^`data_dir` must be a whole .npz file of plain numbers; got"):
+        npz(path)
+
+
+def test_a_header_that_announces_what_no_memory_holds(tmp_path: Path) -> None:
+    path, header = saved(tmp_path), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 4)})
+    whole = dict(np.load(path))
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in whole.items():
+            with file.open(f"{name}.npy", "w") as member:
+                if name == "x_train":
+                    member.write(header.getvalue())
+                else:
+                    np.save(member, array)
+    with pytest.raises(ValueError, match=r"^`data_dir` must be a whole .npz file of plain numbers; got .*14.6 TiB"):
         npz(path)

@@ -1,5 +1,6 @@
 """A dry run tells the bytes of the real one, and runs less."""
 
+import time
 from typing import Any
 
 import pytest
@@ -44,15 +45,16 @@ def test_bytes_are_those_of_the_run(method: str) -> None:
         assert plan.total_bytes == sent[-1]
 
 
-def test_nodes_alike_work_once() -> None:
+@pytest.mark.parametrize(("engine", "runs"), [("sequential", [5] * 4), ("vectorized", [5] * 2)])
+def test_of_nodes_alike_two_work_one_by_one_and_all_together(engine: str, runs: list[int]) -> None:
     calls.clear()
-    plan = dry_run(setup(tiny(counting, partition="iid", nodes=6, degree=3, rounds=9)))
-    assert calls == [5, 5]
+    plan = dry_run(setup(tiny(counting, partition="iid", nodes=6, degree=3, rounds=9, engine=engine)))
+    assert calls == runs
     assert plan.seconds > 9 * plan.seconds_a_round > 0
     assert plan.evaluation_seconds > 0
 
 
-def test_statistics_of_batch_norm_are_summed_on_nodes_alike_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_batch_norm_are_summed_on_two_nodes_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     first, *rest = network()
     summed, sums = [], batch_norm.sums
 
@@ -62,8 +64,8 @@ def test_statistics_of_batch_norm_are_summed_on_nodes_alike_once(monkeypatch: py
 
     monkeypatch.setattr(batch_norm, "sums", count)
     model = nn.Sequential(first, batch_norm.BatchNorm(6), *rest)
-    dry_run(setup(tiny("fedavg", model=model, partition="iid", nodes=6, participation=1.0)))
-    assert len(summed) == 1
+    dry_run(setup(tiny("fedavg", model=model, partition="iid", nodes=6, participation=1.0, engine="sequential")))
+    assert len(summed) == 2
 
 
 def test_one_round_has_no_later_one() -> None:
@@ -90,3 +92,49 @@ def test_a_schedule_is_played_for_one_cycle_and_recurs(warm_up: int, once: bool,
     first, cycle = (1 + warm_up, 2) if once else (1, warm_up + 2)
     played = min(cycle, rounds - first)
     assert plan.later_round_bytes == (sent[first - 1 + played] - sent[first - 1]) // played
+
+
+def sleeping(first: float, each: float) -> Any:
+    """A method whose work takes a while: its first call of all another one than a node, or a batch of nodes."""
+    worked: list[int] = []
+
+    def method(task: Task) -> Method:
+        inner = dfedavg(task, epochs=1)
+
+        def work(data: Shard) -> Any:
+            time.sleep(each if worked else first)
+            worked.append(1)
+            return data.x.sum()
+
+        def round(fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
+            return inner.round(fleet, state, data_k, k)[0], {"sum": fleet.map(work, data_k)}
+
+        return inner._replace(name="sleeping", round=round)
+
+    return method
+
+
+def test_what_happens_once_is_told_once() -> None:
+    method = sleeping(0.5, 0.0)
+    plan = dry_run(setup(tiny(method, partition="iid", nodes=15, degree=2, rounds=1, engine="sequential")))
+    assert 0.5 < plan.seconds_a_round < 3  # of fifteen times that
+
+
+def test_time_is_that_of_the_engine_of_the_run() -> None:
+    """Which takes all nodes at once, or one after the other."""
+    settings = {"partition": "iid", "nodes": 15, "degree": 2, "rounds": 1}
+    together, apart = (
+        dry_run(setup(tiny(sleeping(0.3, 0.3), **settings, engine=engine))).seconds_a_round
+        for engine in ("vectorized", "sequential")
+    )
+    assert 0.3 < together < 4.5 < apart
+
+
+def test_memory_holds_the_states_before_within_and_after_a_round() -> None:
+    """Of many nodes with nothing but weights; those that a server averages are not mixed in between."""
+    talking, served = (
+        dry_run(setup(tiny(method, partition="iid", nodes=30, hidden=(500,), degree=2, memory=0))).memory_bytes
+        for method in ("dfedavg", "local")
+    )
+    weights = 4 * (4 * 500 + 500 + 500 * 3 + 3)
+    assert 28 * weights < talking - served < 35 * weights

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 import fedtangent
-from fedtangent.experiments import checkpoint, model_file, record
+from fedtangent.experiments import checkpoint, model_file, record, tensor_file
 from fedtangent.experiments.run import Result, run
+from fedtangent.experiments.setup import setup
 from tests.experiments.tiny import network, saved, settings, timeless, tiny
 
 DFEDAVG = Path(fedtangent.__file__).parent / "methods" / "dfedavg.py"
@@ -309,16 +310,15 @@ def test_a_run_of_an_older_version_is_refused_by_its_name_and_stays_reportable(t
     assert len(records.read(tmp_path / "run").rounds) == 2
 
 
-@pytest.mark.parametrize("field", ["round", "lines", "ledger", "fingerprint"])
-@pytest.mark.parametrize("value", [None, 3, "x", [], [3], {"sent": 3}, {"sent": [["a", "b"]]}])
-def test_a_checkpoint_of_wrong_numbers_is_one_sentence(field: str, value: Any, tmp_path: Path) -> None:
-    run(tiny(), tmp_path / "run")
-    save = checkpoint.tensor_file.save
-    header, tensors = checkpoint.tensor_file.read(tmp_path / "run" / checkpoint.NAME, "out", "")
-    header["meta"][field] = value
-    save(tmp_path / "run" / checkpoint.NAME, header, tensors)
-    with pytest.raises(ValueError, match=r"^`out` must hold "):
-        run(tiny(), tmp_path / "run", resume=True)
+def test_a_checkpoint_of_wrong_numbers_is_one_sentence(tmp_path: Path) -> None:
+    built, path = setup(tiny()), tmp_path / "run" / checkpoint.NAME
+    run(built, tmp_path / "run")
+    header, tensors = tensor_file.read(path, "out", "")
+    for field in ("round", "lines", "ledger", "fingerprint"):
+        for value in (None, 3, "x", [], [3], {"sent": 3}, {"sent": [["a", "b"]]}):
+            tensor_file.save(path, {**header, "meta": {**header["meta"], field: value}}, tensors)
+            with pytest.raises(ValueError, match=r"^`out` must hold "):
+                run(built, tmp_path / "run", resume=True)
 
 
 def test_a_stopped_run_of_npz_data_goes_on_from_the_file(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_targets_are_a_regression_with_the_squared_loss() -> None:
             r"^`topology` must be left out for fedavg, whose nodes have no neigh",
         ),
         ({"method": "fedavg", "static": True}, r"^`static` must be left out for fedavg, .*; got True. Drop it.$"),
-        ({"method": "fedavg", "degree": 2}, r"^`topology_options` must be left out for fedavg, .*; got {'degree': 2}"),
+        ({"method": "fedavg", "degree": 2}, r"^`degree` must be left out for fedavg, .*; got 2"),
         ({"method": "fedavg", "gossip_weights": "metropolis"}, r"^`gossip_weights` must be left out for fedavg"),
         ({"topology": Graph([(0, 1)], 2)}, r"^`topology` must have as many nodes as the experiment, 5; got 2. Change"),
     ],

@@ -117,7 +117,7 @@ def test_it_is_the_same_in_another_process_and_from_a_cached_file(tmp_path: Path
     command = [sys.executable, "-c", code]
     seen = {
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env={"PYTHONHASHSEED": seed}).stdout
-        for seed in ("1", "2", "3")
+        for seed in ("1", "2")
     }
     assert len(seen) == 1
     assert (tmp_path / "__pycache__").is_dir()

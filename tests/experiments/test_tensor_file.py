@@ -53,12 +53,12 @@ def test_a_file_that_is_read_may_be_written_anew(tmp_path: Path) -> None:
     assert torch.equal(tensors["float"], TENSORS["float"])
 
 
-@pytest.mark.parametrize("bit", [1, 32, 128])
-def test_whatever_byte_is_changed_it_is_refused(bit: int, tmp_path: Path) -> None:
+def test_whatever_byte_is_changed_it_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)})
     content = path.read_bytes()
     for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        changed = content[place] ^ 1 << place * 5 % 8
+        path.write_bytes(content[:place] + bytes([changed]) + content[place + 1 :])
         with pytest.raises(ValueError, match=r"^`out` must hold a .*t.safetensors"):
             tensor_file.read(path, "out", "Do.")
 

@@ -61,7 +61,7 @@ def test_the_same_generator_gives_the_same_partition(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DRAWN)
-@pytest.mark.parametrize("nodes", [0, -1, 12])
+@pytest.mark.parametrize("nodes", [0, -1, 12, 10**12])  # so many lists would not end
 def test_more_nodes_than_rows_or_none_is_an_error(name: str, nodes: int) -> None:
     x, y = data(11, 2, seed=1)
     with pytest.raises(ValueError, match=f"`nodes` must be from 1 to the number of training rows, 11; got {nodes}"):

@@ -33,8 +33,8 @@ def test_each_curve_carries_its_name_in_its_colour(run: Run, against: figures.Ag
     texts = words(drawing)
     assert texts.count("ntkdfl") == texts.count("dfedavg") == texts.count("central") == texts.count("local") == 1
     assert "target 0.8" in texts
-    for colour in figures.colours(found):
-        assert svg.variable(colour) in drawing
+    for look in figures.looks(found):
+        assert svg.variable(look.colour) in drawing
 
 
 def test_the_byte_axis_is_logarithmic_and_in_units(run: Run) -> None:
@@ -99,8 +99,24 @@ def test_long_or_many_names_go_into_a_legend(run: Run) -> None:
 
 def test_colours_are_apart_and_grey_where_nothing_is_sent(run: Run) -> None:
     found = some(run)
-    variables = [svg.variable(colour) for colour in figures.colours(found)]
+    variables = [svg.variable(look.colour) for look in figures.looks(found)]
     assert variables == ["var(--curve-0)", "var(--curve-1)", "var(--reference-0)", "var(--reference-1)"]
+    assert [look.reference for look in figures.looks(found)] == [False, False, True, True]
+
+
+def test_no_two_of_forty_curves_look_alike(run: Run) -> None:
+    found = records.groups([run(f"m{i}", rounds=1) for i in range(40)])
+    assert len({(look.colour, look.marker) for look in figures.looks(found)}) == 40
+    assert len({look.key for look in figures.looks(found)}) == 40
+
+
+def test_a_long_curve_has_few_markers_and_one_at_its_end(run: Run) -> None:
+    """A marker is drawn by `use`; the figure of one method has no others but those of the ticks."""
+    few, many = (
+        figures.curves(records.groups([run(rounds=rounds)]), "accuracy", None, "round").count("<use")
+        for rounds in (3, 300)
+    )
+    assert many - few <= 6
 
 
 @given(

@@ -35,7 +35,7 @@ class Checker(HTMLParser):
         found = dict(attrs)
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "svg":
+        if tag == "svg" and found.get("aria-hidden") != "true":
             self.images.append(found)
         self.loads += [value or "" for key, value in attrs if key in LOADING]
         self.loads += [value or "" for key, value in attrs if "href" in key and not (value or "").startswith("#")]
@@ -203,3 +203,41 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
         page.write([run()], file)
     assert [path.name for path in file.parent.iterdir()] == ["report.html"]
     assert file.read_text() == "old"
+
+
+def test_the_folder_of_a_page_is_made(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "er" / "report.html"
+    page.write([run(rounds=1)], file)
+    assert file.read_text().startswith("<!doctype html>")
+
+
+def test_a_place_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "page.html", "Not a directory|exists")):
+        with pytest.raises(OSError, match=rf"^`out` must be a file that can be written; got '.*' \(.*({reason})"):
+            page.write([run(rounds=1)], place)
+    with pytest.raises(OSError, match=r"^`out` must be a file that can be written; got 'a\\x00b' \(.*null"):
+        page.write([run(rounds=1)], "a\0b")
+
+
+def test_each_cell_tells_its_column_where_there_is_no_head(run: Run) -> None:
+    """A phone shows the summary as lists, for which the style sheet takes the names from here."""
+    text = page.page([run(seed=0), run(seed=1), run("ntkdfl")], 0.5)
+    for title in ("Final accuracy", "Highest", "Rounds to 0.5", "Bytes in all", "Seconds a round"):
+        assert text.count(f'data-label="{title}"') == 2
+    assert "content: attr(data-label)" in text
+
+
+def test_thousands_of_nodes_are_thinned_out_or_told(run: Run) -> None:
+    labels = [[k % 3, 2, k % 2] for k in range(4000)]
+    ring = [[k, k + 1] for k in range(3999)]
+    text = page.page([run(experiment={"nodes": 4000}, manifest={"labels": labels, "edges": ring})])
+    checked(text)
+    assert "One node in 3 is drawn." in text and "3,999 edges; a node has 1 to 2 neighbours. So many are not" in text
+    assert len(text) < 1_500_000
+
+
+def test_a_name_is_no_formula_in_a_table_calculator(run: Run) -> None:
+    text = page.page([run("=1+1", rounds=1)])
+    found = re.search(r'href="data:text/csv;base64,([^"]*)"', text)
+    assert found is not None and "\n'=1+1,0," in base64.b64decode(found[1]).decode()

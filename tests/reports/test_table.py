@@ -95,6 +95,20 @@ def test_markup_in_a_name_is_text(run: Run) -> None:
     assert "&lt;b&gt;mine" in table.html(found, "accuracy", None, ["red"])
 
 
+@pytest.mark.parametrize("name", ["[/x]", "[link=http://x]", "[bold", "[[/]]"])
+def test_brackets_in_a_name_are_text_in_the_remarks_too(run: Run, name: str) -> None:
+    runs = [run("m", experiment={"method": name}, rounds=2, planned=30, round_work=10**9)]
+    told = shown(runs, 0.5)
+    assert f"Multiply-adds in all: {name} 2.00e9." in told and f"{name}, seed 0: 2 of 30 rounds" in told
+
+
+@pytest.mark.parametrize("width", [24, 40, 60])
+def test_a_narrow_terminal_leaves_nothing_out(run: Run, width: int) -> None:
+    text = io.StringIO()
+    Console(file=text, width=width).print(table.table([run(f"methodical{i}", rounds=2) for i in range(9)], 0.5))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.getvalue()
+
+
 @pytest.mark.parametrize("target", [0.0, -0.2, 1.01, 85, float("nan"), float("inf")])
 def test_a_target_is_a_fraction(run: Run, target: float) -> None:
     with pytest.raises(ValueError, match=r"`target` must be above 0 and at most 1; got .*\. Give an accuracy as a"):

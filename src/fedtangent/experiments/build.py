@@ -253,15 +253,15 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
         )
     if not method.neighbours:
         given = {
-            "topology": experiment.topology is not None,
-            "topology_options": bool(experiment.topology_options),
-            "static": experiment.static,
-            "gossip_weights": experiment.gossip_weights != "uniform",
+            **({} if experiment.topology is None else {"topology": experiment.topology}),
+            **experiment.topology_options,
+            **({"static": True} if experiment.static else {}),
+            **({} if experiment.gossip_weights == "uniform" else {"gossip_weights": experiment.gossip_weights}),
         }
-        for name in (name for name, is_given in given.items() if is_given):
+        for name, value in given.items():
             raise ValueError(
                 f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; "
-                f"got {plain(getattr(experiment, name))!r}. Drop it."
+                f"got {plain(value)!r}. Drop it."
             )
     elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != nodes:
         raise ValueError(

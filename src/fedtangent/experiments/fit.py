@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedtangent import batch_norm, forward, passes, trees
+from fedtangent import dropout, forward, passes, trees
 from fedtangent.experiments.build import shape, short
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, at, channels_last, count
@@ -86,8 +86,13 @@ def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) ->
             "or build it without auxiliary outputs."
         )
     passes.check_chance(task.model, trained)
-    if not task.draws and not batch_norm.layers(task.model):  # dropout goes by a row's place, batch norm by its batch
-        passes.check_rows(task.model, trained, x)
+    if not task.draws:  # a row's dropout goes by its place in the batch
+
+        def by_statistics(x: Any) -> Tensor:
+            with torch.no_grad(), dropout.keyed(key):  # in no batch, whose rows batch norm would mix
+                return task.predict(w, x)
+
+        passes.check_rows(task.model, by_statistics, x)
 
 
 def _examples(dataset: Dataset) -> list[int]:

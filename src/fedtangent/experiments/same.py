@@ -45,7 +45,7 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
             f"`out` must not hold another experiment; got {folder}, whose data or first weights differ. "
             "Choose another --out."
         )
-    for name in sorted(now.keys() - {"machine", "versions"}):
+    for name in sorted(now.keys() - {"machine", "versions", "engine_reason"}):
         if not _equal(there.get(name), now[name]):
             raise ValueError(
                 f"`out` must hold the {MANIFEST} that its run wrote; got another {name} in {folder}. Choose another "
@@ -65,7 +65,6 @@ def check_versions(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any
                 f"a run must be resumed under the versions it began with, {name} {_short(before)} in {folder}; got "
                 f"{version!r}. Install that version, or run anew with another --out."
             )
-
     if not _equal(there.get("threads"), now["threads"]):
         threads = _short(there.get("threads"))
         raise ValueError(

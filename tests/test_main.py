@@ -1,0 +1,59 @@
+"""The way in: Ctrl-C ends the command in one word while it still imports, and is the command's own from then on."""
+
+import subprocess
+import sys
+
+import pytest
+
+STUB = """
+import os, signal, sys, types
+import fedtangent.__main__ as way_in
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fedtangent.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(10**6):  # where a handler of Python's has time to run
+                pass
+            sys.modules[name] = types.SimpleNamespace(main=lambda: 7)
+            raise ImportError("swallowed the exception that Ctrl-C is") if {swallows} else SystemExit(9)
+
+sys.meta_path.insert(0, Slow())
+try:
+    way_in.main()
+except ImportError:
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_ctrl_c_during_the_imports(swallows: bool) -> None:
+    """Whatever an import makes of an exception: there is none."""
+    code = STUB.replace("{swallows}", str(swallows))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "fedtangent: stopped.\n")
+
+
+ENDS = """
+import signal, sys, types
+sys.modules["fedtangent.cli"] = types.SimpleNamespace(main=lambda: print(signal.getsignal(signal.SIGINT)) or 7)
+{before}
+import fedtangent.__main__ as way_in
+print(way_in.main(), signal.getsignal(signal.SIGINT))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "after"),
+    [
+        ("", "<built-in function default_int_handler>", "_stop"),
+        ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "Handlers.SIG_IGN", "Handlers.SIG_IGN"),
+    ],
+)
+def test_the_command_has_its_own_way_with_ctrl_c(before: str, during: str, after: str) -> None:
+    """Of a command in the background, which does not hear it, no more than before."""
+    code = ENDS.replace("{before}", before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == during or str(first) == during.replace("Handlers.SIG_IGN", "1")
+    assert second.startswith("7 ") and (after in second or second == "7 1")
