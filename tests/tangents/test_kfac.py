@@ -60,7 +60,9 @@ def test_whole_blocks_are_those_of_the_gauss_newton_matrix(name: str) -> None:
 def test_which_blocks_are_whole() -> None:
     def whole(name: str) -> set[str]:
         model, x = EXAMPLES[name].model, EXAMPLES[name].samples(1)
-        return {key for key, block in blocks(known_uses(model, weights(model), x), "exact").items() if not block.kronecker}
+        return {
+            key for key, block in blocks(known_uses(model, weights(model), x), "exact").items() if not block.kronecker
+        }
 
     assert whole("convolutions") == {"1.weight,1.bias", "4.weight,4.bias"}  # group norm, batch norm in eval mode
     assert whole("scales") == {"1.weight", "2.weight", "4.weight,4.bias"}
