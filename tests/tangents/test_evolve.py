@@ -376,7 +376,7 @@ def test_an_evolution_can_be_interrupted(free: None) -> None:
             return super().times(alpha)
 
     with pytest.raises(KeyboardInterrupt):
-        evolve(Stopped(matrix(rows.full)), rows.f_0, rows.targets, 10**9, clock="descent")
+        evolve(Stopped(matrix(rows.full)), rows.f_0, rows.targets, 10**6, clock="descent")
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

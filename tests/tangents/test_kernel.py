@@ -156,7 +156,7 @@ torch.nn.init.constant_(BROKEN.weight, float("nan"))
         (Centred(), "treat every sample on its own; got outputs that change"),
         (
             nn.Sequential(nn.Linear(INPUTS, 4), nn.Unflatten(1, (2, 2))),
-            r"return \(rows, outputs\); got shape \(1, 2, 2\)",
+            r"return outputs \(n, C\); got shape \(1, 2, 2\)",
         ),
         (nn.ReLU(), "have trainable parameters; got none"),
         (BROKEN, "finite gradients; got NaN"),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
 from fedtangent.tangents.kfac import Block, Moments, blocks, directions, fixed_inputs, moments, pack, unpack
-from fedtangent.tangents.verified_uses import uses
+from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 from tests.federation import assert_close
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows
@@ -49,7 +49,7 @@ def test_whole_blocks_are_those_of_the_gauss_newton_matrix(name: str) -> None:
     model, data = example.model, rows(example)
     w, whole = weights(model), ggn(model, data, losses.cross_entropy)
     found = moments(Task(model), w, data, other="exact")
-    made = blocks(uses(model, w, data.x), "exact")
+    made = blocks(known_uses(model, w, data.x), "exact")
     assert sorted(part for key in made for part in key.split(",")) == sorted(w)
     assert set(found.inputs) == {key for key, block in made.items() if block.kronecker}
     for key, block in made.items():
@@ -60,7 +60,9 @@ def test_whole_blocks_are_those_of_the_gauss_newton_matrix(name: str) -> None:
 def test_which_blocks_are_whole() -> None:
     def whole(name: str) -> set[str]:
         model, x = EXAMPLES[name].model, EXAMPLES[name].samples(1)
-        return {key for key, block in blocks(uses(model, weights(model), x), "exact").items() if not block.kronecker}
+        return {
+            key for key, block in blocks(known_uses(model, weights(model), x), "exact").items() if not block.kronecker
+        }
 
     assert whole("convolutions") == {"1.weight,1.bias", "4.weight,4.bias"}  # group norm, batch norm in eval mode
     assert whole("scales") == {"1.weight", "2.weight", "4.weight,4.bias"}
@@ -76,7 +78,7 @@ def test_arguments_by_keyword_are_found() -> None:
             return F.linear(x, bias=self.bias, weight=self.weight)
 
     model = Named(INPUTS, OUTPUTS).double()
-    found = blocks(uses(model, weights(model), EXAMPLES["one layer"].samples(1)))
+    found = blocks(known_uses(model, weights(model), EXAMPLES["one layer"].samples(1)))
     assert found == {"weight,bias": Block(("",), True, True)}
 
 
@@ -146,7 +148,7 @@ def test_which_inputs_are_the_datas_own(name: str) -> None:
     example = (EXAMPLES | KRONECKER)[name]
     model, data = example.model, rows(example)
     w = weights(model)
-    found = uses(model, w, data.x)
+    found = known_uses(model, w, data.x)
     made = blocks(found, "exact")
     assert {key for key, block in made.items() if block.fixed} == FIXED[name]
     if name == "transformer":
@@ -178,7 +180,7 @@ class Writes(nn.Module):
 
 def test_a_tensor_that_is_written_into_is_not_the_datas_own() -> None:
     model = Writes().double()
-    assert uses(model, weights(model), EXAMPLES["one layer"].samples(1)).fixed == {"lower."}
+    assert known_uses(model, weights(model), EXAMPLES["one layer"].samples(1)).fixed == {"lower."}
 
 
 def solved(key: str, total: Moments, a: dict[str, Tensor], damping: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from torch import nn
 from fedtangent import trees
 from fedtangent.tangents.factors import Dense, Gated, Last, factors
 from fedtangent.tangents.operator import Factored, Full, Trace, block, operator, pullback, pushforward
-from fedtangent.tangents.verified_uses import uses
+from fedtangent.tangents.verified_uses import known_uses, uses
 from tests.tangents.networks import INPUTS, Example, everything, flat, inputs, jacobian, networks, weights
 
 MODELS = networks()
@@ -62,7 +62,7 @@ def test_everything_maps_over_nodes(name: str) -> None:
     both = {name: torch.stack([part, part * 0.7 + 0.1]) for name, part in first.items()}
 
     def product(w: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = uses(model, w, x)
+        found = known_uses(model, w, x)
         f, its = factors(model, w, x, found)
         return block("trace", found, its, w), operator("full", found, its, w).times(f)
 
