@@ -167,7 +167,7 @@ def test_a_dry_run_runs_nothing(dfedavg: list[str], tmp_path: Path, capsys: pyte
     told = capsys.readouterr()
     assert "Bytes       2.04 kB in round 1, 2.04 kB in a later one, 4.08 kB in 2 rounds\nMemory      about" in told.out
     assert re.search(
-        r"Time        about \S+ s a round and \S+ s for its evaluation, \S+ s in all, one node at", told.out
+        r"Time        about \S+ s a round and \S+ s for its evaluation, \S+ s in all, by the vectorized", told.out
     )
     assert told.err == ""
     assert not (tmp_path / "run").exists()
