@@ -178,7 +178,7 @@ def test_a_rate_that_would_never_end_is_told_by_every_engine(loss: str, budget: 
         method = ntkdfl(Task(federation.network(), losses.NAMES[loss]), times=(10, 30), lr=lr)
         return federation.run(method, rounds=1, engine=engine)
 
-    with pytest.raises(NodeError, match=r"node \d failed in 'evolved' of ntkdfl, round 1: ") as error:
+    with pytest.raises(NodeError, match=r"node \d failed in 'evolved' of a method, round 1: ") as error:
         rounds(1e12)
     told = re.search(
         r"`lr` times the last of `times` must be at most (\S+) with this kernel, so that a flow takes at most 16,384 "

@@ -13,7 +13,7 @@ from fedtangent.fleet import Central, Each, Fleet
 from fedtangent.ledger import SERVER
 from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
-from fedtangent.tangents import primal, uses
+from fedtangent.tangents import primal, verified_uses
 from fedtangent.tangents.operator import pullback
 from fedtangent.tangents.sketch import projection, sketch
 from fedtangent.tangents.step import Score, Step, countable, linearize, summed_loss
@@ -153,7 +153,7 @@ def test_the_whole_jacobian_for_a_sketch_gives_the_trace_kernel(monkeypatch: pyt
     alpha = evolved(task, (3.0, 50.0), 1)
     rows = linearize(task, task.w_0, data)
     expected, _ = Step("trace", "flow", (3, 50), 1.0).candidates(task, task.w_0, rows, 1.0)
-    move = pullback(uses.uses(task.model, task.w_0, data.x), rows.factors, task.w_0, alpha / len(data.x))
+    move = pullback(verified_uses.uses(task.model, task.w_0, data.x), rows.factors, task.w_0, alpha / len(data.x))
     assert_close(trees.map(lambda start, by: start - by, task.w_0, move), expected, 1e-9)
 
 
