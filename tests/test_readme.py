@@ -77,9 +77,14 @@ def test_every_dotted_name_exists() -> None:
     named = re.compile(r"(?<![\w/.])fedtangent(?:\.[A-Za-z]\w*)+(?!\w|\.py|\.\{|/)")
     names = sorted({name for text in texts() for name in named.findall(text)})
     assert {"fedtangent.datasets.torch_dataset", "fedtangent.tangents", "fedtangent.batch_norm.BatchNorm"} <= set(names)
-    code = (
-        "import functools, sys, fedtangent as f; [functools.reduce(getattr, n.split('.')[1:], f) for n in sys.argv[1:]]"
-    )
+    code = """
+import functools, importlib, sys, fedtangent
+for name in sys.argv[1:]:
+    try:
+        functools.reduce(getattr, name.split(".")[1:], fedtangent)
+    except AttributeError:
+        importlib.import_module(name)
+"""
     subprocess.run([sys.executable, "-c", code, *names], check=True)
 
 

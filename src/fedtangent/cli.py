@@ -301,7 +301,7 @@ class _Parser(argparse.ArgumentParser):
                 raise ValueError(f"options must have the form --name value; got {word!r} alone. Drop it.")
             name = word.lstrip("-").split("=")[0].replace("-", "_")
             raise ValueError(shared(name, known[name]) if name in known else unknown(name, known, what))
-        return vars(given)
+        return {key: "--" if value == [] else value for key, value in vars(given).items()}  # of --name=--
 
     def error(self, message: str) -> NoReturn:
         """Raises a sentence instead of printing the usage."""

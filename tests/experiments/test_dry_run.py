@@ -95,7 +95,7 @@ def test_a_schedule_is_played_for_one_cycle_and_recurs(warm_up: int, once: bool,
 
 
 def sleeping(first: float, each: float) -> Any:
-    """A method whose work takes a while: its first call of all another one than a node, or a batch of nodes."""
+    """A method whose work takes a while: in the first call of all another one than in the later ones."""
     worked: list[int] = []
 
     def method(task: Task) -> Method:
@@ -133,7 +133,7 @@ def test_time_is_that_of_the_engine_of_the_run() -> None:
 def test_memory_holds_the_states_before_within_and_after_a_round() -> None:
     """Of many nodes with nothing but weights; those that a server averages are not mixed in between."""
     talking, served = (
-        dry_run(setup(tiny(method, partition="iid", nodes=30, hidden=(500,), degree=2, memory=0))).memory_bytes
+        dry_run(setup(tiny(method, partition="iid", nodes=30, hidden=(500,), memory=0))).memory_bytes
         for method in ("dfedavg", "local")
     )
     weights = 4 * (4 * 500 + 500 + 500 * 3 + 3)
