@@ -172,7 +172,7 @@ def evolve(
         TypeError: A kernel that is neither a tensor nor an operator; a loss that is no Loss.
         ValueError: Shapes that do not fit; a kernel that is zero or not symmetric; values that are not finite; times
             that do not increase; lr above the stable step in descent; a loss without curvature in a flow; a tolerance
-            out of reach.
+            out of reach; more than 1,000,000 products with the kernel.
 
     Example:
         >>> kernel, f_0, y = torch.tensor([[2.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
