@@ -398,7 +398,8 @@ def test_a_reader_that_has_had_enough_ends_the_command() -> None:
     command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert command.stdout is not None and command.stderr is not None
     command.stdout.close()
-    assert (command.stderr.read(), command.wait()) == (b"", 141)
+    with command.stderr:
+        assert (command.stderr.read(), command.wait()) == (b"", 141)
 
 
 def test_a_report_finds_seeds_below_and_says_what_it_leaves_out(
@@ -413,7 +414,7 @@ def test_a_report_finds_seeds_below_and_says_what_it_leaves_out(
     assert cli.main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html")]) == 0
     told = capsys.readouterr()
     assert told.err == f"{recipe} is left out: it has no rounds.jsonl, so it is a recipe's or of no run.\n"
-    assert "dfedavg" in told.out and "local" in told.out and "2 seeds" not in told.out and "local 2" in told.out
+    assert "dfedavg" in told.out and "local" in told.out and "over the seeds: dfedavg 1, local 2" in told.out
 
 
 def test_a_bar_on_a_terminal(dfedavg: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
