@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import fedtangent
 from fedtangent import trees
 from fedtangent.engines.sequential import sequential
-from fedtangent.fleet import Fleet
+from fedtangent.federation.fleet import Fleet
 from fedtangent.models.resnet8 import resnet8
 from fedtangent.shard import Dataset, Partition, Shard
 from fedtangent.solvers import shuffled

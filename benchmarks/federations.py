@@ -40,7 +40,7 @@ CHANCE = 0.005  # that accuracies may
 def drawn(clients: int, rows: int, rounds: int) -> Problem:
     """Noisy classes in equal shares, and the batches that our runs with seed 0 draw."""
     from fedtangent.engines.sequential import sequential
-    from fedtangent.fleet import Fleet
+    from fedtangent.federation.fleet import Fleet
     from fedtangent.models.mlp import mlp
     from fedtangent.shard import Shard
     from fedtangent.solvers import shuffled

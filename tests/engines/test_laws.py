@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedtangent import solvers, trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Fleet, Inbox, rows
+from fedtangent.federation.fleet import Central, Each, Fleet, Inbox, rows
 from fedtangent.shard import Shard
-from tests import federation
-from tests.federation import BUDGETS, GRAPH, LONELY, assert_close, assert_same, engine, plain
+from tests import tiny_federation as federation
+from tests.tiny_federation import BUDGETS, GRAPH, LONELY, assert_close, assert_same, engine, plain
 
 ENGINES = [(name, memory) for name in names("engines") for memory in BUDGETS]
 METHODS = names("methods")

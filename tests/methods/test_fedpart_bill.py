@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fedtangent.catalog import load
-from fedtangent.fleet import Fleet
+from fedtangent.federation.fleet import Fleet
 from fedtangent.methods.fedpart import fedpart
 from fedtangent.shard import Shard
 from fedtangent.task import Task
-from tests import federation
+from tests import tiny_federation as federation
 
 FORWARD = 14_469_632  # of one 3 x 32 x 32 image
 STEM = 2_408_448  # whose inputs need no gradient

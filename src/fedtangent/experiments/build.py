@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtangent import batch_norm, catalog, dropout, forward, losses, trees
-from fedtangent.calls import out_of_memory
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.fleet import Fleet, Method
-from fedtangent.graph import Graph
+from fedtangent.federation.engine import out_of_memory
+from fedtangent.federation.fleet import Fleet, Method
+from fedtangent.federation.graph import Graph
 from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
 from fedtangent.shard import Dataset, Partition, count
@@ -244,7 +244,7 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
     method = function(task, **experiment.resolved("method"), **hosted)
     if not isinstance(method, Method):
         raise TypeError(
-            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.fleet.Method(...)."
+            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.federation.fleet.Method(...)."
         )
     if experiment.rounds < method.cycle:
         raise ValueError(

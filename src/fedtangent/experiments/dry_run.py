@@ -18,10 +18,10 @@ from fedtangent.experiments.evaluate import measured
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.fleet import Central, Each, Engine
-from fedtangent.ledger import Ledger
+from fedtangent.federation.fleet import Central, Each, Engine
+from fedtangent.federation.ledger import Ledger
+from fedtangent.federation.values import held
 from fedtangent.shard import at
-from fedtangent.values import held
 
 _TENSOR = 512  # bytes of a tensor beside its numbers: its object, its description and its storage's
 

@@ -4,7 +4,7 @@ from functools import partial
 
 from fedtangent import batch_norm, trees
 from fedtangent.experiments.setup import Setup
-from fedtangent.fleet import Each, Fleet
+from fedtangent.federation.fleet import Each, Fleet
 from fedtangent.shard import Shard, at
 from fedtangent.task import Task, Weights
 

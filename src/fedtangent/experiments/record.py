@@ -20,8 +20,8 @@ from fedtangent.experiments import atomic, lock, same
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.same import MANIFEST
 from fedtangent.experiments.setup import Setup
-from fedtangent.fleet import Central, Each
-from fedtangent.ledger import Ledger
+from fedtangent.federation.fleet import Central, Each
+from fedtangent.federation.ledger import Ledger
 from fedtangent.multiply_adds import Counting
 from fedtangent.shard import at
 

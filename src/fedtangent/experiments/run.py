@@ -18,8 +18,8 @@ from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.fleet import Each, Fleet
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation.fleet import Each, Fleet
+from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.task import Weights

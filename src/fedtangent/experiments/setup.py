@@ -31,14 +31,14 @@ from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, fact
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.fleet import Each, Engine, Fleet, Method
-from fedtangent.graph import Graph
-from fedtangent.ledger import Ledger
+from fedtangent.federation.fleet import Each, Engine, Fleet, Method
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import Ledger
+from fedtangent.federation.values import held
 from fedtangent.losses import weighted
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.task import Task
-from fedtangent.values import held
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ round:  w <- SGD(w; data)                           E epochs of step eta
 from typing import Any, NamedTuple
 
 from fedtangent import shard, solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.federation.fleet import Central, Each, Fleet, Method
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

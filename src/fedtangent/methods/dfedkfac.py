@@ -23,8 +23,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, trees
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean, rows
+from fedtangent import trees
+from fedtangent.federation import disclosure
+from fedtangent.federation.fleet import Each, Fleet, Inbox, Method, node_mean, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers, Inputs
@@ -162,7 +163,7 @@ def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
     """NaN where the neighbours' sums, of which there are some, show one of them."""
-    shown = near.real.any() & ~crowd.hides(near.values, near.real, fewest)
+    shown = near.real.any() & ~disclosure.hides(near.values, near.real, fewest)
     return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
 
 
@@ -176,4 +177,4 @@ def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Eac
 
 
 def _check(rows: list[Tensor], fewest: list[Tensor]) -> None:
-    crowd.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")
+    disclosure.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")

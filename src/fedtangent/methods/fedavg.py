@@ -13,7 +13,7 @@ Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

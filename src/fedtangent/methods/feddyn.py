@@ -16,7 +16,7 @@ Algorithm 1. arXiv 2111.04263. The model that is scored is the server's w, from 
 from typing import Any, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights

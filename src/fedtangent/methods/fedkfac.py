@@ -25,8 +25,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, labels, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent import labels, trees
+from fedtangent.federation import disclosure
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers
@@ -162,4 +163,4 @@ def _first_check(sizes: list[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _check(rows: list[Tensor], fewest: Tensor) -> None:
-    crowd.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")
+    disclosure.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import catalog
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.federation.fleet import Central, Each, Fleet, Method
 from fedtangent.groups import chosen, found
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding

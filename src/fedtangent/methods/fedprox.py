@@ -13,7 +13,7 @@ Algorithm 2. arXiv 1812.06127. Clients are drawn evenly and weighted by their ro
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

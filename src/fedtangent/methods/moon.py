@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
 from fedtangent import dropout, solvers
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

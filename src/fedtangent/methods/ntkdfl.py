@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean
+from fedtangent.federation.fleet import Each, Fleet, Inbox, Method, node_mean
 from fedtangent.shard import Shard
 from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, nothing_found, score
 from fedtangent.task import Task, Weights

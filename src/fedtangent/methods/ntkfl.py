@@ -32,7 +32,7 @@ from fedtangent import labels, shard, trees
 from fedtangent.channels._chain import payload_bytes, received
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
-from fedtangent.fleet import Central, Each, Fleet, Method, participants
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants
 from fedtangent.shard import Shard
 from fedtangent.tangents.explicit import LARGEST, explicit
 from fedtangent.tangents.step import (

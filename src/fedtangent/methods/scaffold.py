@@ -17,7 +17,7 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent import trees
+from fedtangent.federation import disclosure
+from fedtangent.federation.fleet import Central, Each, Fleet, Method, participants, rows
 from fedtangent.losses import squared
 from fedtangent.shard import Shard
 from fedtangent.tangents import primal
@@ -151,7 +152,7 @@ def _evolved(
 
 def _allowed(columns: int | None, rows: list[int], outputs: int) -> int:
     """k, where sums of q = C k columns over clients with these rows hide each of them."""
-    crowd.check(rows, 0)
+    disclosure.check(rows, 0)
     most = sum(rows) // (2 * outputs)
     if most < 1 or (columns or 1) > most:
         raise ValueError(

@@ -18,8 +18,8 @@ from fedtangent import catalog, solvers, trees
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.federation.ledger import Ledger
 from fedtangent.groups import Groups, found
-from fedtangent.ledger import Ledger
 from fedtangent.methods.fedpart import scheduled
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, training

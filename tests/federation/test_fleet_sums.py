@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.fleet import Central, Fleet
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER
-from tests import federation
-from tests.federation import assert_close, assert_same
+from fedtangent.federation.fleet import Central, Fleet
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import SERVER
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same
 
 LINE = Graph([(0, 1), (1, 2)], 4)  # and node 3 alone
 

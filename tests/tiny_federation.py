@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog, trees
-from fedtangent.fleet import Central, Each, Engine, Fleet, Method
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation.fleet import Central, Each, Engine, Fleet, Method
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.shard import Shard
 from fedtangent.task import Task
 

@@ -33,16 +33,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import calls, multiply_adds, shard, trees
-from fedtangent.calls import Engine as Engine
-from fedtangent.calls import NodeError as NodeError
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent import multiply_adds, shard, trees
+from fedtangent.federation.engine import Engine as Engine
+from fedtangent.federation.engine import NodeError as NodeError
+from fedtangent.federation.engine import blamed, inside
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import SERVER, Ledger
+from fedtangent.federation.values import Cache
+from fedtangent.federation.values import Central as Central
+from fedtangent.federation.values import Each as Each
+from fedtangent.federation.values import Inbox as Inbox
 from fedtangent.shard import Shard
-from fedtangent.values import Cache
-from fedtangent.values import Central as Central
-from fedtangent.values import Each as Each
-from fedtangent.values import Inbox as Inbox
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class Fleet:
         """fn(*x_i) on every node i. It is written for one node's tensors; `real` tells padded rows."""
         if self.scope is not None:
             (scope, own_k), inner = self.scope, fn
-            fn, x_k = calls.inside(scope, inner), (own_k, *x_k)
+            fn, x_k = inside(scope, inner), (own_k, *x_k)
         self._check(*x_k)
 
         def pull(nodes: Sequence[int], cache: Cache) -> list[T]:
@@ -282,7 +283,7 @@ class Fleet:
         try:
             return self.ledger.run(nodes, lambda: self.engine.call(fn, rows))
         except Exception as error:
-            raise calls.blamed(fn, nodes, rows, error, self.method, self.round) from error
+            raise blamed(fn, nodes, rows, error, self.method, self.round) from error
 
     def _to_server(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> list[T]:
         self._check(x_k)

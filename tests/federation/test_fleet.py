@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedtangent.engines.vectorized import vectorized
-from fedtangent.fleet import Central, Each, Fleet, Inbox, NodeError, rows
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER
-from tests import federation
-from tests.federation import assert_close, assert_same, philox
+from fedtangent.federation.fleet import Central, Each, Fleet, Inbox, NodeError, rows
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import SERVER
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same, philox
 
 LINE = Graph([(0, 1), (1, 2)], 4)
 
