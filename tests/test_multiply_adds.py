@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fedtangent import multiply_adds
-from fedtangent.federation.fleet import Central
+from fedtangent.federation import Central
 from fedtangent.multiply_adds import Counting, repeated, run, tallied
 from tests import tiny_federation as federation
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from fedtangent.experiments import checkpoint
-from fedtangent.federation.fleet import Central, Each
+from fedtangent.federation import Central, Each
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_same
 

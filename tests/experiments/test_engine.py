@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import fedtangent
 from fedtangent import cli
 from fedtangent.experiments.setup import setup
+from fedtangent.federation import Each, Fleet, Method
 from fedtangent.federation.engine import NodeError
-from fedtangent.federation.fleet import Each, Fleet, Method
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.task import Task
 from tests.experiments.tiny import network, saved, settings, timeless, tiny

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.federation.fleet import Central, Each, Fleet, NodeError
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER, Central, Each, Fleet, NodeError
 from tests import tiny_federation as federation
 from tests.tiny_federation import ROWS, assert_close, assert_same
 

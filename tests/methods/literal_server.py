@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import losses
-from fedtangent.federation.ledger import SERVER, Ledger
+from fedtangent.federation import SERVER, Ledger
 from fedtangent.shard import Shard
 from fedtangent.task import Task
 from tests import tiny_federation as federation

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.central import central
 from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train

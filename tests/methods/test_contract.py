@@ -12,7 +12,7 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.federation.fleet import Central, Each, Exposure, Fleet, Method
+from fedtangent.federation import Central, Each, Exposure, Fleet, Method
 from tests import tiny_federation as federation
 from tests.tiny_federation import GRAPH, LONELY, assert_close, assert_same, plain
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation.graph import Graph
+from fedtangent.federation import Graph
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.methods.fedavg import fedavg
 from tests import tiny_federation as federation

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.federation.graph import Graph
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER, Graph
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard

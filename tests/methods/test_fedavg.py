@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.catalog import load
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.central import central
 from fedtangent.methods.fedavg import fedavg
 from tests import tiny_federation as federation

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
 from fedtangent.tangents import span

@@ -10,8 +10,7 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.federation.fleet import Central, Each, Fleet, Method, NodeError
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER, Central, Each, Fleet, Method, NodeError
 from fedtangent.methods.fedpart import _turn, fedpart, scheduled
 from fedtangent.task import Task
 from tests import tiny_federation as federation

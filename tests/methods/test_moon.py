@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.federation.fleet import NodeError
+from fedtangent.federation import NodeError
 from fedtangent.methods.fedavg import fedavg
 from fedtangent.methods.moon import contrast, moon, represented
 from fedtangent.task import Task

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.federation.fleet import NodeError
-from fedtangent.federation.graph import Graph
+from fedtangent.federation import Graph, NodeError
 from fedtangent.methods.ntkdfl import ntkdfl
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard

@@ -7,8 +7,7 @@ import torch
 
 from fedtangent import losses, trees
 from fedtangent.catalog import names
-from fedtangent.federation.fleet import NodeError
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER, NodeError
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
 from fedtangent.tangents import explicit

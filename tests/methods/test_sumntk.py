@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from fedtangent import losses, trees
-from fedtangent.federation.fleet import Central, Each, Fleet
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER, Central, Each, Fleet
 from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
 from fedtangent.tangents import primal, verified_uses

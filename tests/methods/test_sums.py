@@ -8,7 +8,7 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.federation.fleet import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close
 

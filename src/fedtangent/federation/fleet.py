@@ -1,4 +1,4 @@
-"""The contract: values that nodes and a server hold, the verbs that move them, and what a method is.
+"""The contract: values that nodes and a server hold, and the verbs that move them.
 
 A method is written once, as a global view of the federation. `Each[T]` is one T per node, `Central[T]` one T at the
 server; both are opaque to the method, and only the verbs of a `Fleet` touch them:
@@ -18,8 +18,9 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     within(scope, x_k)         the same Fleet             nothing; `map` on node i runs inside of scope(x_i)
     holding(x, names)          the same Fleet             nothing; what nodes hold already is not sent to them again
 
-`map` and `ask` only describe: the values are computed, chunk of nodes by chunk, when a verb needs them all, so that the
-replies of a round never exist at once. Payload bytes are booked where messages are made.
+Every process runs the same method on its own nodes, and a Central is absent where the server is not. `map` and `ask`
+only describe: the values are computed, wave of nodes by wave, when a verb needs them all, so that the replies of a
+round never exist at once. `observe(x_k)` is for the record: what is observed must never come back into a verb.
 """
 
 import zlib
@@ -27,27 +28,29 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedtangent import multiply_adds, shard, trees
-from fedtangent.federation.engine import Engine as Engine
-from fedtangent.federation.engine import NodeError as NodeError
-from fedtangent.federation.engine import blamed, inside
+from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.ledger import SERVER, Ledger
-from fedtangent.federation.values import Cache
-from fedtangent.federation.values import Central as Central
-from fedtangent.federation.values import Each as Each
-from fedtangent.federation.values import Inbox as Inbox
-from fedtangent.shard import Shard
+from fedtangent.federation.transport import Bill, Link, Tag, Wire, nothing
+from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
 
 T = TypeVar("T")
 
-Exposure = Literal["none", "aggregate", "kernel", "raw-equivalent"]
+
+class _Answers(NamedTuple):
+    """The way back of an `ask`: its tag, what the nodes of this process answer, all its links, and the new ones."""
+
+    tag: Tag
+    out: dict[Link, Any]
+    links: list[Link]
+    first: set[Link]
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,13 @@ class Fleet:
     """The nodes of a federation during one round, and the verbs that move values between them.
 
     Args:
-        nodes: Their numbers.
-        engine: What runs functions on them.
+        nodes: Their numbers, the same on every process.
+        engine: What runs functions on those that are here.
+        wire: What brings messages to the others, and books them.
         seed: Of the run; every random number is keyed by seed, round, node and purpose.
         round: From 1; 0 while the state is set up.
         graph: Who is whose neighbour in this round; None where there is only a server.
         gossip_weights: How `mix` weighs a neighbourhood.
-        ledger: Where payload bytes are booked.
         node_bytes: The peak memory of one node's work, by node.
         method: For error messages.
         device: Where drawn numbers are put.
@@ -71,24 +74,56 @@ class Fleet:
 
     nodes: tuple[int, ...]
     engine: Engine
+    wire: Wire
     seed: int = 0
     round: int = 0
     graph: Graph | None = None
     gossip_weights: Literal["uniform", "metropolis"] = "uniform"
-    ledger: Ledger = field(default_factory=Ledger)
     node_bytes: Mapping[int, int] = field(default_factory=dict)
     method: str = ""
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
     held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
+    @cached_property
+    def here(self) -> tuple[int, ...]:
+        """Those of the nodes that are of this process."""
+        return tuple(node for node in self.nodes if self.wire.transport.here(node))
+
+    @cached_property
+    def waves(self) -> list[Wave]:
+        """All nodes, in the groups that engines compute together: one of every process at a time.
+
+        Every process knows the plans of all: they hang on the nodes and what they need alone.
+        """
+        blocks, place = self.wire.transport.blocks(self.nodes)
+        plans = [self.engine.chunks(block, self.node_bytes) for block in blocks]
+        return [
+            Wave(
+                number,
+                tuple(plans[place][number]) if number < len(plans[place]) else (),
+                tuple(node for plan in plans if number < len(plan) for node in plan[number]),
+            )
+            for number in range(max(map(len, plans)))
+        ]
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where bytes and multiply-adds are booked, those of this process."""
+        return self.wire.ledger
+
     def everywhere(self, value: T) -> Each[T]:
         """The same value on every node, known beforehand: nothing is sent."""
-        return Each(self, dict.fromkeys(self.nodes, value))
+        return Each(self, dict.fromkeys(self.here, value))
 
     def each(self, values: Sequence[T]) -> Each[T]:
         """One given value a node, in the order of the nodes: the way in for an experiment's data."""
-        return Each(self, dict(zip(self.nodes, values, strict=True)))
+        given = dict(zip(self.nodes, values, strict=True))
+        return Each(self, {node: given[node] for node in self.here})
+
+    def server(self, value: T) -> Central[T]:
+        """A value that the server begins with."""
+        return Central(value if self._serves else cast(T, ABSENT))
 
     def map(self, fn: Callable[..., T], *x_k: Each[Any]) -> Each[T]:
         """fn(*x_i) on every node i. It is written for one node's tensors; `real` tells padded rows."""
@@ -97,46 +132,48 @@ class Fleet:
             fn, x_k = inside(scope, inner), (own_k, *x_k)
         self._check(*x_k)
 
-        def pull(nodes: Sequence[int], cache: Cache) -> list[T]:
-            return self._call(fn, nodes, _rows([x.pull(nodes, cache) for x in x_k], len(nodes)))
+        def pull(wave: Wave, cache: Cache) -> list[T]:
+            return self._call(fn, wave.nodes, _rows([x.pull(wave, cache) for x in x_k], len(wave.nodes)))
 
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
         """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
         self._check(*x_k)
-        drawn = [
-            self._call(fn, [node], [(self.rng(purpose, node), *row)])[0]
-            for node, row in zip(self.nodes, self._settled(x_k), strict=True)
-        ]
-        return self.each([trees.to(value, self.device) for value in drawn])
+        rows = zip(self.here, self._settled(x_k), strict=True)
+        drawn = {node: self._call(fn, [node], [(self.rng(purpose, node), *row)])[0] for node, row in rows}
+        return Each(self, {node: trees.to(value, self.device) for node, value in drawn.items()})
 
     def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
         """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
-        key = [self.seed, zlib.crc32(purpose.encode())]
-        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, self.round, node % 2**32]))
+        return generator(self.seed, self.round, purpose, node)
 
     def at_server(self, fn: Callable[..., T], *x: Central[Any]) -> Central[T]:
         """fn(*x) at the server."""
         self._check_central(*x)
+        if not self._serves:
+            return Central(cast(T, ABSENT))
         return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *(part.value for part in x))))
 
     def broadcast(self, x: Central[T]) -> Each[T]:
         """The server's value on every node; what a node holds already is not sent again."""
         self._check_central(x)
-        whole = trees.payload_bytes(x.value)
-        for node in self.nodes:
-            held = {id(tensor) for tensor in self.held.get(node, ())}
-            self.ledger.send(SERVER, node, trees.payload_bytes(x.value, held) if held else whole)
-        return self.everywhere(x.value)
+        links = [Link(SERVER, node) for node in self.nodes]
+        held = {node: {id(tensor) for tensor in own} for node, own in self.held.items()}
+        bill = (lambda link, value: trees.payload_bytes(value, held.get(link.target, ()))) if held else None
+        out = dict.fromkeys(links, x.value) if self._serves else {}
+        came = self.wire.exchange(self.wire.tag(), out, links, bill)
+        return Each(self, {node: came[Link(SERVER, node)] for node in self.here})
 
     def mean(self, x_k: Each[T], weight_k: Each[Any] | None = None) -> Central[T]:
         """sum_k weight_k x_k / sum_k weight_k at the server; the weights travel with the values."""
-        values = self._to_server(x_k)
-        weights = [1.0] * len(values) if weight_k is None else [float(w) for w in self._to_server(weight_k)]
+        self._check(x_k)
+        weights = [1.0] * len(self.nodes)
+        if weight_k is not None:
+            weights = [float(weight) for weight in self._told(weight_k, None)]
         if sum(weights) == 0:
             raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
-        return Central(trees.weighted_sum(values, [w / sum(weights) for w in weights]))
+        return self._totalled(x_k, {node: w / sum(weights) for node, w in zip(self.nodes, weights, strict=True)})
 
     def sum(self, x_k: Each[T]) -> tuple[Central[T], Central[int]]:
         """sum_k x_k at the server, and how many messages it refused: all that secure aggregation would show it.
@@ -146,32 +183,39 @@ class Fleet:
         Raises:
             ValueError: No message is left.
         """
-        values = self._to_server(x_k)
-        kinds = [str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), value)) for value in values]
-        usual = max(kinds, key=kinds.count)
-        good = [x for x, kind in zip(values, kinds, strict=True) if kind == usual and trees.is_finite(x)]
+        self._check(x_k)
+        kinds = self.observe(
+            Each(self, {node: _kind(x) for node, x in zip(self.here, x_k.values_at(self.here), strict=True)})
+        )
+        shapes = [shape for shape, _ in kinds]
+        usual = max(shapes, key=shapes.count)
+        good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
         if not good:
             raise ValueError(
-                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(values)} in round "
+                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(kinds)} in round "
                 f"{self.round}. Use smaller steps, or look at the data."
             )
-        return Central(trees.weighted_sum(good, [1] * len(good))), Central(len(values) - len(good))
+        return self._totalled(x_k, good), self.server(len(kinds) - len(good))
 
     def gather(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> Central[list[T]]:
         """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
-        return Central(self._to_server(x_k, bill))
+        return Central(self._to_server(x_k, lambda link, value: bill(value)))
+
+    def observe(self, x_k: Each[T]) -> list[T]:
+        """All values, in the order of the nodes, on every process: for record and evaluation, and never billed."""
+        return self._told(x_k, nothing)
 
     def mix(self, x_k: Each[T]) -> Each[T]:
         """The gossip matrix times the values: every node averages with its neighbours."""
         self._check(x_k)
-        x = dict(zip(self.nodes, x_k.values_at(self.nodes), strict=True))
-        mixed = []
-        for i in self.nodes:
+        x = dict(zip(self.here, x_k.values, strict=True))
+        links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
+        came = self.wire.exchange(self.wire.tag(), {link: x[link.source] for link in links if link.source in x}, links)
+        mixed = {}
+        for i in self.here:
             group = sorted([i, *self._neighbours(i)])
-            for j in self._neighbours(i):
-                self.ledger.send(j, i, trees.payload_bytes(x[j]))
-            mixed.append(trees.weighted_sum([x[j] for j in group], self._shares[i]))
-        return self.each(mixed)
+            mixed[i] = trees.weighted_sum([x[i] if j == i else came[Link(j, i)] for j in group], self._shares[i])
+        return Each(self, mixed)
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
         """The neighbours' values, in the slots of an Inbox."""
@@ -194,59 +238,80 @@ class Fleet:
             known_k: What i has asked the same neighbours with before in this round, and so need not send again.
             bill: Replaces the byte count of an answer, where another form of it is what would be sent.
         """
-        answers = self._answers(fn, x_k, y_k, known_k, bill)
-        return Each(
-            self,
-            lambda nodes, cache: [self._inbox(i, own) for i, own in zip(nodes, answers(nodes, cache), strict=True)],
-        )
+        answered = self._answers(fn, x_k, y_k, known_k)
+
+        def pull(wave: Wave, cache: Cache) -> list[Inbox]:
+            tag, answers, links, first = answered(wave, cache)
+            came = self.wire.exchange(tag, answers, links, lambda link, value: bill(value) if link in first else 0)
+            return [self._inbox(i, [came[Link(j, i)] for j in self._answering(i)]) for i in wave.nodes]
+
+        return Each(self, pull)
 
     def ask_sum(
         self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], known_k: Each[Any] | None = None
     ) -> Each[tuple[T, Tensor]]:
         """The sum of what `ask` brings a node and how many of the answers it refused: all that secure sums would show.
 
-        Refused, and no part of the sum, are answers with a number that is not finite.
+        Refused, and no part of the sum, are answers with a number that is not finite: their senders send zeros.
         """
-        answers = self._answers(fn, x_k, y_k, known_k, trees.payload_bytes)
+        answered = self._answers(fn, x_k, y_k, known_k)
 
-        def total(node: int, own: list[Any]) -> tuple[Any, Tensor]:
-            good = [answer for answer in own if trees.is_finite(answer)] if self._neighbours(node) else []
-            refused = torch.tensor(len(self._neighbours(node)) - len(good), device=self.device)
-            return trees.weighted_sum(good, [1] * len(good)) if good else trees.zeros_like(own[0]), refused
+        def pull(wave: Wave, cache: Cache) -> list[tuple[T, Tensor]]:
+            tag, answers, links, first = answered(wave, cache)
+            out = {link: (1, self._vetted(link, value)) for link, value in answers.items()}
 
-        return Each(
-            self, lambda nodes, cache: [total(i, own) for i, own in zip(nodes, answers(nodes, cache), strict=True)]
-        )
+            def bill(link: Link, value: tuple[T, Tensor]) -> int:
+                return trees.payload_bytes(value[0]) if link in first else 0
+
+            sums = self.wire.total(tag, out, links, bill)
+            return [sums[i] for i in wave.nodes]
+
+        return Each(self, pull)
 
     def _answers(
-        self,
-        fn: Callable[..., Any],
-        x_k: Each[Any],
-        y_k: Sequence[Each[Any]],
-        known_k: Each[Any] | None,
-        bill: Callable[[Any], int],
-    ) -> Callable[[Sequence[int], Cache], list[list[Any]]]:
-        """What the neighbours of some nodes answer; a lonely node answers itself, for the shapes."""
+        self, fn: Callable[..., Any], x_k: Each[Any], y_k: Sequence[Each[Any]], known_k: Each[Any] | None
+    ) -> Callable[[Wave, Cache], "_Answers"]:
+        """What the nodes here answer to the questions of a wave; a lonely node asks itself, for the shapes."""
         asked = [x_k] if known_k is None else [known_k, x_k]
         self._check(*asked, *y_k)
         self._require_graph()
-        own = dict(zip(self.nodes, self._settled(y_k), strict=True))
+        own = dict(zip(self.here, self._settled(y_k), strict=True))
+        asking, answering = self.wire.tag(), self.wire.tag()
         unsent = set(self.nodes)  # an answer that is computed again, to spare memory, was sent once
 
-        def pull(nodes: Sequence[int], cache: Cache) -> list[list[Any]]:
-            group = {i: self._neighbours(i) or (i,) for i in nodes}
-            questions = _rows([each.pull(nodes, cache) for each in asked], len(nodes))
-            pairs = [(x, i, j) for x, i in zip(questions, nodes, strict=True) for j in group[i]]
-            answers = self._call(fn, [j for _, _, j in pairs], [(*x, *own[j]) for x, _, j in pairs])
-            for (x, i, j), answer in zip(pairs, answers, strict=True):
-                if i in unsent and i != j:
-                    self.ledger.send(i, j, trees.payload_bytes(x[-1]))
-                    self.ledger.send(j, i, bill(answer))
-            unsent.difference_update(nodes)
-            slots = iter(answers)
-            return [[next(slots) for _ in group[i]] for i in nodes]
+        def pull(wave: Wave, cache: Cache) -> _Answers:
+            links = [Link(i, j) for i in wave.everybody for j in self._answering(i)]
+            questions = dict(zip(wave.nodes, _rows([x.pull(wave, cache) for x in asked], len(wave.nodes)), strict=True))
+            first = {link for link in links if link.source in unsent}
+            unsent.difference_update(wave.everybody)
+            out = {Link(i, j): x for i, x in questions.items() for j in self._answering(i)}
+
+            def bill(link: Link, value: tuple[Any, ...]) -> int:
+                return trees.payload_bytes(value[-1]) if link in first else 0
+
+            came = self.wire.exchange(asking._replace(wave=wave.number), out, links, bill)
+            pairs = [link for link in links if link in came]
+            found = self._call(
+                fn, [link.target for link in pairs], [(*came[link], *own[link.target]) for link in pairs]
+            )
+            return _Answers(
+                answering._replace(wave=wave.number),
+                {Link(j, i): answer for (i, j), answer in zip(pairs, found, strict=True)},
+                [Link(j, i) for i, j in links],
+                {Link(j, i) for i, j in first},
+            )
 
         return pull
+
+    def _vetted(self, link: Link, answer: Any) -> tuple[Any, Tensor]:
+        """The answer, or zeros where it is not finite or to the node itself; and how many were refused, 0 or 1."""
+        alone = link.source == link.target
+        good = not alone and trees.is_finite(answer)
+        refused = torch.tensor(0 if good or alone else 1, device=self.device)
+        return answer if good else trees.zeros_like(answer), refused
+
+    def _answering(self, node: int) -> tuple[int, ...]:
+        return self._neighbours(node) or (node,)
 
     def _inbox(self, node: int, answers: list[Any]) -> Inbox:
         real = torch.ones(len(answers), dtype=torch.bool, device=self.device)
@@ -260,7 +325,8 @@ class Fleet:
     def holding(self, x: Central[Mapping[str, Tensor]], names: Central[Mapping[int, Sequence[str]]]) -> "Fleet":
         """The same nodes, some of which hold already the tensors of x that `names` tells: no broadcast bills these."""
         self._check_central(x, names)
-        return replace(self, held={i: tuple(x.value[name] for name in own) for i, own in names.value.items()})
+        known = names.value if self._serves else {}  # who sends alone makes the bill
+        return replace(self, held={i: tuple(x.value[name] for name in own) for i, own in known.items()})
 
     def cohort(self, size: int) -> "Fleet":
         """A fleet of `size` nodes drawn for this round."""
@@ -272,28 +338,42 @@ class Fleet:
 
     def merge(self, new_k: Each[T], old_k: Each[T]) -> Each[T]:
         """The new values where there are some, the old ones of the nodes that were absent."""
-        values = dict(zip(old_k.nodes, old_k.values, strict=True))
-        return Each(old_k._fleet, values | dict(zip(new_k.nodes, new_k.values, strict=True)))
+        values = dict(zip(old_k.here, old_k.values, strict=True))
+        return Each(old_k._fleet, values | dict(zip(new_k.here, new_k.values, strict=True)))
 
-    def chunks(self) -> list[list[int]]:
-        """The nodes, in groups that the engine computes together."""
-        return self.engine.chunks(self.nodes, self.node_bytes)
+    @property
+    def _serves(self) -> bool:
+        return self.wire.transport.here(SERVER)
 
     def _call(self, fn: Callable[..., Any], nodes: Sequence[int], rows: list[tuple[Any, ...]]) -> list[Any]:
+        if not rows:
+            return []
         try:
             return self.ledger.run(nodes, lambda: self.engine.call(fn, rows))
         except Exception as error:
             raise blamed(fn, nodes, rows, error, self.method, self.round) from error
 
-    def _to_server(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> list[T]:
+    def _to_server(self, x_k: Each[T], bill: Bill | None) -> list[T]:
+        """All values in the order of the nodes where the server is, absent elsewhere."""
         self._check(x_k)
-        values = x_k.values_at(self.nodes)
-        for node, value in zip(self.nodes, values, strict=True):
-            self.ledger.send(node, SERVER, bill(value))
-        return values
+        links = [Link(node, SERVER) for node in self.nodes]
+        out = {Link(node, SERVER): x for node, x in zip(self.here, x_k.values_at(self.here), strict=True)}
+        came = self.wire.exchange(self.wire.tag(), out, links, bill)
+        return [came[link] for link in links] if self._serves else cast(list[T], ABSENT)
+
+    def _told(self, x_k: Each[T], bill: Bill | None) -> list[T]:
+        """All values, by way of the server, on every process."""
+        return self.wire.transport.tell(self.wire.tag(), self._to_server(x_k, bill))
+
+    def _totalled(self, x_k: Each[T], weights: Mapping[int, float]) -> Central[T]:
+        """The sum of weight times value over the nodes that have a weight, at the server."""
+        own = dict(zip(self.here, x_k.values_at(self.here), strict=True))
+        out = {Link(node, SERVER): (weights[node], x) for node, x in own.items() if node in weights}
+        sums = self.wire.total(self.wire.tag(), out, [Link(node, SERVER) for node in weights])
+        return Central(sums[SERVER] if self._serves else cast(T, ABSENT))
 
     def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
-        return _rows([x.values_at(self.nodes) for x in x_k], len(self.nodes))
+        return _rows([x.values_at(self.here) for x in x_k], len(self.here))
 
     def _require_graph(self) -> Graph:
         if self.graph is None:
@@ -333,54 +413,12 @@ def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * count
 
 
-class Method(NamedTuple):
-    """A federated method: a pair of pure functions, and what an experiment must know of it.
-
-    Attributes:
-        name: The file's.
-        init: (fleet, data_k) -> State, a NamedTuple of Each and Central.
-        round: (fleet, state, data_k, k) -> (State, what goes on the record). k counts from 1.
-        exposure: What leaves a node: `none`, `aggregate` (sums over its samples), `kernel`, `raw-equivalent`.
-        neighbours: Whether nodes talk to neighbours, and so need a topology.
-        aggregate: (fleet, state, data_k) -> the one model that is evaluated, as a Central.
-        node_bytes: (rows, degree) -> the peak memory of one node's work; None for a few copies of weights and data.
-        clients: Fleet -> who takes part in a round, of a method that averages weights at a server and bears partial
-            updates: its state's `w` are the server's weights, each number of which moves without regard to how many
-            others do, and it computes on and hears of no other nodes than these; of such a method with partial updates
-            too. None for all others.
-        cycle: The fewest rounds of a run, where a method goes through a schedule.
-        opening: The first of these, where they never come again.
-    """
-
-    name: str
-    init: Callable[[Fleet, Each[Shard]], Any]
-    round: Callable[[Fleet, Any, Each[Shard], int], tuple[Any, dict[str, Any]]]
-    exposure: Exposure
-    neighbours: bool
-    aggregate: Callable[[Fleet, Any, Each[Shard]], Central[dict[str, Tensor]]]
-    node_bytes: Callable[[int, int], int] | None = None
-    clients: Callable[[Fleet], Fleet] | None = None
-    cycle: int = 1
-    opening: int = 0
+def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:
+    """A generator keyed by seed, round, node and purpose."""
+    key = [seed, zlib.crc32(purpose.encode())]
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
 
 
-def rows(data: Shard) -> Tensor:
-    """n_k, the number of a node's real rows."""
-    return data.real.sum()
-
-
-def participants(participation: float) -> Callable[[Fleet], Fleet]:
-    """Of a round's fleet, max(C K, 1) drawn nodes; C is the share that takes part."""
-    if not 0 < participation <= 1:
-        raise ValueError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
-    # 0.29 of 100 is 28.99...
-    return lambda fleet: fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))
-
-
-def node_mean(aggregation: str) -> Callable[[Fleet, Any, Each[Shard]], Central[Any]]:
-    """The `aggregate` of a method whose state holds `w_k`: their mean, `plain` or `weighted` by rows."""
-    if aggregation not in ("plain", "weighted"):
-        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
-    return lambda fleet, state, data_k: fleet.mean(
-        state.w_k, fleet.map(rows, data_k) if aggregation == "weighted" else None
-    )
+def _kind(x: Any) -> tuple[str, bool]:
+    """The shapes and types of a message, and whether it is finite."""
+    return str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), x)), trees.is_finite(x)

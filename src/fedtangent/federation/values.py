@@ -10,16 +10,36 @@ T = TypeVar("T")
 Cache = dict[int, list[Any]]
 
 
+class Wave(NamedTuple):
+    """Some nodes of every process, whose values are computed at once; a process that has no more has none in it.
+
+    Attributes:
+        number: From 0.
+        nodes: Those of this process.
+        everybody: Those of all processes.
+    """
+
+    number: int
+    nodes: tuple[int, ...]
+    everybody: tuple[int, ...]
+
+
 class Nodes(Protocol):
     """Who holds an Each: a fleet."""
 
     @property
     def nodes(self) -> tuple[int, ...]:
-        """Their numbers."""
+        """Their numbers, of all processes."""
         ...
 
-    def chunks(self) -> list[list[int]]:
-        """The nodes, in groups that are computed together."""
+    @property
+    def here(self) -> tuple[int, ...]:
+        """Those of this process."""
+        ...
+
+    @property
+    def waves(self) -> list[Wave]:
+        """All of them, in the groups that are computed together."""
         ...
 
 
@@ -37,56 +57,74 @@ class Inbox(NamedTuple):
 
 
 class Each(Generic[T]):
-    """One value per node. A method passes it to verbs and may unpack an Each of tuples; it never looks inside."""
+    """One value per node, of which a process knows those of its own nodes. A method passes it to verbs, no more."""
 
-    def __init__(self, fleet: "Nodes", pull: Callable[[Sequence[int], Cache], list[T]] | Mapping[int, T]) -> None:
-        """Holds values by node, or a recipe for those of any given nodes."""
-        self.nodes = fleet.nodes
+    __iter__ = None  # a process may hold no value to look at: `unzip` is told how many parts there are
+
+    def __init__(self, fleet: Nodes, pull: Callable[[Wave, Cache], list[T]] | Mapping[int, T]) -> None:
+        """Holds values by node, or a recipe for those of any wave."""
+        self.nodes, self.here = fleet.nodes, fleet.here
         self._fleet = fleet
         self._recipe = pull if callable(pull) else None
         self._values: dict[int, T] = {} if callable(pull) else dict(pull)
 
-    def pull(self, nodes: Sequence[int], cache: Cache) -> list[T]:
-        """The values of some nodes; `cache` spares work that is needed twice while one chunk is computed."""
+    def pull(self, wave: Wave, cache: Cache) -> list[T]:
+        """The values of a wave's nodes; `cache` spares work that is needed twice while one wave is computed."""
         if self._recipe is None:
-            return [self._values[node] for node in nodes]
+            return [self._values[node] for node in wave.nodes]
         if id(self) not in cache:
-            cache[id(self)] = self._recipe(nodes, cache)
+            cache[id(self)] = self._recipe(wave, cache)
         return cache[id(self)]
 
     def settle(self) -> "Each[T]":
-        """The same values, all computed: chunk of nodes by chunk."""
+        """The same values, all computed: wave by wave."""
         if self._recipe is not None:
-            for chunk in self._fleet.chunks():
-                self._values.update(zip(chunk, self.pull(chunk, {}), strict=True))
-            self._values = {node: self._values[node] for node in self.nodes}
+            for wave in self._fleet.waves:
+                self._values.update(zip(wave.nodes, self.pull(wave, {}), strict=True))
+            self._values = {node: self._values[node] for node in self.here}
             self._recipe = None
         return self
 
     @property
     def values(self) -> list[T]:
-        """All values, in the order of the nodes: for engines, experiments and tests, not for methods."""
-        return [self.settle()._values[node] for node in self.nodes]
+        """Those of the nodes of this process, in their order: for engines, experiments and tests, not for methods."""
+        return [self.settle()._values[node] for node in self.here]
 
     def values_at(self, nodes: Sequence[int]) -> list[T]:
-        """The values of some nodes, all computed first."""
-        return self.settle().pull(nodes, {})
+        """The values of some nodes of this process, all computed first."""
+        self.settle()
+        return [self._values[node] for node in nodes]
 
-    def __iter__(self) -> Iterator["Each[Any]"]:
-        """One Each for every part of an Each of tuples."""
-        columns = zip(*self.values, strict=True)
-        return iter([Each(self._fleet, dict(zip(self.nodes, column, strict=True))) for column in columns])
+    def unzip(self, count: int) -> tuple["Each[Any]", ...]:
+        """One Each for every part of an Each of tuples of so many parts."""
+        parts = [{node: value[i] for node, value in self.settle()._values.items()} for i in range(count)]  # type: ignore[index]
+        return tuple(Each(self._fleet, part) for part in parts)
+
+
+class _Absent:
+    """What a process knows of a server's value that is not here."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
 
 
 @dataclass(frozen=True)
 class Central(Generic[T]):
-    """One value at the server; a method never looks inside."""
+    """One value at the server, absent on all processes but the server's own; a method never looks inside."""
 
     value: T
 
-    def __iter__(self) -> Iterator["Central[Any]"]:
-        """One Central for every part of a Central tuple."""
-        return iter([Central(part) for part in self.value])  # type: ignore[attr-defined]
+    @property
+    def is_here(self) -> bool:
+        """Whether this process is the server's."""
+        return self.value is not ABSENT
+
+    def unzip(self, count: int) -> tuple["Central[Any]", ...]:
+        """One Central for every part of a Central tuple of so many parts."""
+        return tuple(Central(self.value[i] if self.is_here else self.value) for i in range(count))  # type: ignore[index]
 
 
 def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import disclosure
-from fedtangent.federation.fleet import Each, Fleet, Inbox, Method, node_mean, rows
+from fedtangent.federation import Each, Fleet, Inbox, Method, disclosure, node_mean, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers, Inputs
@@ -118,7 +117,7 @@ def dfedkfac(
             loss_k = fleet.map(summed_loss, _together(fleet, losses, c_k, data_k, known_k=asked_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
-        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k)
+        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k).unzip(4)
         return state._replace(w_k=w_k, v_k=v_k), {
             "choice": choice_k,
             "refused": refused_k,
@@ -169,7 +168,7 @@ def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
 
 def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Each[Tensor]:
     """The rows that a neighbourhood's sums must have; raises where the shared sum has too few."""
-    rows_k, first_k, others_k = sizes_k
+    rows_k, first_k, others_k = sizes_k.unzip(3)
     if inputs == "neighbourhood":
         return fleet.map(torch.maximum, first_k, others_k)
     fleet.at_server(_check, fleet.gather(rows_k), fleet.gather(first_k))
