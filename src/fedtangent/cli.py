@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from inspect import getdoc, signature
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from fedtangent import __version__, catalog
+from fedtangent.experiments import launch
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
-from fedtangent.experiments.run import Result
+from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError, out_of_memory
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
@@ -26,12 +29,16 @@ from fedtangent.reports import page, progress, records, search, statistics, tabl
 from fedtangent.reports.finding import finding
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
+from fedtangent.transports.ranks import Lost, joined, rank
 
-INTERRUPTED, WRONG, UNREAD = 130, 2, 141
+INTERRUPTED, FAILED, WRONG, UNREAD = 130, launch.FAILED, launch.WRONG, 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C, 141 where nobody reads on."""
+    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C, 141 where nobody reads on.
+
+    Of a rank it is 1 where this one, or another, has failed.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a file's name, or a mean's ±, that the terminal's encoding cannot write
             stream.reconfigure(errors="backslashreplace")
@@ -43,14 +50,21 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as of `fedtangent list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except (Lost, Refused):  # of which another rank, or what has launched them, tells
+        if rank() == 0 and not launch.launched():
+            print("fedtangent: another rank has ended, and with it this run. Go on with --resume.", file=sys.stderr)
+        return FAILED
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         told = str(error)
         if not isinstance(error, (OSError, NodeError)) and " must " not in told:
             if not out_of_memory(error):
                 raise  # no rule that a user broke: a fault of the program, which its traceback explains
             told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
-        print(f"fedtangent: {printable(' '.join(told.split()))}", file=sys.stderr)
-        return WRONG
+        place, own = rank(), isinstance(error, NodeError) or out_of_memory(error)
+        if place is None or place == 0 or own:  # the other ranks have found the same
+            of = f"rank {place}: " if place is not None and own else ""
+            print(f"fedtangent: {of}{printable(' '.join(told.split()))}", file=sys.stderr)
+        return FAILED if place is not None and own else WRONG
     except KeyboardInterrupt as stop:
         print(f"fedtangent: stopped{f'; {stop}' if str(stop) else ''}.", file=sys.stderr)
         return INTERRUPTED
@@ -65,6 +79,7 @@ def run(
     resume: bool = False,
     dry_run: bool = False,
     tensorboard: bool = False,
+    ranks: int | None = None,
 ) -> int:
     """Run a method, and record and print what it comes to.
 
@@ -76,6 +91,7 @@ def run(
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
         raise ValueError(f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest.")
@@ -86,21 +102,34 @@ def run(
             (experiment(**settings, seed=seed), None if out is None else str(Path(out) / f"seed-{seed}"))
             for seed in seeds
         ]
+    with nullcontext() if rank() is None else joined(str(asked[0][0].device)):
+        return _ran(asked, target, out, dry_run, resume=resume, tensorboard=tensorboard)
+
+
+def _ran(
+    asked: Sequence[tuple[Experiment, str | None]], target: float | None, out: str | None, dry_run: bool, **how: bool
+) -> int:
+    """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     found = []
     for one, folder in asked:
-        built = setup(one)
+        built = setup(one) if rank() is None else agreed(one)
         if target is not None:
             table.checked_target(target, "accuracy" if built.classes else "loss")
-        _announce(built)
+        if built.leads:
+            _announce(built)
         if dry_run:
             _print_plan(built)
             return 0
         try:
-            found.append(_record(_progressing(built, folder, resume=resume, tensorboard=tensorboard)))
+            found.append(_record(_progressing(built, folder, **how)))
         except KeyboardInterrupt:
+            if not built.leads:
+                return INTERRUPTED
             kept = "nothing is kept without --out" if folder is None else f"go on from {folder} with --resume"
             print(f"fedtangent: stopped; {kept}.", file=sys.stderr)
             return INTERRUPTED
+    if not built.leads:
+        return 0
     Console().print(table.table(found, target))
     if out is not None:
         print(f"Recorded in {out}.")
@@ -225,6 +254,11 @@ def _parse_run(words: list[str]) -> int:
     for key, value in parser.values(words[1:], {**own, **fields, **known}, "an option of run").items():
         into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
         into[key] = _value(option, value)
+    if command.get("ranks") is not None and not launch.launched():
+        if command.get("dry_run"):
+            raise ValueError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
+        return launch.launch(["run", *words], command["ranks"])
+    launch.watch()
     return run(settings, **command)
 
 
@@ -382,5 +416,5 @@ def _shown(found: Sequence[records.Record], target: float | None, out: str) -> i
 
 def _progressing(built: Setup, out: str | None, **how: bool) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere."""
-    with progress.rounds(built) as show:
+    with progress.rounds(built) if built.leads else nullcontext() as show:
         return run_experiment(built, out, on_round=show, **how)
