@@ -15,6 +15,8 @@ from rich.console import Console
 
 from fedtangent import __version__, catalog
 from fedtangent.experiments import launch
+from fedtangent.experiments.conformance import NODES, ROUNDS
+from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
@@ -136,6 +138,18 @@ def _ran(
     return 0
 
 
+def check(settings: dict[str, Any]) -> int:
+    """Check that a method, such as a file of your own, is written so that any engine and any transport can run it.
+
+    Args:
+        settings: Of the experiment that it is tried on; 6 nodes and 2 rounds where nothing is said.
+    """
+    cycle = setup(experiment(**{"nodes": NODES, "rounds": 1000, **settings})).method.cycle
+    for line in conformance(experiment(**{"nodes": NODES, "rounds": max(ROUNDS, cycle), **settings})):
+        print(f"right: {line}")
+    return 0
+
+
 def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = None) -> int:
     """Run some methods side by side on the digits, print the comparison and write it as a page.
 
@@ -194,7 +208,7 @@ def list_() -> int:
 
 def _command(words: list[str]) -> int:
     commands: dict[str, Callable[..., int]] = {
-        "run": run, "demo": demo, "report": report, "recipe": recipe, "list": list_,
+        "run": run, "check": check, "demo": demo, "report": report, "recipe": recipe, "list": list_,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
@@ -213,8 +227,8 @@ def _command(words: list[str]) -> int:
                 )
         raise ValueError(unknown(words[0], commands, "a command"))
     name, rest = words[0], words[1:]
-    if name == "run":
-        return _parse_run(rest)
+    if name in ("run", "check"):
+        return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
     parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
@@ -228,19 +242,21 @@ def _command(words: list[str]) -> int:
     return commands[name](*folders, **{key: _value(known[key], value) for key, value in values.items()})
 
 
-def _parse_run(words: list[str]) -> int:
+def _parse_run(words: list[str], name: str = "run") -> int:
     methods = ", ".join(catalog.names("methods"))
     if not words or words[0].startswith("-"):
         if set(words) & {"-h", "--help"}:
-            print(f"usage: fedtangent run METHOD [options]\n\n{_first_line(run)}\n")
-            print(f"METHOD is one of {methods}, or a file of your own; fedtangent run METHOD --help tells its options.")
+            print(f"usage: fedtangent {name} METHOD [options]\n\n{_first_line(check if name == 'check' else run)}\n")
+            print(
+                f"METHOD is one of {methods}, or a file of your own; fedtangent {name} METHOD --help tells its options."
+            )
             return 0
         got = repr(words[0]) if words else "nothing"
-        raise ValueError(f"`METHOD` must come first after run; got {got}. Name one of {methods}.")
-    method, own, fields = words[0], options(run), options(Experiment)
-    for name in ("method", *PARTS.values()):
-        fields.pop(name)
-    first = _Parser("fedtangent run", add_help=False)  # which parts are chosen decides what options there are
+        raise ValueError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
+    method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
+    for part in ("method", *PARTS.values()):
+        fields.pop(part)
+    first = _Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
     for part in PARTS:
         first.offer(Option(part, str, None, ""), part)
     chosen = vars(first.parse_known_args(words[1:])[0])
@@ -248,12 +264,14 @@ def _parse_run(words: list[str]) -> int:
     known = choices(method, **chosen)
     if not takes_host(method):
         fields.pop("host")
-    parser = _run_parser(method, own, fields, known)
+    parser = _run_parser(name, method, own, fields, known)
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
-    for key, value in parser.values(words[1:], {**own, **fields, **known}, "an option of run").items():
+    for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {name}").items():
         into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
         into[key] = _value(option, value)
+    if name == "check":
+        return check(settings)
     if command.get("ranks") is not None and not launch.launched():
         if command.get("dry_run"):
             raise ValueError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
@@ -282,10 +300,14 @@ def _parse_recipe(words: list[str]) -> int:
 
 
 def _run_parser(
-    method: str, own: dict[str, Option], fields: dict[str, Option], known: dict[str, list[tuple[str, Option]]]
+    command: str,
+    method: str,
+    own: dict[str, Option],
+    fields: dict[str, Option],
+    known: dict[str, list[tuple[str, Option]]],
 ) -> "_Parser":
     name = method if method in catalog.names("methods") else Path(method).stem
-    parser = _Parser(f"fedtangent run {method}", f"{name}: {catalog.summary('methods', method)}")
+    parser = _Parser(f"fedtangent {command} {method}", f"{name}: {catalog.summary('methods', method)}")
     parser.epilog = (
         "fedtangent list tells the names of data sets, augmentations, models, partitions, topologies and engines."
     )

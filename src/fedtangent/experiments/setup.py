@@ -122,7 +122,7 @@ class Setup:
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""
-        state, extra = self.method.round(fleet, state, data_k, k)
+        state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
         for part in (*held(state), *extra.values()):
             if isinstance(part, Each):
                 part.settle()

@@ -70,6 +70,7 @@ class Fleet:
         device: Where drawn numbers are put.
         scope: What every function of `map` runs inside of; from `within`.
         held: Tensors that nodes hold already; from `holding`.
+        blind: Whether `observe` is refused.
     """
 
     nodes: tuple[int, ...]
@@ -84,6 +85,7 @@ class Fleet:
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
     held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    blind: bool = False
 
     @cached_property
     def here(self) -> tuple[int, ...]:
@@ -188,7 +190,7 @@ class Fleet:
             ValueError: No message is left.
         """
         self._check(x_k)
-        kinds = self.observe(self.of_here([_kind(value) for value in x_k.values_at(self.here)]))
+        kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
         shapes = [shape for shape, _ in kinds]
         usual = max(shapes, key=shapes.count)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
@@ -204,7 +206,15 @@ class Fleet:
         return Central(self._to_server(x_k, lambda link, value: bill(value)))
 
     def observe(self, x_k: Each[T]) -> list[T]:
-        """All values, in the order of the nodes, on every process: for record and evaluation, and never billed."""
+        """All values, in the order of the nodes, on every process: for record and evaluation, and never billed.
+
+        Raises:
+            PermissionError: This fleet is a method's, which must not look.
+        """
+        if self.blind:
+            raise PermissionError(
+                "`observe` must not be called by a method, which would see what it may not. Use verbs."
+            )
         return self._told(x_k, nothing)
 
     def seen(self, value: Any) -> Any:
