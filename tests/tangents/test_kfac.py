@@ -18,6 +18,17 @@ from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, pa
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, Tied, weights
 
 
+class Sine(nn.Module):
+    """A linear map whose weight is a function of its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(OUTPUTS, INPUTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.sin(self.weight).T
+
+
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("name", [name for name in KRONECKER if name != "attention to itself"])
 def test_moments_are_sums_over_samples_and_positions(name: str, squared: bool) -> None:
@@ -264,9 +275,9 @@ def test_packing() -> None:
             r"\w+\. Choose other='exact' for whole blocks of such parameters, or freeze it\.$",
         ),
         (
-            nn.Sequential(nn.Linear(INPUTS, OUTPUTS), nn.PReLU()),
+            Sine(),
             {},
-            r"^`model` must .* got none for '1.weight', used by prelu\. Choose .*\.$",
+            r"^`model` must .* got none for 'weight', used by sin\. Choose .*\.$",
         ),
         (
             nn.Sequential(nn.Linear(INPUTS, 4100), nn.LayerNorm(4100), nn.Linear(4100, OUTPUTS)),

@@ -60,11 +60,11 @@ def contraction(
     reads = [own.index(label) for label in [*groups, *summed, *at, *(one for one in idle if one in own)]]
     writes = [result.index(label) for label in [*groups, *out, *at]]
     order = [its.index(label) for label in [*groups, *out, *(one for one in idle if one in its), *summed]]
-    size = [math.prod(next(iter(sizes[label])) for label in part) for part in (groups, out, summed, at)]
-    its_layout = layout(w[weight.key].shape, weight.steps, order, size[:3])
+    lengths = [math.prod(next(iter(sizes[label])) for label in part) for part in (groups, out, summed, at)]
+    its_layout = layout(w[weight.key].shape, weight.steps, order, lengths[:3])
     if its_layout is None or not its_layout.once:
         return None
-    return Matrix(call, weight.key, its_layout, size[3], _ones_last(reads, shape), _ones_last(writes, into))
+    return Matrix(call, weight.key, its_layout, lengths[3], _ones_last(reads, shape), _ones_last(writes, into))
 
 
 def _ones_last(axes: list[int], shape: Sequence[int]) -> tuple[int, ...]:
@@ -74,9 +74,7 @@ def _ones_last(axes: list[int], shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(long + ones) if long != sorted(long) else tuple(range(len(axes)))
 
 
-def product(
-    call: Call, w: dict[str, Tensor], inputs: Tensors, first: Any, second: Any, **out: Any
-) -> Matrix | None:
+def product(call: Call, w: dict[str, Tensor], inputs: Tensors, first: Any, second: Any, **out: Any) -> Matrix | None:
     """The rule of `first @ second`."""
     if out or not (isinstance(first, Hole) and isinstance(second, Hole)):
         return None

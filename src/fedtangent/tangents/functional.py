@@ -144,7 +144,7 @@ def plain_forward() -> Iterator[None]:
 
 
 class PlainLayers(TorchFunctionMode):
-    """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups and PReLU with derivatives in both modes."""
+    """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups and PReLU with plain derivatives."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

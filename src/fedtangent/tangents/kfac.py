@@ -91,7 +91,9 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
         linear = alike and turned is not None and all(_turned(peer) == turned for peer in peers)
         if linear or (alike and isinstance(peers[0], (Affine, Sums)) and len(own) == 1):
             if name == names[0]:
-                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed)
+                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(
+                    tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed
+                )
         elif other == "refuse":
             function = getattr(peers[0].call.function, "__name__", "a function")
             raise ValueError(

@@ -62,7 +62,6 @@ class Call:
         """What it gives with these parameters and inputs."""
         leaves, structure = self.arguments
 
-
         def filled(leaf: Any) -> Any:
             if not isinstance(leaf, Hole):
                 return leaf
@@ -156,7 +155,7 @@ class Sums:
 
     def kept(self, inputs: Tensors) -> Tensors:
         """The input that a slope needs, if one does."""
-        return (inputs[self.other.key],) if isinstance(self.other, Hole) else ()
+        return (inputs[int(self.other.key)],) if isinstance(self.other, Hole) else ()
 
     def gradients(self, w: dict[str, Tensor], a: Tensors, d: Tensors) -> Gradients:
         """The gradients of the outputs by its parameters, for a (n, ...) and d (n, C, ...)."""
@@ -186,7 +185,9 @@ class Sums:
         if a:
             other = a[0].reshape(len(a[0]), *[1] * (axes + 1 - a[0].dim()), *a[0].shape[1:])
         slope = term.slope(view, other)
-        return slope if a or not isinstance(slope, Tensor) else slope.expand(1, *[1] * (axes - slope.dim()), *view.shape)
+        return (
+            slope if a or not isinstance(slope, Tensor) else slope.expand(1, *[1] * (axes - slope.dim()), *view.shape)
+        )
 
 
 class Window(NamedTuple):
@@ -343,5 +344,3 @@ def _same(one: Any, other: Any) -> bool:
 def floats(tree: Any) -> Tensors:
     """The floating-point tensors of a result, in order."""
     return tuple(leaf for leaf in optree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-
-

@@ -13,7 +13,9 @@ Run = Callable[[Any, Any, Any], Any]
 IsParameter = Callable[[Any], bool]
 
 
-def _sum_and_product(run: Run, own: IsParameter, input: Any, one: Any, two: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+def _sum_and_product(
+    run: Run, own: IsParameter, input: Any, one: Any, two: Any, *, beta: Any = 1, alpha: Any = 1
+) -> Any:
     """addmm, baddbmm, addmv: a product and a sum."""
     if beta != 1 or alpha != 1:
         return NotImplemented

@@ -179,7 +179,7 @@ def _what(part: Part) -> str:
         name = (
             "scale and shift"
             if isinstance(one, Affine)
-            else getattr(one.call.function, "__name__", "sum")
+            else getattr(one.call.function, "__name__", "sum").strip("_")
             if isinstance(one, Sums)
             else f"{getattr(one.call.function, '__name__', 'call')} through torch.func"
         )

@@ -37,7 +37,7 @@ def use(call: Call, w: dict[str, Tensor], inputs: Tensors) -> Use:
     return known(call, w, inputs, *args, **kwargs) or Other(call)
 
 
-def with_bias(matrix: Use, call: Call, w: dict[str, Tensor]) -> Matrix | None:
+def with_bias(matrix: Any, call: Call, w: dict[str, Tensor]) -> Matrix | None:
     """A matrix together with the parameter that `call` adds to its result, if that is a bias of its own."""
     biases = [leaf for leaf in call.arguments[0] if parameter(leaf)]
     if not isinstance(matrix, Matrix) or matrix.bias or matrix.spread or matrix.lookup or len(biases) != 1:
@@ -113,9 +113,7 @@ def _transposed_convolution(
     if made is None:
         return None
     shape, axes = made
-    stride, dilation, padding, more = (
-        _per_axis(value, axes) for value in (stride, dilation, padding, output_padding)
-    )
+    stride, dilation, padding, more = (_per_axis(value, axes) for value in (stride, dilation, padding, output_padding))
     sides = [side for axis in reversed(range(axes)) for side in (padding[axis], padding[axis] - more[axis])]
     window = Window(shape[2:], stride, dilation, tuple(sides))
     inner, outer = shape[0] // groups, math.prod(shape[1:])
@@ -206,7 +204,8 @@ def _normalised(first: int) -> Callable[..., Affine | Sums | None]:
 
     def rule(call: Call, w: dict[str, Tensor], inputs: Tensors, *args: Any, **kwargs: Any) -> Affine | Sums | None:
         bound = inspect.signature(call.function).bind(*args, **kwargs).arguments
-        scale, shift = bound.get("weight"), bound.get("bias")
+        scale: Any = bound.get("weight")
+        shift: Any = bound.get("bias")
         roles = [role for role in (scale, shift) if parameter(role)]
         if not roles or not sole(call, *roles) or any(role.steps for role in roles):
             return None
@@ -218,7 +217,7 @@ def _normalised(first: int) -> Callable[..., Affine | Sums | None]:
             return Affine(call, scale.key, shift.key if shift is not None else None, before, axes - before - own)
         shape = (*w[shift.key].shape, *[1] * (axes - before - own))
         its = layout(w[shift.key].shape, (), range(own), shape)
-        return its and Sums(call, (Term(shift.key, its),))
+        return None if its is None else Sums(call, (Term(shift.key, its),))
 
     return rule
 

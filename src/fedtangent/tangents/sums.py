@@ -51,7 +51,14 @@ def scales(by_first: Callable[[Tensor, Any], Any], by_second: Callable[[Tensor, 
     """The rule of a function of two numbers, of which one is a parameter's, by its derivatives (parameter, other)."""
 
     def rule(
-        call: Call, w: dict[str, Tensor], inputs: Tensors, one: Any, two: Any, *, rounding_mode: Any = None, out: Any = None
+        call: Call,
+        w: dict[str, Tensor],
+        inputs: Tensors,
+        one: Any,
+        two: Any,
+        *,
+        rounding_mode: Any = None,
+        out: Any = None,
     ) -> Sums | None:
         if rounding_mode is not None or out is not None or parameter(one) == parameter(two):
             return None
@@ -82,7 +89,9 @@ def choice(
     return _made(call, [term(w, role, slope) for role, slope in pairs if parameter(role)], condition)
 
 
-def joined(call: Call, w: dict[str, Tensor], inputs: Tensors, tensors: Any, dim: int = 0, out: Any = None) -> Sums | None:
+def joined(
+    call: Call, w: dict[str, Tensor], inputs: Tensors, tensors: Any, dim: int = 0, out: Any = None
+) -> Sums | None:
     """The rule of torch.cat."""
     if out is not None or not all(isinstance(role, Hole) for role in tensors):
         return None
@@ -107,7 +116,7 @@ def slope_of_negatives(call: Call, w: dict[str, Tensor], inputs: Tensors, input:
     shape, size = w[weight.key].shape, w[weight.key].numel()
     into = (1, size, *[1] * (len(call.shapes[0]) - 2)) if size > 1 else ()
     its = layout(shape, weight.steps, range(len(view_shape(shape, weight.steps))), into)
-    return its and Sums(call, (Term(weight.key, its, lambda v, x: x.clamp(max=0)),), input)
+    return None if its is None else Sums(call, (Term(weight.key, its, lambda v, x: x.clamp(max=0)),), input)
 
 
 def alone(call: Call, w: dict[str, Tensor], inputs: Tensors, input: Any, *args: Any, **kwargs: Any) -> Sums | None:
@@ -116,7 +125,7 @@ def alone(call: Call, w: dict[str, Tensor], inputs: Tensors, input: Any, *args: 
         return None
 
     def slope(v: Tensor, _: Any) -> Tensor:
-        result, vjp = torch.func.vjp(lambda v: call.function(v, *args, **kwargs), v)
-        return vjp(torch.ones_like(result))[0]  # type: ignore[no-any-return]
+        found = torch.func.vjp(lambda v: call.function(v, *args, **kwargs), v)
+        return found[1](torch.ones_like(found[0]))[0]  # type: ignore[no-any-return]
 
     return _made(call, [term(w, input, slope)])

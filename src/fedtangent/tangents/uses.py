@@ -8,7 +8,6 @@ transposed or reshaped, is none before something is done with it. A sum that fol
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent.tangents.dependence import Dependence, tensors
+from fedtangent.tangents.flow import Flow
 from fedtangent.tangents.functional import Weights, call, plain
 from fedtangent.tangents.layers import Call, Hole, Matrix, Tensors, floats
 from fedtangent.tangents.layers import Use as Followed
@@ -28,15 +28,6 @@ from fedtangent.tangents.rules import ADDITIONS, use, with_bias
 from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.views import views
 from fedtangent.tangents.whole import Whole
-
-# Functions of one number: the gate of a layer that only these and the last layer follow is their derivative.
-_ELEMENTWISE = {
-    F.celu, F.dropout, F.elu, F.gelu, F.hardshrink, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid,
-    F.mish, F.relu, F.relu6, F.selu, F.silu, F.softplus, F.softshrink, F.softsign, F.tanhshrink, F.threshold,
-    torch.cos, torch.erf, torch.exp, torch.relu, torch.sigmoid, torch.sin, torch.tanh,
-    Tensor.relu, Tensor.sigmoid, Tensor.tanh,
-}  # fmt: skip
-
 
 # Reads of values by Python, after which anything may depend on them.
 _READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__index__, Tensor.item}
@@ -215,7 +206,7 @@ class Recorder(TorchFunctionMode):
         if known is not None:
             self.lost = {*w}.difference(*(one.call.names for key, one in known.by_name.items() if key != WHOLE))
         self.touched = 0
-        self.flow = _Flow()
+        self.flow = Flow()
         self._places = {id(part): Hole(name) for name, part in w.items()}
         self._views: list[Tensor] = []  # so that no other tensor takes an id
         self._summed: list[tuple[str, Tensor]] = []
@@ -356,56 +347,6 @@ class Recorder(TorchFunctionMode):
         )
         self.touched += 8 * mixed.numel()
         return self._run(F.linear, (mixed, given["out_proj_weight"], given["out_proj_bias"]), {}), scores
-
-
-class _Flow:
-    """Which use reaches which through nothing but functions of one number."""
-
-    def __init__(self) -> None:
-        self._source: dict[int, str] = {}
-        self._own: dict[int, str] = {}
-        self._alive: list[Tensor] = []  # so that no other tensor takes an id
-        self._consumed: Counter[int] = Counter()
-        self._reached: dict[str, list[str | None]] = {}
-
-    def add(
-        self, function: Any, inputs: Tensors, results: Tensors, result: Any, key: str | None, through: bool = False
-    ) -> None:
-        """Notes a call; `results` are the numbers of `result`, `key` the use that it is, or goes `through` with."""
-        if result is not None and not tensors(result):
-            return  # a shape, a type: it reads and writes no number
-        elementwise = through or (function in _ELEMENTWISE and len(inputs) == len(results) == 1)
-        for part in inputs:
-            source = self._source.get(id(part))
-            if source is None:
-                continue
-            if elementwise and part is results[0]:
-                self._own.pop(id(part), None)
-                continue  # in place: the same number goes on
-            self._consumed[id(part)] += 1
-            if elementwise and self._consumed[id(part)] == 1:
-                self._follow(results[0], source)
-            else:
-                self._reached.setdefault(source, []).append(key)
-        if key is not None and len(results) == 1:
-            self._follow(results[0], key)
-            self._own[id(results[0])] = key
-
-    def untouched(self, f: Tensor) -> str | None:
-        """The use whose very result f is, if no function was handed it since."""
-        return None if self._consumed[id(f)] else self._own.get(id(f))
-
-    def times(self, part: Tensor) -> int:
-        """How often a tensor was handed to functions."""
-        return self._consumed[id(part)]
-
-    def sole_source(self, last: str) -> str | None:
-        """The use that reaches `last` and nothing else."""
-        return next((source for source, reached in self._reached.items() if reached == [last]), None)
-
-    def _follow(self, result: Tensor, source: str) -> None:
-        self._source[id(result)] = source
-        self._alive.append(result)
 
 
 def _unused_key(name: str, taken: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ parameter's numbers is where.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import optree
@@ -147,7 +148,7 @@ class Picked:
         lead = w.shape[: w.dim() - len(self.axes)]
         if not lead:
             return self._one(w)
-        return torch.func.vmap(self._one)(w.reshape((-1, *self.axes))).reshape(*lead, *self.shape)  # type: ignore[no-any-return]
+        return torch.func.vmap(self._one)(w.reshape((-1, *self.axes))).reshape(*lead, *self.shape)
 
     def back(self, view: Tensor) -> Tensor:
         """(..., *shape) as (..., *axes), the transpose of `of`: repeated numbers are summed, absent ones zero."""
@@ -165,9 +166,7 @@ def view_shape(axes: Sequence[int], steps: Steps) -> tuple[int, ...]:
         return tuple(seen(torch.empty(tuple(axes), device="meta"), steps).shape)
 
 
-def layout(
-    axes: Sequence[int], steps: Steps, order: Sequence[int], shape: Sequence[int]
-) -> Layout | Picked | None:
+def layout(axes: Sequence[int], steps: Steps, order: Sequence[int], shape: Sequence[int]) -> Layout | Picked | None:
     """How a parameter (*axes), seen through steps, its axes then in another order, has `shape`; None if it cannot."""
     axes, order, shape = tuple(axes), tuple(order), tuple(shape)
     with temporarily_clear_interpreter_stack():
@@ -181,7 +180,7 @@ def layout(
             return None
         view = view.permute(order)
         same = view.untyped_storage()._cdata == whole.untyped_storage()._cdata
-    once = all(after <= before for before, after in zip(sizes, sizes[1:], strict=False))
+    once = all(after <= before for before, after in pairwise(sizes))
     if same and once and view.numel() == whole.numel():
         return _dense(axes, view, shape)
     return Picked(axes, steps, order, shape, once)
