@@ -102,7 +102,7 @@ def test_every_method_is_in_the_table() -> None:
 
 
 def test_exposures_are_the_methods() -> None:
-    from tests import federation
+    from tests import tiny_federation as federation
 
     for name, exposure in re.findall(r"^\| `(\w+)` \|.*\| ([\w-]+) \|$", TEXT, re.MULTILINE):
         assert catalog.load("methods", name)(federation.task()).exposure == exposure

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from fedtangent import __version__, catalog
-from fedtangent.calls import NodeError, out_of_memory
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
 from fedtangent.experiments.run import Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.federation.engine import NodeError, out_of_memory
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
 from fedtangent.reports import page, progress, records, search, statistics, table

@@ -9,8 +9,7 @@ from torch import Tensor
 from fedtangent.experiments import evaluate as module
 from fedtangent.experiments.evaluate import evaluate, measured
 from fedtangent.experiments.setup import Setup, setup
-from fedtangent.fleet import Central
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Central, Ledger
 from fedtangent.methods import dfedavg, fedavg, local
 from tests.experiments.tiny import data, network, tiny
 

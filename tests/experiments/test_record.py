@@ -11,8 +11,7 @@ import fedtangent
 from fedtangent.experiments import record
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
-from fedtangent.fleet import Central
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Central, Ledger
 from fedtangent.reports import records
 from tests.experiments.tiny import ROWS, data, tiny
 

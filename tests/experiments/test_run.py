@@ -17,7 +17,7 @@ from fedtangent import losses, trees
 from fedtangent.catalog import load, names
 from fedtangent.experiments import atomic, checkpoint, record
 from fedtangent.experiments.run import Result, run
-from fedtangent.fleet import Central, Each, Fleet, Method, NodeError
+from fedtangent.federation import Central, Each, Fleet, Method, NodeError
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.task import Task
 from tests.experiments.tiny import ROWS, data, network, settings, timeless, tiny

@@ -9,8 +9,7 @@ from torch import nn
 
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
-from fedtangent.graph import Graph
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Graph, Ledger
 from fedtangent.shard import Dataset, Partition
 from tests.experiments.tiny import ROWS, data, network, partition, saved, settings, tiny
 
@@ -205,7 +204,7 @@ def test_values_that_cannot_be(change: dict[str, Any], message: str) -> None:
             r"^`partition` must list integers for every node; got float64 for n",
         ),
         ({"model": no_model}, r"^`model` must be a module or give one; got int. Return a torch.nn.Module.$"),
-        ({"method": no_method}, r"^`method` must give a Method; got int. Return fedtangent.fleet.Method"),
+        ({"method": no_method}, r"^`method` must give a Method; got int. Return fedtangent.federation.Method"),
         ({"loss": 3}, r"^`loss` must be a name or a function; got int. Give one of these.$"),
         (
             {"partition": "dirichlet", "dataset": data(0)},

@@ -12,9 +12,9 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Exposure, Fleet, Method
-from tests import federation
-from tests.federation import GRAPH, LONELY, assert_close, assert_same, plain
+from fedtangent.federation import Central, Each, Exposure, Fleet, Method
+from tests import tiny_federation as federation
+from tests.tiny_federation import GRAPH, LONELY, assert_close, assert_same, plain
 
 METHODS = names("methods")
 ENDS = ("central", "local")  # of every plot; no paper is theirs

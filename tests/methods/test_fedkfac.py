@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
 from fedtangent.tangents import span
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
+from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal
+from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 K = len(ROWS)
 FEW: dict[str, Any] = {

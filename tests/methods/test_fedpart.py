@@ -10,14 +10,13 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Fleet, Method, NodeError
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER, Central, Each, Fleet, Method, NodeError
 from fedtangent.methods.fedpart import _turn, fedpart, scheduled
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_partial import HOSTS, Literal
 from tests.methods.literal_server import K, drawn
+from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 LAYERS = (("0.weight", "0.bias"), ("2.weight", "2.bias"))
 ALL = LAYERS[0] + LAYERS[1]

@@ -13,8 +13,8 @@ from fedtangent import solvers
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.federation import Ledger
 from fedtangent.groups import found
-from fedtangent.ledger import Ledger
 from fedtangent.recipes import layer_mismatch as recipe
 from tests.experiments.tiny import data, network, partition
 

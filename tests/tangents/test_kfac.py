@@ -13,9 +13,9 @@ from fedtangent.shard import Shard
 from fedtangent.tangents.kfac import Block, Moments, blocks, directions, fixed_inputs, moments, pack, parameters, unpack
 from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
-from tests.federation import assert_close
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, Tied, weights
+from tests.tiny_federation import assert_close
 
 
 class Sine(nn.Module):

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import batch_norm, catalog, dropout, forward, losses, trees
-from fedtangent.calls import out_of_memory
+from fedtangent import batch_norm, dropout, forward, losses, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.fleet import Fleet, Method
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph, Method
+from fedtangent.federation import generator as keyed
+from fedtangent.federation.engine import out_of_memory
 from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
 from fedtangent.shard import Dataset, Partition, count
@@ -27,7 +27,7 @@ from fedtangent.task import Augmentation, Task
 
 def generator(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:
     """Of what is drawn for an experiment before its rounds, or for one."""
-    return Fleet((), catalog.load("engines", "sequential")(), seed=experiment.seed, round=round).rng(purpose)
+    return keyed(experiment.seed, round, purpose)
 
 
 def named(part: Any) -> str:
@@ -244,7 +244,7 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
     method = function(task, **experiment.resolved("method"), **hosted)
     if not isinstance(method, Method):
         raise TypeError(
-            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.fleet.Method(...)."
+            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.federation.Method(...)."
         )
     if experiment.rounds < method.cycle:
         raise ValueError(

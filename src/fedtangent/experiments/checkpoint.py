@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.tensor_file import Tensors
-from fedtangent.fleet import Central, Each, Fleet
+from fedtangent.federation import Central, Each, Fleet
 
 NAME = "checkpoint.safetensors"
 

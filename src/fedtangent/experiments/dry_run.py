@@ -18,10 +18,9 @@ from fedtangent.experiments.evaluate import measured
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.fleet import Central, Each, Engine
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Central, Each, Engine
+from fedtangent.federation.values import held
 from fedtangent.shard import at
-from fedtangent.values import held
 
 _TENSOR = 512  # bytes of a tensor beside its numbers: its object, its description and its storage's
 
@@ -59,28 +58,28 @@ def dry_run(built: Setup) -> Plan:
     """
     warm_up(built.experiment.device)
     engine = _Sampling(built.engine)
-    sampled, ledger = built.with_engine(engine), Ledger()
-    start = sampled.fleet(0, ledger)
+    sampled, wire = built.with_engine(engine), built.wire()
+    start, ledger = sampled.fleet(0, wire), wire.ledger
     data_k = start.each(list(built.data))
     state = built.method.init(start, data_k)
     asked, chunk, before = built.experiment, 0, 0
     sent: list[int] = []
     taken: list[float] = []
     for k in range(1, min(asked.rounds, built.method.cycle + 1) + 1):
-        fleet = sampled.fleet(k, ledger)
+        fleet = sampled.fleet(k, wire)
         engine.begin()
         begin = time.perf_counter()
         state, _ = built.play(fleet, state, data_k, k)
         taken.append(time.perf_counter() - begin + engine.saved)
         sent.append(ledger.sent_bytes - before)
         before = ledger.sent_bytes
-        chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in nodes) for nodes in fleet.chunks()))
+        chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in wave.nodes) for wave in fleet.waves))
     once = 1 + built.method.opening
     again = sent[once:]
     seconds = fmean(taken[once:] or taken)
     engine.begin()
     begin = time.perf_counter()
-    recalibrated(sampled, fleet, built.task.w_0, data_k)
+    recalibrated(sampled, fleet, fleet.server(built.task.w_0), data_k)
     evaluation = time.perf_counter() - begin + engine.saved + _evaluation(built, state)
     states = (3 if built.method.neighbours else 2) * sum(map(_held, held(state)))
     kept = _bytes([*built.data, built.x_test, built.y_test]) + states

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedtangent import catalog, solvers, trees
 from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
-from fedtangent.fleet import Engine, Method
+from fedtangent.federation import Engine, Method
 from fedtangent.shard import Shard, at
 from fedtangent.tangents.step import linearize, score
 from fedtangent.task import Task, Weights

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from fedtangent.experiments.setup import Setup
-from fedtangent.fleet import Each, Fleet
+from fedtangent.federation import Each, Fleet
 from fedtangent.losses import cross_entropy
 from fedtangent.shard import at
 from fedtangent.task import Weights

@@ -18,8 +18,7 @@ from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.fleet import Each, Fleet
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation import SERVER, Each, Fleet, Ledger
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.task import Weights
@@ -86,15 +85,15 @@ def _played(
     built: Setup, folder: Path | None, scalars: Scalars, on_round: Callable[[dict[str, Any]], None] | None
 ) -> tuple[list[dict[str, Any]], Weights]:
     """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
-    ledger = Ledger()
-    start = built.fleet(0, ledger)
+    wire = built.wire()
+    start, ledger = built.fleet(0, wire), wire.ledger
     data_k = start.each(list(built.data))
     state, rounds, digests, types = _begun(built, start, data_k, folder)
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
     weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
-        fleet = built.fleet(k, ledger)
+        fleet = built.fleet(k, wire)
         state, entry, weights = step(built, fleet, state, data_k, k)
         rounds.append(entry)
         if folder is not None:
@@ -107,7 +106,7 @@ def _played(
         if on_round is not None:
             on_round(entry)
     if weights is None:  # all rounds were there already
-        weights = _aggregated(built, built.fleet(built.experiment.rounds, ledger), state, data_k)
+        weights = _aggregated(built, built.fleet(built.experiment.rounds, wire), state, data_k)
         if folder is not None:  # the model may have been lost
             model_file.save(folder, built, weights)
     return rounds, weights
@@ -141,7 +140,7 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
 def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Weights:
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
     with fleet.ledger.paused():
-        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k).value, data_k)
+        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k), data_k).value
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:

@@ -31,14 +31,13 @@ from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, fact
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.fleet import Each, Engine, Fleet, Method
-from fedtangent.graph import Graph
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Each, Engine, Fleet, Graph, Method, Wire
+from fedtangent.federation.values import held
 from fedtangent.losses import weighted
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.task import Task
-from fedtangent.values import held
+from fedtangent.transports.memory import memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,21 +93,25 @@ class Setup:
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
         return self._topology(len(self.data), rng)
 
-    def fleet(self, round: int, ledger: Ledger) -> Fleet:
+    def fleet(self, round: int, wire: Wire) -> Fleet:
         """The fleet of a round; before the first one, with the first one's graph."""
         graph = self.graph(max(round, 1))
         return Fleet(
             self.nodes,
             self.engine,
+            wire,
             seed=self.experiment.seed,
             round=round,
             graph=graph,
             gossip_weights=self.experiment.gossip_weights,
-            ledger=ledger,
             node_bytes=self._node_bytes(graph),
             method=self.method.name,
             device=self.experiment.device,
         )
+
+    def wire(self) -> Wire:
+        """A new wire, on which nothing has passed."""
+        return Wire(memory())
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""

@@ -11,7 +11,7 @@ Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algori
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.fleet import Each, Fleet, Method, node_mean
+from fedtangent.federation import Each, Fleet, Method, node_mean
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

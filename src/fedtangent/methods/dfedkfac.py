@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, trees
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean, rows
+from fedtangent import trees
+from fedtangent.federation import Each, Fleet, Inbox, Method, disclosure, node_mean, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers, Inputs
@@ -117,7 +117,7 @@ def dfedkfac(
             loss_k = fleet.map(summed_loss, _together(fleet, losses, c_k, data_k, known_k=asked_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
-        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k)
+        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k).unzip(4)
         return state._replace(w_k=w_k, v_k=v_k), {
             "choice": choice_k,
             "refused": refused_k,
@@ -162,13 +162,13 @@ def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
     """NaN where the neighbours' sums, of which there are some, show one of them."""
-    shown = near.real.any() & ~crowd.hides(near.values, near.real, fewest)
+    shown = near.real.any() & ~disclosure.hides(near.values, near.real, fewest)
     return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
 
 
 def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Each[Tensor]:
     """The rows that a neighbourhood's sums must have; raises where the shared sum has too few."""
-    rows_k, first_k, others_k = sizes_k
+    rows_k, first_k, others_k = sizes_k.unzip(3)
     if inputs == "neighbourhood":
         return fleet.map(torch.maximum, first_k, others_k)
     fleet.at_server(_check, fleet.gather(rows_k), fleet.gather(first_k))
@@ -176,4 +176,4 @@ def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Eac
 
 
 def _check(rows: list[Tensor], fewest: list[Tensor]) -> None:
-    crowd.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")
+    disclosure.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")

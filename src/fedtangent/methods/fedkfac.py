@@ -25,8 +25,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, labels, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent import labels, trees
+from fedtangent.federation import Central, Each, Fleet, Method, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers
@@ -100,20 +100,20 @@ def fedkfac(
     labels.check(balance)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        fewest, everywhere = Central(torch.tensor(0)), Central(torch.zeros(0))
+        fewest, everywhere = fleet.server(torch.tensor(0)), fleet.server(torch.zeros(0))
         if guard:
             fewest = fleet.at_server(_first_check, fleet.gather(fleet.map(client.sizes, data_k)))
         if balance > 1:
             everywhere, _ = fleet.sum(fleet.map(client.labels, data_k))
         sums, _ = fleet.sum(fleet.map(client.inputs, data_k))
         a = fleet.at_server(lambda sums: {key: part / sums[1] for key, part in sums[0].items()}, sums)
-        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a, fewest, everywhere)
+        return State(fleet.server(task.w_0), fleet.server(trees.zeros_like(task.w_0)), a, fewest, everywhere)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
-            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
+            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out").unzip(2)
         if guard:
             clients.at_server(_check, clients.gather(clients.map(rows, fit_k)), state.fewest)
         by_class = state.labels
@@ -127,7 +127,7 @@ def fedkfac(
         q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k))
         c = fleet.at_server(span.combinations, total, basis, q)
         loss, _ = clients.sum(clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k))
-        w, v, choice = fleet.at_server(best, state.w, basis, c, loss)
+        w, v, choice = fleet.at_server(best, state.w, basis, c, loss).unzip(3)
         return state._replace(w=w, v=v), {
             "choice": choice,
             "refused": refused,
@@ -162,4 +162,4 @@ def _first_check(sizes: list[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _check(rows: list[Tensor], fewest: Tensor) -> None:
-    crowd.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")
+    disclosure.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")

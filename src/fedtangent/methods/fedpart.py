@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import catalog
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method
 from fedtangent.groups import chosen, found
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding
@@ -91,7 +91,8 @@ def fedpart(
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         unseen = torch.zeros(len(fleet.nodes), dtype=torch.int64)
-        return State(whole.init(fleet, data_k), Central(torch.zeros(len(everything)).long()), Central(unseen))
+        unchanged = torch.zeros(len(everything), dtype=torch.int64)
+        return State(whole.init(fleet, data_k), fleet.server(unchanged), fleet.server(unseen))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         first, visit = scheduled(k, len(parts), warm_up, rounds_per_group, warm_up_once)
@@ -116,10 +117,10 @@ def fedpart(
             joined = _each_field(lambda old, new: _joined(old, new, everything, names), clients, state.host, part)
             pairs = zip(joined, state.host, strict=True)
             kept = type(joined)(*(fleet.merge(new, old) if isinstance(new, Each) else new for new, old in pairs))
-        moved = Central(torch.tensor([name in names for name in everything]))
-        met = Central(torch.tensor([node in present for node in fleet.nodes]))
-        changed = fleet.at_server(_stamped, state.changed, moved, Central(torch.tensor(k)))
-        synced = fleet.at_server(_stamped, state.synced, met, Central(torch.tensor(k)))
+        moved = fleet.server(torch.tensor([name in names for name in everything]))
+        met = fleet.server(torch.tensor([node in present for node in fleet.nodes]))
+        changed = fleet.at_server(_stamped, state.changed, moved, fleet.server(torch.tensor(k)))
+        synced = fleet.at_server(_stamped, state.synced, met, fleet.server(torch.tensor(k)))
         trained = sum(task.w_0[name].numel() for name in names)
         return State(kept, changed, synced), {**extra, "trained_parameters": trained}
 

@@ -8,7 +8,7 @@ at last  w   <- 1/K sum_k w_k                       for the record only
 from typing import Any, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

@@ -12,7 +12,7 @@ NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), whose messages tell as much as th
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import shard, solvers
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean
+from fedtangent.federation import Each, Fleet, Inbox, Method, node_mean
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 

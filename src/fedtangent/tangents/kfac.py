@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, losses, shard, trees
+from fedtangent import losses, shard, trees
+from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
@@ -192,7 +193,7 @@ def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, 
         else:
             entries = -(-sum(task.w_0[name].numel() for name in parameters(key)) // found.outputs)
         place = 0 if block.fixed else 1
-        fewest[place] = max(fewest[place], crowd.least(entries))
+        fewest[place] = max(fewest[place], disclosure.least(entries))
     first, others = torch.tensor(fewest, device=data.x.device)
     return data.real.sum(), first, others
 
