@@ -71,8 +71,8 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
 
     Args:
         found: The uses of its parameters.
-        other: What becomes of parameters that are neither of a linear map nor of a normalisation: an error, or whole
-            blocks, one a parameter.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: an error, or whole blocks, one
+            a parameter.
 
     Raises:
         ValueError: Parameters without Kronecker factors.
