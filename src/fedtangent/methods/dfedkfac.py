@@ -80,8 +80,8 @@ def dfedkfac(
             row: of fewer than three neighbours, one with more than half of the rows, or of fewer rows than twice a
             layer's inputs. With it, and secure sums among a node's neighbours, the exposure is `aggregate`.
         aggregation: Of the final model, `plain` or `weighted` by rows.
-        other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
-            take `exact` blocks of the Gauss-Newton matrix.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
+            `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which a node sends its directions; all work with what was sent.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)

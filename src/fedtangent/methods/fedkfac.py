@@ -81,8 +81,8 @@ def fedkfac(
         decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
         selection: Of the candidate, by the true loss on `held-out` rows, a tenth of every client's, or on those that
             the step was taken with (`loss`).
-        other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
-            take `exact` blocks of the Gauss-Newton matrix.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
+            `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which the server sends the directions; all work with what was sent.
         balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
             all clients; 1 for not at all.

@@ -9,7 +9,7 @@ from torch import nn
 from fedtangent.tangents.contract import Kind, Part, Way, parts
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.given import given
-from fedtangent.tangents.layers import Affine, Matrix
+from fedtangent.tangents.layers import Affine, Matrix, Sums
 from fedtangent.tangents.outputs import Outputs
 from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses
@@ -137,7 +137,7 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
             "Give more."
         )
     forward = sum(
-        2.0 * math.prod(one.call.shapes[0]) * one.fan_in
+        2.0 * one.groups * one.fan_out * one.fan_in * one.positions
         for one in uses.by_name.values()
         if isinstance(one, Matrix) and not one.lookup
     )
@@ -172,14 +172,15 @@ def _what(part: Part) -> str:
             if one.lookup
             else "linear"
             if one.window is None
-            else f"convolution, {one.groups} groups"
-            if one.groups > 1
-            else "convolution"
+            else ("transposed " if one.spread else "")
+            + ("convolution" + (f", {one.groups} groups" if one.groups > 1 else ""))
         )
     else:
         name = (
             "scale and shift"
             if isinstance(one, Affine)
+            else getattr(one.call.function, "__name__", "sum").strip("_")
+            if isinstance(one, Sums)
             else f"{getattr(one.call.function, '__name__', 'call')} through torch.func"
         )
     return f"{name}, used {len(part.uses)} times" if len(part.uses) > 1 else name
@@ -204,9 +205,7 @@ def _side_numbers(line: Line, c: int) -> int:
     """That contracting a part takes for one sample, beside its factors."""
     matrix = line.part.matrix
     results = sum(math.prod(shape) for one in line.part.uses for shape in one.call.shapes)
-    columns = sum(
-        one.groups * one.fan_in * one.positions for one in line.part.uses if isinstance(one, Matrix) and one.window
-    )
+    columns = sum(one.unfolded(c) for one in line.part.uses if isinstance(one, Matrix))
     return columns + (2 * c * line.part.size if line.way == "explicit" else 0) + (2 if matrix else 1) * c * results
 
 

@@ -20,6 +20,7 @@ from fedtangent.tangents.factors import Dense, Factors, pulled_back
 from fedtangent.tangents.functional import Weights, call, check, holding, plain
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.together import go_together
 from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.whole import Whole, whole
 
@@ -64,6 +65,8 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
         found = _right(model, w, few, found, memory_bytes)
         if hidden := _hiding(w, found):
             found = _right(model, {**w, **hidden}, few, found, memory_bytes)
+        pair = few[torch.tensor([0, len(few) - 1])]
+        found = replace(found, looped=not go_together(model, w, pair, found))
     except UsesDiffer:
         found = _right(model, w, few, all_by_autograd(model, w, found), memory_bytes)
     return found
@@ -213,11 +216,13 @@ def _subtract(use: Use, w: Weights, factor: Dense, own: Weights) -> None:
     """Takes the gradients that a use gives, summed over samples, from `own`, in little memory."""
     if isinstance(use, Matrix) and not use.lookup:
         u, outer = use.inner(factor.a).to(factor.d[0].dtype), use.outer(factor.d)[:, 0]
-        matrix = own[use.weight].view(use.groups, use.fan_out, use.fan_in)
+        # of the view: where a part of the parameter is not in it, what is left there is what the use does not give
+        matrix = torch.zeros(use.layout.shape, dtype=outer.dtype, device=outer.device)
         for rows in torch.split(torch.arange(use.fan_out), max(1, _NUMBERS // (use.groups * use.fan_in))):
-            matrix[:, rows] -= torch.einsum("ngos,ngis->goi", outer[:, :, rows], u)
-        if use.bias is not None:
-            own[use.bias] -= outer.sum((0, -1)).reshape(own[use.bias].shape)
+            matrix[:, rows] = torch.einsum("ngos,ngis->goi", outer[:, :, rows], u)
+        own[use.weight] -= use.layout.back(matrix)
+        if use.bias is not None and use.bias_layout is not None:
+            own[use.bias] -= use.bias_layout.back(outer.sum((0, -1)))
         return
     size = max(1, _NUMBERS // sum(part.numel() for part in own.values()))
     for some in cuts(len(factor.d[0]), size):
