@@ -57,6 +57,6 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; \
 	fi
 	@echo "Filling $(VENV), once: PyTorch takes a few gigabytes, so the download may take minutes."
-	$(UV) pip install --require-hashes -r requirements.txt
+	$(UV) pip install --compile-bytecode --require-hashes -r requirements.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

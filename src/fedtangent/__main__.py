@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from typing import Any
 
 
@@ -15,13 +16,22 @@ def main() -> int:
 
         if signal.getsignal(signal.SIGINT) is _stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return command()
+        return _ended(command())
     except KeyboardInterrupt:
         _stop()
         raise
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _stop)  # nothing is left to do but to end
+
+
+def _ended(code: int) -> int:
+    """The exit code; of a rank, whose sockets' threads may still run when those of its peers have ended, the end."""
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _stop(*_: Any) -> None:
