@@ -19,7 +19,7 @@ from fedtangent.tangents.contract import Part, cuts, parts
 from fedtangent.tangents.factors import Dense, Factors, pulled_back
 from fedtangent.tangents.functional import Weights, call, check, holding, plain
 from fedtangent.tangents.layers import Matrix
-from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.samples import Batch, Samples, leaves
 from fedtangent.tangents.together import go_together
 from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.whole import Whole, whole
@@ -72,17 +72,18 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
     return found
 
 
-def known_uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+def known_uses(model: nn.Module, w: Weights, x: Samples) -> Uses:
     """`uses` of a task's model, which stays as it is, and which inputs are fixed: looked for once for such shapes.
 
     Inside vmap and other transforms from the tensors that are mapped, those of the first node.
     """
     known = _KNOWN.setdefault(model, {})
     shapes = tuple((name, part.shape, part.dtype) for name, part in w.items())
-    key = shapes, x.shape[1:], x.dtype, x.device
+    key = shapes, *((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves(x))
     if key not in known:
         with multiply_adds.uncounted(), temporarily_clear_interpreter_stack():
-            w, x = {name: _of_first_node(part) for name, part in w.items()}, _of_first_node(x)
+            w = {name: _of_first_node(part) for name, part in w.items()}
+            x = x.map(_of_first_node) if isinstance(x, Batch) else _of_first_node(x)
             found = uses(model, w, x)
             known[key] = replace(found, fixed=fixed(model, w, x[:1]) & found.by_name.keys())
     return known[key]
