@@ -9,8 +9,9 @@ from torch import nn
 
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
-from fedtangent.federation import Graph, Ledger
+from fedtangent.federation import Graph, Wire
 from fedtangent.shard import Dataset, Partition
+from fedtangent.transports.memory import memory
 from tests.experiments.tiny import ROWS, data, network, partition, saved, settings, tiny
 
 
@@ -96,7 +97,7 @@ def test_the_fingerprint_hangs_on_data_and_first_weights() -> None:
 
 
 def test_memory_is_the_engines_budget() -> None:
-    chunks = [len(setup(tiny(memory=memory)).fleet(1, Ledger()).chunks()) for memory in (0, 2**30)]
+    chunks = [len(setup(tiny(memory=budget)).fleet(1, Wire(memory())).waves) for budget in (0, 2**30)]
     assert chunks == [5, 1]
 
 

@@ -42,7 +42,7 @@ def manifest(built: Setup) -> dict[str, Any]:
             **{name: version(name) for name in ("networkx", "scipy")},
         },
         "threads": torch.get_num_threads(),
-        "chunks": [list(wave.nodes) for wave in built.fleet(1, built.wire()).waves],
+        "chunks": _chunks(built.alone()),
         "machine": _machine(built),
         **({} if built.engine_reason is None else {"engine_reason": built.engine_reason}),
         "exposure": built.method.exposure,
@@ -54,6 +54,11 @@ def manifest(built: Setup) -> dict[str, Any]:
         "labels": _histogram(built),
         "edges": None if graph is None else [list(edge) for edge in graph.edges],
     }
+
+
+def _chunks(built: Setup) -> list[list[int]]:
+    """The nodes that one process would compute together."""
+    return [list(wave.nodes) for wave in built.fleet(1, built.wire()).waves]
 
 
 @contextmanager

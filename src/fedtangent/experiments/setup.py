@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, fact
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import Each, Engine, Fleet, Graph, Method, Wire
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
 from fedtangent.federation.values import held
 from fedtangent.losses import weighted
 from fedtangent.module_state import copied
@@ -58,6 +58,7 @@ class Setup:
         sources: Digests of the files and functions that it is made of.
         class_weights: Of the loss, by label; None where none were asked for.
         engine_reason: Why the engine is not the usual one, where it is not.
+        transport: How messages travel between the processes that run this; `memory` where it is one.
     """
 
     experiment: Experiment
@@ -73,6 +74,12 @@ class Setup:
     sources: Mapping[str, Source]
     class_weights: tuple[float, ...] | None = None
     engine_reason: str | None = None
+    transport: Transport = field(default_factory=memory)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the server's, which evaluates and records."""
+        return self.transport.here(SERVER)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -111,15 +118,19 @@ class Setup:
 
     def wire(self) -> Wire:
         """A new wire, on which nothing has passed."""
-        return Wire(memory())
+        return Wire(self.transport)
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""
-        state, extra = self.method.round(fleet, state, data_k, k)
+        state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
         for part in (*held(state), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
         return state, extra
+
+    def alone(self) -> "Setup":
+        """The same in one process, as it is described whatever ran it."""
+        return replace(self, transport=memory())
 
     def with_engine(self, engine: Engine) -> "Setup":
         """The same with another engine."""
@@ -193,8 +204,13 @@ class Setup:
         return {i: needs(len(data.real), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
 
 
-def setup(experiment: Experiment) -> Setup:
+def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport] | None = None) -> Setup:
     """The experiment, built and checked.
+
+    Args:
+        experiment: What is asked for.
+        transport: From the rows of every node, what joins the processes that run it, each with a setup of its own;
+            none is `memory`.
 
     Raises:
         ValueError: A setting that cannot be, or that would be ignored.
@@ -235,6 +251,7 @@ def setup(experiment: Experiment) -> Setup:
         sources(experiment),
         by_class,
         reason,
+        memory() if transport is None else transport([len(part.real) for part in data]),
     )
 
 

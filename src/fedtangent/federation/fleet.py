@@ -39,7 +39,7 @@ from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.federation.transport import Bill, Link, Tag, Wire, nothing
-from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
+from fedtangent.federation.values import ABSENT, Cache, Central, Each, Holders, Inbox, Wave, replaced
 
 T = TypeVar("T")
 
@@ -70,6 +70,7 @@ class Fleet:
         device: Where drawn numbers are put.
         scope: What every function of `map` runs inside of; from `within`.
         held: Tensors that nodes hold already; from `holding`.
+        blind: Whether `observe` is refused.
     """
 
     nodes: tuple[int, ...]
@@ -84,6 +85,7 @@ class Fleet:
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
     held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    blind: bool = False
 
     @cached_property
     def here(self) -> tuple[int, ...]:
@@ -119,7 +121,11 @@ class Fleet:
     def each(self, values: Sequence[T]) -> Each[T]:
         """One given value a node, in the order of the nodes: the way in for an experiment's data."""
         given = dict(zip(self.nodes, values, strict=True))
-        return Each(self, {node: given[node] for node in self.here})
+        return self.of_here([given[node] for node in self.here])
+
+    def of_here(self, values: Sequence[T]) -> Each[T]:
+        """One given value for every node of this process, in their order."""
+        return Each(self, dict(zip(self.here, values, strict=True)))
 
     def server(self, value: T) -> Central[T]:
         """A value that the server begins with."""
@@ -184,9 +190,7 @@ class Fleet:
             ValueError: No message is left.
         """
         self._check(x_k)
-        kinds = self.observe(
-            Each(self, {node: _kind(x) for node, x in zip(self.here, x_k.values_at(self.here), strict=True)})
-        )
+        kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
         shapes = [shape for shape, _ in kinds]
         usual = max(shapes, key=shapes.count)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
@@ -202,8 +206,34 @@ class Fleet:
         return Central(self._to_server(x_k, lambda link, value: bill(value)))
 
     def observe(self, x_k: Each[T]) -> list[T]:
-        """All values, in the order of the nodes, on every process: for record and evaluation, and never billed."""
+        """All values, in the order of the nodes, on every process: for record and evaluation, and never billed.
+
+        Raises:
+            PermissionError: This fleet is a method's, which must not look.
+        """
+        if self.blind:
+            raise PermissionError(
+                "`observe` must not be called by a method, which would see what it may not. Use verbs."
+            )
         return self._told(x_k, nothing)
+
+    def seen(self, value: Any) -> Any:
+        """What a method records, on every process: of an Each the list of all values, of a Central its value."""
+        if isinstance(value, Each):
+            return replace(self, nodes=value.nodes).observe(value)
+        return self.wire.transport.tell(self.wire.tag(), value.value) if isinstance(value, Central) else value
+
+    def collected(self, state: Any) -> Any:
+        """A state whose values are all where the server is, for a checkpoint; elsewhere it is of no use."""
+
+        def whole(part: Each[Any] | Central[Any]) -> Any:
+            if isinstance(part, Central):
+                return part
+            fleet = replace(self, nodes=part.nodes)
+            values = fleet._to_server(part, nothing)
+            return Each(Holders(part.nodes), dict(zip(part.nodes, values, strict=True))) if self._serves else part
+
+        return state if len(self.wire.transport.blocks(self.nodes)[0]) == 1 else replaced(state, whole)
 
     def mix(self, x_k: Each[T]) -> Each[T]:
         """The gossip matrix times the values: every node averages with its neighbours."""

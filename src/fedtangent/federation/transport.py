@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent import trees
-from fedtangent.federation.ledger import Ledger
+from fedtangent.federation.ledger import SERVER, Ledger
 
 T = TypeVar("T")
 
@@ -105,6 +105,24 @@ class Wire:
         """`Transport.total`; `bill` replaces the byte count of a message."""
         self._book({link: value for link, (_, value) in out.items()}, bill)
         return self.transport.total(tag, out, links)
+
+    def books(self, nodes: Sequence[int]) -> Ledger:
+        """What all processes have booked, where the server is; elsewhere what this one has.
+
+        Args:
+            nodes: All of them.
+        """
+        blocks, _ = self.transport.blocks(nodes)
+        if len(blocks) == 1:
+            return self.ledger
+        own = self.ledger.state()
+        links = [Link(block[0], SERVER) for block in blocks if block]
+        out = {link: own for link in links if self.transport.here(link.source)}
+        came = self.transport.exchange(self.tag(), out, links)
+        total = Ledger()
+        for state in [own, *(state for link, state in came.items() if link not in out)]:
+            total.add(state)
+        return total
 
     def _book(self, out: Mapping[Link, Any], bill: Bill | None) -> None:
         known: dict[int, int] = {}  # many links carry one and the same value

@@ -1,6 +1,7 @@
 """Values that nodes and a server hold; only the verbs of a fleet move them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -41,6 +42,22 @@ class Nodes(Protocol):
     def waves(self) -> list[Wave]:
         """All of them, in the groups that are computed together."""
         ...
+
+
+class Holders(NamedTuple):
+    """Nodes whose values are all in this process, and computed."""
+
+    nodes: tuple[int, ...]
+
+    @property
+    def here(self) -> tuple[int, ...]:
+        """All of them."""
+        return self.nodes
+
+    @property
+    def waves(self) -> list[Wave]:
+        """Nothing is left to compute."""
+        return []
 
 
 class Inbox(NamedTuple):
@@ -125,6 +142,20 @@ class Central(Generic[T]):
     def unzip(self, count: int) -> tuple["Central[Any]", ...]:
         """One Central for every part of a Central tuple of so many parts."""
         return tuple(Central(self.value[i] if self.is_here else self.value) for i in range(count))  # type: ignore[index]
+
+
+def replaced(state: Any, fn: Callable[[Any], Any]) -> Any:
+    """The state, a NamedTuple or dataclass, with fn of every value that nodes or server hold of it."""
+    if isinstance(state, (Each, Central)):
+        return fn(state)
+    if hasattr(state, "_fields"):
+        return tuple.__new__(type(state), [replaced(part, fn) for part in state])
+    if is_dataclass(state) and not isinstance(state, type):
+        made = copy(state)
+        for field in fields(state):
+            object.__setattr__(made, field.name, replaced(getattr(state, field.name), fn))
+        return made
+    return state
 
 
 def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:
