@@ -163,7 +163,7 @@ class PlainLayers(TorchFunctionMode):
 
 
 def _ordered(result: Tensor) -> Tensor:
-    """The same, with a derivative in order: of one sample's in another order the CPU's normalisation takes wrong numbers.
+    """The same, with its derivative in order: of one sample, CPUs read one in another order wrongly.
 
     PyTorch 2.15: for strides (C, 1, C W, C) of a gradient (1, C, H, W). The two reshapes copy only such a one.
     """
