@@ -37,7 +37,8 @@ def joined(device: str = "cpu") -> Iterator[None]:
     Raises:
         ValueError: There is no GPU for this rank, or the address cannot be had.
     """
-    cuda, place = device.split(":")[0] == "cuda", int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = device.split(":")[0] == "cuda" and torch.cuda.is_available()  # else the setup says that there is none
+    place = int(os.environ.get("LOCAL_RANK", "0"))
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_WAIT)
     except (RuntimeError, ValueError, OSError) as error:
