@@ -104,7 +104,7 @@ class _Sampling:
     """An engine that runs two chunks of nodes of the same shapes, and counts the time that the others would take."""
 
     def __init__(self, engine: Engine) -> None:
-        self.name, self._engine, self.saved = engine.name, engine, 0.0
+        self.name, self.one_by_one, self._engine, self.saved = engine.name, engine.one_by_one, engine, 0.0
         self._seen: dict[Any, _Seen] = {}
 
     def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
