@@ -191,7 +191,10 @@ def _compared(
         pulled = torch.autograd.grad(
             together, [leaves[name] for name in names], alpha, retain_graph=True, allow_unused=True
         ) if together.requires_grad else [None] * len(names)  # fmt: skip
-        by_name = {name: torch.zeros_like(w[name]) if g is None else g for name, g in zip(names, pulled, strict=True)}
+        # gradients of a token and of the positions that are added to it may lie in one memory
+        by_name = {
+            name: torch.zeros_like(w[name]) if g is None else g.clone() for name, g in zip(names, pulled, strict=True)
+        }
         absent |= {name for name, g in zip(names, pulled, strict=True) if g is None and name not in followed} - wrong
         sizes |= {name: float(g.norm()) for name, g in by_name.items()}
         for part in batch:
