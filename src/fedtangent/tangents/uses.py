@@ -63,6 +63,7 @@ class Uses:
         last: The linear map whose result is f, if it ends in one: its sensitivities are the identity.
         gated: The linear map that only functions of one number and the last one follow, if there is one.
         touched: Numbers in all results of torch functions for one sample.
+        widest: Numbers in the largest of them.
         sample: Numbers of a sample.
         kept: Numbers kept of the inputs for one sample, by use.
         fixed: The uses whose inputs do not depend on the parameters, where somebody asked.
@@ -75,6 +76,7 @@ class Uses:
     last: str | None = None
     gated: str | None = None
     touched: int = 0
+    widest: int = 0
     sample: int = 0
     kept: dict[str, int] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
@@ -115,7 +117,7 @@ def recorded(model: nn.Module, w: Weights, x: Samples) -> Uses:
     gated = gated if gated in by_name and _dense(by_name[gated]) else None
     kept = {key: sum(part.numel() for part in its) for key, its in recorder.kept.items() if key in by_name}
     seen = frozenset(recorder.seen)
-    return Uses(by_name, f.shape[1], last, gated, recorder.touched, x.numel(), kept, seen=seen)
+    return Uses(by_name, f.shape[1], last, gated, recorder.touched, recorder.widest, x.numel(), kept, seen=seen)
 
 
 def outputs(f: Any) -> Tensor:
@@ -172,7 +174,7 @@ class Recorder(TorchFunctionMode):
         seen: The parameters that were handed to any function.
         lost: Those that were used in a way that cannot be followed: in place, or with complex results, or inside of a
             transform of the model's own.
-        touched: Numbers in all results.
+        touched, widest: Numbers in all results, and in the largest.
     """
 
     def __init__(
@@ -192,7 +194,7 @@ class Recorder(TorchFunctionMode):
         self.lost: set[str] = set()
         if known is not None:
             self.lost = {*w}.difference(*(one.call.names for key, one in known.by_name.items() if key != WHOLE))
-        self.touched = 0
+        self.touched = self.widest = 0
         self.flow = _Flow()
         self._names = {id(part): name for name, part in w.items()}
         self._level = _level()
@@ -234,9 +236,21 @@ class Recorder(TorchFunctionMode):
                     self.fixed.add(key)
         else:
             self.lost |= names
-        self.touched += sum(part.numel() for part in parts)
+        self._count(sum(part.numel() for part in parts))
+        if function is F.scaled_dot_product_attention:
+            queries, keys = floats(leaves)[:2]
+            self._count_scores(queries[..., 0].numel() * keys.shape[-2])
         self.flow.add(function, floats(leaves), parts, result, key)
         return result
+
+    def _count(self, numbers: int) -> None:
+        self.touched += numbers
+        self.widest = max(self.widest, numbers)
+
+    def _count_scores(self, numbers: int) -> None:
+        """Of attention, which are inside of the function: products, and weights."""
+        for _ in range(3):
+            self._count(numbers)
 
     def _followed(self, function: Any, leaves: list[Any], result: Any) -> bool:
         """Whether a function that is handed parameters can be a use."""
@@ -280,7 +294,8 @@ class Recorder(TorchFunctionMode):
         mixed, scores = F.multi_head_attention_forward(
             **{**given, **sides, **eyes, **none, "use_separate_proj_weight": True}
         )
-        self.touched += 8 * mixed.numel()
+        self._count(8 * mixed.numel())
+        self._count_scores(query[..., 0].numel() * given["num_heads"] * len(query))  # (tokens, rows, width)
         return self._run(F.linear, (mixed, given["out_proj_weight"], given["out_proj_bias"]), {}), scores
 
 

@@ -98,7 +98,14 @@ def _of_first_node(part: Tensor) -> Tensor:
 def all_by_autograd(model: nn.Module, w: Weights, found: Uses) -> Uses:
     """The uses of a model whose parameters cannot be followed at all; `found` knows its outputs and how large it is."""
     by_name: dict[str, Use] = {WHOLE: whole(model, tuple(w), found.outputs)}
-    return Uses(by_name, found.outputs, touched=found.touched, kept={WHOLE: found.sample}, sample=found.sample)
+    return Uses(
+        by_name,
+        found.outputs,
+        touched=found.touched,
+        widest=found.widest,
+        kept={WHOLE: found.sample},
+        sample=found.sample,
+    )
 
 
 def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -> Uses:
@@ -111,7 +118,7 @@ def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -
         if not isinstance(x, Tensor) or x.is_floating_point():
             raise
         raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
-    return Uses({}, f.shape[1], touched=recorder.touched, sample=x.numel())
+    return Uses({}, f.shape[1], touched=recorder.touched, widest=recorder.widest, sample=x.numel())
 
 
 def _some(x: Samples, found: Uses, memory_bytes: int) -> Samples:
