@@ -173,9 +173,11 @@ class Budget:
         """Numbers of a sample's way through the model and back, beside its factors."""
         uses = self.uses
         if not self._results:
-            return uses.touched + (4 * uses.widest if uses.gated else 0)
+            return uses.touched + (2 * uses.widest if uses.gated else 0)
         looped = any(isinstance(one, Other) for one in uses.by_name.values())
-        return uses.touched + outputs * (4 * uses.widest + (self._results if looped else 0))
+        windows = any(isinstance(one, Matrix) and one.window for one in uses.by_name.values())
+        moving = (3 if windows else 1.5) * uses.widest + (self._results if looped else 0)
+        return uses.touched + math.ceil(outputs * moving)
 
     @property
     def _results(self) -> int:

@@ -62,8 +62,8 @@ class Uses:
         outputs: C.
         last: The linear map whose result is f, if it ends in one: its sensitivities are the identity.
         gated: The linear map that only functions of one number and the last one follow, if there is one.
-        touched: Numbers in all results of torch functions for one sample.
-        widest: Numbers in the largest of them.
+        touched: Numbers in all results of torch functions for one sample that are no views.
+        widest: Numbers in the largest of them that may depend on a parameter.
         sample: Numbers of a sample.
         kept: Numbers kept of the inputs for one sample, by use.
         fixed: The uses whose inputs do not depend on the parameters, where somebody asked.
@@ -174,7 +174,7 @@ class Recorder(TorchFunctionMode):
         seen: The parameters that were handed to any function.
         lost: Those that were used in a way that cannot be followed: in place, or with complex results, or inside of a
             transform of the model's own.
-        touched, widest: Numbers in all results, and in the largest.
+        touched, widest: Numbers in all results, and in the largest after the first use.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class Recorder(TorchFunctionMode):
                     self.fixed.add(key)
         else:
             self.lost |= names
-        self._count(sum(part.numel() for part in parts))
+        self._count(sum(part.numel() for part in parts if not part._is_view()))
         if function is F.scaled_dot_product_attention:
             queries, keys = floats(leaves)[:2]
             self._count_scores(queries[..., 0].numel() * keys.shape[-2])
@@ -245,11 +245,12 @@ class Recorder(TorchFunctionMode):
 
     def _count(self, numbers: int) -> None:
         self.touched += numbers
-        self.widest = max(self.widest, numbers)
+        if self.kept:
+            self.widest = max(self.widest, numbers)
 
     def _count_scores(self, numbers: int) -> None:
-        """Of attention, which are inside of the function: products, and weights."""
-        for _ in range(3):
+        """Of attention, which are inside of the function: products and weights."""
+        for _ in range(2):
             self._count(numbers)
 
     def _followed(self, function: Any, leaves: list[Any], result: Any) -> bool:
