@@ -12,6 +12,7 @@ from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Affine, Matrix
 from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.room import room
 from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses
 from fedtangent.tangents.verified_uses import uses
@@ -144,13 +145,16 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), uses.outputs
     number = next(iter(w.values())).element_size()
     budget = Budget(uses, parts(uses, w), kind, n1, n2, x2 is None, number)
+    least = room(uses, w, 1, 0).bytes
     try:
         its = budget.fitting(memory_bytes)
     except TooLittle as error:
+        least = max(least, error.least)
+    if memory_bytes < least:
         raise ValueError(
-            f"`memory_bytes` must be at least {error.least} for this model, one sample at a time; got {memory_bytes}. "
+            f"`memory_bytes` must be at least {least} for this model, one sample at a time; got {memory_bytes}. "
             "Give more."
-        ) from None
+        )
     slices = cuts(c, its.outputs)
     pairs = n1 * n2 if x2 is not None else n1 * (n1 + 1) / 2
     lines = []
@@ -180,7 +184,7 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
         batches,
         its,
         sum(line.operations for line in lines) + passes * (1 + backward) * forward,
-        budget.peak(its),
+        max(budget.peak(its), room(uses, w, n1, memory_bytes).bytes),
         n1 * n2 * {"full": c * c, "trace": 1, "diagonal": c}[kind] * number,
         uses.unused,
     )
