@@ -1,9 +1,11 @@
 """Every cut of a kernel gives the numbers of row by row autograd, and keeps it within the memory that is allowed."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ from torch import Tensor, nn
 
 from fedtangent.models import resnet18
 from fedtangent.tangents import Plan, contract, kernel, plan
-from fedtangent.tangents.budget import Budget, Cuts
-from tests.tangents.networks import Example, everything
+from fedtangent.tangents.budget import Budget, Cuts, Tile
+from tests.tangents.networks import Example, everything, jacobian
 
 EXAMPLES = everything()
-KINDS = ["full", "trace", "diagonal"]
+KINDS = get_args(contract.Kind)
 
 
 class Tokens(nn.Module):
@@ -63,7 +65,11 @@ MODELS = models()
 
 def literal(model: nn.Module, x: Tensor, y: Tensor, kind: str) -> Tensor:
     """The kernel by autograd, a row of J at a time."""
-    j, k = _jacobian(model, x), _jacobian(model, y)
+    return contracted(_jacobian(model, x), _jacobian(model, y), kind)
+
+
+def contracted(j: Tensor, k: Tensor, kind: str) -> Tensor:
+    """J J'^T of one kind."""
     full = torch.einsum("ncp,mdp->nmcd", j, k)
     own = full.diagonal(dim1=2, dim2=3)
     return {"full": full, "trace": own.mean(2), "diagonal": own}[kind]
@@ -119,32 +125,31 @@ def test_a_growing_budget(name: str, kind: contract.Kind) -> None:
     assert {"outputs", "samples", "chunk"} <= seen
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["explicit", "factors"])
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_every_cut_of_every_layer(
-    name: str, way: contract.Way, kind: contract.Kind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two outputs of three at once, one row of a matrix, one position; two samples, whose factors come one by one."""
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "transformer, batch second"])
+def test_every_cut_of_every_layer(name: str, way: contract.Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two samples of three and two outputs of three at once, half of the rows or positions: all of it cut unevenly."""
     example = EXAMPLES[name]
     x, y = example.samples(3), example.samples(2, seed=1)
-    whole, cross = kernel(example.model, x, kind=kind), kernel(example.model, x, y, kind=kind)
+    j, k = jacobian(example.model, x), jacobian(example.model, y)
 
     def forced(part: contract.Part, kind: contract.Kind, outputs: int) -> str:
         return way if way in part.operations(kind, outputs) else "explicit"
 
+    def pieces(budget: Budget, cuts: Cuts) -> list[int]:
+        return [math.ceil(load.pieces / 2) for load in budget.loads(cuts.outputs)]
+
+    def tiles(budget: Budget, cuts: Cuts) -> list[Tile]:
+        return [Tile(1, math.ceil(load.spots / 2)) for load in budget.loads(cuts.outputs)]
+
     monkeypatch.setattr(contract.Part, "way", forced)
     monkeypatch.setattr(Budget, "fitting", lambda *_: Cuts(2, 2, 1, 0, 0))
-    its = plan(example.model, x, kind=kind)
-    for line in its.lines:
-        matrix = line.part.matrix
-        assert line.pieces == 1
-        assert line.tile == 1
-        assert line.spots == 1
-        if matrix is not None and not matrix.lookup and line.way == "explicit":
-            assert line.of == (matrix.groups if matrix.groups > 1 else matrix.fan_out)
-    assert close(kernel(example.model, x, kind=kind), whole)
-    assert close(kernel(example.model, x, y, kind=kind), cross)
+    monkeypatch.setattr(Budget, "pieces", pieces)
+    monkeypatch.setattr(Budget, "tiles", tiles)
+    for kind in get_args(contract.Kind):
+        assert {"samples", "chunk"} <= {*_cuts(plan(example.model, x, kind=kind), 3)}
+        assert close(kernel(example.model, x, kind=kind), contracted(j, j, kind))
+    assert close(kernel(example.model, x, y, kind="trace"), contracted(j, k, "trace"))
 
 
 def test_every_cut_is_told() -> None:
