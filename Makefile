@@ -20,11 +20,12 @@ LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annot
 demo: $(READY)
 	$(BIN)/fedtangent demo
 
+# A worker a core, with one thread each: threads that wait for a busy neighbour would spin.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -57,6 +58,6 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt; \
 	fi
 	@echo "Filling $(VENV), once: PyTorch takes a few gigabytes, so the download may take minutes."
-	$(UV) pip install --require-hashes -r requirements.txt
+	$(UV) pip install --compile-bytecode --require-hashes -r requirements.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 import fedtangent
 from fedtangent import trees
-from fedtangent.engines.sequential import sequential
-from fedtangent.fleet import Fleet
+from fedtangent.federation import generator
 from fedtangent.models.resnet8 import resnet8
 from fedtangent.shard import Dataset, Partition, Shard
 from fedtangent.solvers import shuffled
@@ -77,7 +76,6 @@ def plain(dtype: str, data: Dataset, part: Partition, model: nn.Module) -> dict[
     x, y = data.x_train.to(getattr(torch, dtype)), data.y_train
     w_0 = w
     for k in range(1, ROUNDS + 1):
-        fleet = Fleet((), sequential(), round=k)
         begin = time.perf_counter()
         total = trees.zeros_like(w)
         for client, held in enumerate(part.index):
@@ -85,7 +83,7 @@ def plain(dtype: str, data: Dataset, part: Partition, model: nn.Module) -> dict[
             shard = Shard(x[rows], y[rows], torch.ones(len(rows), dtype=torch.bool))
             model.load_state_dict(w)
             optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-            for drawn in draw(fleet.rng("batches", client), shard).rows:
+            for drawn in draw(generator(0, k, "batches", client), shard).rows:
                 batch = drawn[drawn > 0] - 1
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(shard.x[batch]), shard.y[batch]).backward()

@@ -16,7 +16,7 @@ from torch import nn
 from fedtangent.catalog import load
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Ledger
 from fedtangent.shard import Dataset
 
 CLIENTS, BATCH = 4, 20

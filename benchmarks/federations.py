@@ -39,8 +39,7 @@ CHANCE = 0.005  # that accuracies may
 
 def drawn(clients: int, rows: int, rounds: int) -> Problem:
     """Noisy classes in equal shares, and the batches that our runs with seed 0 draw."""
-    from fedtangent.engines.sequential import sequential
-    from fedtangent.fleet import Fleet
+    from fedtangent.federation import generator
     from fedtangent.models.mlp import mlp
     from fedtangent.shard import Shard
     from fedtangent.solvers import shuffled
@@ -55,8 +54,9 @@ def drawn(clients: int, rows: int, rounds: int) -> Problem:
 
     x, y = samples(clients, rows)
     draw, whole = shuffled(1, BATCH), Shard(x[0], y[0], torch.ones(rows, dtype=torch.bool))
-    fleets = [Fleet((), sequential(), round=k) for k in range(1, rounds + 1)]
-    batches = [[draw(fleet.rng("batches", k), whole).rows for k in range(clients)] for fleet in fleets]
+    batches = [
+        [draw(generator(0, round, "batches", k), whole).rows for k in range(clients)] for round in range(1, rounds + 1)
+    ]
     order = torch.stack([torch.stack([rows[rows > 0] - 1 for rows in its]) for its in batches])
     first = mlp((INPUTS,), CLASSES, rng).state_dict()
     return Problem(x, y, *samples(TEST_ROWS), order, dict(first))

@@ -5,8 +5,8 @@ import torch
 
 from fedtangent import labels, losses
 from fedtangent.shard import Shard
-from tests import federation
-from tests.federation import assert_close, assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same
 
 EVERYWHERE = torch.tensor([50.0, 30.0, 20.0, 0.0]).double()
 

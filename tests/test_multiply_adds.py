@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fedtangent import multiply_adds
-from fedtangent.fleet import Central
+from fedtangent.federation import Central
 from fedtangent.multiply_adds import Counting, repeated, run, tallied
-from tests import federation
+from tests import tiny_federation as federation
 
 DENSE = nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 2))
 DENSE_FORWARD = [7 * 5, 5 * 3, 3 * 2]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fedtangent import catalog, cli
+from fedtangent.experiments import launch
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text()
@@ -55,6 +56,7 @@ def test_the_commands_are_understood(words: list[str], monkeypatch: pytest.Monke
     asked: list[Any] = []
     for name in ("run", "report", "recipe", "list_"):
         monkeypatch.setattr(cli, name, stub(getattr(cli, name), asked))
+    monkeypatch.setattr(launch, "launch", stub(launch.launch, asked))
     try:
         assert cli.main(words) == 0
     except SystemExit as help_:
@@ -102,7 +104,7 @@ def test_every_method_is_in_the_table() -> None:
 
 
 def test_exposures_are_the_methods() -> None:
-    from tests import federation
+    from tests import tiny_federation as federation
 
     for name, exposure in re.findall(r"^\| `(\w+)` \|.*\| ([\w-]+) \|$", TEXT, re.MULTILINE):
         assert catalog.load("methods", name)(federation.task()).exposure == exposure

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedtangent import shard, trees
 from fedtangent.shard import Dataset, Partition, Shard
-from tests import federation
-from tests.federation import assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_same
 
 
 class Rows(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fedtangent import losses, solvers, trees
 from fedtangent.solvers import Batches
 from fedtangent.task import Augmentation, Task
-from tests import federation
-from tests.federation import assert_close, assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same
 
 OPTIONS = [
     {"lr": 0.3},

@@ -6,8 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fedtangent import dropout, trees
 from fedtangent.losses import cross_entropy, squared
 from fedtangent.task import Task, holding, training
-from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, assert_close, assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, assert_close, assert_same
 
 
 def test_the_first_weights_are_the_models_own_copied() -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedtangent import trees
-from tests import federation
-from tests.federation import assert_close, assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same
 
 
 class Pair(NamedTuple):

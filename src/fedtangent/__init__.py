@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fedtangent.experiments.experiment import Experiment, experiment
     from fedtangent.experiments.model_file import load
     from fedtangent.experiments.run import Result
-    from fedtangent.fleet import Method
+    from fedtangent.federation import Method
     from fedtangent.shard import Dataset, Partition
 
 __version__ = "0.2.0.dev0"

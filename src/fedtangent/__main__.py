@@ -1,12 +1,14 @@
-"""The command line, as `fedtangent` and as `python -m fedtangent`: Ctrl-C ends it in one word, however early."""
+"""The command line, as `fedtangent` and as `python -m fedtangent`: threads that wait sleep, and Ctrl-C is one word."""
 
 import os
 import signal
+import sys
 from typing import Any
 
 
 def main() -> int:
     """The exit code of `fedtangent.cli.main`, which takes a second to import."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as torch is loaded: spinning, threads fight for cores
     # An exception inside of an import would be swallowed, or turned into another, by whatever is being imported.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
@@ -15,13 +17,22 @@ def main() -> int:
 
         if signal.getsignal(signal.SIGINT) is _stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return command()
+        return _ended(command())
     except KeyboardInterrupt:
         _stop()
         raise
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _stop)  # nothing is left to do but to end
+
+
+def _ended(code: int) -> int:
+    """The exit code; of a rank, whose sockets' threads may still run when those of its peers have ended, the end."""
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _stop(*_: Any) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from inspect import getdoc, signature
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,25 +14,33 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from fedtangent import __version__, catalog
-from fedtangent.calls import NodeError, out_of_memory
+from fedtangent.experiments import launch
+from fedtangent.experiments.conformance import NODES, ROUNDS
+from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
 from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
-from fedtangent.experiments.run import Result
+from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.together import agreed
+from fedtangent.federation.engine import NodeError, out_of_memory
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
 from fedtangent.reports import page, progress, records, search, statistics, table
 from fedtangent.reports.finding import finding
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
+from fedtangent.transports.ranks import Lost, joined, rank
 
-INTERRUPTED, WRONG, UNREAD = 130, 2, 141
+INTERRUPTED, FAILED, WRONG, UNREAD = 130, launch.FAILED, launch.WRONG, 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C, 141 where nobody reads on."""
+    """The exit code: 0, 2 after one sentence about what is wrong, 130 after Ctrl-C, 141 where nobody reads on.
+
+    Of a rank it is 1 where this one, or another, has failed.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a file's name, or a mean's ±, that the terminal's encoding cannot write
             stream.reconfigure(errors="backslashreplace")
@@ -43,14 +52,21 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as of `fedtangent list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except (Lost, Refused):  # of which another rank, or what has launched them, tells
+        if rank() == 0 and not launch.launched():
+            print("fedtangent: another rank has ended, and with it this run. Go on with --resume.", file=sys.stderr)
+        return FAILED
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         told = str(error)
         if not isinstance(error, (OSError, NodeError)) and " must " not in told:
             if not out_of_memory(error):
                 raise  # no rule that a user broke: a fault of the program, which its traceback explains
             told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
-        print(f"fedtangent: {printable(' '.join(told.split()))}", file=sys.stderr)
-        return WRONG
+        place, own = rank(), isinstance(error, NodeError) or out_of_memory(error)
+        if place is None or place == 0 or own:  # the other ranks have found the same
+            of = f"rank {place}: " if place is not None and own else ""
+            print(f"fedtangent: {of}{printable(' '.join(told.split()))}", file=sys.stderr)
+        return FAILED if place is not None and own else WRONG
     except KeyboardInterrupt as stop:
         print(f"fedtangent: stopped{f'; {stop}' if str(stop) else ''}.", file=sys.stderr)
         return INTERRUPTED
@@ -65,6 +81,7 @@ def run(
     resume: bool = False,
     dry_run: bool = False,
     tensorboard: bool = False,
+    ranks: int | None = None,
 ) -> int:
     """Run a method, and record and print what it comes to.
 
@@ -76,6 +93,7 @@ def run(
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
         raise ValueError(f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest.")
@@ -86,24 +104,49 @@ def run(
             (experiment(**settings, seed=seed), None if out is None else str(Path(out) / f"seed-{seed}"))
             for seed in seeds
         ]
+    with nullcontext() if rank() is None else joined(str(asked[0][0].device)):
+        return _ran(asked, target, out, dry_run, resume=resume, tensorboard=tensorboard)
+
+
+def _ran(
+    asked: Sequence[tuple[Experiment, str | None]], target: float | None, out: str | None, dry_run: bool, **how: bool
+) -> int:
+    """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     found = []
     for one, folder in asked:
-        built = setup(one)
+        built = setup(one) if rank() is None else agreed(one)
         if target is not None:
             table.checked_target(target, "accuracy" if built.classes else "loss")
-        _announce(built)
+        if built.leads:
+            _announce(built)
         if dry_run:
             _print_plan(built)
             return 0
         try:
-            found.append(_record(_progressing(built, folder, resume=resume, tensorboard=tensorboard)))
+            found.append(_record(_progressing(built, folder, **how)))
         except KeyboardInterrupt:
+            if not built.leads:
+                return INTERRUPTED
             kept = "nothing is kept without --out" if folder is None else f"go on from {folder} with --resume"
             print(f"fedtangent: stopped; {kept}.", file=sys.stderr)
             return INTERRUPTED
+    if not built.leads:
+        return 0
     Console().print(table.table(found, target))
     if out is not None:
         print(f"Recorded in {out}.")
+    return 0
+
+
+def check(settings: dict[str, Any]) -> int:
+    """Check that a method, such as a file of your own, is written so that any engine and any transport can run it.
+
+    Args:
+        settings: Of the experiment that it is tried on; 6 nodes and 2 rounds where nothing is said.
+    """
+    cycle = setup(experiment(**{"nodes": NODES, "rounds": 1000, **settings})).method.schedule.cycle
+    for line in conformance(experiment(**{"nodes": NODES, "rounds": max(ROUNDS, cycle), **settings})):
+        print(f"right: {line}")
     return 0
 
 
@@ -165,7 +208,7 @@ def list_() -> int:
 
 def _command(words: list[str]) -> int:
     commands: dict[str, Callable[..., int]] = {
-        "run": run, "demo": demo, "report": report, "recipe": recipe, "list": list_,
+        "run": run, "check": check, "demo": demo, "report": report, "recipe": recipe, "list": list_,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
@@ -184,8 +227,8 @@ def _command(words: list[str]) -> int:
                 )
         raise ValueError(unknown(words[0], commands, "a command"))
     name, rest = words[0], words[1:]
-    if name == "run":
-        return _parse_run(rest)
+    if name in ("run", "check"):
+        return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
     parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
@@ -199,19 +242,21 @@ def _command(words: list[str]) -> int:
     return commands[name](*folders, **{key: _value(known[key], value) for key, value in values.items()})
 
 
-def _parse_run(words: list[str]) -> int:
+def _parse_run(words: list[str], name: str = "run") -> int:
     methods = ", ".join(catalog.names("methods"))
     if not words or words[0].startswith("-"):
         if set(words) & {"-h", "--help"}:
-            print(f"usage: fedtangent run METHOD [options]\n\n{_first_line(run)}\n")
-            print(f"METHOD is one of {methods}, or a file of your own; fedtangent run METHOD --help tells its options.")
+            print(f"usage: fedtangent {name} METHOD [options]\n\n{_first_line(check if name == 'check' else run)}\n")
+            print(
+                f"METHOD is one of {methods}, or a file of your own; fedtangent {name} METHOD --help tells its options."
+            )
             return 0
         got = repr(words[0]) if words else "nothing"
-        raise ValueError(f"`METHOD` must come first after run; got {got}. Name one of {methods}.")
-    method, own, fields = words[0], options(run), options(Experiment)
-    for name in ("method", *PARTS.values()):
-        fields.pop(name)
-    first = _Parser("fedtangent run", add_help=False)  # which parts are chosen decides what options there are
+        raise ValueError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
+    method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
+    for part in ("method", *PARTS.values()):
+        fields.pop(part)
+    first = _Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
     for part in PARTS:
         first.offer(Option(part, str, None, ""), part)
     chosen = vars(first.parse_known_args(words[1:])[0])
@@ -219,12 +264,19 @@ def _parse_run(words: list[str]) -> int:
     known = choices(method, **chosen)
     if not takes_host(method):
         fields.pop("host")
-    parser = _run_parser(method, own, fields, known)
+    parser = _run_parser(name, method, own, fields, known)
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
-    for key, value in parser.values(words[1:], {**own, **fields, **known}, "an option of run").items():
+    for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {name}").items():
         into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
         into[key] = _value(option, value)
+    if name == "check":
+        return check(settings)
+    if command.get("ranks") is not None and not launch.launched():
+        if command.get("dry_run"):
+            raise ValueError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
+        return launch.launch(["run", *words], command["ranks"])
+    launch.watch()
     return run(settings, **command)
 
 
@@ -248,10 +300,14 @@ def _parse_recipe(words: list[str]) -> int:
 
 
 def _run_parser(
-    method: str, own: dict[str, Option], fields: dict[str, Option], known: dict[str, list[tuple[str, Option]]]
+    command: str,
+    method: str,
+    own: dict[str, Option],
+    fields: dict[str, Option],
+    known: dict[str, list[tuple[str, Option]]],
 ) -> "_Parser":
     name = method if method in catalog.names("methods") else Path(method).stem
-    parser = _Parser(f"fedtangent run {method}", f"{name}: {catalog.summary('methods', method)}")
+    parser = _Parser(f"fedtangent {command} {method}", f"{name}: {catalog.summary('methods', method)}")
     parser.epilog = (
         "fedtangent list tells the names of data sets, augmentations, models, partitions, topologies and engines."
     )
@@ -382,5 +438,5 @@ def _shown(found: Sequence[records.Record], target: float | None, out: str) -> i
 
 def _progressing(built: Setup, out: str | None, **how: bool) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere."""
-    with progress.rounds(built) as show:
+    with progress.rounds(built) if built.leads else nullcontext() as show:
         return run_experiment(built, out, on_round=show, **how)

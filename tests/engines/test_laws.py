@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedtangent import solvers, trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Fleet, Inbox, rows
+from fedtangent.federation import Central, Each, Fleet, Inbox, rows
 from fedtangent.shard import Shard
-from tests import federation
-from tests.federation import BUDGETS, GRAPH, LONELY, assert_close, assert_same, engine, plain
+from tests import tiny_federation as federation
+from tests.tiny_federation import BUDGETS, GRAPH, LONELY, assert_close, assert_same, engine, plain
 
 ENGINES = [(name, memory) for name in names("engines") for memory in BUDGETS]
 METHODS = names("methods")
@@ -57,7 +57,7 @@ VERBS: dict[str, Callable[[Fleet, Each[Shard]], Any]] = {
     "map": lambda fleet, data_k: fleet.map(total, data_k),
     "map rows": lambda fleet, data_k: fleet.map(double, data_k),
     "map some rows": lambda fleet, data_k: fleet.map(every_other, data_k),
-    "map tuples": lambda fleet, data_k: list(fleet.map(lambda data: (total(data), double(data)), data_k)),
+    "map tuples": lambda fleet, data_k: list(fleet.map(lambda data: (total(data), double(data)), data_k).unzip(2)),
     "map of maps": lambda fleet, data_k: fleet.map(lambda a, b: a * b.x[0], fleet.map(total, data_k), data_k),
     "draw": lambda fleet, data_k: trained(fleet, data_k),
     "full batch": lambda fleet, data_k: fleet.map(
@@ -112,7 +112,7 @@ def padding_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("name", "memory"), ENGINES)
 def test_the_budgets_give_chunks_of_one_two_and_all(name: str, memory: int) -> None:
-    sizes = {len(chunk) for chunk in federation.fleet(engine=engine(name, memory)).chunks()}
+    sizes = {len(wave.nodes) for wave in federation.fleet(engine=engine(name, memory)).waves}
     assert sizes == {memory if name == "vectorized" else 1}
 
 
@@ -134,7 +134,7 @@ def test_every_method_gives_what_sequential_gives(name: str, memory: int, what: 
     assert_close(found.aggregate, expected.aggregate, 1e-10)
     assert_close(found.extras, expected.extras, 1e-10)
     assert (found.ledger.sent, found.ledger.received) == (expected.ledger.sent, expected.ledger.received)
-    if memory == 1 and not load("methods", what)(federation.task()).neighbours:  # no padding
+    if memory == 1 and not load("methods", what)(federation.task()).traits.neighbours:  # no padding
         assert found.ledger.work == expected.ledger.work
 
 

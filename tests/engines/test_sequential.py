@@ -1,8 +1,8 @@
 import torch
 
 from fedtangent.engines.sequential import sequential
-from tests import federation
-from tests.federation import assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_same
 
 
 def test_one_node_at_a_time_in_the_given_order() -> None:

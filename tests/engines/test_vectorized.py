@@ -10,8 +10,8 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.engines.vectorized import _stacked, vectorized
 from fedtangent.shard import Dataset, Partition, shards
-from tests import federation
-from tests.federation import assert_close, assert_same
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same
 
 NODE_BYTES = {0: 40, 1: 10, 2: 70, 3: 20, 4: 50, 5: 20}
 

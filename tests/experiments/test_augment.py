@@ -14,7 +14,7 @@ from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
 from fedtangent.shard import Dataset
 from fedtangent.task import Augmentation
-from tests import federation
+from tests import tiny_federation as federation
 from tests.experiments import tiny
 
 ON_BATCHES = ["central", "dfedavg", "fedavg", "feddyn", "fednova", "fedopt", "fedpart", "fedprox", "local", "moon",

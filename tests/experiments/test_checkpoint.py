@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 
 from fedtangent.experiments import checkpoint
-from fedtangent.fleet import Central, Each
-from tests import federation
-from tests.federation import assert_same
+from fedtangent.federation import Central, Each
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_same
 
 
 class State(NamedTuple):

@@ -17,7 +17,8 @@ from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from fedtangent.task import Task
-from tests import federation, literal_dropout
+from tests import literal_dropout
+from tests import tiny_federation as federation
 from tests.experiments import tiny
 from tests.experiments.test_augment import ON_BATCHES
 from tests.experiments.test_recalibrate import AVERAGING

@@ -11,7 +11,7 @@ from fedtangent.catalog import names
 from fedtangent.experiments.dry_run import dry_run
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
-from fedtangent.fleet import Each, Fleet, Method
+from fedtangent.federation import Each, Fleet, Method
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.shard import Shard
 from fedtangent.task import Task

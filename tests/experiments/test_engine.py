@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import fedtangent
 from fedtangent import cli
-from fedtangent.calls import NodeError
 from fedtangent.experiments.setup import setup
-from fedtangent.fleet import Each, Fleet, Method
+from fedtangent.federation import Each, Fleet, Method
+from fedtangent.federation.engine import NodeError
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.task import Task
 from tests.experiments.tiny import network, saved, settings, timeless, tiny

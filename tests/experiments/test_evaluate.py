@@ -9,9 +9,9 @@ from torch import Tensor
 from fedtangent.experiments import evaluate as module
 from fedtangent.experiments.evaluate import evaluate, measured
 from fedtangent.experiments.setup import Setup, setup
-from fedtangent.fleet import Central
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Central, Wire
 from fedtangent.methods import dfedavg, fedavg, local
+from fedtangent.transports.memory import memory
 from tests.experiments.tiny import data, network, tiny
 
 W_K = [{name: p.detach() * (k + 1) - k / 4 for name, p in network().named_parameters()} for k in range(5)]
@@ -35,9 +35,9 @@ def by_hand(w: dict[str, Tensor], classes: int = 3) -> tuple[float, float]:
 
 
 def found(built: Setup, state: Any, w: dict[str, Tensor], nodes: bool = True) -> dict[str, Any]:
-    ledger = Ledger()
-    result = evaluate(built, built.fleet(1, ledger), state, w, nodes)
-    assert ledger.sent_bytes == 0
+    wire = Wire(memory())
+    result = evaluate(built, built.fleet(1, wire), state, Central(w), nodes)
+    assert wire.ledger.sent_bytes == 0
     return result
 
 
@@ -52,7 +52,7 @@ def test_neighbours_are_measured_after_one_more_average() -> None:
     built = setup(tiny(model=network()))
     graph = built.graph(1)
     assert graph is not None
-    state = dfedavg.State(built.fleet(1, Ledger()).each(W_K))
+    state = dfedavg.State(built.fleet(1, Wire(memory())).each(W_K))
     each = []
     for i in range(5):
         group = [W_K[j] for j in (i, *graph.neighbours[i])]
@@ -67,7 +67,7 @@ def test_neighbours_are_measured_after_one_more_average() -> None:
 def test_nodes_alone_are_measured_as_they_are() -> None:
     built = setup(tiny("local", model=network()))
     each = [by_hand(w)[0] for w in W_K]
-    result = found(built, local.State(built.fleet(1, Ledger()).each(W_K)), W_K[0])
+    result = found(built, local.State(built.fleet(1, Wire(memory())).each(W_K)), W_K[0])
     assert result["mean_node_accuracy"] == pytest.approx(sum(each) / 5)
     assert min(each) < max(each)
     assert result["worst_tenth_accuracy"] == pytest.approx(min(each))
@@ -78,7 +78,7 @@ def test_the_worst_tenth_is_the_mean_of_the_lowest() -> None:
     low, *_, high = sorted(W_K, key=lambda w: by_hand(w)[0])
     w_k = [high] * 7 + [low] + [high] * 22
     lowest = [by_hand(w)[0] for w in (low, high, high)]
-    result = found(built, local.State(built.fleet(1, Ledger()).each(w_k)), W_K[0])
+    result = found(built, local.State(built.fleet(1, Wire(memory())).each(w_k)), W_K[0])
     assert result["worst_tenth_accuracy"] == pytest.approx(sum(lowest) / 3)
 
 

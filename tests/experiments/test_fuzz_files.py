@@ -22,6 +22,8 @@ import fedtangent
 from fedtangent.experiments import checkpoint, model_file, tensor_file
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.federation import Wire
+from fedtangent.transports.memory import memory
 from tests.experiments.tiny import data, timeless, tiny
 
 pytestmark = pytest.mark.slow
@@ -175,7 +177,7 @@ def test_a_forged_header_of_a_checkpoint(
                     run(built, path.parent, resume=True)
             return
         tensor_file.save(path, forged, tensors)
-        fleet = built.fleet(0, fedtangent.experiments.run.Ledger())
+        fleet = built.fleet(0, Wire(memory()))
         first = built.method.init(fleet, fleet.each(list(built.data)))
         found = checkpoint.load(path.parent, fleet, first, [])
         assert found is not None and type(found.state) is type(first)

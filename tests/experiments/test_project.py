@@ -11,7 +11,7 @@ from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.record import manifest
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
-from tests import federation
+from tests import tiny_federation as federation
 from tests.experiments import tiny
 
 

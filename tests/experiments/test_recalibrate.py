@@ -15,7 +15,7 @@ from fedtangent.experiments.recalibrate import ROWS
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from fedtangent.shard import Partition
-from tests import federation
+from tests import tiny_federation as federation
 from tests.experiments import tiny
 
 AVERAGING = ["fedavg", "feddyn", "fednova", "fedopt", "fedpart", "fedprox", "moon", "scaffold"]

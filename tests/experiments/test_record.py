@@ -11,9 +11,9 @@ import fedtangent
 from fedtangent.experiments import record
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
-from fedtangent.fleet import Central
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Central, Wire
 from fedtangent.reports import records
+from fedtangent.transports.memory import memory
 from tests.experiments.tiny import ROWS, data, tiny
 
 MANIFEST: dict[str, Any] = {"experiment": {"method": "m", "options": {"lr": 1}}, "fingerprint": "f", "threads": 1}
@@ -51,7 +51,7 @@ def test_the_reports_read_it(tmp_path: Path) -> None:
 
 
 def test_entries_hold_numbers_lists_and_nulls() -> None:
-    fleet = setup(tiny()).fleet(1, Ledger())
+    fleet = setup(tiny()).fleet(1, Wire(memory()))
     extra = {
         "time": fleet.each([torch.tensor(k) for k in range(5)]),
         "pair": fleet.each([(k, k / 3) for k in range(5)]),

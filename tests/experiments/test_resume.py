@@ -116,7 +116,7 @@ HOST = """
 from typing import Any, NamedTuple
 
 from fedtangent.catalog import load
-from fedtangent.fleet import Central
+from fedtangent.federation import Central
 
 
 class State(NamedTuple):
@@ -218,7 +218,7 @@ FILES = {
         "from tests.experiments.tiny import partition\n\n\ndef part(x, y, nodes, rng):\n    return partition()\n"
     ),
     "topology": lambda path: (
-        "from fedtangent.graph import Graph\n\n\ndef part(nodes, rng):\n"
+        "from fedtangent.federation import Graph\n\n\ndef part(nodes, rng):\n"
         "    return Graph([(k, k + 1) for k in range(nodes - 1)], nodes)\n"
     ),
 }

@@ -9,9 +9,9 @@ from torch import nn
 
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
-from fedtangent.graph import Graph
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Graph, Wire
 from fedtangent.shard import Dataset, Partition
+from fedtangent.transports.memory import memory
 from tests.experiments.tiny import ROWS, data, network, partition, saved, settings, tiny
 
 
@@ -97,7 +97,7 @@ def test_the_fingerprint_hangs_on_data_and_first_weights() -> None:
 
 
 def test_memory_is_the_engines_budget() -> None:
-    chunks = [len(setup(tiny(memory=memory)).fleet(1, Ledger()).chunks()) for memory in (0, 2**30)]
+    chunks = [len(setup(tiny(memory=budget)).fleet(1, Wire(memory())).waves) for budget in (0, 2**30)]
     assert chunks == [5, 1]
 
 
@@ -205,7 +205,7 @@ def test_values_that_cannot_be(change: dict[str, Any], message: str) -> None:
             r"^`partition` must list integers for every node; got float64 for n",
         ),
         ({"model": no_model}, r"^`model` must be a module or give one; got int. Return a torch.nn.Module.$"),
-        ({"method": no_method}, r"^`method` must give a Method; got int. Return fedtangent.fleet.Method"),
+        ({"method": no_method}, r"^`method` must give a Method; got int. Return fedtangent.federation.Method"),
         ({"loss": 3}, r"^`loss` must be a name or a function; got int. Give one of these.$"),
         (
             {"partition": "dirichlet", "dataset": data(0)},
@@ -264,7 +264,7 @@ def test_a_schedule_that_is_longer_than_the_run() -> None:
     message = r"^`rounds` must be at least 3, one cycle of fedpart's schedule; got 2. Run longer, or shorten the sched"
     with pytest.raises(ValueError, match=message):
         setup(tiny("fedpart", rounds=2))
-    assert setup(tiny("fedpart", rounds=3)).method.cycle == 3
+    assert setup(tiny("fedpart", rounds=3)).method.schedule.cycle == 3
 
 
 def test_a_model_of_ones_own_may_read_any_shape() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedtangent import losses
 from fedtangent.experiments.sources import of_function, sources
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 from fedtangent.losses import custom
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.task import Augmentation

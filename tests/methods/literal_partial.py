@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, softplus
 
-from tests import federation
-from tests.federation import ROWS, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_server import K, Weights, drawn, weights_0
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import ROWS, philox
 
 HOSTS: dict[str, dict[str, Any]] = {
     "fedavg": {},

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import losses
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation import SERVER, Ledger
 from fedtangent.shard import Shard
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import ROWS, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import ROWS, philox
 
 K = len(ROWS)
 P = 8 * (9 * 10 + 10 + 10 * 3 + 3)  # the bytes of one model

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from tests import federation
+from tests import tiny_federation as federation
 
 Weights = dict[str, Tensor]
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.central import central
-from tests import federation
-from tests.federation import INPUTS, ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import INPUTS, ROWS, assert_close, philox
 
 
 def transcript(rounds: int, epochs: int, batch: int, lr: float, momentum: float) -> dict[str, Tensor]:

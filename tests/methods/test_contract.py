@@ -12,9 +12,9 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Exposure, Fleet, Method
-from tests import federation
-from tests.federation import GRAPH, LONELY, assert_close, assert_same, plain
+from fedtangent.federation import Central, Each, Exposure, Fleet, Method
+from tests import tiny_federation as federation
+from tests.tiny_federation import GRAPH, LONELY, assert_close, assert_same, plain
 
 METHODS = names("methods")
 ENDS = ("central", "local")  # of every plot; no paper is theirs
@@ -110,7 +110,7 @@ def test_bytes_are_sent_where_something_is_exposed(name: str) -> None:
 @every_method
 def test_who_talks_to_whom_is_as_declared(name: str) -> None:
     sent = dict(run(name).ledger.sent)
-    if method(name).neighbours:
+    if method(name).traits.neighbours:
         assert -1 not in sent
         assert set(sent) == set(range(len(federation.ROWS)))
     else:

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.methods.fedavg import fedavg
-from tests import federation
-from tests.federation import GRAPH, ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import GRAPH, ROWS, assert_close, philox
 
 K = len(ROWS)
 OPTIONS: list[dict[str, Any]] = [

@@ -5,18 +5,17 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER, Graph
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
 from fedtangent.tangents import span
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same
+from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal
 from tests.methods.literal_tangent import Weights, average
 from tests.tangents.networks import Example, everything
+from tests.tiny_federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same
 
 K = len(ROWS)
 FEW: dict[str, Any] = {

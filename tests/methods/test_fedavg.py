@@ -6,12 +6,12 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.catalog import load
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.central import central
 from fedtangent.methods.fedavg import fedavg
-from tests import federation
-from tests.federation import ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import ROWS, assert_close, philox
 
 K = len(ROWS)
 OPTIONS: list[dict[str, Any]] = [

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from fedtangent.methods.feddyn import feddyn
-from tests import federation
-from tests.federation import assert_close
+from tests import tiny_federation as federation
 from tests.methods.literal_server import (
     ENGINES,
     K,
@@ -20,6 +19,7 @@ from tests.methods.literal_server import (
     trained,
     weights_0,
 )
+from tests.tiny_federation import assert_close
 
 OPTIONS: list[dict[str, Any]] = [
     {"penalty": 0.7, "participation": 1.0, "epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.0},

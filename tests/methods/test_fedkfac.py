@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
 from fedtangent.tangents import span
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
+from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal
+from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 K = len(ROWS)
 FEW: dict[str, Any] = {
@@ -259,11 +259,19 @@ def test_a_wrong_option_is_an_error(options: dict[str, Any], message: str) -> No
 
 
 def test_a_model_without_factors_is_an_error_unless_blocks_are_asked_for() -> None:
-    model = torch.nn.Sequential(federation.network(), torch.nn.PReLU()).double()
+    class Bent(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bend = torch.nn.Parameter(torch.tensor([0.3, -0.4, 0.5][:OUTPUTS]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.sin(self.bend)
+
+    model = torch.nn.Sequential(federation.network(), Bent()).double()
     with pytest.raises(RuntimeError, match=r"`model` must have Kronecker factors for every parameter; got none for "):
         federation.run(fedkfac(Task(model), **FEW))
     found = federation.run(fedkfac(Task(model), **FEW, other="exact"))
-    assert not torch.equal(found.aggregate["1.weight"], Task(model).w_0["1.weight"])
+    assert not torch.equal(found.aggregate["1.bend"], Task(model).w_0["1.bend"])
 
 
 def test_a_scalar_parameter_is_a_block() -> None:

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from fedtangent.methods.fedopt import fedopt
-from tests import federation
-from tests.federation import ROWS, assert_close
+from tests import tiny_federation as federation
 from tests.methods.literal_server import (
     ENGINES,
     P,
@@ -19,6 +18,7 @@ from tests.methods.literal_server import (
     trained,
     weights_0,
 )
+from tests.tiny_federation import ROWS, assert_close
 
 LOCAL: dict[str, Any] = {"epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.4}
 OPTIONS: list[dict[str, Any]] = [

@@ -10,14 +10,13 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Fleet, Method, NodeError
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER, Central, Each, Fleet, Method, NodeError
 from fedtangent.methods.fedpart import _turn, fedpart, scheduled
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_partial import HOSTS, Literal
 from tests.methods.literal_server import K, drawn
+from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 LAYERS = (("0.weight", "0.bias"), ("2.weight", "2.bias"))
 ALL = LAYERS[0] + LAYERS[1]
@@ -283,7 +282,7 @@ BEARING = ("fedavg", "feddyn", "fednova", "fedopt", "fedprox", "moon", "scaffold
 
 @pytest.mark.parametrize("name", names("methods"))
 def test_hosts_say_whether_they_bear_partial_updates(name: str) -> None:
-    averages = load("methods", name)(federation.task()).clients is not None
+    averages = load("methods", name)(federation.task()).traits.averages
     assert averages == (name in (*BEARING, "fedpart"))
     if name not in BEARING:
         message = (

@@ -1,5 +1,6 @@
 """What FedPart saves on ResNet-8, the paper's model: multiply-adds that really run, on both engines."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,11 +9,10 @@ import pytest
 import torch
 
 from fedtangent.catalog import load
-from fedtangent.fleet import Fleet
 from fedtangent.methods.fedpart import fedpart
 from fedtangent.shard import Shard
 from fedtangent.task import Task
-from tests import federation
+from tests import tiny_federation as federation
 
 FORWARD = 14_469_632  # of one 3 x 32 x 32 image
 STEM = 2_408_448  # whose inputs need no gradient
@@ -40,13 +40,11 @@ def work(method: str, engine: str) -> tuple[list[int], int]:
     options: dict[str, Any] = {"batch": 1, "lr": 0.01}
     host = load("methods", "fedavg")
     made = fedpart(task, host=lambda task: host(task, **options)) if method == "fedpart" else host(task, **options)
-    fleet = Fleet(
-        tuple(range(CLIENTS)), federation.engine(engine, CLIENTS), node_bytes=dict.fromkeys(range(CLIENTS), 1)
-    )
+    fleet = federation.fleet(CLIENTS, engine=federation.engine(engine, CLIENTS), seed=0, round=0, graph=None)
     data_k = fleet.each(shards())
     state, found = made.init(fleet, data_k), []
     for k in range(1, CYCLE + 1):
-        now = Fleet(fleet.nodes, fleet.engine, round=k, ledger=fleet.ledger, node_bytes=fleet.node_bytes)
+        now = replace(fleet, round=k)
         state, _ = made.round(now, state, data_k, k)
         found.append(fleet.ledger.work[0])
     assert fleet.ledger.work[1] == found[-1]

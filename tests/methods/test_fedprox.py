@@ -3,8 +3,7 @@ from typing import Any
 import pytest
 
 from fedtangent.methods.fedprox import fedprox
-from tests import federation
-from tests.federation import ROWS, assert_close
+from tests import tiny_federation as federation
 from tests.methods.literal_server import (
     ENGINES,
     P,
@@ -17,6 +16,7 @@ from tests.methods.literal_server import (
     trained,
     weights_0,
 )
+from tests.tiny_federation import ROWS, assert_close
 
 OPTIONS: list[dict[str, Any]] = [
     {"mu": 0.7, "participation": 1.0, "epochs": 3, "batch": 3, "lr": 0.3, "momentum": 0.0},

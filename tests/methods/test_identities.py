@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fedtangent.catalog import load
-from tests import federation
-from tests.federation import assert_close
+from tests import tiny_federation as federation
 from tests.methods.literal_server import ENGINES
+from tests.tiny_federation import assert_close
 
 LOCAL: dict[str, Any] = {"participation": 0.5, "epochs": 2, "batch": 3, "lr": 0.2}
 MOMENTUM: dict[str, Any] = LOCAL | {"momentum": 0.7}

@@ -2,9 +2,9 @@ import pytest
 from torch import Tensor
 
 from fedtangent.methods.local import local
-from tests import federation
-from tests.federation import ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import ROWS, assert_close, philox
 
 
 def transcript(node: int, rounds: int, epochs: int, batch: int, lr: float, momentum: float) -> dict[str, Tensor]:

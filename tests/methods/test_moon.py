@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.fleet import NodeError
+from fedtangent.federation import NodeError
 from fedtangent.methods.fedavg import fedavg
 from fedtangent.methods.moon import contrast, moon, represented
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same
+from tests import tiny_federation as federation
 from tests.methods.literal_server import (
     ENGINES,
     K,
@@ -22,6 +21,7 @@ from tests.methods.literal_server import (
     trained,
     weights_0,
 )
+from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same
 
 OPTIONS: list[dict[str, Any]] = [
     {"mu": 2.0, "temperature": 0.5, "participation": 1.0, "epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.0},

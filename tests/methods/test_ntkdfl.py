@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from fedtangent import losses, trees
-from fedtangent.fleet import NodeError
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph, NodeError
 from fedtangent.methods.ntkdfl import ntkdfl
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import GRAPH, INPUTS, OUTPUTS, ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal
+from tests.tiny_federation import GRAPH, INPUTS, OUTPUTS, ROWS, assert_close, philox
 
 K = len(ROWS)
 FEW = {"times": (3, 10, 30), "lr": 2.0, "decay": 0.3, "clock": "descent"}

@@ -7,18 +7,17 @@ import torch
 
 from fedtangent import losses, trees
 from fedtangent.catalog import names
-from fedtangent.fleet import NodeError
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER, NodeError
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
 from fedtangent.tangents import explicit
 from fedtangent.tangents.step import Rows, Step
 from fedtangent.task import Task
-from tests import federation
+from tests import tiny_federation as federation
 from tests.channels import literal_wire
-from tests.federation import BUDGETS, HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 from tests.methods import literal_kfac
 from tests.methods import literal_tangent as literal
+from tests.tiny_federation import BUDGETS, HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 K = len(ROWS)
 FEW: dict[str, Any] = {"participation": 0.5, "times": (3, 10, 30), "lr": 2.0, "decay": 0.3, "clock": "descent"}

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.methods.pooled import pooled
-from tests import federation
-from tests.federation import GRAPH, ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
+from tests.tiny_federation import GRAPH, ROWS, assert_close, philox
 
 OPTIONS: list[dict[str, Any]] = [
     {"epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.0},

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from fedtangent.methods.scaffold import scaffold
-from tests import federation
-from tests.federation import ROWS, assert_close
+from tests import tiny_federation as federation
 from tests.methods.literal_server import (
     ENGINES,
     K,
@@ -20,6 +19,7 @@ from tests.methods.literal_server import (
     trained,
     weights_0,
 )
+from tests.tiny_federation import ROWS, assert_close
 
 OPTIONS: list[dict[str, Any]] = [
     {"server_lr": 1.0, "participation": 1.0, "epochs": 2, "batch": 3, "lr": 0.3},

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from fedtangent import losses, trees
-from fedtangent.fleet import Central, Each, Fleet
-from fedtangent.ledger import SERVER
+from fedtangent.federation import SERVER, Central, Each, Fleet
 from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
 from fedtangent.tangents import primal, verified_uses
@@ -18,10 +17,10 @@ from fedtangent.tangents.operator import pullback
 from fedtangent.tangents.sketch import projection, sketch
 from fedtangent.tangents.step import Score, Step, countable, linearize, summed_loss
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import OUTPUTS, ROWS, assert_close, philox
+from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal
 from tests.tangents import networks
+from tests.tiny_federation import OUTPUTS, ROWS, assert_close, philox
 
 K, C = len(ROWS), OUTPUTS
 FEW: dict[str, Any] = {"participation": 0.7, "columns": 2, "times": (3, 10, 30), "lr": 2.0}

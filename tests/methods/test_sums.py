@@ -8,15 +8,15 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.fleet import Central, Each, Fleet, Method
-from tests import federation
-from tests.federation import assert_close
+from fedtangent.federation import Central, Each, Fleet, Method
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close
 
 SERVERS = [
     name
     for name in names("methods")
     for made in [load("methods", name)(federation.task())]
-    if made.exposure == "aggregate" and not made.neighbours
+    if made.exposure == "aggregate" and not made.traits.neighbours
 ]
 
 

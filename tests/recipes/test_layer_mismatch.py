@@ -13,9 +13,10 @@ from fedtangent import solvers
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.federation import Wire
 from fedtangent.groups import found
-from fedtangent.ledger import Ledger
 from fedtangent.recipes import layer_mismatch as recipe
+from fedtangent.transports.memory import memory
 from tests.experiments.tiny import data, network, partition
 
 SMALL: dict[str, Any] = {
@@ -72,7 +73,7 @@ def test_kept_moments_are_those_of_one_long_run_when_there_is_one_client() -> No
         except StopIteration as stop:
             w = stop.value
             break
-    rounds = [draw(made.fleet(k, Ledger()).rng("batches", 0), shard) for k in (1, 2)]
+    rounds = [draw(made.fleet(k, Wire(memory())).rng("batches", 0), shard) for k in (1, 2)]
     batches = solvers.Batches(torch.cat([one.rows for one in rounds]), torch.cat([one.real for one in rounds]))
     expected = solvers.adam(made.task, lr=0.02)(made.task.w_0, shard, batches)
     for name, p in expected.items():
@@ -84,7 +85,7 @@ def test_the_norms_are_those_of_gradients_and_steps(partial: bool) -> None:
     """The first two steps of the first client, by autograd; the group in turn is the last layer."""
     rows, _ = ended("sgd", partial, [2], 0.3)
     made, model = built(), network().double()
-    draw = solvers.shuffled(**LOCAL)(made.fleet(1, Ledger()).rng("batches", 0), made.data[0])
+    draw = solvers.shuffled(**LOCAL)(made.fleet(1, Wire(memory())).rng("batches", 0), made.data[0])
     layers = [[model[0].weight, model[0].bias], [model[2].weight, model[2].bias]]
     for row, index in zip(rows[:2], draw.rows, strict=False):
         real = index[index > 0] - 1

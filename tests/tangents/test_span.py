@@ -12,10 +12,10 @@ from fedtangent.shard import Shard
 from fedtangent.tangents.kfac import Moments, directions, moments, pack, unpack
 from fedtangent.tangents.span import Curvature, Span, candidates, curvature
 from fedtangent.task import Task
-from tests.federation import assert_close
 from tests.tangents import unusual
 from tests.tangents.literal_moments import EXAMPLES, ggn, rows
 from tests.tangents.networks import flat, weights
+from tests.tiny_federation import assert_close
 
 Weights = dict[str, Tensor]
 SPAN = Span(dampings=(0.3, 5.0), ridges=(1e-3, 0.2), scales=(0.5, 1.0, 1.5))

@@ -8,8 +8,8 @@ from fedtangent import losses
 from fedtangent.shard import Shard
 from fedtangent.tangents.step import Score, Step, choose, held_out, linearize, mean_loss
 from fedtangent.task import Task
-from tests import federation
-from tests.federation import assert_close
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close
 
 W = {"p": torch.tensor([7.0, 8.0])}
 TRIES = {"p": torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedtangent.catalog import load, names
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 
 TOPOLOGIES = names("topologies")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 from fedtangent.topologies.clusters import clusters
 from fedtangent.topologies.complete import complete
 from fedtangent.topologies.line import line

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import batch_norm, catalog, dropout, forward, losses, trees
-from fedtangent.calls import out_of_memory
+from fedtangent import batch_norm, dropout, forward, losses, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.fleet import Fleet, Method
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph, Method
+from fedtangent.federation import generator as keyed
+from fedtangent.federation.engine import out_of_memory
 from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
 from fedtangent.shard import Dataset, Partition, count
@@ -27,7 +27,7 @@ from fedtangent.task import Augmentation, Task
 
 def generator(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:
     """Of what is drawn for an experiment before its rounds, or for one."""
-    return Fleet((), catalog.load("engines", "sequential")(), seed=experiment.seed, round=round).rng(purpose)
+    return keyed(experiment.seed, round, purpose)
 
 
 def named(part: Any) -> str:
@@ -244,14 +244,14 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
     method = function(task, **experiment.resolved("method"), **hosted)
     if not isinstance(method, Method):
         raise TypeError(
-            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.fleet.Method(...)."
+            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.federation.Method(...)."
         )
-    if experiment.rounds < method.cycle:
+    if experiment.rounds < method.schedule.cycle:
         raise ValueError(
-            f"`rounds` must be at least {method.cycle}, one cycle of {method.name}'s schedule; got "
+            f"`rounds` must be at least {method.schedule.cycle}, one cycle of {method.name}'s schedule; got "
             f"{experiment.rounds}. Run longer, or shorten the schedule."
         )
-    if not method.neighbours:
+    if not method.traits.neighbours:
         given = {
             **({} if experiment.topology is None else {"topology": experiment.topology}),
             **experiment.topology_options,
@@ -273,13 +273,13 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
 
 def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
     """Raises where a method cannot bear the model's batch norm, dropout or inputs, or leaves out the augmentation."""
-    names, tangent = list(batch_norm.layers(task.model)), method.node_bytes is not None
+    names, tangent = list(batch_norm.layers(task.model)), method.traits.tangent
     if tangent and (task.outputs is not None or not isinstance(task.example, Tensor)):
         raise ValueError(
             f"`model` must take one tensor and return one for {method.name}, which works in the tangent space; got "
             "inputs of several tensors, or `outputs`. Wrap it in a module that does, or train by another method."
         )
-    if names and method.clients is None:
+    if names and not method.traits.averages:
         raise ValueError(
             f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
             f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group', or "

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.tensor_file import Tensors
-from fedtangent.fleet import Central, Each, Fleet
+from fedtangent.federation import Central, Each, Fleet
 
 NAME = "checkpoint.safetensors"
+_REMEDY = "Run anew with another --out."
 
 _MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict}
 _SEQUENCES: dict[str, Any] = {"tuple": tuple, "list": list}
@@ -73,23 +74,32 @@ def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
     tensor_file.save(folder / NAME, {"meta": meta, "state": layout, "forms": writer.forms}, writer.tensors)
 
 
-def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:
-    """The checkpoint of a folder, its tensors on the fleet's device; None where there is none.
+def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
+    """Header and tensors of a folder's checkpoint; None where there is none.
+
+    Raises:
+        ValueError: It is damaged or of another version.
+    """
+    path = folder / NAME
+    return tensor_file.read(path, "out", _REMEDY) if path.exists() else None
+
+
+def rebuilt(
+    folder: Path, header: dict[str, Any], tensors: Tensors, fleet: Fleet, first: Any, types: Sequence[type]
+) -> Checkpoint:
+    """The checkpoint of a folder, its tensors on the fleet's device.
 
     Args:
         folder: The run's.
+        header: From `read`.
+        tensors: From there too.
         fleet: Who holds the values.
         first: The method's first state.
         types: From `known_types`.
 
     Raises:
-        ValueError: It is damaged, of another version or another method.
+        ValueError: It is of another method.
     """
-    path = folder / NAME
-    if not path.exists():
-        return None
-    remedy = "Run anew with another --out."
-    header, tensors = tensor_file.read(path, "out", remedy)
     try:
         meta, forms = dict(header["meta"]), header["forms"]
         tensors = {name: _formed(tensor, forms.get(name)).to(fleet.device) for name, tensor in tensors.items()}
@@ -99,9 +109,15 @@ def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Check
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
         raise ValueError(
             f"`out` must hold a {NAME} of its own run; got another state in {folder} ({tensor_file.reason(error)}). "
-            f"{remedy}"
+            f"{_REMEDY}"
         ) from error
     return Checkpoint(state, meta)
+
+
+def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:
+    """`rebuilt` from what is in the folder; None where there is nothing."""
+    found = read(folder)
+    return None if found is None else rebuilt(folder, *found, fleet, first, types)
 
 
 class _Writer:
@@ -189,7 +205,7 @@ class _Reader:
             return content
         likes = iter(_parts(like))
         if kind == "central":
-            return Central(self.rebuilt(content, next(likes, None)))
+            return self._fleet.server(self.rebuilt(content, next(likes, None)))
         if kind in _MAPPINGS:
             return _MAPPINGS[kind]((key, self.rebuilt(part, next(likes, None))) for key, part in content)
         parts = [self.rebuilt(part, next(likes, None)) for part in content]

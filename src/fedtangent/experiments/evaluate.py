@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from fedtangent.experiments.setup import Setup
-from fedtangent.fleet import Each, Fleet
+from fedtangent.federation import Central, Each, Fleet
 from fedtangent.losses import cross_entropy
 from fedtangent.shard import at
 from fedtangent.task import Weights
@@ -13,7 +13,7 @@ from fedtangent.task import Weights
 BATCH = 256  # rows of the test set at once: with more, a ResNet-8 takes half as long again on a CPU
 
 
-def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Weights, nodes: bool) -> dict[str, Any]:
+def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
     """The aggregated model's test accuracy and loss, and its nodes' mean accuracy and that of the worst tenth.
 
     Where nodes have neighbours their models are measured after one extra average, which is not billed, so that methods
@@ -23,17 +23,18 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Weights, nodes: bo
         built: The experiment.
         fleet: Of the round.
         state: After the round.
-        weights: The aggregated model's.
+        weights: The aggregated model's; where they are absent, so is what is measured of them.
         nodes: Whether to measure the nodes' own models.
     """
-    accuracy, loss = measured(built, weights)
+    accuracy, loss = measured(built, weights.value) if built.leads else (None, None)
     if not built.classes:
         return {"loss": loss}
     mean = worst = None
-    if not hasattr(state, "w_k"):  # all nodes have the server's
+    if built.method.personal is None:  # all nodes have the server's
         mean = worst = accuracy
     elif nodes:
-        each = sorted(measured(built, w)[0] for w in _own(built, fleet, state.w_k).values)
+        own = [measured(built, w)[0] for w in _own(built, fleet, built.method.personal(state)).values]
+        each = sorted(fleet.observe(fleet.of_here(own)))
         lowest = each[: max(1, len(each) // 10)]
         mean, worst = sum(each) / len(each), sum(lowest) / len(lowest)
     return {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst, "loss": loss}
@@ -58,7 +59,7 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
 
 def _own(built: Setup, fleet: Fleet, w_k: Each[Weights]) -> Each[Weights]:
     """The nodes' own models, after one more average where they have neighbours."""
-    if not built.method.neighbours:
+    if not built.method.traits.neighbours:
         return w_k
     with fleet.ledger.paused():
         return fleet.mix(w_k)

@@ -11,8 +11,7 @@ from torch import nn
 
 from fedtangent import catalog
 from fedtangent.experiments.options import Option, options, resolved, unknown
-from fedtangent.fleet import Method
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph, Method
 from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition
 from fedtangent.task import Augmentation

@@ -4,14 +4,14 @@ from functools import partial
 
 from fedtangent import batch_norm, trees
 from fedtangent.experiments.setup import Setup
-from fedtangent.fleet import Each, Fleet
+from fedtangent.federation import Central, Each, Fleet
 from fedtangent.shard import Shard, at
 from fedtangent.task import Task, Weights
 
 ROWS = 64  # of a client at once: these normalise each other on the way to the next layer, as a batch does in training
 
 
-def recalibrated(built: Setup, fleet: Fleet, w: Weights, data_k: Each[Shard]) -> Weights:
+def recalibrated(built: Setup, fleet: Fleet, w: Central[Weights], data_k: Each[Shard]) -> Central[Weights]:
     """The weights, and where the model has batch norm its statistics at them.
 
     The round's clients sum what goes into every normalisation, and the server adds the sums up. Like evaluation it is
@@ -20,10 +20,14 @@ def recalibrated(built: Setup, fleet: Fleet, w: Weights, data_k: Each[Shard]) ->
     """
     if not batch_norm.layers(built.task.model):
         return w
-    assert built.method.clients is not None
+    assert built.method.traits.averages
     clients = built.method.clients(fleet)
-    total, _ = clients.sum(clients.map(partial(_sums, built.task), clients.everywhere(w), data_k))
-    return w | batch_norm.statistics(total.value, next(iter(w.values())).dtype)
+    total, _ = clients.sum(clients.map(partial(_sums, built.task), clients.broadcast(w), data_k))
+    return fleet.at_server(_with_statistics, w, total)
+
+
+def _with_statistics(w: Weights, total: dict[str, batch_norm.Sums]) -> Weights:
+    return w | batch_norm.statistics(total, next(iter(w.values())).dtype)
 
 
 def _sums(task: Task, w: Weights, data: Shard) -> dict[str, batch_norm.Sums]:

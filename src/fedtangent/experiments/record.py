@@ -20,8 +20,7 @@ from fedtangent.experiments import atomic, lock, same
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.same import MANIFEST
 from fedtangent.experiments.setup import Setup
-from fedtangent.fleet import Central, Each
-from fedtangent.ledger import Ledger
+from fedtangent.federation import Central, Each
 from fedtangent.multiply_adds import Counting
 from fedtangent.shard import at
 
@@ -43,7 +42,7 @@ def manifest(built: Setup) -> dict[str, Any]:
             **{name: version(name) for name in ("networkx", "scipy")},
         },
         "threads": torch.get_num_threads(),
-        "chunks": built.fleet(1, Ledger()).chunks(),
+        "chunks": _chunks(built.alone()),
         "machine": _machine(built),
         **({} if built.engine_reason is None else {"engine_reason": built.engine_reason}),
         "exposure": built.method.exposure,
@@ -55,6 +54,11 @@ def manifest(built: Setup) -> dict[str, Any]:
         "labels": _histogram(built),
         "edges": None if graph is None else [list(edge) for edge in graph.edges],
     }
+
+
+def _chunks(built: Setup) -> list[list[int]]:
+    """The nodes that one process would compute together."""
+    return [list(wave.nodes) for wave in built.fleet(1, built.wire()).waves]
 
 
 @contextmanager

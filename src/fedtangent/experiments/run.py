@@ -1,11 +1,11 @@
 """Run: the only training loop."""
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -18,11 +18,12 @@ from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.fleet import Each, Fleet
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation import SERVER, Central, Each, Fleet, Ledger, Wire
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.task import Weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,9 @@ def run(
 ) -> Result:
     """The result of an experiment.
 
+    Where several processes run it together, each calls this with a setup of its own; the server's records, and what
+    comes of the others is empty.
+
     Args:
         experiment: What to do, or its setup where that exists already.
         out: The folder for the record; none keeps it in memory only.
@@ -74,47 +78,83 @@ def run(
         raise ValueError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
     manifest = record.manifest(built)
-    scalars = Scalars(out, tensorboard)
+    scalars = Scalars(out if built.leads else None, tensorboard and built.leads)
     if out is not None:
         model_file.check(built.module)
-    with nullcontext() if out is None else record.claimed(Path(out), manifest, resume) as folder:
-        rounds, weights = _played(built, folder, scalars, on_round)
+    wire = built.wire()
+    with ExitStack() as stack:
+        folder = None if out is None else Path(out)
+        if folder is not None:
+            claim = record.claimed(folder, manifest, resume)
+            agreed(wire, lambda: str(stack.enter_context(claim)))
+        rounds, weights = _played(built, wire, folder, scalars, on_round)
     return Result(manifest, rounds, weights, folder, built.module)
 
 
+class Refused(RuntimeError):
+    """The server's process has failed, and says why."""
+
+
+def agreed(wire: Wire, fn: Callable[[], T]) -> T:
+    """What fn gives at the server's process, on every process; where it fails there, all fail."""
+    found: Any = None
+    error: Exception | None = None
+    if wire.transport.here(SERVER):
+        try:
+            found = fn()
+        except Exception as failure:
+            error = failure
+    failed, found = wire.transport.tell(wire.tag(), (None if error is None else str(error), found))
+    if error is not None:
+        raise error
+    if failed is not None:
+        raise Refused(failed)
+    return found  # type: ignore[no-any-return]
+
+
 def _played(
-    built: Setup, folder: Path | None, scalars: Scalars, on_round: Callable[[dict[str, Any]], None] | None
+    built: Setup,
+    wire: Wire,
+    folder: Path | None,
+    scalars: Scalars,
+    on_round: Callable[[dict[str, Any]], None] | None,
 ) -> tuple[list[dict[str, Any]], Weights]:
     """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
-    ledger = Ledger()
-    start = built.fleet(0, ledger)
+    start = built.fleet(0, wire)
     data_k = start.each(list(built.data))
-    state, rounds, digests, types = _begun(built, start, data_k, folder)
+    state, done, digests, types = _begun(built, start, data_k, folder)
+    rounds = list(done)
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
     weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
-        fleet = built.fleet(k, ledger)
+        fleet = built.fleet(k, wire)
         state, entry, weights = step(built, fleet, state, data_k, k)
         rounds.append(entry)
-        if folder is not None:
+        whole, books = (state, wire.ledger) if folder is None else (fleet.collected(state), wire.books(built.nodes))
+        if folder is not None and built.leads:
             digests.append(record.append(folder, entry))
-            model_file.save(folder, built, weights)
-            checkpoint.check(state, types)
-            meta = {"round": k, "lines": digests, "ledger": ledger.state(), "fingerprint": built.fingerprint}
-            checkpoint.save(folder, state, meta)
-        scalars.log(entry)
-        if on_round is not None:
-            on_round(entry)
+            model_file.save(folder, built, weights.value)
+            checkpoint.check(whole, types)
+            meta = {"round": k, "lines": digests, "ledger": books.state(), "fingerprint": built.fingerprint}
+            checkpoint.save(folder, whole, meta)
+        if built.leads:
+            scalars.log(entry)
+            if on_round is not None:
+                on_round(entry)
     if weights is None:  # all rounds were there already
-        weights = _aggregated(built, built.fleet(built.experiment.rounds, ledger), state, data_k)
-        if folder is not None:  # the model may have been lost
-            model_file.save(folder, built, weights)
-    return rounds, weights
+        weights = _aggregated(built, built.fleet(built.experiment.rounds, wire), state, data_k)
+        if folder is not None and built.leads:  # the model may have been lost
+            model_file.save(folder, built, weights.value)
+    return rounds, weights.value if built.leads else {}
 
 
-def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any], Weights]:
+def step(
+    built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int
+) -> tuple[Any, dict[str, Any], Central[Weights]]:
     """State, record entry and aggregated weights after round k; the entry's `seconds` are without evaluation.
+
+    The entry is that of the server's process; elsewhere it lacks what is measured there.
 
     Raises:
         ValueError: The weights are no longer finite, or no node found any that are.
@@ -124,24 +164,24 @@ def step(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) ->
     state, extra = built.play(fleet, state, data_k, k)
     seconds = _now(built) - begin
     weights = _aggregated(built, fleet, state, data_k)
-    if not trees.all_finite(weights):
+    if not fleet.wire.transport.tell(fleet.wire.tag(), built.leads and bool(trees.all_finite(weights.value))):
         raise ValueError(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
             "Use smaller steps; the rounds before this one are kept."
         )
-    extra = _counted(built, extra, k)
+    extra = _counted(built, {name: fleet.seen(value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
-    ledger = fleet.ledger
+    ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}
     return state, record.line(measured, extra), weights
 
 
-def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Weights:
+def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Central[Weights]:
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
     with fleet.ledger.paused():
-        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k).value, data_k)
+        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k), data_k)
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
@@ -149,7 +189,7 @@ def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
     if "failed" not in extra:
         return dict(extra)
     held = extra["failed"]
-    failed = [bool(one) for one in (held.values if isinstance(held, Each) else [held.value])]
+    failed = [bool(one) for one in (held if isinstance(held, list) else [held])]
     if all(failed):
         raise ValueError(
             f"`{built.method.name}` must find finite weights somewhere; got none on any node in round {k}. "
@@ -174,17 +214,29 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
         return _Begun(state, [], [], [])
     functions = [factory("method", built.experiment.method), factory("host", built.experiment.hosted)]
     types = checkpoint.known_types(state, [function for function in functions if function is not None])
-    found = checkpoint.load(folder, fleet, state, types)
+    told = agreed(fleet.wire, lambda: _recorded(built, fleet, folder, state, types))
+    if told is None:
+        return _Begun(state, [], [], types)
+    header, tensors, rounds, digests = told
+    if not built.leads:
+        fleet.ledger.costs = dict(header["meta"]["ledger"]["costs"])
+    return _Begun(checkpoint.rebuilt(folder, header, tensors, fleet, state, types).state, rounds, digests, types)
+
+
+def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Sequence[type]) -> Any:
+    """Header and tensors of the folder's checkpoint, its rounds and their digests; None where there is none."""
+    found = checkpoint.read(folder)
     if found is None:
         record.cut(folder, [])
-        return _Begun(state, [], [], types)
-    if not _restored(built, fleet.ledger, found.meta):
+        return None
+    header, tensors = found
+    meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types).meta
+    if not _restored(built, fleet.ledger, meta):
         raise ValueError(
             f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
             "Run anew with another --out."
         )
-    digests = found.meta["lines"]
-    return _Begun(found.state, record.cut(folder, digests), digests, types)
+    return header, tensors, record.cut(folder, meta["lines"]), meta["lines"]
 
 
 def _restored(built: Setup, ledger: Ledger, meta: dict[str, Any]) -> bool:

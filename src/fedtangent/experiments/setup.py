@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -31,14 +31,13 @@ from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, fact
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.fleet import Each, Engine, Fleet, Method
-from fedtangent.graph import Graph
-from fedtangent.ledger import Ledger
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
+from fedtangent.federation.values import held
 from fedtangent.losses import weighted
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.task import Task
-from fedtangent.values import held
+from fedtangent.transports.memory import memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +58,7 @@ class Setup:
         sources: Digests of the files and functions that it is made of.
         class_weights: Of the loss, by label; None where none were asked for.
         engine_reason: Why the engine is not the usual one, where it is not.
+        transport: How messages travel between the processes that run this; `memory` where it is one.
     """
 
     experiment: Experiment
@@ -74,6 +74,12 @@ class Setup:
     sources: Mapping[str, Source]
     class_weights: tuple[float, ...] | None = None
     engine_reason: str | None = None
+    transport: Transport = field(default_factory=memory)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the server's, which evaluates and records."""
+        return self.transport.here(SERVER)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -87,36 +93,44 @@ class Setup:
 
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
-        if not self.method.neighbours:
+        if not self.method.traits.neighbours:
             return None
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
         return self._topology(len(self.data), rng)
 
-    def fleet(self, round: int, ledger: Ledger) -> Fleet:
+    def fleet(self, round: int, wire: Wire) -> Fleet:
         """The fleet of a round; before the first one, with the first one's graph."""
         graph = self.graph(max(round, 1))
         return Fleet(
             self.nodes,
             self.engine,
+            wire,
             seed=self.experiment.seed,
             round=round,
             graph=graph,
             gossip_weights=self.experiment.gossip_weights,
-            ledger=ledger,
             node_bytes=self._node_bytes(graph),
             method=self.method.name,
             device=self.experiment.device,
         )
 
+    def wire(self) -> Wire:
+        """A new wire, on which nothing has passed."""
+        return Wire(self.transport)
+
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""
-        state, extra = self.method.round(fleet, state, data_k, k)
+        state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
         for part in (*held(state), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
         return state, extra
+
+    def alone(self) -> "Setup":
+        """The same in one process, as it is described whatever ran it."""
+        return replace(self, transport=memory())
 
     def with_engine(self, engine: Engine) -> "Setup":
         """The same with another engine."""
@@ -125,7 +139,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),
@@ -190,8 +204,13 @@ class Setup:
         return {i: needs(len(data.real), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
 
 
-def setup(experiment: Experiment) -> Setup:
+def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport] | None = None) -> Setup:
     """The experiment, built and checked.
+
+    Args:
+        experiment: What is asked for.
+        transport: From the rows of every node, what joins the processes that run it, each with a setup of its own;
+            none is `memory`.
 
     Raises:
         ValueError: A setting that cannot be, or that would be ignored.
@@ -232,6 +251,7 @@ def setup(experiment: Experiment) -> Setup:
         sources(experiment),
         by_class,
         reason,
+        memory() if transport is None else transport([len(part.real) for part in data]),
     )
 
 

@@ -7,7 +7,7 @@ round:  w <- SGD(w; data)                           E epochs of step eta
 from typing import Any, NamedTuple
 
 from fedtangent import shard, solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -32,7 +32,7 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(Central(task.w_0))
+        return State(fleet.server(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         def step(w: Weights, shards: list[Shard]) -> Weights:
@@ -42,7 +42,4 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("central", init, round, "raw-equivalent", False, aggregate)
+    return Method("central", init, round, "raw-equivalent")

@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, trees
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean, rows
+from fedtangent import trees
+from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers, Inputs
@@ -80,8 +80,8 @@ def dfedkfac(
             row: of fewer than three neighbours, one with more than half of the rows, or of fewer rows than twice a
             layer's inputs. With it, and secure sums among a node's neighbours, the exposure is `aggregate`.
         aggregation: Of the final model, `plain` or `weighted` by rows.
-        other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
-            take `exact` blocks of the Gauss-Newton matrix.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
+            `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which a node sends its directions; all work with what was sent.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
@@ -117,7 +117,7 @@ def dfedkfac(
             loss_k = fleet.map(summed_loss, _together(fleet, losses, c_k, data_k, known_k=asked_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
-        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k)
+        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k).unzip(4)
         return state._replace(w_k=w_k, v_k=v_k), {
             "choice": choice_k,
             "refused": refused_k,
@@ -142,9 +142,10 @@ def dfedkfac(
         init,
         round,
         "aggregate" if guard else "kernel",
-        True,
+        Traits(neighbours=True, tangent=True),
         aggregate,
-        kfac.node_bytes(task, span.tries),
+        of_nodes,
+        node_bytes=kfac.node_bytes(task, span.tries),
     )
 
 
@@ -162,13 +163,13 @@ def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
     """NaN where the neighbours' sums, of which there are some, show one of them."""
-    shown = near.real.any() & ~crowd.hides(near.values, near.real, fewest)
+    shown = near.real.any() & ~disclosure.hides(near.values, near.real, fewest)
     return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
 
 
 def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Each[Tensor]:
     """The rows that a neighbourhood's sums must have; raises where the shared sum has too few."""
-    rows_k, first_k, others_k = sizes_k
+    rows_k, first_k, others_k = sizes_k.unzip(3)
     if inputs == "neighbourhood":
         return fleet.map(torch.maximum, first_k, others_k)
     fleet.at_server(_check, fleet.gather(rows_k), fleet.gather(first_k))
@@ -176,4 +177,4 @@ def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Eac
 
 
 def _check(rows: list[Tensor], fewest: list[Tensor]) -> None:
-    crowd.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")
+    disclosure.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")

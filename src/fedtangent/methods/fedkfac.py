@@ -25,8 +25,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, labels, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent import labels, trees
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers
@@ -81,8 +81,8 @@ def fedkfac(
         decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
         selection: Of the candidate, by the true loss on `held-out` rows, a tenth of every client's, or on those that
             the step was taken with (`loss`).
-        other: What becomes of parameters that are neither of a linear map nor of a normalisation: `refuse` them, or
-            take `exact` blocks of the Gauss-Newton matrix.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
+            `exact` blocks of the Gauss-Newton matrix.
         wire: The precision in which the server sends the directions; all work with what was sent.
         balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
             all clients; 1 for not at all.
@@ -100,20 +100,20 @@ def fedkfac(
     labels.check(balance)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        fewest, everywhere = Central(torch.tensor(0)), Central(torch.zeros(0))
+        fewest, everywhere = fleet.server(torch.tensor(0)), fleet.server(torch.zeros(0))
         if guard:
             fewest = fleet.at_server(_first_check, fleet.gather(fleet.map(client.sizes, data_k)))
         if balance > 1:
             everywhere, _ = fleet.sum(fleet.map(client.labels, data_k))
         sums, _ = fleet.sum(fleet.map(client.inputs, data_k))
         a = fleet.at_server(lambda sums: {key: part / sums[1] for key, part in sums[0].items()}, sums)
-        return State(Central(task.w_0), Central(trees.zeros_like(task.w_0)), a, fewest, everywhere)
+        return State(fleet.server(task.w_0), fleet.server(trees.zeros_like(task.w_0)), a, fewest, everywhere)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
-            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
+            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out").unzip(2)
         if guard:
             clients.at_server(_check, clients.gather(clients.map(rows, fit_k)), state.fewest)
         by_class = state.labels
@@ -127,7 +127,7 @@ def fedkfac(
         q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k))
         c = fleet.at_server(span.combinations, total, basis, q)
         loss, _ = clients.sum(clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k))
-        w, v, choice = fleet.at_server(best, state.w, basis, c, loss)
+        w, v, choice = fleet.at_server(best, state.w, basis, c, loss).unzip(3)
         return state._replace(w=w, v=v), {
             "choice": choice,
             "refused": refused,
@@ -147,11 +147,14 @@ def fedkfac(
         chosen, choice = choose(w, candidates(w, basis, c), summed_loss(loss), range(1, len(c) + 1))
         return chosen, trees.subtract(chosen, w), choice
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
     return Method(
-        "fedkfac", init, round, "aggregate" if guard else "kernel", False, aggregate, kfac.node_bytes(task, span.tries)
+        "fedkfac",
+        init,
+        round,
+        "aggregate" if guard else "kernel",
+        Traits(tangent=True),
+        clients=cohort,
+        node_bytes=kfac.node_bytes(task, span.tries),
     )
 
 
@@ -162,4 +165,4 @@ def _first_check(sizes: list[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _check(rows: list[Tensor], fewest: Tensor) -> None:
-    crowd.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")
+    disclosure.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")

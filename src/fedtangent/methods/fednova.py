@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedtangent import solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
@@ -47,14 +47,14 @@ def fednova(
     solve = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(Central(task.w_0))
+        return State(fleet.server(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         w_k = clients.broadcast(state.w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         move_k = clients.map(train, w_k, data_k, batches_k)
-        a, d = clients.mean(move_k, clients.map(rows, data_k))
+        a, d = clients.mean(move_k, clients.map(rows, data_k)).unzip(2)
         return State(fleet.at_server(lambda w, a, d: trees.add_scaled(w, d, -a), state.w, a, d)), {}
 
     def train(w: Weights, data: Shard, batches: Batches) -> tuple[Tensor, Weights]:
@@ -63,7 +63,4 @@ def fednova(
         a = (t - momentum * (1 - momentum**t) / (1 - momentum)) / (1 - momentum)
         return a, trees.scale(trees.subtract(w, z), 1 / a)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("fednova", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("fednova", init, round, "aggregate", Traits(averages=True), clients=cohort)

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -81,7 +81,8 @@ def fedopt(
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         m = trees.zeros_like(task.w_0)
-        return State(Central(task.w_0), Central(m), Central(trees.map(lambda zero: zero + server.tau**2, m)))
+        v = trees.map(lambda zero: zero + server.tau**2, m)
+        return State(fleet.server(task.w_0), fleet.server(m), fleet.server(v))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
@@ -89,12 +90,9 @@ def fedopt(
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, w_k, data_k, batches_k)
         mean = clients.mean(w_k, clients.map(rows, data_k))
-        return State(*fleet.at_server(server.step, mean, *state)), {}
+        return State(*fleet.at_server(server.step, mean, *state).unzip(3)), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("fedopt", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("fedopt", init, round, "aggregate", Traits(averages=True), clients=cohort)
 
 
 class Server(NamedTuple):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import catalog
-from fedtangent.fleet import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method, Schedule
 from fedtangent.groups import chosen, found
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding
@@ -79,7 +79,7 @@ def fedpart(
     build = host or catalog.load("methods", "fedavg")
     parts, everything = found(task) if groups is None else chosen(task, groups), tuple(task.w_0)
     whole = build(task)
-    if whole.clients is None or whole.name == "fedpart":
+    if not whole.traits.averages or whole.name == "fedpart":
         raise ValueError(
             f"`host` must bear partial updates; got {whole.name}, which does not. Use a method that averages weights "
             "at a server, such as fedavg."
@@ -91,12 +91,13 @@ def fedpart(
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         unseen = torch.zeros(len(fleet.nodes), dtype=torch.int64)
-        return State(whole.init(fleet, data_k), Central(torch.zeros(len(everything)).long()), Central(unseen))
+        unchanged = torch.zeros(len(everything), dtype=torch.int64)
+        return State(whole.init(fleet, data_k), fleet.server(unchanged), fleet.server(unseen))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         first, visit = scheduled(k, len(parts), warm_up, rounds_per_group, warm_up_once)
         names = everything if visit is None else parts[_turn(fleet, order, first, visit, len(parts))]
-        present = whole.clients(fleet).nodes  # type: ignore[misc]
+        present = whole.clients(fleet).nodes
         place = {node: i for i, node in enumerate(fleet.nodes)}
 
         def known(changed: Tensor, synced: Tensor) -> dict[int, list[str]]:
@@ -116,19 +117,21 @@ def fedpart(
             joined = _each_field(lambda old, new: _joined(old, new, everything, names), clients, state.host, part)
             pairs = zip(joined, state.host, strict=True)
             kept = type(joined)(*(fleet.merge(new, old) if isinstance(new, Each) else new for new, old in pairs))
-        moved = Central(torch.tensor([name in names for name in everything]))
-        met = Central(torch.tensor([node in present for node in fleet.nodes]))
-        changed = fleet.at_server(_stamped, state.changed, moved, Central(torch.tensor(k)))
-        synced = fleet.at_server(_stamped, state.synced, met, Central(torch.tensor(k)))
+        moved = fleet.server(torch.tensor([name in names for name in everything]))
+        met = fleet.server(torch.tensor([node in present for node in fleet.nodes]))
+        changed = fleet.at_server(_stamped, state.changed, moved, fleet.server(torch.tensor(k)))
+        synced = fleet.at_server(_stamped, state.synced, met, fleet.server(torch.tensor(k)))
         trained = sum(task.w_0[name].numel() for name in names)
         return State(kept, changed, synced), {**extra, "trained_parameters": trained}
 
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return whole.aggregate(fleet, state.host, data_k)
 
-    cycle = max(whole.cycle, warm_up + rounds_per_group * len(parts))
+    cycle = max(whole.schedule.cycle, warm_up + rounds_per_group * len(parts))
     opening = warm_up if warm_up_once else 0
-    return whole._replace(name="fedpart", init=init, round=round, aggregate=aggregate, cycle=cycle, opening=opening)
+    return whole._replace(
+        name="fedpart", init=init, round=round, aggregate=aggregate, schedule=Schedule(cycle, opening)
+    )
 
 
 def scheduled(k: int, count: int, warm_up: int, rounds_per_group: int, once: bool = False) -> tuple[int, int | None]:

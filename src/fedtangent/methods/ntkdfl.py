@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.fleet import Each, Fleet, Inbox, Method, node_mean
+from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, nothing_found, score
 from fedtangent.task import Task, Weights
@@ -78,7 +78,7 @@ def ntkdfl(
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
-            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
+            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out").unzip(2)
         mean_k = fleet.mix(state.w_k) if averaging else state.w_k
         w_k = mean_k
         if momentum:
@@ -95,7 +95,7 @@ def ntkdfl(
             candidates_k = fleet.map(lambda tries: tries[0], tries_k)
             scores_k = fleet.ask(_score, candidates_k, held_k)
             loss_k = fleet.map(true_loss, candidates_k, held_k, scores_k)
-        w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k)
+        w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k).unzip(3)
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
 
     def _linearize(w: Weights, data: Shard) -> Any:
@@ -114,4 +114,13 @@ def ntkdfl(
         w, time = choose(mean, tries[0], loss, times)
         return w, trees.subtract(w, mean) if momentum else {}, time
 
-    return Method("ntkdfl", init, round, "raw-equivalent", True, aggregate, step.node_bytes(task))
+    return Method(
+        "ntkdfl",
+        init,
+        round,
+        "raw-equivalent",
+        Traits(neighbours=True, tangent=True),
+        aggregate,
+        of_nodes,
+        node_bytes=step.node_bytes(task),
+    )

@@ -32,7 +32,7 @@ from fedtangent import labels, shard, trees
 from fedtangent.channels._chain import payload_bytes, received
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
-from fedtangent.fleet import Central, Each, Fleet, Method, participants
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
 from fedtangent.tangents.explicit import LARGEST, explicit
 from fedtangent.tangents.step import (
@@ -104,26 +104,26 @@ def ntkfl(
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         if balance == 1:
-            return State(Central(task.w_0), Central(torch.zeros(0)))
-        return State(Central(task.w_0), fleet.sum(fleet.map(partial(labels.first_counts, task), data_k))[0])
+            return State(fleet.server(task.w_0), fleet.server(torch.zeros(0)))
+        return State(fleet.server(task.w_0), fleet.sum(fleet.map(partial(labels.first_counts, task), data_k))[0])
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
-            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out")
+            fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out").unzip(2)
         if subsample < 1:
             held_k = clients.draw(part, held_k, purpose="subsample")
             fit_k = held_k if selection != "held-out" else clients.draw(part, fit_k, purpose="subsample")
         rows = clients.gather(clients.map(message.of, clients.broadcast(state.w), fit_k), bill=message.payload)
         if shuffle:
-            rows = fleet.at_server(_shuffled, rows, Central(fleet.rng("shuffle")))
+            rows = fleet.at_server(_shuffled, rows, fleet.server(fleet.rng("shuffle")))
         by_class = fleet.at_server(weights, rows, state.labels) if balance > 1 else state.labels
-        tries, loss = fleet.at_server(partial(evolve, step.rate(k)), state.w, rows, by_class)
+        tries, loss = fleet.at_server(partial(evolve, step.rate(k)), state.w, rows, by_class).unzip(2)
         if selection != "linearised":
             score_k = clients.map(_score, clients.broadcast(tries), clients.broadcast(by_class), held_k)
             loss = fleet.at_server(true_loss, clients.gather(score_k))
-        w, time = fleet.at_server(best, state.w, tries, loss)
+        w, time = fleet.at_server(best, state.w, tries, loss).unzip(2)
         return State(w, state.labels), {"time": time, "failed": fleet.at_server(nothing_found, time)}
 
     def _score(tries: Weights, by_class: Tensor, data: Shard) -> Score:
@@ -144,10 +144,15 @@ def ntkfl(
     def best(w: Weights, tries: Weights, loss: Tensor) -> tuple[Weights, Tensor]:
         return choose(w, tries, loss, times)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("ntkfl", init, round, "raw-equivalent", False, aggregate, message.node_bytes(step))
+    return Method(
+        "ntkfl",
+        init,
+        round,
+        "raw-equivalent",
+        Traits(tangent=True),
+        clients=cohort,
+        node_bytes=message.node_bytes(step),
+    )
 
 
 class _Message:

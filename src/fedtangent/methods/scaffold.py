@@ -17,7 +17,7 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
@@ -62,15 +62,15 @@ def scaffold(
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         zero = trees.zeros_like(task.w_0)
-        return State(Central(task.w_0), Central(zero), fleet.everywhere(zero))
+        return State(fleet.server(task.w_0), fleet.server(zero), fleet.everywhere(zero))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         w_k, server_k = clients.broadcast(state.w), clients.broadcast(state.c)
         batches_k = clients.draw(draw, data_k, purpose="batches")
-        moves_k, c_k = clients.map(train, w_k, server_k, state.c_k, data_k, batches_k)
+        moves_k, c_k = clients.map(train, w_k, server_k, state.c_k, data_k, batches_k).unzip(2)
         weight_k = clients.map(rows, data_k) if aggregation == "weighted" else None
-        dw, dc = clients.mean(moves_k, weight_k)
+        dw, dc = clients.mean(moves_k, weight_k).unzip(2)
         w = fleet.at_server(lambda w, dw: trees.add_scaled(w, dw, server_lr), state.w, dw)
         share = len(clients.nodes) / len(fleet.nodes)
         c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, share), state.c, dc)
@@ -83,7 +83,4 @@ def scaffold(
         dc = trees.map(lambda dw, c: -dw / batches.real.sum() / lr - c, dw, c)
         return (dw, dc), trees.add(c_k, dc)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("scaffold", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("scaffold", init, round, "aggregate", Traits(averages=True), clients=cohort)

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, trees
-from fedtangent.fleet import Central, Each, Fleet, Method, participants, rows
+from fedtangent import trees
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.losses import squared
 from fedtangent.shard import Shard
 from fedtangent.tangents import primal
@@ -82,7 +82,7 @@ def sumntk(
     _check_columns(columns)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(Central(task.w_0))
+        return State(fleet.server(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
@@ -94,7 +94,7 @@ def sumntk(
         move, _ = clients.sum(clients.map(moved, w_k, drift_k, features_k, data_k, *thetas_k))
         tries = fleet.at_server(candidates, state.w, move, total)
         loss, _ = clients.sum(clients.map(losses, clients.broadcast(tries), data_k))
-        w, time = fleet.at_server(best, state.w, tries, loss)
+        w, time = fleet.at_server(best, state.w, tries, loss).unzip(2)
         record = {"time": time, "columns": size, "refused": refused, "failed": fleet.at_server(nothing_found, time)}
         return State(w), record
 
@@ -125,10 +125,15 @@ def sumntk(
     def best(w: Weights, tries: Weights, loss: tuple[Score, Tensor]) -> tuple[Weights, Tensor]:
         return choose(w, tries, summed_loss(loss), times)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("sumntk", init, round, "aggregate", False, aggregate, _node_bytes(task, columns, len(times)))
+    return Method(
+        "sumntk",
+        init,
+        round,
+        "aggregate",
+        Traits(tangent=True),
+        clients=cohort,
+        node_bytes=_node_bytes(task, columns, len(times)),
+    )
 
 
 def _evolved(
@@ -151,7 +156,7 @@ def _evolved(
 
 def _allowed(columns: int | None, rows: list[int], outputs: int) -> int:
     """k, where sums of q = C k columns over clients with these rows hide each of them."""
-    crowd.check(rows, 0)
+    disclosure.check(rows, 0)
     most = sum(rows) // (2 * outputs)
     if most < 1 or (columns or 1) > most:
         raise ValueError(

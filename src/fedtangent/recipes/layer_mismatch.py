@@ -18,8 +18,8 @@ from fedtangent import catalog, solvers, trees
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.federation import generator
 from fedtangent.groups import Groups, found
-from fedtangent.ledger import Ledger
 from fedtangent.methods.fedpart import scheduled
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, training
@@ -178,7 +178,7 @@ def traced(
                     p.copy_(w[name])
             if optimizer != "adam_kept":
                 moves_k[client] = OPTIMIZERS[optimizer](own.values(), lr)
-            batches = draw(built.fleet(k, Ledger()).rng("batches", client), data)
+            batches = draw(generator(built.experiment.seed, k, "batches", client), data)
             for number, (index, at) in enumerate(zip(batches.rows, batches.keys, strict=True), 1):
                 moved, gradient = _stepped(built.task, own, moves_k[client], data, index, at, trained)
                 key = {"round": k, "group": turn, "client": client, "step": number}

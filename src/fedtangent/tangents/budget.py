@@ -15,7 +15,7 @@ from functools import cache
 from typing import NamedTuple
 
 from fedtangent.tangents.contract import Kind, Part, Way
-from fedtangent.tangents.layers import Affine, Matrix, Other
+from fedtangent.tangents.layers import Affine, Matrix, Sums
 from fedtangent.tangents.uses import Uses
 from fedtangent.tangents.whole import Whole
 
@@ -80,7 +80,12 @@ class Load:
     @property
     def results(self) -> int:
         """Numbers that the uses of a sample give."""
-        return sum(math.prod(shape) for one in self.part.uses for shape in one.call.shapes)
+        return sum(
+            one.groups * one.fan_out * one.positions
+            if isinstance(one, Matrix) and not one.lookup
+            else sum(map(math.prod, one.call.shapes))
+            for one in self.part.uses
+        )
 
     @property
     def spots(self) -> int:
@@ -93,21 +98,21 @@ class Load:
         if self.way == "explicit":
             return self.outputs * math.ceil(self.part.size * pieces / self.pieces)
         several = len(self.part.uses) > 1
-        columns = sum(_columns(one) for one in self.part.uses if several or (isinstance(one, Matrix) and one.window))
+        columns = sum(_columns(one, self.outputs) for one in self.part.uses if several or _windowed(one))
         anew = several or not self.stored or (self.kind == "trace" and self._single)
         return columns + (self.outputs * self.results if anew else 0)
 
     def making(self, pieces: int) -> int:
         """Numbers that come and go while a sample's side is made."""
         c, share = self.outputs, pieces / self.pieces
-        columns = sum(_columns(one) for one in self.part.uses)
+        columns = sum(_columns(one, c) for one in self.part.uses)
         if self.way == "factors":
             return columns + (0 if self.stored or self._single else c * self.results)
         if (matrix := self.part.matrix) is not None and not matrix.lookup:
             anew = 0 if self.stored else c * self.results
             grouped = self.side(pieces) if matrix.groups > 1 else 0
             return 2 * columns + anew + math.ceil(c * self.results * share) + grouped
-        copies = 1 + sum(not isinstance(one, (Matrix, Affine)) for one in self.part.uses)
+        copies = 1 + sum(not isinstance(one, (Matrix, Affine, Sums)) for one in self.part.uses)
         return copies * c * self.part.size + c * self.results + self.passing
 
     def temporaries(self, samples: int, spots: int) -> int:
@@ -174,9 +179,8 @@ class Budget:
         uses = self.uses
         if not self._results:
             return uses.touched + (2 * uses.widest if uses.gated else 0)
-        looped = any(isinstance(one, Other) for one in uses.by_name.values())
-        windows = any(isinstance(one, Matrix) and one.window for one in uses.by_name.values())
-        moving = (3 if windows else 1.5) * uses.widest + (self._results if looped else 0)
+        windows = any(map(_windowed, uses.by_name.values()))
+        moving = (3 if windows else 1.5) * uses.widest + (self._results if uses.looped else 0)
         return uses.touched + math.ceil(outputs * moving)
 
     @property
@@ -322,9 +326,15 @@ def _own(kind: Kind, c: int) -> int:
     return {"full": c * c, "trace": 1, "diagonal": c}[kind]
 
 
-def _columns(one: object) -> int:
-    """Numbers of what a matrix meets in one sample: of a convolution, its input unfolded."""
-    return one.groups * one.fan_in * one.positions if isinstance(one, Matrix) and not one.lookup else 0
+def _columns(one: object, outputs: int) -> int:
+    """Numbers of what a matrix meets in one sample: of a convolution, what its window makes."""
+    if not isinstance(one, Matrix) or one.lookup:
+        return 0
+    return one.unfolded(outputs) if one.window else one.groups * one.fan_in * one.positions
+
+
+def _windowed(one: object) -> bool:
+    return isinstance(one, Matrix) and one.window is not None
 
 
 def _even(length: int, size: int) -> int:

@@ -324,4 +324,4 @@ def _summed(shares: Iterable[Tensor]) -> Tensor:
 
 
 def _role(one: Matrix) -> tuple[object, ...]:
-    return one.weight, one.bias, one.groups, one.fan_in, one.fan_out, one.lookup, one.skipped
+    return one.weight, one.layout, one.bias, one.bias_layout, one.lookup, one.skipped

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents.functional import Weights, call, each, one_by_one, plain
-from fedtangent.tangents.layers import Other, Tensors
+from fedtangent.tangents.layers import Matrix, Tensors
 from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import WHOLE, Recorder, Uses
 
@@ -109,18 +109,14 @@ def _captured(
     """f, what is kept of inputs, sensitivities of the outputs, or of alpha, by use; and the gate where there is one."""
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated, WHOLE)]
     tip = uses.last if uses.gated else None
-    # no vmap in vmap with functions of which nothing is known: torch has a wrong rule for some of them (prelu)
-    apply = one_by_one if any(isinstance(use, Other) for use in uses.by_name.values()) else each
+    apply = one_by_one if uses.looped else each
     shapes = {key: uses.by_name[key].call.shapes for key in [*dense, *([uses.gated] if uses.gated else [])]}
     like = next(iter(w.values()))
 
     def one(x: Samples, *alpha: Tensor) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
         def forward(probes: dict[str, Tensors]) -> tuple[tuple[Tensor, Tensor], dict[str, Tensors]]:
-            recorder = Recorder(w, uses, probes)
-            with recorder:
-                f = call(model, w, x[None])[0]
-            recorder.compare()
-            return (f, recorder.kept[tip][0] if tip else f), recorder.kept
+            f, kept = forward_with_probes(model, w, x, uses, probes)
+            return (f, kept[tip][0] if tip else f), kept
 
         zeros = {key: tuple(like.new_zeros(shape) for shape in its) for key, its in shapes.items()}
         (f, top), vjp, kept = torch.func.vjp(forward, zeros, has_aux=True)  # type: ignore[misc]
@@ -149,9 +145,21 @@ def _captured(
     return f, kept, d, gate
 
 
+def forward_with_probes(
+    model: nn.Module, w: Weights, x: Samples, uses: Uses, probes: dict[str, Tensors]
+) -> tuple[Tensor, dict[str, Tensors]]:
+    """f (C,) of one sample with probes added to the results of its uses, and what is kept of their inputs."""
+    recorder = Recorder(w, uses, probes)
+    with recorder:
+        f = call(model, w, x[None])[0]
+    recorder.compare()
+    return f, recorder.kept
+
+
 def head(uses: Uses, w: Weights) -> Tensor:
     """The weights (C, O) of the last linear map, which gates need; empty where there is none."""
-    return w[uses.by_name[uses.last].call.names[0]] if uses.last else torch.zeros(0)
+    last = uses.by_name[uses.last] if uses.last else None
+    return last.layout.of(w[last.weight])[0] if isinstance(last, Matrix) else torch.zeros(0)
 
 
 def every(outputs: int) -> Some:

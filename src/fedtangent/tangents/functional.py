@@ -144,18 +144,26 @@ def plain_forward() -> Iterator[None]:
 
 
 class PlainLayers(TorchFunctionMode):
-    """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups with dense derivatives in both modes."""
+    """While it is entered: recurrent layers without mkldnn and cuDNN, look-ups and PReLU with plain derivatives."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in _RECURRENT:
             with _no_fused_recurrence():
                 return function(*args, **kwargs)
+        if function in _SLOPED:
+            return _sloped(*args, **kwargs)
         if function is F.embedding or function is F.embedding_bag:
             given = inspect.signature(function).bind(*args, **kwargs)
             given.apply_defaults()
             return (_rows if function is F.embedding else _bags)(function, given.arguments)
         return function(*args, **kwargs)
+
+
+def _sloped(input: Tensor, weight: Tensor) -> Tensor:
+    """PReLU, whose own derivative is wrong without a word where it is mapped over two axes of one length."""
+    slope = weight.reshape(-1, *[1] * (input.dim() - 2)) if weight.numel() > 1 else weight
+    return torch.where(input > 0, input, slope * input)
 
 
 def _rows(function: Callable[..., Tensor], given: dict[str, Any]) -> Tensor:
@@ -185,6 +193,7 @@ def _real(given: dict[str, Any]) -> Tensor:
     return given["input"] != skipped % len(given["weight"])  # type: ignore[no-any-return]
 
 
+_SLOPED = {torch.prelu, Tensor.prelu}
 _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 
 

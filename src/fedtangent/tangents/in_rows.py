@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fedtangent.tangents.contract import Part, cuts
 from fedtangent.tangents.functional import Weights, call, holding, plain
-from fedtangent.tangents.layers import Matrix
+from fedtangent.tangents.layers import Hole
 from fedtangent.tangents.samples import Samples
 
 Pieces = dict[str, list[Tensor]]
@@ -92,7 +92,9 @@ def can_be_cut(part: Part) -> bool:
     matrix = part.matrix
     if matrix is None or matrix.groups > 1:
         return False
-    return all(isinstance(one, Matrix) and one.call.function in _CUT for one in part.uses)
+    roles = [leaf for one in part.uses for leaf in one.call.arguments[0] if isinstance(leaf, Hole)]
+    plain = not any(leaf.steps for leaf in roles if leaf.key == matrix.weight)
+    return plain and all(one.call.function in _CUT for one in part.uses)
 
 
 class _InRows(TorchFunctionMode):

@@ -16,17 +16,22 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import crowd, losses, shard, trees
+from fedtangent import losses, shard, trees
+from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.layers import Affine, Matrix
+from fedtangent.tangents.layers import Affine, Matrix, Sums
 from fedtangent.tangents.uses import Use, Uses
 from fedtangent.tangents.verified_uses import known_uses
+from fedtangent.tangents.views import Layout
 from fedtangent.task import Task
 
 # The most parameters of a block that is kept whole.
 _LARGEST = 8192
+
+# After the name of a weight that is laid out (groups, inputs, results).
+_TURNED = "^T"
 
 Other = Literal["refuse", "exact"]
 
@@ -62,12 +67,12 @@ class Moments(NamedTuple):
 
 
 def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
-    """The blocks of a model, each named by its parameters with commas between.
+    """The blocks of a model, each named by its parameters with commas between; `^T` follows a weight (I, O).
 
     Args:
         found: The uses of its parameters.
-        other: What becomes of parameters that are neither of a linear map nor of a normalisation: an error, or whole
-            blocks, one a parameter.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: an error, or whole blocks, one
+            a parameter.
 
     Raises:
         ValueError: Parameters without Kronecker factors.
@@ -83,10 +88,13 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
         peers = [found.by_name[key] for key in own]
         names = _names(peers[0])
         alike = all(_names(peer) == names and all(owners[each] == own for each in names) for peer in peers)
-        linear = alike and all(isinstance(peer, Matrix) and not peer.lookup for peer in peers)
-        if linear or (alike and isinstance(peers[0], Affine) and len(own) == 1):
+        turned = _turned(peers[0])
+        linear = alike and turned is not None and all(_turned(peer) == turned for peer in peers)
+        if linear or (alike and isinstance(peers[0], (Affine, Sums)) and len(own) == 1):
             if name == names[0]:
-                made[",".join(names)] = Block(tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed)
+                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(
+                    tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed
+                )
         elif other == "refuse":
             function = getattr(peers[0].call.function, "__name__", "a function")
             raise ValueError(
@@ -129,7 +137,7 @@ def moments(
     b: dict[str, Tensor] = {}
     for key, block in made.items():
         if not block.kronecker:
-            j = _rows(found, w, parts, block, key.split(","))
+            j = _rows(found, w, parts, block, parameters(key))
             gradient |= _split(torch.einsum("nc,ncp->p", residual, j), w, key)
             d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
             b[key] = pack((d.mT @ d)[None])
@@ -183,9 +191,9 @@ def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, 
             assert isinstance(use, Matrix)
             entries = use.fan_in + (use.bias is not None)
         else:
-            entries = -(-sum(task.w_0[name].numel() for name in key.split(",")) // found.outputs)
+            entries = -(-sum(task.w_0[name].numel() for name in parameters(key)) // found.outputs)
         place = 0 if block.fixed else 1
-        fewest[place] = max(fewest[place], crowd.least(entries))
+        fewest[place] = max(fewest[place], disclosure.least(entries))
     first, others = torch.tensor(fewest, device=data.x.device)
     return data.real.sum(), first, others
 
@@ -207,14 +215,14 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
     """
     found: Weights = {}
     for key, packed in total.outputs.items():
-        b, names = unpack(packed) / total.rows, key.split(",")
+        b = unpack(packed) / total.rows
         if key in total.inputs or key in a:
-            g = _matrix(total.gradient, names, b.shape[-1]) / total.rows
+            g = _matrix(total.gradient, key, *b.shape[:2]) / total.rows
             inputs = unpack(total.inputs[key]) / total.rows if key in total.inputs else unpack(a[key])
             steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
             found |= _parameters(torch.stack(steps), total.gradient, key)
         else:
-            g = torch.cat([total.gradient[name].flatten() for name in names])[None, :, None] / total.rows
+            g = torch.cat([total.gradient[name].flatten() for name in parameters(key)])[None, :, None] / total.rows
             found |= _split(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
     still = {name: part.new_zeros(len(dampings), *part.shape) for name, part in total.gradient.items()}
     return {name: found.get(name, part) for name, part in still.items()}
@@ -255,6 +263,25 @@ def _places(size: int, device: torch.device) -> Tensor:
     i = torch.arange(size, device=device)
     low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
     return (low * size - low * (low - 1) // 2 + high - low).flatten()
+
+
+def parameters(key: str) -> list[str]:
+    """The parameters of a block."""
+    return [name.removesuffix(_TURNED) for name in key.split(",")]
+
+
+def _turned(use: Use) -> bool | None:
+    """Whether a matrix's weight is laid out (G, I, O); None where it has neither that layout nor (G, O, I)."""
+    if not isinstance(use, Matrix) or use.lookup or not isinstance(use.layout, Layout):
+        return None
+    if use.bias_layout is not None and not use.bias_layout.in_order:
+        return None
+    if use.layout.in_order:
+        return False
+    turned = (use.groups, use.fan_in, use.fan_out)
+    plain = tuple(size for size in turned if size != 1)
+    order = (0, 2, 1) if len(plain) == 3 else (1, 0)
+    return True if (use.layout.split, use.layout.order) == (plain, order) else None
 
 
 def _names(use: Use) -> tuple[str, ...]:
@@ -305,25 +332,27 @@ def _squares(d: Tensor) -> Tensor:
     return rows.mT @ rows
 
 
-def _matrix(tree: Weights, names: list[str], fan_out: int) -> Tensor:
+def _matrix(tree: Weights, key: str, groups: int, fan_out: int) -> Tensor:
     """(G, O, I) of a weight and perhaps a bias."""
-    weight, *bias = (tree[name] for name in names)
-    whole = weight.reshape(len(weight) // fan_out, fan_out, -1)
+    weight, *bias = (tree[name] for name in parameters(key))
+    turned = _TURNED in key
+    whole = weight.reshape(groups, -1, fan_out).mT if turned else weight.reshape(groups, fan_out, -1)
     return torch.cat([whole, *(part.reshape(*whole.shape[:2], 1) for part in bias)], 2)
 
 
 def _parameters(matrix: Tensor, like: Weights, key: str) -> Weights:
     """The inverse of `_matrix`; axes before G are kept."""
-    (weight, *bias), ahead = key.split(","), matrix.shape[:-3]
-    found = {weight: (matrix[..., :-1] if bias else matrix).reshape(*ahead, *like[weight].shape)}
+    (weight, *bias), ahead = parameters(key), matrix.shape[:-3]
+    whole = matrix[..., :-1] if bias else matrix
+    found = {weight: (whole.mT if _TURNED in key else whole).reshape(*ahead, *like[weight].shape)}
     return found | {name: matrix[..., -1].reshape(*ahead, *like[name].shape) for name in bias}
 
 
 def _split(flat: Tensor, like: Weights, key: str) -> Weights:
     """Parameters from their numbers in one piece, along the last axis."""
-    names = key.split(",")
-    parts = torch.split(flat, [like[name].numel() for name in names], -1)
-    return {name: part.reshape((*flat.shape[:-1], *like[name].shape)) for name, part in zip(names, parts, strict=True)}
+    own = parameters(key)
+    parts = torch.split(flat, [like[name].numel() for name in own], -1)
+    return {name: part.reshape((*flat.shape[:-1], *like[name].shape)) for name, part in zip(own, parts, strict=True)}
 
 
 def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:

@@ -7,8 +7,8 @@ matrix which acts at S positions (tokens, pixels) is sum_s d_s u_s^T, and need n
 n samples; G groups of a convolution; I inputs and O results of a group at a position.
 """
 
-import inspect
 import math
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -20,15 +20,17 @@ from torch.nn import functional as F
 
 from fedtangent import trees
 from fedtangent.tangents.functional import PlainLayers, each
+from fedtangent.tangents.views import Layout, Picked, Steps, seen
 
 Gradients = dict[str, Tensor]  # (n, C, *shape), by the parameter's name
 Tensors = tuple[Tensor, ...]
 
 
 class Hole(NamedTuple):
-    """The place of a tensor in a call: of a parameter, by name, or of an input, by number."""
+    """The place of a tensor in a call: of a parameter, by name and as seen through steps, or of an input, by number."""
 
     key: str | int
+    steps: Steps = ()
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ class Call:
         """Whether the other one calls the same function with the same arguments, but for its tensors' values."""
         (own, structure), (its, other_structure) = self.arguments, other.arguments
         return (
-            (self.function, self.names, self.shapes, structure)
-            == (other.function, other.names, other.shapes, other_structure)
+            (self.function, self.shapes, structure) == (other.function, other.shapes, other_structure)
             and len(own) == len(its)
             and all(map(_same, own, its))
         )
@@ -60,12 +61,13 @@ class Call:
     def results(self, own: dict[str, Tensor], inputs: Tensors) -> Tensors:
         """What it gives with these parameters and inputs."""
         leaves, structure = self.arguments
-        keys = [leaf.key if isinstance(leaf, Hole) else None for leaf in leaves]
-        filled = [
-            leaf if key is None else own[key] if isinstance(key, str) else inputs[key]
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        args, kwargs = cast(tuple[Any, Any], optree.tree_unflatten(structure, filled))
+
+        def filled(leaf: Any) -> Any:
+            if not isinstance(leaf, Hole):
+                return leaf
+            return seen(own[leaf.key], leaf.steps) if isinstance(leaf.key, str) else inputs[leaf.key]
+
+        args, kwargs = cast(tuple[Any, Any], optree.tree_unflatten(structure, [filled(leaf) for leaf in leaves]))
         with PlainLayers():
             return floats(self.function(*args, **kwargs))
 
@@ -124,6 +126,70 @@ class Affine:
         return {name: part.reshape(*part.shape[:2], *w[name].shape) for name, part in found.items()}
 
 
+class Term(NamedTuple):
+    """A parameter in a `Sums`, as seen through its layout, broadcast to the result or to a part of it along an axis.
+
+    Attributes:
+        slope: The derivative of a number of the result by the parameter's: itself, or a function (parameter, other).
+    """
+
+    name: str
+    layout: Layout | Picked
+    slope: float | Callable[[Tensor, Any], Any] = 1.0
+    along: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Parameters that meet the result's numbers one by one: added, joined to them, or times a slope.
+
+    Attributes:
+        terms: The parameters.
+        other: What slopes take: the place of an input, or a number.
+    """
+
+    call: Call
+    terms: tuple[Term, ...]
+    other: Any = None
+    way = "sums"
+
+    def kept(self, inputs: Tensors) -> Tensors:
+        """The input that a slope needs, if one does."""
+        return (inputs[int(self.other.key)],) if isinstance(self.other, Hole) else ()
+
+    def gradients(self, w: dict[str, Tensor], a: Tensors, d: Tensors) -> Gradients:
+        """The gradients of the outputs by its parameters, for a (n, ...) and d (n, C, ...)."""
+        found: Gradients = {}
+        for term in self.terms:
+            part = d[0]
+            if term.along is not None:
+                axis, start, length = term.along
+                part = part.narrow(2 + axis, start, length)
+            view, axes = term.layout.of(w[term.name]), string.ascii_letters[2 : part.dim()]
+            own = (*[1] * (len(axes) - view.dim()), *view.shape)
+            kept = "".join(axis for axis, size in zip(axes, own, strict=True) if size != 1)
+            slope = self._slope(term, view, a, len(axes))
+            if isinstance(slope, Tensor):
+                total = torch.einsum(f"ab{axes},a{axes}->ab{kept}", part, slope.to(part.dtype))
+            else:
+                total = slope * torch.einsum(f"ab{axes}->ab{kept}", part)
+            one = term.layout.back(total.reshape(*part.shape[:2], *view.shape))
+            found[term.name] = found[term.name] + one if term.name in found else one
+        return found
+
+    def _slope(self, term: Term, view: Tensor, a: Tensors, axes: int) -> Any:
+        """A number, or (n, ...) or (1, ...) with all axes of the result."""
+        if not callable(term.slope):
+            return term.slope
+        other = self.other
+        if a:
+            other = a[0].reshape(len(a[0]), *[1] * (axes + 1 - a[0].dim()), *a[0].shape[1:])
+        slope = term.slope(view, other)
+        return (
+            slope if a or not isinstance(slope, Tensor) else slope.expand(1, *[1] * (axes - slope.dim()), *view.shape)
+        )
+
+
 class Window(NamedTuple):
     """How a convolution looks at its input: kernel, stride and dilation by axis, and the padding as F.pad has it."""
 
@@ -132,22 +198,72 @@ class Window(NamedTuple):
     dilation: tuple[int, ...]
     padding: tuple[int, ...]
 
+    def columns(self, x: Tensor) -> Tensor:
+        """What it sees of x (m, channels, ...): (m, channels times kernel, positions)."""
+        x = F.pad(x, self.padding)
+        axes = len(self.kernel)
+        if axes > 2:
+            for axis, (kernel, stride, dilation) in enumerate(
+                zip(self.kernel, self.stride, self.dilation, strict=True)
+            ):
+                x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+            ahead = range(2, 2 + axes)
+            return x.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *ahead).flatten(2 + axes).flatten(1, 1 + axes)
+        if axes == 1:
+            x = x.unsqueeze(-2)
+        two = {name: part if axes == 2 else (1, *part) for name, part in self._asdict().items()}
+        return F.unfold(x, two["kernel"], dilation=two["dilation"], stride=two["stride"])
+
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix that acts at S positions: a linear map, a convolution (its `window`) or an embedding (`lookup`)."""
+    """A matrix that acts at S positions: a linear map, a convolution (its `window`) or an embedding (`lookup`).
+
+    Attributes:
+        layout: Of the weight as (G, O, I), or of an embedding as (1, I, O).
+        positions: S.
+        reads: The axes of the input in the order groups, I, S.
+        writes: The axes of the result in the order groups, O, S.
+        bias: Added at every position.
+        bias_layout: Of the bias as (G, O).
+        spread: Whether the window is one onto the result: a transposed convolution.
+        skipped: The row of an embedding that is not trained.
+    """
 
     call: Call
     weight: str
-    bias: str | None
-    groups: int
+    layout: Layout | Picked
     positions: int
-    fan_in: int
-    fan_out: int
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    bias: str | None = None
+    bias_layout: Layout | Picked | None = None
     window: Window | None = None
+    spread: bool = False
     lookup: bool = False
     skipped: int | None = None
     way = "factors"
+
+    @property
+    def groups(self) -> int:
+        """G."""
+        return self.layout.shape[0]
+
+    @property
+    def fan_out(self) -> int:
+        """O."""
+        return self.layout.shape[2 if self.lookup else 1]
+
+    @property
+    def fan_in(self) -> int:
+        """I."""
+        return self.layout.shape[1 if self.lookup else 2]
+
+    @property
+    def dense(self) -> bool:
+        """Whether it maps one vector a sample, whose numbers and those of the result are in order."""
+        ordered = all(axes == tuple(sorted(axes)) for axes in (self.reads, self.writes))
+        return ordered and self.groups == self.positions == 1 and self.window is None and not self.lookup
 
     def kept(self, inputs: Tensors) -> Tensors:
         """The input."""
@@ -157,35 +273,42 @@ class Matrix:
         """u, what the matrix meets: (n, G, I, S); the rows that are looked up (n, S) for an embedding."""
         (x,) = a
         if self.lookup:
-            return x.reshape(len(x), -1)
-        if self.window is None:
-            return x.reshape(len(x), 1, -1, self.fan_in).mT
-        flat = F.pad(x.flatten(0, 1), self.window.padding)
-        if len(self.window.kernel) == 1:
-            flat = flat.unsqueeze(-2)
-        two = {name: part if len(part) == 2 else (1, *part) for name, part in self.window._asdict().items()}
-        columns = F.unfold(flat, two["kernel"], dilation=two["dilation"], stride=two["stride"])
+            return x.reshape(len(x), -1) % self.fan_in
+        if self.window is None or self.spread:
+            return x.permute(0, *(1 + axis for axis in self.reads)).reshape(len(x), self.groups, self.fan_in, -1)
+        columns = self.window.columns(x.flatten(0, 1))
         columns = columns.reshape(len(x), -1, self.groups, self.fan_in, columns.shape[-1])
         return columns[:, 0] if columns.shape[1] == 1 else columns.permute(0, 2, 3, 1, 4).flatten(-2)
 
     def outer(self, d: Tensors) -> Tensor:
         """d, how the outputs react: (n, C, G, O, S)."""
         (part,) = d
-        if self.window is None:
-            return part.reshape(*part.shape[:2], 1, -1, self.fan_out).mT
-        part = part.reshape(*part.shape[:3], self.groups, self.fan_out, -1)
-        return part[:, :, 0] if part.shape[2] == 1 else part.permute(0, 1, 3, 4, 2, 5).flatten(-2)
+        n, c = part.shape[:2]
+        if not self.spread:
+            part = part.permute(0, 1, *(2 + axis for axis in self.writes))
+            return part.reshape(n, c, self.groups, self.fan_out, self.positions)
+        assert self.window is not None
+        columns = self.window.columns(part.flatten(0, 2))
+        columns = columns.reshape(n, c, -1, self.groups, self.fan_out, columns.shape[-1])
+        return columns.permute(0, 1, 3, 4, 2, 5).flatten(-2)
 
     def gradients(self, w: dict[str, Tensor], a: Tensors, d: Tensors) -> Gradients:
         """The gradients of the outputs by its parameters, for a (n, ...) and d (n, C, ...)."""
         u, out = self.inner(a), self.outer(d)
         if self.lookup:
-            found = {self.weight: self._scattered(u, out)}
+            found = {self.weight: self.layout.back(self._scattered(u, out)[:, :, None])}
         else:
-            found = {self.weight: torch.einsum("ncgos,ngis->ncgoi", out, u)}
-        if self.bias is not None:
-            found[self.bias] = out.sum(-1)
-        return {name: part.reshape(*part.shape[:2], *w[name].shape) for name, part in found.items()}
+            found = {self.weight: self.layout.back(torch.einsum("ncgos,ngis->ncgoi", out, u))}
+        if self.bias is not None and self.bias_layout is not None:
+            found[self.bias] = self.bias_layout.back(out.sum(-1))
+        return found
+
+    def unfolded(self, outputs: int) -> int:
+        """Numbers that its window makes for one sample of so many outputs."""
+        if self.window is None:
+            return 0
+        wide = outputs * self.fan_out if self.spread else self.fan_in
+        return self.groups * wide * self.positions
 
     def alike(self, u: Tensor, v: Tensor) -> Tensor:
         """u_ns . v_mt, (G, n, S, m, T), the 1 of the bias included."""
@@ -208,7 +331,7 @@ class Matrix:
         return table.scatter_add(2, rows, out[:, :, 0].mT)
 
 
-Use = Matrix | Affine | Other
+Use = Matrix | Affine | Sums | Other
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -221,119 +344,3 @@ def _same(one: Any, other: Any) -> bool:
 def floats(tree: Any) -> Tensors:
     """The floating-point tensors of a result, in order."""
     return tuple(leaf for leaf in optree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-
-
-def use(call: Call, w: dict[str, Tensor], inputs: Tensors) -> Use:
-    """The most that is known of a call; `inputs` are those of one sample."""
-    leaves, structure = call.arguments
-    args, kwargs = optree.tree_unflatten(structure, leaves)
-    known = _KNOWN.get(call.function)
-    return (known(call, w, inputs, *args, **kwargs) if known else None) or Other(call)
-
-
-def _parameters(call: Call, weight: Any, bias: Any) -> bool:
-    """Whether these two, of which the second may be absent, are all the parameters of the call."""
-    roles = [weight] if bias is None else [weight, bias]
-    return {role.key for role in roles if isinstance(role, Hole)} == set(call.names) and len(call.names) == len(roles)
-
-
-def _name(role: Any) -> str | None:
-    return None if role is None else role.key
-
-
-def _linear(
-    call: Call, w: dict[str, Tensor], inputs: Tensors, input: Any, weight: Any, bias: Any = None
-) -> Matrix | None:
-    if not _parameters(call, weight, bias):
-        return None
-    fan_out, fan_in = w[weight.key].shape
-    return Matrix(call, weight.key, _name(bias), 1, math.prod(call.shapes[0][:-1]), fan_in, fan_out)
-
-
-def _convolution(
-    call: Call,
-    w: dict[str, Tensor],
-    inputs: Tensors,
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Matrix | None:
-    if not _parameters(call, weight, bias):
-        return None
-    shape = w[weight.key].shape
-    axes = len(shape) - 2
-    if inputs[input.key].dim() != axes + 2:
-        return None
-    stride, dilation = (_per_axis(value, axes) for value in (stride, dilation))
-    sides: list[int] = []
-    for axis in reversed(range(axes)):  # F.pad begins with the last
-        if padding == "same":
-            total = dilation[axis] * (shape[2 + axis] - 1)
-            sides += [total // 2, total - total // 2]
-        else:
-            sides += [0 if padding == "valid" else _per_axis(padding, axes)[axis]] * 2
-    window = Window(tuple(shape[2:]), stride, dilation, tuple(sides))
-    result = call.shapes[0]
-    positions = result[0] * math.prod(result[2:])
-    return Matrix(call, weight.key, _name(bias), groups, positions, math.prod(shape[1:]), shape[0] // groups, window)
-
-
-def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return values if len(values) == axes else values * axes
-
-
-def _embedding(
-    call: Call,
-    w: dict[str, Tensor],
-    inputs: Tensors,
-    input: Any,
-    weight: Any,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Matrix | None:
-    if max_norm is not None or scale_grad_by_freq:
-        return None
-    rows, width = w[weight.key].shape
-    skipped = padding_idx if padding_idx is None or padding_idx >= 0 else padding_idx + rows
-    positions = math.prod(call.shapes[0][:-1])
-    return Matrix(call, weight.key, None, 1, positions, rows, width, lookup=True, skipped=skipped)
-
-
-def _normalised(first: int) -> Callable[..., Affine | None]:
-    """The rule of a normalisation whose parameters lie on the axes from `first` on, or on that one where it is 1."""
-
-    def rule(call: Call, w: dict[str, Tensor], inputs: Tensors, *args: Any, **kwargs: Any) -> Affine | None:
-        scale, shift = _roles(call.function, args, kwargs)
-        if not isinstance(scale, Hole) or not _parameters(call, scale, shift):
-            return None
-        axes, own = len(call.shapes[0]), w[str(scale.key)].dim()
-        before = 1 if first == 1 else axes - own
-        return Affine(call, str(scale.key), _name(shift), before, axes - before - own)
-
-    return rule
-
-
-def _roles(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
-    bound = inspect.signature(function).bind(*args, **kwargs).arguments
-    return bound.get("weight"), bound.get("bias")
-
-
-_KNOWN: dict[Any, Callable[..., Matrix | Affine | None]] = {
-    F.linear: _linear,
-    F.conv1d: _convolution,
-    F.conv2d: _convolution,
-    F.embedding: _embedding,
-    F.layer_norm: _normalised(-1),
-    F.rms_norm: _normalised(-1),
-    F.group_norm: _normalised(1),
-    F.batch_norm: _normalised(1),
-    F.instance_norm: _normalised(1),
-}

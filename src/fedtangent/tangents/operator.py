@@ -87,9 +87,11 @@ def pullback(uses: Uses, factors: Factors, w: Weights, alpha: Tensor) -> Weights
             r = _backward(factors[key], alpha, head(uses, w))
             # one product for all T, with the longest axis inside
             weight = r.mT.reshape(-1, r.shape[-2]) @ factors[key].a[0].flatten(1)
-            pulled[part.uses[0].call.names[0]] = weight.reshape(*alpha.shape[:-2], r.shape[-1], -1)
-            if _biased(uses, key):
-                pulled[part.uses[0].call.names[1]] = r.sum(-2)
+            matrix = _matrix(uses, key)
+            weight = weight.reshape(*alpha.shape[:-2], *matrix.layout.shape)
+            pulled[matrix.weight] = matrix.layout.back(weight)
+            if matrix.bias is not None and matrix.bias_layout is not None:
+                pulled[matrix.bias] = matrix.bias_layout.back(r.sum(-2).unsqueeze(-2))
         else:
             for name, gradient in gradients(part, w, factors, head(uses, w)).items():
                 pulled[name] = torch.einsum("tnc,nc...->t...", alpha, gradient)
@@ -102,10 +104,11 @@ def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights) -> Tensor:
     found: list[Tensor] = []
     for part in parts(uses, w):
         if len(part.uses) == 1 and _single(uses, part.keys[0]):
-            key, names = part.keys[0], part.uses[0].call.names
-            u = factors[key].a[0].flatten(1) @ v[names[0]].mT
-            if _biased(uses, key):
-                u = u + v[names[1]].unsqueeze(-2)
+            key = part.keys[0]
+            matrix = _matrix(uses, key)
+            u = factors[key].a[0].flatten(1) @ matrix.layout.of(v[matrix.weight])[..., 0, :, :].mT
+            if matrix.bias is not None and matrix.bias_layout is not None:
+                u = u + matrix.bias_layout.of(v[matrix.bias])
             found.append(_forward(factors[key], u, head(uses, w)))
         else:
             for name, gradient in gradients(part, w, factors, head(uses, w)).items():
@@ -142,15 +145,15 @@ def _dense(uses: Uses, w: Weights) -> bool:
 
 
 def _single(uses: Uses, key: str) -> bool:
-    """Whether a use is a linear map of one vector a sample."""
+    """Whether a use is a linear map of one vector a sample, to a result (1, O)."""
     one = uses.by_name[key]
-    return (
-        isinstance(one, Matrix)
-        and one.positions == 1
-        and one.window is None
-        and len(one.call.shapes[0]) == 2
-        and not one.lookup
-    )
+    return isinstance(one, Matrix) and one.dense and len(one.call.shapes[0]) == 2
+
+
+def _matrix(uses: Uses, key: str) -> Matrix:
+    one = uses.by_name[key]
+    assert isinstance(one, Matrix)
+    return one
 
 
 def _biased(uses: Uses, key: str) -> bool:

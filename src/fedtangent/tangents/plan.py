@@ -10,7 +10,7 @@ from fedtangent.tangents.budget import Budget, Cuts, TooLittle
 from fedtangent.tangents.contract import Kind, Part, Piece, Way, cuts, parts
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.given import given
-from fedtangent.tangents.layers import Affine, Matrix
+from fedtangent.tangents.layers import Affine, Matrix, Sums
 from fedtangent.tangents.outputs import Outputs
 from fedtangent.tangents.room import room
 from fedtangent.tangents.samples import Samples
@@ -170,7 +170,7 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
         for batch in zip(*(_pieces(lines[number]) for number in numbers), strict=True)
     )
     forward = sum(
-        2.0 * math.prod(one.call.shapes[0]) * one.fan_in
+        2.0 * one.groups * one.fan_out * one.fan_in * one.positions
         for one in uses.by_name.values()
         if isinstance(one, Matrix) and not one.lookup
     )
@@ -221,14 +221,15 @@ def _what(part: Part) -> str:
             if one.lookup
             else "linear"
             if one.window is None
-            else f"convolution, {one.groups} groups"
-            if one.groups > 1
-            else "convolution"
+            else ("transposed " if one.spread else "")
+            + ("convolution" + (f", {one.groups} groups" if one.groups > 1 else ""))
         )
     else:
         name = (
             "scale and shift"
             if isinstance(one, Affine)
+            else getattr(one.call.function, "__name__", "sum").strip("_")
+            if isinstance(one, Sums)
             else f"{getattr(one.call.function, '__name__', 'call')} through torch.func"
         )
     return f"{name}, used {len(part.uses)} times" if len(part.uses) > 1 else name

@@ -58,5 +58,5 @@ def _gradients(of_uses: list[Part], w: Weights, most: int) -> int:
 
 
 def _columns(one: object) -> int:
-    """Numbers of a convolution's input unfolded."""
-    return one.groups * one.fan_in * one.positions if isinstance(one, Matrix) and one.window is not None else 0
+    """Numbers that a convolution's window makes."""
+    return one.unfolded(1) if isinstance(one, Matrix) else 0

@@ -1,13 +1,13 @@
 """Where a model uses its parameters: found by running it on a sample, whatever its modules are.
 
 Every torch function that is handed a parameter is a use, wherever it is called: in a layer of torch, in a user's own
-forward, in attention. A derived weight (a mask times it, one half of it) is a use of its own.
+forward, in attention. A derived weight (a mask times it, one half of it) is a use of its own; a view of a parameter,
+transposed or reshaped, is none before something is done with it. A sum that follows a matrix is its bias.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,20 +19,15 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent.tangents.dependence import Dependence, tensors
+from fedtangent.tangents.flow import Flow
 from fedtangent.tangents.functional import Weights, call, plain
-from fedtangent.tangents.layers import Call, Hole, Matrix, Tensors, floats, use
+from fedtangent.tangents.layers import Call, Hole, Matrix, Tensors, floats
 from fedtangent.tangents.layers import Use as Followed
+from fedtangent.tangents.pieces import PIECES
+from fedtangent.tangents.rules import ADDITIONS, use, with_bias
 from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.views import views
 from fedtangent.tangents.whole import Whole
-
-# Functions of one number: the gate of a layer that only these and the last layer follow is their derivative.
-_ELEMENTWISE = {
-    F.celu, F.dropout, F.elu, F.gelu, F.hardshrink, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid,
-    F.mish, F.relu, F.relu6, F.selu, F.silu, F.softplus, F.softshrink, F.softsign, F.tanhshrink, F.threshold,
-    torch.cos, torch.erf, torch.exp, torch.relu, torch.sigmoid, torch.sin, torch.tanh,
-    Tensor.relu, Tensor.sigmoid, Tensor.tanh,
-}  # fmt: skip
-
 
 # Reads of values by Python, after which anything may depend on them.
 _READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__index__, Tensor.item}
@@ -69,6 +64,8 @@ class Uses:
         fixed: The uses whose inputs do not depend on the parameters, where somebody asked.
         seen: The parameters that were handed to any function, followed or not.
         unused: The parameters that no output depends on.
+        sums: The calls that add a bias to the result of a matrix, by its use.
+        looped: Whether outputs must go back through the model one by one, for torch maps a derivative wrongly.
     """
 
     by_name: dict[str, Use]
@@ -82,6 +79,8 @@ class Uses:
     fixed: frozenset[str] = frozenset()
     seen: frozenset[str] = frozenset()
     unused: tuple[str, ...] = ()
+    sums: dict[str, Call] = field(default_factory=dict)
+    looped: bool = False
 
     @property
     def whole(self) -> tuple[str, ...]:
@@ -89,8 +88,14 @@ class Uses:
         return self.by_name[WHOLE].call.names if WHOLE in self.by_name else ()
 
 
-def recorded(model: nn.Module, w: Weights, x: Samples) -> Uses:
+def recorded(model: nn.Module, w: Weights, x: Samples, apart: frozenset[str] = frozenset()) -> Uses:
     """The uses of the parameters w that a forward pass of one sample x (1, ...) shows; nothing of them is verified.
+
+    Args:
+        model: The model.
+        w: Its parameters.
+        x: The sample.
+        apart: The matrices to whose results other functions are applied too, so that no sum is their bias.
 
     Raises:
         ValueError: Outputs that are no (rows, outputs).
@@ -99,7 +104,7 @@ def recorded(model: nn.Module, w: Weights, x: Samples) -> Uses:
     found: list[tuple[Recorder, Tensor]] = []
 
     def look(zero: Tensor) -> Tensor:
-        recorder = Recorder(w)
+        recorder = Recorder(w, apart=apart)
         with recorder:
             f = call(model, w, x)
         found.append((recorder, outputs(f)))
@@ -109,6 +114,8 @@ def recorded(model: nn.Module, w: Weights, x: Samples) -> Uses:
         # inside a transform, as later: there a function that need not do anything gives a new tensor all the same
         torch.func.vjp(look, next(iter(w.values())).new_zeros(()))
     recorder, f = found[0]
+    if shared := recorder.shared():
+        return recorded(model, w, x, apart | shared)
     lost = _linked(recorder.lost, recorder.uses)
     by_name = {key: one for key, one in recorder.uses.items() if not lost & set(one.call.names)}
     last = recorder.flow.untouched(f)
@@ -117,7 +124,9 @@ def recorded(model: nn.Module, w: Weights, x: Samples) -> Uses:
     gated = gated if gated in by_name and _dense(by_name[gated]) else None
     kept = {key: sum(part.numel() for part in its) for key, its in recorder.kept.items() if key in by_name}
     seen = frozenset(recorder.seen)
-    return Uses(by_name, f.shape[1], last, gated, recorder.touched, recorder.widest, x.numel(), kept, seen=seen)
+    added = {key: one for key, one in recorder.sums.items() if key in by_name}
+    sizes = recorder.touched, recorder.widest, x.numel()
+    return Uses(by_name, f.shape[1], last, gated, *sizes, kept, seen=seen, sums=added)
 
 
 def outputs(f: Any) -> Tensor:
@@ -138,7 +147,8 @@ def without(found: Uses, names: Iterable[str]) -> tuple[Uses, tuple[str, ...]]:
     by_name = {key: one for key, one in found.by_name.items() if not lost & set(one.call.names)}
     last, gated = (key if key in by_name else None for key in (found.last, found.gated))
     kept = {key: count for key, count in found.kept.items() if key in by_name}
-    rest = replace(found, by_name=by_name, last=last, gated=gated if last else None, kept=kept)
+    added = {key: one for key, one in found.sums.items() if key in by_name}
+    rest = replace(found, by_name=by_name, last=last, gated=gated if last else None, kept=kept, sums=added)
     return rest, tuple(sorted(lost))
 
 
@@ -167,10 +177,12 @@ class Recorder(TorchFunctionMode):
         known: The uses, where they were found before; else they are found.
         probes: To add to the results, by use.
         dependence: What depends on the parameters, to find the uses whose inputs do not.
+        apart: The matrices that no sum is a bias of.
 
     Attributes:
-        uses, kept, results: The uses, what is kept of their inputs, and their first results.
+        uses, kept: The uses, and what is kept of their inputs.
         fixed: The uses whose inputs do not depend on the parameters.
+        sums: The calls that add a bias to the result of a matrix, by its use.
         seen: The parameters that were handed to any function.
         lost: Those that were used in a way that cannot be followed: in place, or with complex results, or inside of a
             transform of the model's own.
@@ -183,55 +195,76 @@ class Recorder(TorchFunctionMode):
         known: Uses | None = None,
         probes: dict[str, Tensors] | None = None,
         dependence: Dependence | None = None,
+        apart: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        self.apart = apart
         self.w, self.known, self.probes, self.dependence = w, known, probes or {}, dependence
         self.uses: dict[str, Use] = {}
         self.kept: dict[str, Tensors] = {}
-        self.results: dict[str, Tensor] = {}
+        self.sums: dict[str, Call] = {}
         self.fixed: set[str] = set()
         self.seen: set[str] = set()
         self.lost: set[str] = set()
         if known is not None:
             self.lost = {*w}.difference(*(one.call.names for key, one in known.by_name.items() if key != WHOLE))
         self.touched = self.widest = 0
-        self.flow = _Flow()
-        self._names = {id(part): name for name, part in w.items()}
+        self.flow = Flow()
+        self._places = {id(part): Hole(name) for name, part in w.items()}
+        self._views: list[Tensor] = []  # so that no other tensor takes an id
+        self._summed: list[tuple[str, Tensor]] = []
         self._level = _level()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is F.multi_head_attention_forward:
             return self._attention(_bound(function, args, kwargs))
+        if function in PIECES and any(id(leaf) in self._places for leaf in tensors((args, kwargs))):
+            whole = PIECES[function](self._run, lambda part: id(part) in self._places, *args, **kwargs)
+            if whole is not NotImplemented:
+                return whole
         return self._run(function, args, kwargs)
 
     def compare(self) -> None:
         """Raises UsesDiffer where the pass did not use the parameters as `known` says."""
-        assert self.known is not None
-        if [*self.kept] != [key for key in self.known.by_name if key != WHOLE] or self.seen != self.known.seen:
+        known = self.known
+        assert known is not None
+        keys = [key for key in known.by_name if key != WHOLE]
+        if [*self.kept] != keys or self.seen != known.seen or self.sums.keys() != known.sums.keys():
             raise UsesDiffer
+
+    def shared(self) -> frozenset[str]:
+        """The matrices whose results went elsewhere too, beside the sum that was taken for their bias."""
+        return frozenset(key for key, part in self._summed if self.flow.times(part) > 1)
 
     def _run(self, function: Any, args: Any, kwargs: Any) -> Any:
         leaves: list[Any]
         leaves, structure = optree.tree_flatten((args, kwargs), none_is_leaf=True)  # type: ignore[arg-type]
-        names = {self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names}
+        names = {str(self._places[id(leaf)].key) for leaf in leaves if id(leaf) in self._places}
         if self.dependence is not None:
             inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            moved = self.dependence.of(part for part in inputs if id(part) not in self._names)
+            moved = self.dependence.of(part for part in inputs if id(part) not in self._places)
             if function in _READS:
                 self.dependence.read(inputs)
         result, key = function(*args, **kwargs), None
         parts = floats(result)
         self.seen |= names
         if names and self._followed(function, leaves, result):
+            if self._viewed(function, leaves, structure, result):
+                return result
             # a parameter's shape or type is no use of it, nor is the parameter itself
             if parts and not any(part is leaf for part in parts for leaf in leaves) and not names & self.lost:
-                key = self._use(function, leaves, structure, parts)
+                made, given = self._call(function, leaves, structure, parts)
+                matrix = self._biased(made, given, names)
+                if matrix is not None:
+                    self._count(parts[0].numel())
+                    self.flow.add(function, given, parts, result, matrix, through=True)
+                    return result
+                key = self._use(made, given)
                 if key in self.probes:
                     probes = iter(self.probes[key])
                     result = optree.tree_map(lambda part: part + next(probes) if floats(part) else part, result)
                     parts = floats(result)
-                self.results[key] = parts[0]
                 if self.dependence is not None and not moved:
                     self.fixed.add(key)
         else:
@@ -253,24 +286,38 @@ class Recorder(TorchFunctionMode):
         for _ in range(2):
             self._count(numbers)
 
+    def _viewed(self, function: Any, leaves: list[Any], structure: Any, result: Any) -> bool:
+        """Notes the views of a parameter among the results; whether there are any."""
+        place = next(self._places[id(leaf)] for leaf in leaves if id(leaf) in self._places)
+        found = views(function, leaves, structure, place.steps, result)
+        for part, steps in found:
+            if id(part) not in self._places:
+                self._places[id(part)] = Hole(place.key, steps)
+                self._views.append(part)
+        return bool(found)
+
     def _followed(self, function: Any, leaves: list[Any], result: Any) -> bool:
         """Whether a function that is handed parameters can be a use."""
         found = tensors(result)
         written = function is Tensor.__setitem__ or any(
-            part is leaf and id(leaf) not in self._names for part in found for leaf in leaves
+            part is leaf and id(leaf) not in self._places for part in found for leaf in leaves
         )
         return not written and not any(part.is_complex() for part in found) and self._level == _level()
 
-    def _use(self, function: Any, leaves: list[Any], structure: Any, parts: Tensors) -> str:
-        names = tuple(dict.fromkeys(self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names))
-        inputs = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor) and id(leaf) not in self._names)
-        key = _unused_key(names[0], self.kept)
+    def _call(self, function: Any, leaves: list[Any], structure: Any, parts: Tensors) -> tuple[Call, Tensors]:
+        """A call with holes in the place of tensors, and its inputs."""
+        given = [self._places.get(id(leaf)) for leaf in leaves]
+        names = tuple(dict.fromkeys(str(place.key) for place in given if place is not None))
+        inputs = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor) and id(leaf) not in self._places)
         order = {id(leaf): number for number, leaf in enumerate(inputs)}
         holes = [
-            Hole(self._names.get(id(leaf), order.get(id(leaf), 0))) if isinstance(leaf, Tensor) else leaf
-            for leaf in leaves
+            (place or Hole(order[id(leaf)])) if isinstance(leaf, Tensor) else leaf
+            for leaf, place in zip(leaves, given, strict=True)
         ]
-        made = Call(function, (holes, structure), names, tuple(tuple(part.shape) for part in parts))
+        return Call(function, (holes, structure), names, tuple(tuple(part.shape) for part in parts)), inputs
+
+    def _use(self, made: Call, inputs: Tensors) -> str:
+        key = _unused_key(made.names[0], self.kept)
         if self.known is None:
             self.uses[key] = use(made, self.w, inputs)
         elif key in self.known.by_name and made.same(self.known.by_name[key].call):
@@ -280,12 +327,31 @@ class Recorder(TorchFunctionMode):
         self.kept[key] = self.uses[key].kept(inputs)
         return key
 
+    def _biased(self, made: Call, inputs: Tensors, names: set[str]) -> str | None:
+        """The use whose result a call adds a bias to, and does nothing else."""
+        if made.function not in ADDITIONS or len(names) != 1 or len(inputs) != 1 or len(made.arguments[0]) != 2:
+            return None
+        key = self.flow.untouched(inputs[0])
+        if key is None or key in self.apart:
+            return None
+        if self.known is not None:
+            if key not in self.known.sums or not made.same(self.known.sums[key]):
+                return None
+        else:
+            matrix = with_bias(self.uses[key], made, self.w)
+            if matrix is None:
+                return None
+            self.uses[key] = matrix
+        self.sums[key] = made
+        self._summed.append((key, inputs[0]))
+        return key
+
     def _attention(self, given: dict[str, Any]) -> Any:
         """Attention, its projections as uses of their own with identities in their place."""
         query, bias = given["query"], given["in_proj_bias"]
         same = given["key"] is query and given["value"] is query
         whole = given["in_proj_weight"]
-        if not same or whole is None or id(given["bias_k"]) in self._names:
+        if not same or whole is None or id(given["bias_k"]) in self._places:
             return self._run(F.multi_head_attention_forward, (), given)
         three = self._run(F.linear, (query, whole, bias), {}).chunk(3, -1)
         eye = torch.eye(query.shape[-1], dtype=query.dtype, device=query.device)
@@ -298,50 +364,6 @@ class Recorder(TorchFunctionMode):
         self._count(8 * mixed.numel())
         self._count_scores(query[..., 0].numel() * given["num_heads"] * len(query))  # (tokens, rows, width)
         return self._run(F.linear, (mixed, given["out_proj_weight"], given["out_proj_bias"]), {}), scores
-
-
-class _Flow:
-    """Which use reaches which through nothing but functions of one number."""
-
-    def __init__(self) -> None:
-        self._source: dict[int, str] = {}
-        self._own: dict[int, str] = {}
-        self._alive: list[Tensor] = []  # so that no other tensor takes an id
-        self._consumed: Counter[int] = Counter()
-        self._reached: dict[str, list[str | None]] = {}
-
-    def add(self, function: Any, inputs: Tensors, results: Tensors, result: Any, key: str | None) -> None:
-        """Notes a call; `results` are the numbers of `result`, `key` the use that it is."""
-        if result is not None and not tensors(result):
-            return  # a shape, a type: it reads and writes no number
-        elementwise = function in _ELEMENTWISE and len(inputs) == len(results) == 1
-        for part in inputs:
-            source = self._source.get(id(part))
-            if source is None:
-                continue
-            if elementwise and part is results[0]:
-                self._own.pop(id(part), None)
-                continue  # in place: the same number goes on
-            self._consumed[id(part)] += 1
-            if elementwise and self._consumed[id(part)] == 1:
-                self._follow(results[0], source)
-            else:
-                self._reached.setdefault(source, []).append(key)
-        if key is not None and len(results) == 1:
-            self._follow(results[0], key)
-            self._own[id(results[0])] = key
-
-    def untouched(self, f: Tensor) -> str | None:
-        """The use whose very result f is, if no function was handed it since."""
-        return None if self._consumed[id(f)] else self._own.get(id(f))
-
-    def sole_source(self, last: str) -> str | None:
-        """The use that reaches `last` and nothing else."""
-        return next((source for source, reached in self._reached.items() if reached == [last]), None)
-
-    def _follow(self, result: Tensor, source: str) -> None:
-        self._source[id(result)] = source
-        self._alive.append(result)
 
 
 def _unused_key(name: str, taken: dict[str, Any]) -> str:
@@ -360,7 +382,7 @@ def _level() -> int:
 
 
 def _dense(one: Use) -> bool:
-    return isinstance(one, Matrix) and one.window is None and not one.lookup and one.positions == 1
+    return isinstance(one, Matrix) and one.dense
 
 
 def _bound(function: Any, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fedtangent.tangents.in_rows import Graph, graph
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.room import NUMBERS, room
 from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.together import go_together
 from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.whole import Whole, whole
 
@@ -67,6 +68,8 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
         found = _right(model, w, few, found, fits.numbers)
         if hidden := _hiding(w, found):
             found = _right(model, {**w, **hidden}, few, found, fits.numbers)
+        pair = few[torch.tensor([0, len(few) - 1])]
+        found = replace(found, looped=not go_together(model, w, pair, found))
     except UsesDiffer:
         found = _right(model, w, few, all_by_autograd(model, w, found), fits.numbers)
     return found
@@ -234,7 +237,8 @@ def _compare_rows(
     sizes[matrix.weight], offs[matrix.weight] = torch.tensor(norms, dtype=torch.float64).norm(dim=0).tolist()
     if matrix.bias is not None:
         (shift,) = by_autograd.gradients([matrix.bias])
-        found = torch.stack([d.sum((0, -1)) for d in ds]).sum(0)
+        assert matrix.bias_layout is not None
+        found = matrix.bias_layout.back(torch.stack([d.sum((0, -1)) for d in ds]).sum(0)[None])
         shift = torch.zeros_like(found) if shift is None else shift
         sizes[matrix.bias], offs[matrix.bias] = float(shift.norm()), float((shift - found).norm())
 
@@ -252,11 +256,13 @@ def _subtract(use: Use, w: Weights, factor: Dense, own: Weights) -> None:
     """Takes the gradients that a use gives, summed over samples, from `own`, in little memory."""
     if isinstance(use, Matrix) and not use.lookup:
         u, outer = use.inner(factor.a).to(factor.d[0].dtype), use.outer(factor.d)[:, 0]
-        matrix = own[use.weight].view(use.groups, use.fan_out, use.fan_in)
+        # of the view: where a part of the parameter is not in it, what is left there is what the use does not give
+        matrix = torch.zeros(use.layout.shape, dtype=outer.dtype, device=outer.device)
         for rows in torch.split(torch.arange(use.fan_out), max(1, NUMBERS // (use.groups * use.fan_in))):
-            matrix[:, rows] -= torch.einsum("ngos,ngis->goi", outer[:, :, rows], u)
-        if use.bias is not None:
-            own[use.bias] -= outer.sum((0, -1)).reshape(own[use.bias].shape)
+            matrix[:, rows] = torch.einsum("ngos,ngis->goi", outer[:, :, rows], u)
+        own[use.weight] -= use.layout.back(matrix)
+        if use.bias is not None and use.bias_layout is not None:
+            own[use.bias] -= use.bias_layout.back(outer.sum((0, -1)))
         return
     size = max(1, NUMBERS // sum(part.numel() for part in own.values()))
     for some in cuts(len(factor.d[0]), size):

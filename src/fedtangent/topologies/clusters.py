@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 
 
 def clusters(nodes: int, rng: np.random.Generator, *, clusters: int = 5) -> Graph:

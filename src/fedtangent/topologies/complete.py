@@ -3,7 +3,7 @@
 import networkx as nx
 import numpy as np
 
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 
 
 def complete(nodes: int, rng: np.random.Generator) -> Graph:

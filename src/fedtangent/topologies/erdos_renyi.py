@@ -5,7 +5,7 @@ from math import log
 import networkx as nx
 import numpy as np
 
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 
 TRIES = 100
 

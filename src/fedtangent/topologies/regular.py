@@ -3,7 +3,7 @@
 import networkx as nx
 import numpy as np
 
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 
 # One random 2-regular graph in about 0.5 sqrt(nodes) is connected, and nearly all of higher degree are.
 TRIES = 1000

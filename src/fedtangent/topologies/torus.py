@@ -5,7 +5,7 @@ from math import isqrt
 import networkx as nx
 import numpy as np
 
-from fedtangent.graph import Graph
+from fedtangent.federation import Graph
 
 
 def torus(nodes: int, rng: np.random.Generator) -> Graph:

@@ -62,6 +62,12 @@ class Ledger:
         finally:
             self._paused = before
 
+    def add(self, state: dict[str, Any]) -> None:
+        """Adds the counts of another process's `state()`."""
+        for name in ("sent", "received", "work"):
+            getattr(self, name).update(dict(state[name]))
+        self.costs.update(dict(state["costs"]))
+
     def state(self) -> dict[str, Any]:
         """The counts as plain lists, for a checkpoint."""
         counts = {name: sorted(getattr(self, name).items()) for name in ("sent", "received", "work")}

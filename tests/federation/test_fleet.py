@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedtangent.engines.vectorized import vectorized
-from fedtangent.fleet import Central, Each, Fleet, Inbox, NodeError, rows
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER
-from tests import federation
-from tests.federation import assert_close, assert_same, philox
+from fedtangent.federation import SERVER, Central, Each, Fleet, Graph, Inbox, NodeError, rows
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close, assert_same, philox
 
 LINE = Graph([(0, 1), (1, 2)], 4)
 
@@ -49,7 +47,7 @@ class TestMap:
 
     def test_an_each_of_tuples_unpacks(self) -> None:
         fleet = line()
-        low_k, high_k = fleet.map(lambda x: (x - 1, {"up": x + 1}), x_of(fleet))
+        low_k, high_k = fleet.map(lambda x: (x - 1, {"up": x + 1}), x_of(fleet)).unzip(2)
         assert low_k.values == [1, 2, 4, 6]
         assert [high["up"].item() for high in high_k.values] == [3, 4, 6, 8]
 
@@ -78,7 +76,7 @@ class TestMap:
             return x
 
         fleet = line(engine=vectorized(memory=1), node_bytes={0: 5, 1: 9, 2: 5, 3: 7})
-        assert fleet.chunks() == [[1], [3], [0], [2]]
+        assert [wave.nodes for wave in fleet.waves] == [(1,), (3,), (0,), (2,)]
         assert fleet.map(note, x_of(fleet)).values == [2, 3, 5, 7]
         assert order == [3, 7, 2, 5]
 
@@ -126,7 +124,7 @@ class TestServer:
         assert fleet.ledger.sent_bytes == 0
 
     def test_a_central_of_tuples_unpacks(self) -> None:
-        a, b = Central((1, "two"))
+        a, b = Central((1, "two")).unzip(2)
         assert (a.value, b.value) == (1, "two")
 
     def test_broadcast_sends_one_message_a_node(self) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtangent.graph import GossipWeights, Graph
+from fedtangent.federation import Graph
+from fedtangent.federation.graph import GossipWeights
 
 
 @st.composite

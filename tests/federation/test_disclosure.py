@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fedtangent import crowd
+from fedtangent.federation import disclosure
 
 CASES = [
     # owners' rows, the fewest in a sum, what is said
@@ -16,16 +16,16 @@ CASES = [
 
 
 def test_a_row_hides_among_twice_as_many_as_it_has_entries() -> None:
-    assert crowd.least(785) == 1570
+    assert disclosure.least(785) == 1570
 
 
 @pytest.mark.parametrize(("rows", "fewest", "sentence"), CASES)
 def test_a_sum_that_shows_somebody_is_refused(rows: tuple[int, ...], fewest: int, sentence: str | None) -> None:
     if sentence is None:
-        crowd.check(rows, fewest, "Add some.")
+        disclosure.check(rows, fewest, "Add some.")
     else:
         with pytest.raises(ValueError) as error:
-            crowd.check(rows, fewest, "Add some.")
+            disclosure.check(rows, fewest, "Add some.")
         assert str(error.value) == sentence
 
 
@@ -34,10 +34,10 @@ def test_a_sum_that_shows_somebody_is_refused(rows: tuple[int, ...], fewest: int
 def test_the_tensor_form_says_the_same(rows: tuple[int, ...], fewest: int, sentence: str | None, padding: int) -> None:
     counts = torch.tensor([*rows, *[100] * padding], dtype=torch.int64)
     real = torch.tensor([True] * len(rows) + [False] * padding, dtype=torch.bool)
-    assert bool(crowd.hides(counts, real, torch.tensor(fewest))) == (sentence is None)
+    assert bool(disclosure.hides(counts, real, torch.tensor(fewest))) == (sentence is None)
 
 
-@pytest.mark.parametrize(("rows", "shown"), [(6, True), (11, True), (crowd.least(12), False)])
+@pytest.mark.parametrize(("rows", "shown"), [(6, True), (11, True), (disclosure.least(12), False)])
 def test_what_the_guard_is_for(rows: int, shown: bool) -> None:
     """The range of sum u u^T holds a row that is in the sum, and another one only where all rows are in the range."""
     rng = torch.Generator().manual_seed(3)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog, trees
-from fedtangent.fleet import Central, Each, Engine, Fleet, Method
-from fedtangent.graph import Graph
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation import SERVER, Central, Each, Engine, Fleet, Graph, Ledger, Method, Wire
 from fedtangent.shard import Shard
 from fedtangent.task import Task
+from fedtangent.transports.memory import memory
 
 ROWS = (4, 1, 7, 2, 5, 8)
 INPUTS, HIDDEN, OUTPUTS = 9, 10, 3
@@ -60,7 +59,8 @@ def engine(name: str = "sequential", memory: int = 1) -> Engine:
 def fleet(nodes: int = len(ROWS), **options: Any) -> Fleet:
     """A fleet in round 1 with the graph above."""
     given = {"engine": engine(), "seed": SEED, "round": 1, "graph": GRAPH if nodes == len(ROWS) else None}
-    return Fleet(tuple(range(nodes)), **{**given, "node_bytes": dict.fromkeys(range(nodes), 1), **options})
+    given |= {"node_bytes": dict.fromkeys(range(nodes), 1), "wire": Wire(memory())}
+    return Fleet(tuple(range(nodes)), **{**given, **options})
 
 
 def philox(purpose: str, round: int, node: int = SERVER, seed: int = SEED) -> np.random.Generator:
@@ -86,7 +86,7 @@ def run(method: Method, data: Sequence[Shard] | None = None, *, rounds: int = 2,
     state = method.init(start, data_k)
     extras = []
     for k in range(1, rounds + 1):
-        now = fleet(len(data), **{"round": k, "ledger": start.ledger, **options})
+        now = fleet(len(data), **{"round": k, "wire": start.wire, **options})
         state, extra = method.round(now, state, data_k, k)
         extras.append(plain(extra))
         plain(state)

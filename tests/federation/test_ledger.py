@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedtangent import multiply_adds
-from fedtangent.ledger import SERVER, Ledger
+from fedtangent.federation import SERVER, Ledger
 
 
 def filled() -> Ledger:

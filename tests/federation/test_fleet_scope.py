@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.fleet import Central, Each, Fleet, NodeError
-from fedtangent.ledger import SERVER
-from tests import federation
-from tests.federation import ROWS, assert_close, assert_same
+from fedtangent.federation import SERVER, Central, Each, Fleet, NodeError
+from tests import tiny_federation as federation
+from tests.tiny_federation import ROWS, assert_close, assert_same
 
 OFFSET: ContextVar[Tensor | None] = ContextVar("offset", default=None)
 ENGINES = [("sequential", 1), ("vectorized", 1), ("vectorized", 2), ("vectorized", 6)]

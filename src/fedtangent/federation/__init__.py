@@ -1,0 +1,44 @@
+"""The contract: who holds a value, the verbs that move it, and what computes, sends and counts; nothing of learning."""
+
+from fedtangent.federation.engine import Engine, NodeError
+from fedtangent.federation.fleet import Fleet, generator
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import SERVER, Ledger
+from fedtangent.federation.method import (
+    Exposure,
+    Method,
+    Schedule,
+    Traits,
+    node_mean,
+    of_nodes,
+    participants,
+    rows,
+)
+from fedtangent.federation.transport import Link, Tag, Transport, Wire
+from fedtangent.federation.values import ABSENT, Central, Each, Inbox
+
+__all__ = [
+    "ABSENT",
+    "SERVER",
+    "Central",
+    "Each",
+    "Engine",
+    "Exposure",
+    "Fleet",
+    "Graph",
+    "Inbox",
+    "Ledger",
+    "Link",
+    "Method",
+    "NodeError",
+    "Schedule",
+    "Tag",
+    "Traits",
+    "Transport",
+    "Wire",
+    "generator",
+    "node_mean",
+    "of_nodes",
+    "participants",
+    "rows",
+]

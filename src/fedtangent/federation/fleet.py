@@ -1,0 +1,473 @@
+"""The contract: values that nodes and a server hold, and the verbs that move them.
+
+A method is written once, as a global view of the federation. `Each[T]` is one T per node, `Central[T]` one T at the
+server; both are opaque to the method, and only the verbs of a `Fleet` touch them:
+
+    map(fn, *x_k)              Each -> Each               nothing is sent
+    draw(fn, *x_k)             Each -> Each               nothing; the only source of randomness
+    at_server(fn, *x)          Central -> Central         nothing
+    broadcast(x)               Central T -> Each T        server to all
+    mean(x_k, weight_k)        Each T -> Central T        all to server
+    sum(x_k)                   Each T -> Central T        all to server, which need not see any of them
+    gather(x_k)                Each T -> Central [T]      all to server
+    mix(x_k)                   Each -> Each               every node to its neighbours: the gossip matrix times values
+    share(x_k)                 Each T -> Each Inbox[T]    every node to its neighbours
+    ask(fn, x_k, *y_k)         Each Inbox[fn(x_i, y_j)]   a question to the neighbours, and their answers back
+    ask_sum(fn, x_k, *y_k)     Each of their sum          the same; none of the answers need be seen
+    cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
+    within(scope, x_k)         the same Fleet             nothing; `map` on node i runs inside of scope(x_i)
+    holding(x, names)          the same Fleet             nothing; what nodes hold already is not sent to them again
+
+Every process runs the same method on its own nodes, and a Central is absent where the server is not. `map` and `ask`
+only describe: the values are computed, wave of nodes by wave, when a verb needs them all, so that the replies of a
+round never exist at once. `observe(x_k)` is for the record: what is observed must never come back into a verb.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent import multiply_adds, shard, trees
+from fedtangent.federation.engine import Engine, blamed, inside
+from fedtangent.federation.graph import Graph
+from fedtangent.federation.ledger import SERVER, Ledger
+from fedtangent.federation.transport import Bill, Link, Tag, Wire, nothing
+from fedtangent.federation.values import ABSENT, Cache, Central, Each, Holders, Inbox, Wave, replaced
+
+T = TypeVar("T")
+
+_WAVE = 2**28  # bytes of the nodes of a wave where several processes have to wait for each other after every one
+
+
+class _Answers(NamedTuple):
+    """The way back of an `ask`: its tag, what the nodes of this process answer, all its links, and the new ones."""
+
+    tag: Tag
+    out: dict[Link, Any]
+    links: list[Link]
+    first: set[Link]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The nodes of a federation during one round, and the verbs that move values between them.
+
+    Args:
+        nodes: Their numbers, the same on every process.
+        engine: What runs functions on those that are here.
+        wire: What brings messages to the others, and books them.
+        seed: Of the run; every random number is keyed by seed, round, node and purpose.
+        round: From 1; 0 while the state is set up.
+        graph: Who is whose neighbour in this round; None where there is only a server.
+        gossip_weights: How `mix` weighs a neighbourhood.
+        node_bytes: The peak memory of one node's work, by node.
+        method: For error messages.
+        device: Where drawn numbers are put.
+        scope: What every function of `map` runs inside of; from `within`.
+        held: Tensors that nodes hold already; from `holding`.
+        blind: Whether `observe` is refused.
+    """
+
+    nodes: tuple[int, ...]
+    engine: Engine
+    wire: Wire
+    seed: int = 0
+    round: int = 0
+    graph: Graph | None = None
+    gossip_weights: Literal["uniform", "metropolis"] = "uniform"
+    node_bytes: Mapping[int, int] = field(default_factory=dict)
+    method: str = ""
+    device: torch.device | str = "cpu"
+    scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
+    held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    blind: bool = False
+
+    @cached_property
+    def here(self) -> tuple[int, ...]:
+        """Those of the nodes that are of this process."""
+        return tuple(node for node in self.nodes if self.wire.transport.here(node))
+
+    @cached_property
+    def waves(self) -> list[Wave]:
+        """All nodes, in the groups that engines compute together: one of every process at a time.
+
+        Every process knows the plans of all: they hang on the nodes and what they need alone.
+        """
+        blocks, place = self.wire.transport.blocks(self.nodes)
+        plans = [self.engine.chunks(block, self.node_bytes) for block in blocks]
+        if len(blocks) > 1 and self.engine.one_by_one:
+            plans = [_grouped(plan, self.node_bytes) for plan in plans]
+        return [
+            Wave(
+                number,
+                tuple(plans[place][number]) if number < len(plans[place]) else (),
+                tuple(node for plan in plans if number < len(plan) for node in plan[number]),
+            )
+            for number in range(max(map(len, plans)))
+        ]
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where bytes and multiply-adds are booked, those of this process."""
+        return self.wire.ledger
+
+    def everywhere(self, value: T) -> Each[T]:
+        """The same value on every node, known beforehand: nothing is sent."""
+        return Each(self, dict.fromkeys(self.here, value))
+
+    def each(self, values: Sequence[T]) -> Each[T]:
+        """One given value a node, in the order of the nodes: the way in for an experiment's data."""
+        given = dict(zip(self.nodes, values, strict=True))
+        return self.of_here([given[node] for node in self.here])
+
+    def of_here(self, values: Sequence[T]) -> Each[T]:
+        """One given value for every node of this process, in their order."""
+        return Each(self, dict(zip(self.here, values, strict=True)))
+
+    def server(self, value: T) -> Central[T]:
+        """A value that the server begins with."""
+        return Central(value if self._serves else cast(T, ABSENT))
+
+    def map(self, fn: Callable[..., T], *x_k: Each[Any]) -> Each[T]:
+        """fn(*x_i) on every node i. It is written for one node's tensors; `real` tells padded rows."""
+        if self.scope is not None:
+            (scope, own_k), inner = self.scope, fn
+            fn, x_k = inside(scope, inner), (own_k, *x_k)
+        self._check(*x_k)
+
+        def pull(wave: Wave, cache: Cache) -> list[T]:
+            return self._call(fn, wave.nodes, _rows([x.pull(wave, cache) for x in x_k], len(wave.nodes)))
+
+        return Each(self, pull)
+
+    def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
+        self._check(*x_k)
+        rows = zip(self.here, self._settled(x_k), strict=True)
+        drawn = {node: self._call(fn, [node], [(self.rng(purpose, node), *row)])[0] for node, row in rows}
+        return Each(self, {node: trees.to(value, self.device) for node, value in drawn.items()})
+
+    def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
+        """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
+        return generator(self.seed, self.round, purpose, node)
+
+    def at_server(self, fn: Callable[..., T], *x: Central[Any]) -> Central[T]:
+        """fn(*x) at the server."""
+        self._check_central(*x)
+        if not self._serves:
+            return Central(cast(T, ABSENT))
+        return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *(part.value for part in x))))
+
+    def broadcast(self, x: Central[T]) -> Each[T]:
+        """The server's value on every node; what a node holds already is not sent again."""
+        self._check_central(x)
+        links = [Link(SERVER, node) for node in self.nodes]
+        held = {node: {id(tensor) for tensor in own} for node, own in self.held.items()}
+        bill = (lambda link, value: trees.payload_bytes(value, held.get(link.target, ()))) if held else None
+        out = dict.fromkeys(links, x.value) if self._serves else {}
+        came = self.wire.exchange(self.wire.tag(), out, links, bill)
+        return Each(self, {node: came[Link(SERVER, node)] for node in self.here})
+
+    def mean(self, x_k: Each[T], weight_k: Each[Any] | None = None) -> Central[T]:
+        """sum_k weight_k x_k / sum_k weight_k at the server; the weights travel with the values."""
+        self._check(x_k)
+        weights = [1.0] * len(self.nodes)
+        if weight_k is not None:
+            weights = [float(weight) for weight in self._told(weight_k, None)]
+        if sum(weights) == 0:
+            raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
+        return self._totalled(x_k, {node: w / sum(weights) for node, w in zip(self.nodes, weights, strict=True)})
+
+    def sum(self, x_k: Each[T]) -> tuple[Central[T], Central[int]]:
+        """sum_k x_k at the server, and how many messages it refused: all that secure aggregation would show it.
+
+        Refused, and no part of the sum, are messages of other shapes than most, or with a number that is not finite.
+
+        Raises:
+            ValueError: No message is left.
+        """
+        self._check(x_k)
+        kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
+        shapes = [shape for shape, _ in kinds]
+        usual = max(shapes, key=shapes.count)
+        good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
+        if not good:
+            raise ValueError(
+                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(kinds)} in round "
+                f"{self.round}. Use smaller steps, or look at the data."
+            )
+        return self._totalled(x_k, good), self.server(len(kinds) - len(good))
+
+    def gather(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> Central[list[T]]:
+        """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
+        return Central(self._to_server(x_k, lambda link, value: bill(value)))
+
+    def observe(self, x_k: Each[T]) -> list[T]:
+        """All values, in the order of the nodes, on every process: for record and evaluation, and never billed.
+
+        Raises:
+            PermissionError: This fleet is a method's, which must not look.
+        """
+        if self.blind:
+            raise PermissionError(
+                "`observe` must not be called by a method, which would see what it may not. Use verbs."
+            )
+        return self._told(x_k, nothing)
+
+    def seen(self, value: Any) -> Any:
+        """What a method records, on every process: of an Each the list of all values, of a Central its value."""
+        if isinstance(value, Each):
+            return replace(self, nodes=value.nodes).observe(value)
+        return self.wire.transport.tell(self.wire.tag(), value.value) if isinstance(value, Central) else value
+
+    def collected(self, state: Any) -> Any:
+        """A state whose values are all where the server is, for a checkpoint; elsewhere it is of no use."""
+
+        def whole(part: Each[Any] | Central[Any]) -> Any:
+            if isinstance(part, Central):
+                return part
+            fleet = replace(self, nodes=part.nodes)
+            values = fleet._to_server(part, nothing)
+            return Each(Holders(part.nodes), dict(zip(part.nodes, values, strict=True))) if self._serves else part
+
+        return state if len(self.wire.transport.blocks(self.nodes)[0]) == 1 else replaced(state, whole)
+
+    def mix(self, x_k: Each[T]) -> Each[T]:
+        """The gossip matrix times the values: every node averages with its neighbours."""
+        self._check(x_k)
+        x = dict(zip(self.here, x_k.values, strict=True))
+        links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
+        came = self.wire.exchange(self.wire.tag(), {link: x[link.source] for link in links if link.source in x}, links)
+        mixed = {}
+        for i in self.here:
+            group = sorted([i, *self._neighbours(i)])
+            mixed[i] = trees.weighted_sum([x[i] if j == i else came[Link(j, i)] for j in group], self._shares[i])
+        return Each(self, mixed)
+
+    def share(self, x_k: Each[T]) -> Each[Inbox]:
+        """The neighbours' values, in the slots of an Inbox."""
+        return self.ask(lambda _, x: x, self.everywhere(torch.zeros(0)), x_k)
+
+    def ask(
+        self,
+        fn: Callable[..., T],
+        x_k: Each[Any],
+        *y_k: Each[Any],
+        known_k: Each[Any] | None = None,
+        bill: Callable[[T], int] = trees.payload_bytes,
+    ) -> Each[Inbox]:
+        """Node i sends x_i to every neighbour j, which computes fn(x_i, *y_j) and sends it back: i's Inbox.
+
+        Args:
+            fn: Of i's question and j's own values; of what j knows of i, the question and j's own where that is given.
+            x_k: The questions.
+            y_k: What the answering node holds.
+            known_k: What i has asked the same neighbours with before in this round, and so need not send again.
+            bill: Replaces the byte count of an answer, where another form of it is what would be sent.
+        """
+        answered = self._answers(fn, x_k, y_k, known_k)
+
+        def pull(wave: Wave, cache: Cache) -> list[Inbox]:
+            tag, answers, links, first = answered(wave, cache)
+            came = self.wire.exchange(tag, answers, links, lambda link, value: bill(value) if link in first else 0)
+            return [self._inbox(i, [came[Link(j, i)] for j in self._answering(i)]) for i in wave.nodes]
+
+        return Each(self, pull)
+
+    def ask_sum(
+        self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], known_k: Each[Any] | None = None
+    ) -> Each[tuple[T, Tensor]]:
+        """The sum of what `ask` brings a node and how many of the answers it refused: all that secure sums would show.
+
+        Refused, and no part of the sum, are answers with a number that is not finite: their senders send zeros.
+        """
+        answered = self._answers(fn, x_k, y_k, known_k)
+
+        def pull(wave: Wave, cache: Cache) -> list[tuple[T, Tensor]]:
+            tag, answers, links, first = answered(wave, cache)
+            out = {link: (1, self._vetted(link, value)) for link, value in answers.items()}
+
+            def bill(link: Link, value: tuple[T, Tensor]) -> int:
+                return trees.payload_bytes(value[0]) if link in first else 0
+
+            sums = self.wire.total(tag, out, links, bill)
+            return [sums[i] for i in wave.nodes]
+
+        return Each(self, pull)
+
+    def _answers(
+        self, fn: Callable[..., Any], x_k: Each[Any], y_k: Sequence[Each[Any]], known_k: Each[Any] | None
+    ) -> Callable[[Wave, Cache], "_Answers"]:
+        """What the nodes here answer to the questions of a wave; a lonely node asks itself, for the shapes."""
+        asked = [x_k] if known_k is None else [known_k, x_k]
+        self._check(*asked, *y_k)
+        self._require_graph()
+        own = dict(zip(self.here, self._settled(y_k), strict=True))
+        asking, answering = self.wire.tag(), self.wire.tag()
+        unsent = set(self.nodes)  # an answer that is computed again, to spare memory, was sent once
+
+        def pull(wave: Wave, cache: Cache) -> _Answers:
+            links = [Link(i, j) for i in wave.everybody for j in self._answering(i)]
+            questions = dict(zip(wave.nodes, _rows([x.pull(wave, cache) for x in asked], len(wave.nodes)), strict=True))
+            first = {link for link in links if link.source in unsent}
+            unsent.difference_update(wave.everybody)
+            out = {Link(i, j): x for i, x in questions.items() for j in self._answering(i)}
+
+            def bill(link: Link, value: tuple[Any, ...]) -> int:
+                return trees.payload_bytes(value[-1]) if link in first else 0
+
+            came = self.wire.exchange(asking._replace(wave=wave.number), out, links, bill)
+            pairs = [link for link in links if link in came]
+            found = self._call(
+                fn, [link.target for link in pairs], [(*came[link], *own[link.target]) for link in pairs]
+            )
+            return _Answers(
+                answering._replace(wave=wave.number),
+                {Link(j, i): answer for (i, j), answer in zip(pairs, found, strict=True)},
+                [Link(j, i) for i, j in links],
+                {Link(j, i) for i, j in first},
+            )
+
+        return pull
+
+    def _vetted(self, link: Link, answer: Any) -> tuple[Any, Tensor]:
+        """The answer, or zeros where it is not finite or to the node itself; and how many were refused, 0 or 1."""
+        alone = link.source == link.target
+        good = not alone and trees.is_finite(answer)
+        refused = torch.tensor(0 if good or alone else 1, device=self.device)
+        return answer if good else trees.zeros_like(answer), refused
+
+    def _answering(self, node: int) -> tuple[int, ...]:
+        return self._neighbours(node) or (node,)
+
+    def _inbox(self, node: int, answers: list[Any]) -> Inbox:
+        real = torch.ones(len(answers), dtype=torch.bool, device=self.device)
+        inbox = Inbox(shard.join(answers), real)
+        return inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
+
+    def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
+        """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""
+        return replace(self, scope=(scope, x_k))
+
+    def holding(self, x: Central[Mapping[str, Tensor]], names: Central[Mapping[int, Sequence[str]]]) -> "Fleet":
+        """The same nodes, some of which hold already the tensors of x that `names` tells: no broadcast bills these."""
+        self._check_central(x, names)
+        known = names.value if self._serves else {}  # who sends alone makes the bill
+        return replace(self, held={i: tuple(x.value[name] for name in own) for i, own in known.items()})
+
+    def cohort(self, size: int) -> "Fleet":
+        """A fleet of `size` nodes drawn for this round."""
+        if not 1 <= size <= len(self.nodes):
+            raise ValueError(f"`size` must be between 1 and {len(self.nodes)} nodes; got {size}. Draw fewer nodes.")
+        drawn = self.rng("cohort").choice(len(self.nodes), size, replace=False)
+        nodes = tuple(self.nodes[i] for i in sorted(drawn))
+        return replace(self, nodes=nodes, graph=self.graph and self.graph.induced(nodes))
+
+    def merge(self, new_k: Each[T], old_k: Each[T]) -> Each[T]:
+        """The new values where there are some, the old ones of the nodes that were absent."""
+        values = dict(zip(old_k.here, old_k.values, strict=True))
+        return Each(old_k._fleet, values | dict(zip(new_k.here, new_k.values, strict=True)))
+
+    @property
+    def _serves(self) -> bool:
+        return self.wire.transport.here(SERVER)
+
+    def _call(self, fn: Callable[..., Any], nodes: Sequence[int], rows: list[tuple[Any, ...]]) -> list[Any]:
+        if not rows:
+            return []
+        try:
+            return self.ledger.run(nodes, lambda: self.engine.call(fn, rows))
+        except Exception as error:
+            raise blamed(fn, nodes, rows, error, self.method, self.round) from error
+
+    def _to_server(self, x_k: Each[T], bill: Bill | None) -> list[T]:
+        """All values in the order of the nodes where the server is, absent elsewhere."""
+        self._check(x_k)
+        links = [Link(node, SERVER) for node in self.nodes]
+        out = {Link(node, SERVER): x for node, x in zip(self.here, x_k.values_at(self.here), strict=True)}
+        came = self.wire.exchange(self.wire.tag(), out, links, bill)
+        return [came[link] for link in links] if self._serves else cast(list[T], ABSENT)
+
+    def _told(self, x_k: Each[T], bill: Bill | None) -> list[T]:
+        """All values, by way of the server, on every process."""
+        return self.wire.transport.tell(self.wire.tag(), self._to_server(x_k, bill))
+
+    def _totalled(self, x_k: Each[T], weights: Mapping[int, float]) -> Central[T]:
+        """The sum of weight times value over the nodes that have a weight, at the server."""
+        own = dict(zip(self.here, x_k.values_at(self.here), strict=True))
+        out = {Link(node, SERVER): (weights[node], x) for node, x in own.items() if node in weights}
+        sums = self.wire.total(self.wire.tag(), out, [Link(node, SERVER) for node in weights])
+        return Central(sums[SERVER] if self._serves else cast(T, ABSENT))
+
+    def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
+        return _rows([x.values_at(self.here) for x in x_k], len(self.here))
+
+    def _require_graph(self) -> Graph:
+        if self.graph is None:
+            raise ValueError(
+                f"`topology` must be given for {self.method or 'this method'}; got none. Choose one, such as 'regular'."
+            )
+        return self.graph
+
+    def _neighbours(self, node: int) -> tuple[int, ...]:
+        return self._require_graph().neighbours[node]
+
+    @cached_property
+    def _shares(self) -> list[list[float]]:
+        return self._require_graph().shares(self.gossip_weights)
+
+    def _check(self, *x_k: Each[Any]) -> None:
+        for x in x_k:
+            if not isinstance(x, Each):
+                raise TypeError(f"`x_k` must be of type Each; got {type(x).__name__}. Broadcast a Central first.")
+            absent = sorted(set(self.nodes).difference(x.nodes))
+            if absent:
+                raise ValueError(
+                    f"`x_k` must hold a value of every node; got none of node {absent[0]}. "
+                    "Merge a cohort's values with all nodes' old ones first."
+                )
+
+    def _check_central(self, *x: Central[Any]) -> None:
+        for part in x:
+            if not isinstance(part, Central):
+                raise TypeError(
+                    f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
+                )
+
+
+def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
+    """The arguments of every node's call."""
+    return list(zip(*columns, strict=True)) if columns else [()] * count
+
+
+def _grouped(plan: list[list[int]], node_bytes: Mapping[int, int]) -> list[list[int]]:
+    """The plan with fewer, larger groups: a wave that asks more neighbours spreads its work over processes evenly."""
+    groups: list[list[int]] = []
+    room = 0
+    for chunk in plan:
+        needed = sum(node_bytes.get(node, 0) for node in chunk)
+        if groups and needed <= room:
+            groups[-1] += chunk
+        else:
+            groups.append([*chunk])
+            room = _WAVE
+        room -= needed
+    return groups
+
+
+def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:
+    """A generator keyed by seed, round, node and purpose."""
+    key = [seed, zlib.crc32(purpose.encode())]
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
+
+
+def _kind(x: Any) -> tuple[str, bool]:
+    """The shapes and types of a message, and whether it is finite."""
+    return str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), x)), trees.is_finite(x)

@@ -1,0 +1,140 @@
+"""The protocol of communication: how messages reach the nodes of other processes; and where all of them pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from fedtangent import trees
+from fedtangent.federation.ledger import SERVER, Ledger
+
+T = TypeVar("T")
+
+
+class Link(NamedTuple):
+    """From whom to whom a message goes: the numbers of nodes, or SERVER."""
+
+    source: int
+    target: int
+
+
+class Tag(NamedTuple):
+    """Which messages belong together.
+
+    Attributes:
+        verb: How many verbs the run has called before.
+        leg: Of the verb: an `ask` has two.
+        wave: Of the nodes that are computed together.
+    """
+
+    verb: int
+    leg: int = 0
+    wave: int = 0
+
+
+class Transport(Protocol):
+    """A way to bring messages to where they are due. Every process runs the same program, and calls it alike.
+
+    Values are trees of tensors and numbers. Whoever receives one may find it in the sender's own memory, and must not
+    write on it.
+    """
+
+    name: str
+
+    def here(self, node: int) -> bool:
+        """Whether a node, or SERVER, is of this process."""
+        ...
+
+    def blocks(self, nodes: Sequence[int]) -> tuple[list[list[int]], int]:
+        """The nodes of every process, each in the order given, and which of the processes this one is."""
+        ...
+
+    def exchange(self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link]) -> dict[Link, Any]:
+        """What came for the nodes of this process, by link.
+
+        Args:
+            tag: The same on every process, and never twice.
+            out: What the nodes of this process send.
+            links: All links on which something is sent, the same on every process.
+        """
+        ...
+
+    def total(self, tag: Tag, out: Mapping[Link, tuple[float, Any]], links: Sequence[Link]) -> dict[int, Any]:
+        """The sum of weight times value, for every receiver of this process, added in the order of the links.
+
+        Args:
+            tag: As of `exchange`.
+            out: Weights and values of the nodes of this process.
+            links: As of `exchange`.
+        """
+        ...
+
+    def tell(self, tag: Tag, value: T) -> T:
+        """The value of the process that holds SERVER, on every process."""
+        ...
+
+
+Bill = Callable[[Link, Any], int]
+
+
+class Wire:
+    """Where every message passes: it is put on the bill here, by the process of its sender, and handed on.
+
+    Args:
+        transport: What brings it to its receiver.
+        ledger: The bill.
+    """
+
+    def __init__(self, transport: Transport, ledger: Ledger | None = None) -> None:
+        self.transport, self.ledger = transport, Ledger() if ledger is None else ledger
+        self._verbs = 0
+
+    def tag(self) -> Tag:
+        """The tag of a new verb."""
+        self._verbs += 1
+        return Tag(self._verbs)
+
+    def exchange(
+        self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link], bill: Bill | None = None
+    ) -> dict[Link, Any]:
+        """`Transport.exchange`; `bill` replaces the byte count of a message."""
+        self._book(out, bill)
+        return self.transport.exchange(tag, out, links)
+
+    def total(
+        self, tag: Tag, out: Mapping[Link, tuple[float, Any]], links: Sequence[Link], bill: Bill | None = None
+    ) -> dict[int, Any]:
+        """`Transport.total`; `bill` replaces the byte count of a message."""
+        self._book({link: value for link, (_, value) in out.items()}, bill)
+        return self.transport.total(tag, out, links)
+
+    def books(self, nodes: Sequence[int]) -> Ledger:
+        """What all processes have booked, where the server is; elsewhere what this one has.
+
+        Args:
+            nodes: All of them.
+        """
+        blocks, _ = self.transport.blocks(nodes)
+        if len(blocks) == 1:
+            return self.ledger
+        own = self.ledger.state()
+        links = [Link(block[0], SERVER) for block in blocks if block]
+        out = {link: own for link in links if self.transport.here(link.source)}
+        came = self.transport.exchange(self.tag(), out, links)
+        total = Ledger()
+        for state in [own, *(state for link, state in came.items() if link not in out)]:
+            total.add(state)
+        return total
+
+    def _book(self, out: Mapping[Link, Any], bill: Bill | None) -> None:
+        known: dict[int, int] = {}  # many links carry one and the same value
+        for link, value in out.items():
+            if bill is not None:
+                size = bill(link, value)
+            elif (size := known.get(id(value), -1)) < 0:
+                size = known[id(value)] = trees.payload_bytes(value)
+            if size and link.source != link.target:
+                self.ledger.send(*link, size)
+
+
+def nothing(link: Link, value: Any) -> int:
+    """The bill of what is no part of a method: for the record, for evaluation."""
+    return 0

@@ -1,0 +1,1 @@
+"""Ways for messages to travel; none knows a method."""

@@ -1,0 +1,212 @@
+"""Ranks of torch.distributed, as processes: the record of one process, whoever fails or is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedtangent.transports.ranks import cut
+
+OWN = """
+'''Failing: FedAvg, but no node can take round 3.
+
+round: w <- mean w_k
+'''
+from fedtangent.methods.fedavg import fedavg
+
+
+def failing(task):
+    made = fedavg(task)
+
+    def round(fleet, state, data_k, k):
+        if k == 3:
+            fleet.mean(fleet.map(lambda data: data.x.reshape(7), data_k))
+        return made.round(fleet, state, data_k, k)
+
+    return made._replace(name="failing", round=round)
+"""
+SMALL = ["--nodes", "6", "--dtype", "float64", "--engine", "sequential"]
+
+
+def env(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**kept, "OMP_NUM_THREADS": "1", **more}
+
+
+def command(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fedtangent", *words], capture_output=True, text=True, env=env(**more), timeout=300
+    )
+
+
+def started(*words: str, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedtangent", *words],
+        env=env(**more),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """The processes that run into a folder, their launcher not among them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            launched = b"FEDTANGENT_LAUNCHED=1" in (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if launched and str(folder).encode() in words:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def test_blocks_hold_about_as_many_rows_and_none_is_empty() -> None:
+    assert cut([1] * 6, 3) == [0, 0, 1, 1, 2, 2]
+    assert cut([9, 1, 1, 1, 1, 1], 2) == [0, 1, 1, 1, 1, 1]
+    assert cut([1, 1, 1, 1, 1, 9], 3) == [0, 0, 0, 0, 1, 2]
+    assert cut([5, 5], 2) == [0, 1]
+    for rows in ([1, 100, 1, 1], [100, 1, 1, 1], [1, 1, 1, 100], [7] * 11):
+        for count in range(1, 5):
+            places = cut(rows, count)
+            assert places == sorted(places)
+            assert {*places} == {*range(count)}
+
+
+@pytest.mark.parametrize("method", ["dfedkfac", pytest.param("fedavg", marks=pytest.mark.slow)])
+def test_the_record_and_the_model_are_those_of_one_process(method: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "with a space"
+    assert command("run", method, "--rounds", "2", *SMALL, "--out", str(one)).returncode == 0
+    found = command("run", method, "--rounds", "2", *SMALL, "--ranks", "2", "--out", str(two))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("Exposure") == 1
+    assert rounds(two) == rounds(one)
+    assert (two / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
+    assert (two / "manifest.json").read_bytes() == (one / "manifest.json").read_bytes()
+    again = command("run", method, "--rounds", "2", *SMALL, "--out", str(two), "--resume")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.fixture
+def going(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A run on three ranks that has recorded a round, and takes far longer."""
+    folder = tmp_path / "run"
+    words = ["run", "dfedavg", "--rounds", "2000", *SMALL, "--epochs", "1", "--ranks", "3", "--out", str(folder)]
+    with started(*words) as process:
+        until = time.monotonic() + 200
+        while not (folder / "rounds.jsonl").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(ranks_of(folder)) == 3
+        yield process, folder
+        process.kill()
+
+
+@pytest.mark.parametrize("place", [2, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on_from_one_process(going: Any, place: int) -> None:
+    process, folder = going
+    (victim,) = [
+        pid for pid in ranks_of(folder) if f"\0RANK={place}\0" in (Path("/proc") / str(pid) / "environ").read_text()
+    ]
+    begin = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 1
+    lines = [line for line in told.splitlines() if line.startswith("fedtangent: ")]
+    assert lines == [
+        f"fedtangent: rank {place} was killed by signal 9, and all ranks have ended. Go on with --resume, where there "
+        "is an --out."
+    ]
+    assert "Traceback" not in told
+    assert ranks_of(folder) == []
+    done = len(rounds(folder))
+    words = ["run", "dfedavg", "--rounds", "2000", *SMALL, "--epochs", "1", "--out", str(folder), "--resume"]
+    again = started(*words)
+    until = time.monotonic() + 100
+    while len(rounds(folder)) < done + 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=60)
+    assert again.returncode == 130
+    assert [entry["round"] for entry in rounds(folder)][: done + 2] == [*range(1, done + 3)]
+
+
+@pytest.mark.slow
+def test_nothing_is_left_where_the_launcher_itself_is_killed(going: Any) -> None:
+    process, folder = going
+    process.kill()
+    until = time.monotonic() + 10
+    while ranks_of(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert ranks_of(folder) == []
+
+
+def test_a_rank_that_fails_is_named_with_its_node(tmp_path: Path) -> None:
+    own = tmp_path / "failing.py"
+    own.write_text(OWN)
+    found = command("run", str(own), "--rounds", "4", *SMALL, "--ranks", "2")
+    assert found.returncode == 1
+    told = [line for line in found.stderr.splitlines() if line.startswith("fedtangent: ")]
+    assert told
+    assert all(line.startswith(("fedtangent: rank 0: node", "fedtangent: rank 1: node")) for line in told)
+    assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--nodes", "2", "--ranks", "3"], "`ranks` must be at most the nodes, 2; got 3. Start fewer."),
+        (["--ranks", "0"], "`ranks` must be at least 1; got 0. Leave it out for one process."),
+        (["--ranks", "2", "--dry-run"], "`ranks` must be left out of a dry run, which is of one process; got both."),
+        (["--ranks", "2", "--lr", "fast"], "`lr` must be a number; got 'fast'."),
+        (["--ranks", "2", "--device", "cuda:0"], "`device` must be cuda without a number on ranks; got cuda:0."),
+    ],
+)
+def test_bad_input_is_one_sentence_and_no_rank_waits(words: list[str], sentence: str) -> None:
+    found = command("run", "fedavg", "--rounds", "1", *words)
+    assert found.returncode == 2
+    told = [line for line in found.stderr.splitlines() if "UserWarning" not in line]
+    assert told == [line for line in told if line.startswith(f"fedtangent: {sentence}")]
+    assert len(told) == 1
+
+
+def together(*commands: list[str]) -> list[tuple[int, str]]:
+    """Ranks with commands of their own, as several machines would start them."""
+    port = str(40000 + os.getpid() % 20000)
+    processes = [
+        started(*words, RANK=str(rank), WORLD_SIZE=str(len(commands)), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for rank, words in enumerate(commands)
+    ]
+    told = [process.communicate(timeout=200)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
+
+
+def test_ranks_with_other_settings_are_refused_and_named() -> None:
+    base = ["run", "fedavg", "--rounds", "1", *SMALL]
+    (first, told), (second, other) = together([*base, "--lr", "0.1"], [*base, "--lr", "0.2"])
+    assert (first, second) == (2, 2)
+    assert told.startswith("fedtangent: `lr` must be the same on every rank; got 0.1 on rank 0 and 0.2 on rank 1.")
+    assert other == ""
+
+
+@pytest.mark.slow
+def test_a_rank_without_the_data_set_is_named(tmp_path: Path) -> None:
+    base = ["run", "fedavg", "--rounds", "1", *SMALL]
+    (first, told), (second, other) = together(base, [*base, "--dataset", "mnist", "--data-dir", str(tmp_path)])
+    assert (first, second) == (2, 2)
+    assert told.startswith("fedtangent: rank 1 must be able to run this; got there: ")
+    assert other == ""
