@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedtangent.shard import Shard
+from fedtangent.tangent_steps.kfac import directions, moments
 from fedtangent.tangents import jacobian, kernel, plan
 from fedtangent.tangents.functional import trainable
-from fedtangent.tangents.kfac import directions, moments
 from fedtangent.tangents.uses import Uses
 from fedtangent.tangents.verified_uses import uses
 from fedtangent.task import Task

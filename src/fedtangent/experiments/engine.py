@@ -14,7 +14,7 @@ from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
 from fedtangent.shard import Shard, at
-from fedtangent.tangents.step import linearize, score
+from fedtangent.tangent_steps.step import linearize, score
 from fedtangent.task import Task, Weights
 
 ROWS = (3, 2)  # of the two nodes that are tried: unequal, so that one is padded

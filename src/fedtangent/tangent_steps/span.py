@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents import of_task
+from fedtangent.tangent_steps import of_task
+from fedtangent.tangent_steps.kfac import Moments, directions
 from fedtangent.tangents.derivatives import known_ways, push
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.kfac import Moments, directions
 from fedtangent.task import Task
 
 

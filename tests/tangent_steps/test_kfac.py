@@ -10,7 +10,17 @@ from torch.nn import functional as F
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
-from fedtangent.tangents.kfac import Block, Moments, blocks, directions, fixed_inputs, moments, pack, parameters, unpack
+from fedtangent.tangent_steps.kfac import (
+    Block,
+    Moments,
+    blocks,
+    directions,
+    fixed_inputs,
+    moments,
+    pack,
+    parameters,
+    unpack,
+)
 from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows

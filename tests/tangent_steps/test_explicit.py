@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedtangent.tangents import explicit
+from fedtangent.tangent_steps import explicit
 from fedtangent.tangents.factors import factors
 from fedtangent.tangents.verified_uses import uses
 from tests.tangents.networks import Example, everything, flat, jacobian, weights

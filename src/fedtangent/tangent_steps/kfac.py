@@ -19,7 +19,7 @@ from torch import Tensor
 from fedtangent import losses, shard, trees
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
-from fedtangent.tangents import of_task
+from fedtangent.tangent_steps import of_task
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Affine, Matrix, Sums

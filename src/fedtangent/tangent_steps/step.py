@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedtangent import shard, trees
 from fedtangent.shard import Shard, at
-from fedtangent.tangents import dynamics, explicit, of_task
+from fedtangent.tangent_steps import explicit, of_task
+from fedtangent.tangents import dynamics
 from fedtangent.tangents.factors import Factors, factors
 from fedtangent.tangents.functional import Weights, each, plain
 from fedtangent.tangents.integrate import PRODUCTS

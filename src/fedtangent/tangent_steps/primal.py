@@ -26,13 +26,13 @@ from torch import Tensor
 from fedtangent import shard
 from fedtangent.losses import Loss, squared
 from fedtangent.shard import Shard
-from fedtangent.tangents import of_task
+from fedtangent.tangent_steps import of_task
+from fedtangent.tangent_steps.kfac import pack, unpack
+from fedtangent.tangent_steps.step import linearize
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.kfac import pack, unpack
 from fedtangent.tangents.modes import Modes, flow_gain, modes
 from fedtangent.tangents.operator import pullback, pushforward
 from fedtangent.tangents.sketch import projection
-from fedtangent.tangents.step import linearize
 from fedtangent.task import Task
 
 # Knots of a loss other than the squared one, and by how much the last step is longer than the first: some two per

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from fedtangent import labels
 from fedtangent.shard import Shard
-from fedtangent.tangents import kfac
+from fedtangent.tangent_steps import kfac
+from fedtangent.tangent_steps.kfac import Moments, Other
+from fedtangent.tangent_steps.span import Curvature, candidates, curvature
+from fedtangent.tangent_steps.step import Score, countable, score
 from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.kfac import Moments, Other
-from fedtangent.tangents.span import Curvature, candidates, curvature
-from fedtangent.tangents.step import Score, countable, score
 from fedtangent.task import Task
 
 Inputs = tuple[dict[str, Tensor], Tensor]  # moments, and of how many rows

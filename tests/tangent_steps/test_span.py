@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedtangent import losses
 from fedtangent.shard import Shard
-from fedtangent.tangents.kfac import Moments, directions, moments, pack, unpack
-from fedtangent.tangents.span import Curvature, Span, candidates, curvature
+from fedtangent.tangent_steps.kfac import Moments, directions, moments, pack, unpack
+from fedtangent.tangent_steps.span import Curvature, Span, candidates, curvature
 from fedtangent.task import Task
 from tests.tangents import unusual
 from tests.tangents.literal_moments import EXAMPLES, ggn, rows

@@ -6,7 +6,7 @@ import torch
 
 from fedtangent import losses
 from fedtangent.shard import Shard
-from fedtangent.tangents.step import Score, Step, choose, held_out, linearize, mean_loss
+from fedtangent.tangent_steps.step import Score, Step, choose, held_out, linearize, mean_loss
 from fedtangent.task import Task
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close
