@@ -14,8 +14,8 @@ from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
 from fedtangent.tangent_steps import primal
 from fedtangent.tangent_steps.step import Score, Step, countable, linearize, summed_loss
-from fedtangent.tangents import verified_uses
-from fedtangent.tangents.operator import pullback
+from fedtangent.tangents.capture import verified_uses
+from fedtangent.tangents.capture.operator import pullback
 from fedtangent.tangents.sketch import projection, sketch
 from fedtangent.task import Task
 from tests import tiny_federation as federation

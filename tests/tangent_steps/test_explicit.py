@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fedtangent.tangent_steps import explicit
-from fedtangent.tangents.factors import factors
-from fedtangent.tangents.verified_uses import uses
+from fedtangent.tangents.capture.factors import factors
+from fedtangent.tangents.capture.verified_uses import uses
 from tests.tangents.networks import Example, everything, flat, jacobian, weights
 
 EXAMPLES = everything()

@@ -21,7 +21,7 @@ from fedtangent.tangent_steps.kfac import (
     parameters,
     unpack,
 )
-from fedtangent.tangents.verified_uses import known_uses
+from fedtangent.tangents.capture.verified_uses import known_uses
 from fedtangent.task import Task
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, Tied, weights

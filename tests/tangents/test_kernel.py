@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents import contract, kernel, plan
 from fedtangent.tangents import jacobian as operator
+from fedtangent.tangents import kernel, plan
+from fedtangent.tangents.numerics import contract
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian
 
 EXAMPLES = everything()

@@ -10,7 +10,7 @@ from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.kfac import Moments, Other
 from fedtangent.tangent_steps.span import Curvature, candidates, curvature
 from fedtangent.tangent_steps.step import Score, countable, score
-from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.capture.functional import Weights
 from fedtangent.task import Task
 
 Inputs = tuple[dict[str, Tensor], Tensor]  # moments, and of how many rows

@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedtangent.tangents.contract import gradients, parts
-from fedtangent.tangents.factors import Factors, head
-from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.operator import Full, Trace
-from fedtangent.tangents.uses import Uses
+from fedtangent.tangents.capture.factors import Factors, head
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.operator import Full, Trace
+from fedtangent.tangents.capture.uses import Uses
+from fedtangent.tangents.numerics.contract import gradients, parts
 
 # What one node may write out: 2^24 numbers are 64 MiB in float32.
 LARGEST = 2**24

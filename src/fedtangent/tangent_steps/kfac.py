@@ -20,11 +20,11 @@ from fedtangent import losses, shard, trees
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
-from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
-from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.layers import Affine, Matrix, Sums
-from fedtangent.tangents.uses import Use, Uses
-from fedtangent.tangents.views import Layout
+from fedtangent.tangents.capture.factors import Factor, Factors, factors, head, sensitivities
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
+from fedtangent.tangents.capture.uses import Use, Uses
+from fedtangent.tangents.capture.views import Layout
 from fedtangent.task import Task
 
 # The most parameters of a block that is kept whole.

@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedtangent.shard import at
-from fedtangent.tangents.outputs import Picked
-from fedtangent.tangents.samples import Batch, Samples
-from fedtangent.tangents.uses import Uses
-from fedtangent.tangents.verified_uses import known_uses
+from fedtangent.tangents.capture.outputs import Picked
+from fedtangent.tangents.capture.samples import Batch, Samples
+from fedtangent.tangents.capture.uses import Uses
+from fedtangent.tangents.capture.verified_uses import known_uses
 from fedtangent.task import Task, Weights
 
 

@@ -29,9 +29,9 @@ from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
 from fedtangent.tangent_steps.kfac import pack, unpack
 from fedtangent.tangent_steps.step import linearize
-from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.modes import Modes, flow_gain, modes
-from fedtangent.tangents.operator import pullback, pushforward
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.operator import pullback, pushforward
+from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes
 from fedtangent.tangents.sketch import projection
 from fedtangent.task import Task
 

@@ -15,8 +15,8 @@ from fedtangent import losses, trees
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
 from fedtangent.tangent_steps.kfac import Moments, directions
-from fedtangent.tangents.derivatives import known_ways, push
-from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.capture.derivatives import known_ways, push
+from fedtangent.tangents.capture.functional import Weights
 from fedtangent.task import Task
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.shard import Shard, at
 from fedtangent.tangent_steps import explicit, of_task
-from fedtangent.tangents import dynamics
-from fedtangent.tangents.factors import Factors, factors
-from fedtangent.tangents.functional import Weights, each, plain
-from fedtangent.tangents.integrate import PRODUCTS
-from fedtangent.tangents.operator import operator, pullback, pushforward
+from fedtangent.tangents.capture.factors import Factors, factors
+from fedtangent.tangents.capture.functional import Weights, each, plain
+from fedtangent.tangents.capture.operator import operator, pullback, pushforward
+from fedtangent.tangents.numerics import dynamics
+from fedtangent.tangents.numerics.integrate import PRODUCTS
 from fedtangent.task import Task
 
 
