@@ -160,7 +160,7 @@ def _linked(names: set[str], by_name: dict[str, Use]) -> set[str]:
     return lost
 
 
-def fixed(model: nn.Module, w: Weights, x: Tensor) -> frozenset[str]:
+def fixed(model: nn.Module, w: Weights, x: Samples) -> frozenset[str]:
     """The uses whose inputs do not depend on the parameters: from a pass that is followed operator by operator."""
     recorder = Recorder(w, dependence=Dependence(w.values()))
     assert recorder.dependence is not None

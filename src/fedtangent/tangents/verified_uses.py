@@ -21,7 +21,7 @@ from fedtangent.tangents.functional import Weights, call, check, plain
 from fedtangent.tangents.in_rows import Graph, graph
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.room import NUMBERS, room
-from fedtangent.tangents.samples import Samples
+from fedtangent.tangents.samples import Batch, Samples, leaves
 from fedtangent.tangents.together import go_together
 from fedtangent.tangents.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.whole import Whole, whole
@@ -75,17 +75,18 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
     return found
 
 
-def known_uses(model: nn.Module, w: Weights, x: Tensor) -> Uses:
+def known_uses(model: nn.Module, w: Weights, x: Samples) -> Uses:
     """`uses` of a task's model, which stays as it is, and which inputs are fixed: looked for once for such shapes.
 
     Inside vmap and other transforms from the tensors that are mapped, those of the first node.
     """
     known = _KNOWN.setdefault(model, {})
     shapes = tuple((name, part.shape, part.dtype) for name, part in w.items())
-    key = shapes, x.shape[1:], x.dtype, x.device
+    key = shapes, *((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves(x))
     if key not in known:
         with multiply_adds.uncounted(), temporarily_clear_interpreter_stack():
-            w, x = {name: _of_first_node(part) for name, part in w.items()}, _of_first_node(x)
+            w = {name: _of_first_node(part) for name, part in w.items()}
+            x = x.map(_of_first_node) if isinstance(x, Batch) else _of_first_node(x)
             found = uses(model, w, x)
             known[key] = replace(found, fixed=fixed(model, w, x[:1]) & found.by_name.keys())
     return known[key]
@@ -195,7 +196,10 @@ def _compared(found: Uses, w: Weights, by_autograd: Graph, its: Factors, most: i
     for batch in _batches([part for part in [*of_uses, *strays] if part not in large], most):
         names = [name for part in batch for name in part.names]
         pulled = by_autograd.gradients(names)
-        by_name = {name: torch.zeros_like(w[name]) if g is None else g for name, g in zip(names, pulled, strict=True)}
+        # gradients of a token and of the positions that are added to it may lie in one memory
+        by_name = {
+            name: torch.zeros_like(w[name]) if g is None else g.clone() for name, g in zip(names, pulled, strict=True)
+        }
         absent |= {name for name, g in zip(names, pulled, strict=True) if g is None and name not in followed} - wrong
         sizes |= {name: float(g.norm()) for name, g in by_name.items()}
         for part in batch:
