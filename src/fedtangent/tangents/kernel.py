@@ -50,7 +50,8 @@ def kernel(
         w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
             taken as constants.
         outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
-        memory_bytes: For all that is in memory beside the result.
+        memory_bytes: For all that is in memory beside model, samples and result, the check of the model included. What
+            does not fit is cut: samples, outputs, rows of a matrix, positions. Less takes longer.
         progress: Show a bar.
 
     Returns:
