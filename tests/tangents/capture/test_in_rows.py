@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.in_rows import graph
+from fedtangent.tangents.capture.in_rows import graph
 
 
 class Both(nn.Module):
