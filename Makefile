@@ -20,11 +20,12 @@ LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annot
 demo: $(READY)
 	$(BIN)/fedtangent demo
 
+# A worker a core, with one thread each: threads that wait for a busy neighbour would spin.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fedtangent import catalog, cli
+from fedtangent.experiments import launch
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text()
@@ -55,6 +56,7 @@ def test_the_commands_are_understood(words: list[str], monkeypatch: pytest.Monke
     asked: list[Any] = []
     for name in ("run", "report", "recipe", "list_"):
         monkeypatch.setattr(cli, name, stub(getattr(cli, name), asked))
+    monkeypatch.setattr(launch, "launch", stub(launch.launch, asked))
     try:
         assert cli.main(words) == 0
     except SystemExit as help_:

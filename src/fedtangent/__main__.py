@@ -1,4 +1,4 @@
-"""The command line, as `fedtangent` and as `python -m fedtangent`: Ctrl-C ends it in one word, however early."""
+"""The command line, as `fedtangent` and as `python -m fedtangent`: threads that wait sleep, and Ctrl-C is one word."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from typing import Any
 
 def main() -> int:
     """The exit code of `fedtangent.cli.main`, which takes a second to import."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as torch is loaded: spinning, threads fight for cores
     # An exception inside of an import would be swallowed, or turned into another, by whatever is being imported.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)

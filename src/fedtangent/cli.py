@@ -144,7 +144,7 @@ def check(settings: dict[str, Any]) -> int:
     Args:
         settings: Of the experiment that it is tried on; 6 nodes and 2 rounds where nothing is said.
     """
-    cycle = setup(experiment(**{"nodes": NODES, "rounds": 1000, **settings})).method.cycle
+    cycle = setup(experiment(**{"nodes": NODES, "rounds": 1000, **settings})).method.schedule.cycle
     for line in conformance(experiment(**{"nodes": NODES, "rounds": max(ROUNDS, cycle), **settings})):
         print(f"right: {line}")
     return 0

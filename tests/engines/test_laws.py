@@ -134,7 +134,7 @@ def test_every_method_gives_what_sequential_gives(name: str, memory: int, what: 
     assert_close(found.aggregate, expected.aggregate, 1e-10)
     assert_close(found.extras, expected.extras, 1e-10)
     assert (found.ledger.sent, found.ledger.received) == (expected.ledger.sent, expected.ledger.received)
-    if memory == 1 and not load("methods", what)(federation.task()).neighbours:  # no padding
+    if memory == 1 and not load("methods", what)(federation.task()).traits.neighbours:  # no padding
         assert found.ledger.work == expected.ledger.work
 
 

@@ -87,7 +87,7 @@ def test_the_record_and_the_resumed_record(method: str, tmp_path: Path) -> None:
         assert count == sorted(count)
     assert whole.rounds[0]["multiply_adds"] > 0
     assert whole.manifest["forward_multiply_adds"] == 4 * 6 + 6 * 3
-    talks = load("methods", method)(Task(network())).neighbours
+    talks = load("methods", method)(Task(network())).traits.neighbours
     assert all(("uplink_bytes" in entry) != talks for entry in whole.rounds)
     for after in (1, 3):
         out = tmp_path / str(after)

@@ -264,7 +264,7 @@ def test_a_schedule_that_is_longer_than_the_run() -> None:
     message = r"^`rounds` must be at least 3, one cycle of fedpart's schedule; got 2. Run longer, or shorten the sched"
     with pytest.raises(ValueError, match=message):
         setup(tiny("fedpart", rounds=2))
-    assert setup(tiny("fedpart", rounds=3)).method.cycle == 3
+    assert setup(tiny("fedpart", rounds=3)).method.schedule.cycle == 3
 
 
 def test_a_model_of_ones_own_may_read_any_shape() -> None:

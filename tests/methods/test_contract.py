@@ -110,7 +110,7 @@ def test_bytes_are_sent_where_something_is_exposed(name: str) -> None:
 @every_method
 def test_who_talks_to_whom_is_as_declared(name: str) -> None:
     sent = dict(run(name).ledger.sent)
-    if method(name).neighbours:
+    if method(name).traits.neighbours:
         assert -1 not in sent
         assert set(sent) == set(range(len(federation.ROWS)))
     else:

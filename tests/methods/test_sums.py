@@ -16,7 +16,7 @@ SERVERS = [
     name
     for name in names("methods")
     for made in [load("methods", name)(federation.task())]
-    if made.exposure == "aggregate" and not made.neighbours
+    if made.exposure == "aggregate" and not made.traits.neighbours
 ]
 
 

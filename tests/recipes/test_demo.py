@@ -12,7 +12,7 @@ def test_the_methods_share_data_weights_and_graphs() -> None:
     built = [setup(one) for one in demo.experiments(seed=2)]
     assert [one.description["method"] for one in built] == ["ntkdfl", "dfedavg", "local", "central"]
     assert len({one.fingerprint for one in built}) == 1
-    talking = [one for one in built if one.method.neighbours]
+    talking = [one for one in built if one.method.traits.neighbours]
     edges = [graph.edges for graph in (one.graph(3) for one in talking) if graph]
     assert len(edges) == 2
     assert edges[0] == edges[1]

@@ -8,6 +8,7 @@ from fedtangent import multiply_adds, shard
 
 class _Sequential:
     name = "sequential"
+    one_by_one = True
 
     def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
         return [[node] for node in nodes]

@@ -11,6 +11,7 @@ from fedtangent import multiply_adds, shard, trees
 
 class _Vectorized:
     name = "vectorized"
+    one_by_one = False
 
     def __init__(self, memory: int) -> None:
         self.memory = memory

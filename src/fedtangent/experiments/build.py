@@ -246,12 +246,12 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
         raise TypeError(
             f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.federation.Method(...)."
         )
-    if experiment.rounds < method.cycle:
+    if experiment.rounds < method.schedule.cycle:
         raise ValueError(
-            f"`rounds` must be at least {method.cycle}, one cycle of {method.name}'s schedule; got "
+            f"`rounds` must be at least {method.schedule.cycle}, one cycle of {method.name}'s schedule; got "
             f"{experiment.rounds}. Run longer, or shorten the schedule."
         )
-    if not method.neighbours:
+    if not method.traits.neighbours:
         given = {
             **({} if experiment.topology is None else {"topology": experiment.topology}),
             **experiment.topology_options,
@@ -273,13 +273,13 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
 
 def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
     """Raises where a method cannot bear the model's batch norm, dropout or inputs, or leaves out the augmentation."""
-    names, tangent = list(batch_norm.layers(task.model)), method.node_bytes is not None
+    names, tangent = list(batch_norm.layers(task.model)), method.traits.tangent
     if tangent and (task.outputs is not None or not isinstance(task.example, Tensor)):
         raise ValueError(
             f"`model` must take one tensor and return one for {method.name}, which works in the tangent space; got "
             "inputs of several tensors, or `outputs`. Wrap it in a module that does, or train by another method."
         )
-    if names and method.clients is None:
+    if names and not method.traits.averages:
         raise ValueError(
             f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
             f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group', or "

@@ -65,7 +65,7 @@ def dry_run(built: Setup) -> Plan:
     asked, chunk, before = built.experiment, 0, 0
     sent: list[int] = []
     taken: list[float] = []
-    for k in range(1, min(asked.rounds, built.method.cycle + 1) + 1):
+    for k in range(1, min(asked.rounds, built.method.schedule.cycle + 1) + 1):
         fleet = sampled.fleet(k, wire)
         engine.begin()
         begin = time.perf_counter()
@@ -74,14 +74,14 @@ def dry_run(built: Setup) -> Plan:
         sent.append(ledger.sent_bytes - before)
         before = ledger.sent_bytes
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in wave.nodes) for wave in fleet.waves))
-    once = 1 + built.method.opening
+    once = 1 + built.method.schedule.opening
     again = sent[once:]
     seconds = fmean(taken[once:] or taken)
     engine.begin()
     begin = time.perf_counter()
     recalibrated(sampled, fleet, fleet.server(built.task.w_0), data_k)
-    evaluation = time.perf_counter() - begin + engine.saved + _evaluation(built, state)
-    states = (3 if built.method.neighbours else 2) * sum(map(_held, held(state)))
+    evaluation = time.perf_counter() - begin + engine.saved + _evaluation(built)
+    states = (3 if built.method.traits.neighbours else 2) * sum(map(_held, held(state)))
     kept = _bytes([*built.data, built.x_test, built.y_test]) + states
     return Plan(
         sent[0],
@@ -104,7 +104,7 @@ class _Sampling:
     """An engine that runs two chunks of nodes of the same shapes, and counts the time that the others would take."""
 
     def __init__(self, engine: Engine) -> None:
-        self.name, self._engine, self.saved = engine.name, engine, 0.0
+        self.name, self.one_by_one, self._engine, self.saved = engine.name, engine.one_by_one, engine, 0.0
         self._seen: dict[Any, _Seen] = {}
 
     def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
@@ -141,13 +141,13 @@ def _signature(tree: Any) -> Any:
     return tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
 
 
-def _evaluation(built: Setup, state: Any) -> float:
+def _evaluation(built: Setup) -> float:
     """About how long it takes to evaluate the aggregated model and, as often as asked for, the nodes' own."""
     built.task.predict(built.task.w_0, at(built.x_test, slice(0, 1)))  # what the first call sets up
     begin = time.perf_counter()
     measured(built, built.task.w_0)
     once, every = time.perf_counter() - begin, built.experiment.evaluate_nodes_every
-    return once * (1 + (len(built.data) / every if every and built.classes and hasattr(state, "w_k") else 0))
+    return once * (1 + (len(built.data) / every if every and built.classes and built.method.personal else 0))
 
 
 def _held(part: Any) -> int:

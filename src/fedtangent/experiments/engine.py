@@ -30,7 +30,7 @@ def built_engine(
         ValueError: The one asked for cannot run the model, or torch.func cannot differentiate it.
     """
     name = experiment.engine or _faster(device, method, task)
-    many, local = name == "vectorized" and len(data) > 1, method.node_bytes is None
+    many, local = name == "vectorized" and len(data) > 1, not method.traits.tangent
     fn, rows = _trial(task, local, data if many else data[:1])
     alone = _alone(fn, rows, local) if many or local else None
     reason = None
@@ -54,7 +54,7 @@ def _faster(device: torch.device, method: Method, task: Task) -> str:
     (benchmarks/engines.py, benchmarks/conv_clients.py).
     """
     large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
-    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.node_bytes is not None
+    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.traits.tangent
     return "sequential" if device.type == "cpu" and large else "vectorized"
 
 

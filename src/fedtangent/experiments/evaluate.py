@@ -30,10 +30,10 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     if not built.classes:
         return {"loss": loss}
     mean = worst = None
-    if not hasattr(state, "w_k"):  # all nodes have the server's
+    if built.method.personal is None:  # all nodes have the server's
         mean = worst = accuracy
     elif nodes:
-        own = [measured(built, w)[0] for w in _own(built, fleet, state.w_k).values]
+        own = [measured(built, w)[0] for w in _own(built, fleet, built.method.personal(state)).values]
         each = sorted(fleet.observe(fleet.of_here(own)))
         lowest = each[: max(1, len(each) // 10)]
         mean, worst = sum(each) / len(each), sum(lowest) / len(lowest)
@@ -59,7 +59,7 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
 
 def _own(built: Setup, fleet: Fleet, w_k: Each[Weights]) -> Each[Weights]:
     """The nodes' own models, after one more average where they have neighbours."""
-    if not built.method.neighbours:
+    if not built.method.traits.neighbours:
         return w_k
     with fleet.ledger.paused():
         return fleet.mix(w_k)

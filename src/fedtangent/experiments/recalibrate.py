@@ -20,7 +20,7 @@ def recalibrated(built: Setup, fleet: Fleet, w: Central[Weights], data_k: Each[S
     """
     if not batch_norm.layers(built.task.model):
         return w
-    assert built.method.clients is not None
+    assert built.method.traits.averages
     clients = built.method.clients(fleet)
     total, _ = clients.sum(clients.map(partial(_sums, built.task), clients.broadcast(w), data_k))
     return fleet.at_server(_with_statistics, w, total)

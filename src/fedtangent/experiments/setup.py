@@ -93,7 +93,7 @@ class Setup:
 
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
-        if not self.method.neighbours:
+        if not self.method.traits.neighbours:
             return None
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
@@ -139,7 +139,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),

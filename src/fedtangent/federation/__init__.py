@@ -4,7 +4,16 @@ from fedtangent.federation.engine import Engine, NodeError
 from fedtangent.federation.fleet import Fleet, generator
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.ledger import SERVER, Ledger
-from fedtangent.federation.method import Exposure, Method, node_mean, participants, rows
+from fedtangent.federation.method import (
+    Exposure,
+    Method,
+    Schedule,
+    Traits,
+    node_mean,
+    of_nodes,
+    participants,
+    rows,
+)
 from fedtangent.federation.transport import Link, Tag, Transport, Wire
 from fedtangent.federation.values import ABSENT, Central, Each, Inbox
 
@@ -22,11 +31,14 @@ __all__ = [
     "Link",
     "Method",
     "NodeError",
+    "Schedule",
     "Tag",
+    "Traits",
     "Transport",
     "Wire",
     "generator",
     "node_mean",
+    "of_nodes",
     "participants",
     "rows",
 ]

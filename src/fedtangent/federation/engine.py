@@ -26,6 +26,7 @@ class Engine(Protocol):
     """A way to run a function on many nodes; it knows no method and sends nothing."""
 
     name: str
+    one_by_one: bool  # whether a call computes nodes one after the other, so that it may be given any number of them
 
     def chunks(self, nodes: Sequence[int], node_bytes: Mapping[int, int]) -> list[list[int]]:
         """The nodes, split into groups to be computed together: a pure function of the arguments."""

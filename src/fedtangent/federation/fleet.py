@@ -43,6 +43,8 @@ from fedtangent.federation.values import ABSENT, Cache, Central, Each, Holders, 
 
 T = TypeVar("T")
 
+_WAVE = 2**28  # bytes of the nodes of a wave where several processes have to wait for each other after every one
+
 
 class _Answers(NamedTuple):
     """The way back of an `ask`: its tag, what the nodes of this process answer, all its links, and the new ones."""
@@ -100,6 +102,8 @@ class Fleet:
         """
         blocks, place = self.wire.transport.blocks(self.nodes)
         plans = [self.engine.chunks(block, self.node_bytes) for block in blocks]
+        if len(blocks) > 1 and self.engine.one_by_one:
+            plans = [_grouped(plan, self.node_bytes) for plan in plans]
         return [
             Wave(
                 number,
@@ -441,6 +445,21 @@ class Fleet:
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
     """The arguments of every node's call."""
     return list(zip(*columns, strict=True)) if columns else [()] * count
+
+
+def _grouped(plan: list[list[int]], node_bytes: Mapping[int, int]) -> list[list[int]]:
+    """The plan with fewer, larger groups: a wave that asks more neighbours spreads its work over processes evenly."""
+    groups: list[list[int]] = []
+    room = 0
+    for chunk in plan:
+        needed = sum(node_bytes.get(node, 0) for node in chunk)
+        if groups and needed <= room:
+            groups[-1] += chunk
+        else:
+            groups.append([*chunk])
+            room = _WAVE
+        room -= needed
+    return groups
 
 
 def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:

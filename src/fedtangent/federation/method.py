@@ -12,6 +12,45 @@ from fedtangent.shard import Shard
 Exposure = Literal["none", "aggregate", "kernel", "raw-equivalent"]
 
 
+class Traits(NamedTuple):
+    """What is true of a method, stated and never guessed.
+
+    Attributes:
+        neighbours: Its nodes talk to neighbours, and so need a topology.
+        tangent: It works in the tangent space of one function of the weights, on all rows and no batches: the function
+            must not change by chance, and augmentation has no place.
+        averages: It averages weights at a server and bears partial updates: its state's `w` are the server's weights,
+            each number of which moves without regard to how many others do, and it computes on, and hears of, no nodes
+            but its `clients`.
+    """
+
+    neighbours: bool = False
+    tangent: bool = False
+    averages: bool = False
+
+
+class Schedule(NamedTuple):
+    """cycle: The fewest rounds of a run. opening: The first of these, where they never come again."""
+
+    cycle: int = 1
+    opening: int = 0
+
+
+def everybody(fleet: Fleet) -> Fleet:
+    """All nodes, who take part where a method says nothing else."""
+    return fleet
+
+
+def server_weights(fleet: Fleet, state: Any, data_k: Each[Shard]) -> Central[Any]:
+    """The `aggregate` of a method whose state holds the server's `w`."""
+    return state.w  # type: ignore[no-any-return]
+
+
+def of_nodes(state: Any) -> Each[Any]:
+    """The `personal` weights of a method whose state holds each node's `w_k`."""
+    return state.w_k  # type: ignore[no-any-return]
+
+
 class Method(NamedTuple):
     """A federated method: a pair of pure functions, and what an experiment must know of it.
 
@@ -20,27 +59,24 @@ class Method(NamedTuple):
         init: (fleet, data_k) -> State, a NamedTuple of Each and Central.
         round: (fleet, state, data_k, k) -> (State, what goes on the record). k counts from 1.
         exposure: What leaves a node: `none`, `aggregate` (sums over its samples), `kernel`, `raw-equivalent`.
-        neighbours: Whether nodes talk to neighbours, and so need a topology.
-        aggregate: (fleet, state, data_k) -> the one model that is evaluated, as a Central.
+        traits: What is true of it.
+        aggregate: (fleet, state, data_k) -> the one model that is evaluated, as a Central; the server's `w` by itself.
+        personal: State -> the nodes' own weights, where each has its own.
+        clients: Fleet -> who takes part in a round.
         node_bytes: (rows, degree) -> the peak memory of one node's work; None for a few copies of weights and data.
-        clients: Fleet -> who takes part in a round, of a method that averages weights at a server and bears partial
-            updates: its state's `w` are the server's weights, each number of which moves without regard to how many
-            others do, and it computes on and hears of no other nodes than these; of such a method with partial updates
-            too. None for all others.
-        cycle: The fewest rounds of a run, where a method goes through a schedule.
-        opening: The first of these, where they never come again.
+        schedule: Of its rounds, where they are not all alike.
     """
 
     name: str
     init: Callable[[Fleet, Each[Shard]], Any]
     round: Callable[[Fleet, Any, Each[Shard], int], tuple[Any, dict[str, Any]]]
     exposure: Exposure
-    neighbours: bool
-    aggregate: Callable[[Fleet, Any, Each[Shard]], Central[dict[str, Tensor]]]
+    traits: Traits = Traits()
+    aggregate: Callable[[Fleet, Any, Each[Shard]], Central[dict[str, Tensor]]] = server_weights
+    personal: Callable[[Any], Each[dict[str, Tensor]]] | None = None
+    clients: Callable[[Fleet], Fleet] = everybody
     node_bytes: Callable[[int, int], int] | None = None
-    clients: Callable[[Fleet], Fleet] | None = None
-    cycle: int = 1
-    opening: int = 0
+    schedule: Schedule = Schedule()
 
 
 def rows(data: Shard) -> Tensor:

@@ -42,7 +42,4 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("central", init, round, "raw-equivalent", False, aggregate)
+    return Method("central", init, round, "raw-equivalent")

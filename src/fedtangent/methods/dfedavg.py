@@ -11,7 +11,7 @@ Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algori
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.federation import Each, Fleet, Method, node_mean
+from fedtangent.federation import Each, Fleet, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -53,4 +53,4 @@ def dfedavg(
         z_k = fleet.map(train, state.w_k, data_k, batches_k)
         return State(fleet.mix(z_k)), {}
 
-    return Method("dfedavg", init, round, "aggregate", True, aggregate)
+    return Method("dfedavg", init, round, "aggregate", Traits(neighbours=True), aggregate, of_nodes)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Each, Fleet, Inbox, Method, disclosure, node_mean, rows
+from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers, Inputs
@@ -142,9 +142,10 @@ def dfedkfac(
         init,
         round,
         "aggregate" if guard else "kernel",
-        True,
+        Traits(neighbours=True, tangent=True),
         aggregate,
-        kfac.node_bytes(task, span.tries),
+        of_nodes,
+        node_bytes=kfac.node_bytes(task, span.tries),
     )
 
 

@@ -13,7 +13,7 @@ Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.federation import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -59,7 +59,4 @@ def fedavg(
         w_k = clients.map(train, w_k, data_k, batches_k)
         return State(clients.mean(w_k, clients.map(rows, data_k))), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("fedavg", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("fedavg", init, round, "aggregate", Traits(averages=True), clients=cohort)

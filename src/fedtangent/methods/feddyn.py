@@ -16,7 +16,7 @@ Algorithm 1. arXiv 2111.04263. The model that is scored is the server's w, from 
 from typing import Any, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.federation import Central, Each, Fleet, Method, participants
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
@@ -85,7 +85,4 @@ def feddyn(
         h = trees.add_scaled(h, trees.subtract(mean, w), -penalty * share)
         return trees.add_scaled(mean, h, -1 / penalty), h
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("feddyn", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("feddyn", init, round, "aggregate", Traits(averages=True), clients=cohort)

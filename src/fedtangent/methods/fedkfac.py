@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import labels, trees
-from fedtangent.federation import Central, Each, Fleet, Method, disclosure, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangents import kfac
 from fedtangent.tangents.answers import Answers
@@ -147,11 +147,14 @@ def fedkfac(
         chosen, choice = choose(w, candidates(w, basis, c), summed_loss(loss), range(1, len(c) + 1))
         return chosen, trees.subtract(chosen, w), choice
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
     return Method(
-        "fedkfac", init, round, "aggregate" if guard else "kernel", False, aggregate, kfac.node_bytes(task, span.tries)
+        "fedkfac",
+        init,
+        round,
+        "aggregate" if guard else "kernel",
+        Traits(tangent=True),
+        clients=cohort,
+        node_bytes=kfac.node_bytes(task, span.tries),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedtangent import solvers, trees
-from fedtangent.federation import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
@@ -63,7 +63,4 @@ def fednova(
         a = (t - momentum * (1 - momentum**t) / (1 - momentum)) / (1 - momentum)
         return a, trees.scale(trees.subtract(w, z), 1 / a)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("fednova", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("fednova", init, round, "aggregate", Traits(averages=True), clients=cohort)

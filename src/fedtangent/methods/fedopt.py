@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import solvers, trees
-from fedtangent.federation import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -92,10 +92,7 @@ def fedopt(
         mean = clients.mean(w_k, clients.map(rows, data_k))
         return State(*fleet.at_server(server.step, mean, *state).unzip(3)), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("fedopt", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("fedopt", init, round, "aggregate", Traits(averages=True), clients=cohort)
 
 
 class Server(NamedTuple):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import catalog
-from fedtangent.federation import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method, Schedule
 from fedtangent.groups import chosen, found
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding
@@ -79,7 +79,7 @@ def fedpart(
     build = host or catalog.load("methods", "fedavg")
     parts, everything = found(task) if groups is None else chosen(task, groups), tuple(task.w_0)
     whole = build(task)
-    if whole.clients is None or whole.name == "fedpart":
+    if not whole.traits.averages or whole.name == "fedpart":
         raise ValueError(
             f"`host` must bear partial updates; got {whole.name}, which does not. Use a method that averages weights "
             "at a server, such as fedavg."
@@ -97,7 +97,7 @@ def fedpart(
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         first, visit = scheduled(k, len(parts), warm_up, rounds_per_group, warm_up_once)
         names = everything if visit is None else parts[_turn(fleet, order, first, visit, len(parts))]
-        present = whole.clients(fleet).nodes  # type: ignore[misc]
+        present = whole.clients(fleet).nodes
         place = {node: i for i, node in enumerate(fleet.nodes)}
 
         def known(changed: Tensor, synced: Tensor) -> dict[int, list[str]]:
@@ -127,9 +127,11 @@ def fedpart(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return whole.aggregate(fleet, state.host, data_k)
 
-    cycle = max(whole.cycle, warm_up + rounds_per_group * len(parts))
+    cycle = max(whole.schedule.cycle, warm_up + rounds_per_group * len(parts))
     opening = warm_up if warm_up_once else 0
-    return whole._replace(name="fedpart", init=init, round=round, aggregate=aggregate, cycle=cycle, opening=opening)
+    return whole._replace(
+        name="fedpart", init=init, round=round, aggregate=aggregate, schedule=Schedule(cycle, opening)
+    )
 
 
 def scheduled(k: int, count: int, warm_up: int, rounds_per_group: int, once: bool = False) -> tuple[int, int | None]:

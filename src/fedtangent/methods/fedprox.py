@@ -13,7 +13,7 @@ Algorithm 2. arXiv 1812.06127. Clients are drawn evenly and weighted by their ro
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.federation import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -63,10 +63,7 @@ def fedprox(
         w_k = clients.map(train, received_k, data_k, batches_k, received_k)
         return State(clients.mean(w_k, clients.map(rows, data_k))), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("fedprox", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("fedprox", init, round, "aggregate", Traits(averages=True), clients=cohort)
 
 
 def towards(w_k: Weights, w: Weights, mu: float) -> Weights:

@@ -8,7 +8,7 @@ at last  w   <- 1/K sum_k w_k                       for the record only
 from typing import Any, NamedTuple
 
 from fedtangent import solvers
-from fedtangent.federation import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -42,4 +42,4 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return fleet.mean(state.w_k)
 
-    return Method("local", init, round, "none", False, aggregate)
+    return Method("local", init, round, "none", Traits(), aggregate, of_nodes)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
 from fedtangent import dropout, solvers
-from fedtangent.federation import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -95,10 +95,7 @@ def moon(
         met_k = clients.everywhere(marked(fleet, True))
         return State(w, fleet.merge(w_k, state.previous_k), fleet.merge(met_k, state.met_k)), {}
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("moon", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("moon", init, round, "aggregate", Traits(averages=True), clients=cohort)
 
 
 def contrast(z: Tensor, z_s: Tensor, z_v: Tensor, temperature: float) -> Tensor:

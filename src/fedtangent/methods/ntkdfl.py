@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.federation import Each, Fleet, Inbox, Method, node_mean
+from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, nothing_found, score
 from fedtangent.task import Task, Weights
@@ -114,4 +114,13 @@ def ntkdfl(
         w, time = choose(mean, tries[0], loss, times)
         return w, trees.subtract(w, mean) if momentum else {}, time
 
-    return Method("ntkdfl", init, round, "raw-equivalent", True, aggregate, step.node_bytes(task))
+    return Method(
+        "ntkdfl",
+        init,
+        round,
+        "raw-equivalent",
+        Traits(neighbours=True, tangent=True),
+        aggregate,
+        of_nodes,
+        node_bytes=step.node_bytes(task),
+    )

@@ -32,7 +32,7 @@ from fedtangent import labels, shard, trees
 from fedtangent.channels._chain import payload_bytes, received
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
-from fedtangent.federation import Central, Each, Fleet, Method, participants
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
 from fedtangent.tangents.explicit import LARGEST, explicit
 from fedtangent.tangents.step import (
@@ -144,10 +144,15 @@ def ntkfl(
     def best(w: Weights, tries: Weights, loss: Tensor) -> tuple[Weights, Tensor]:
         return choose(w, tries, loss, times)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("ntkfl", init, round, "raw-equivalent", False, aggregate, message.node_bytes(step))
+    return Method(
+        "ntkfl",
+        init,
+        round,
+        "raw-equivalent",
+        Traits(tangent=True),
+        clients=cohort,
+        node_bytes=message.node_bytes(step),
+    )
 
 
 class _Message:

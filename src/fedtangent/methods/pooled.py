@@ -12,7 +12,7 @@ NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), whose messages tell as much as th
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import shard, solvers
-from fedtangent.federation import Each, Fleet, Inbox, Method, node_mean
+from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 
@@ -58,4 +58,4 @@ def pooled(
         pool: Shard = shard.join([own, inbox.values])
         return pool
 
-    return Method("pooled", init, round, "raw-equivalent", True, aggregate)
+    return Method("pooled", init, round, "raw-equivalent", Traits(neighbours=True), aggregate, of_nodes)

@@ -17,7 +17,7 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import solvers, trees
-from fedtangent.federation import Central, Each, Fleet, Method, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
@@ -83,7 +83,4 @@ def scaffold(
         dc = trees.map(lambda dw, c: -dw / batches.real.sum() / lr - c, dw, c)
         return (dw, dc), trees.add(c_k, dc)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("scaffold", init, round, "aggregate", False, aggregate, clients=cohort)
+    return Method("scaffold", init, round, "aggregate", Traits(averages=True), clients=cohort)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, disclosure, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.losses import squared
 from fedtangent.shard import Shard
 from fedtangent.tangents import primal
@@ -125,10 +125,15 @@ def sumntk(
     def best(w: Weights, tries: Weights, loss: tuple[Score, Tensor]) -> tuple[Weights, Tensor]:
         return choose(w, tries, summed_loss(loss), times)
 
-    def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
-        return state.w
-
-    return Method("sumntk", init, round, "aggregate", False, aggregate, _node_bytes(task, columns, len(times)))
+    return Method(
+        "sumntk",
+        init,
+        round,
+        "aggregate",
+        Traits(tangent=True),
+        clients=cohort,
+        node_bytes=_node_bytes(task, columns, len(times)),
+    )
 
 
 def _evolved(
