@@ -49,6 +49,10 @@ class Task:
         names: The parameters that are trained, all others frozen; none is all. From `part`.
         augment: What happens to the rows of a batch, from `solvers.shuffled`; none leaves them.
         outputs: Which of the model's results are the outputs, such as 'logits'; none where it returns these alone.
+
+    Attributes:
+        w_0: The first weights.
+        found: What others have found out about it once, by name.
     """
 
     model: nn.Module
@@ -58,6 +62,7 @@ class Task:
     augment: Augmentation | None = None
     outputs: Picker | None = None
     w_0: Weights = field(init=False, repr=False)
+    found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     _all: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

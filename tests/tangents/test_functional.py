@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedtangent import tangents
 from fedtangent.tangents import jacobian, kernel
 from fedtangent.tangents.functional import each, plain
+from tests.tangents.random_models import by_autograd
 from tests.tangents.unusual import by_rows, flat, like, samples
 
 
@@ -130,6 +131,30 @@ def test_layers_that_torch_fuses_in_single_precision(model: nn.Module, x: Tensor
 def assert_near(found: Tensor, expected: Tensor) -> None:
     assert found.dtype == torch.float32
     assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(5).eval(), nn.InstanceNorm2d(5, affine=True)])
+def test_a_normalisation_takes_a_derivative_in_any_order(norm: nn.Module) -> None:
+    """One sample's, channels last with a batch axis that came from unsqueeze: PyTorch reads it as another."""
+    norm.double()
+    x, d = torch.randn(2, 1, 5, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    turned = d[0].permute(1, 2, 0).contiguous().permute(2, 0, 1).unsqueeze(0)
+    assert turned.stride() == (5, 1, 15, 5)
+    with plain():
+        of_bias, of_input = torch.autograd.grad(norm(x.requires_grad_()), [norm.bias, x], turned)
+        same = torch.autograd.grad(norm(x), x, d)[0]
+    torch.testing.assert_close(of_bias, d.sum((0, 2, 3)))
+    torch.testing.assert_close(of_input, same)
+
+
+def test_prelu_mapped_over_samples_and_as_many_outputs() -> None:
+    """PyTorch's own rule mixes two mapped axes of one length."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    model[1].weight.requires_grad_(False).uniform_(-1, 1)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    j = by_autograd(model, x)
+    torch.testing.assert_close(kernel(model, x), torch.einsum("ncp,mdp->nmcd", j, j))
 
 
 def test_plain_leaves_everything_as_it_was() -> None:

@@ -107,6 +107,7 @@ MATRICES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         (2, 5, 4, 6),
     ),
     "rows of a table": (Model(lambda s, x: s.a[x.long()].sum(1), (19, 4)), (5,)),
+    "a table's columns": (Model(lambda s, x: s.a[:, x.long()].sum(2).T, (4, 19)), (5,)),
     "index_select": (
         Model(lambda s, x: s.a.index_select(0, x.abs().long().flatten()).unflatten(0, x.shape).sum(1), (9, 4)), (5,),
     ),
@@ -137,6 +138,7 @@ SUMS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "PReLU": (Model(lambda s, x: F.prelu(x, s.a).flatten(1) * s.b, (2,), (1,)), (2, 3)),
     "one slope": (Model(lambda s, x: F.prelu(x, s.a), (1,)), (4,)),
     "functions": (Model(lambda s, x: x * F.softplus(s.a, 2.0) + torch.exp(-s.b) + s.c.clone(), (4,), (4,), (4,)), (4,)),
+    "addcmul": (Model(lambda s, x: torch.addcmul(s.a, s.b, x), (1, 4), (4,)), (4,)),
     "scaled": (Model(lambda s, x: torch.add(x, 0.5 * s.a, alpha=2) + torch.sub(x, s.b, alpha=3), (4,), (4,)), (4,)),
     "a bias beside a derived weight": (Model(lambda s, x: F.linear(x, 0.5 * s.a, s.b), (3, 4), (3,)), (4,)),
     "shift of a frozen norm": (

@@ -99,6 +99,18 @@ def mixed(model: Model, x: Tensor) -> Tensor:
     return moved - moved.detach()
 
 
+def test_gradients_that_lie_in_one_memory() -> None:
+    """A token is joined to a single sample, and positions are added to both: autograd gives views of one tensor."""
+
+    def joined(s: Model, x: Tensor) -> Tensor:
+        tokens = torch.cat([s.token.expand(len(x), -1, -1), s.a(x)[:, None]], 1) + s.places
+        return s.b(torch.tanh(tokens * s.p)).flatten(1)
+
+    model = Model(joined)
+    model.token, model.places = (nn.Parameter(torch.ones(1, n, 3, dtype=torch.float64)) for n in (1, 2))
+    assert found(model, X[:1]).whole == () and exact(model, X[:1])
+
+
 def test_samples_that_go_other_ways() -> None:
     model = Model(lambda s, x: torch.stack([s.b(s.a(r) * s.p) if r[0] > 0 else s.b(s.a(r)) for r in x]))
     assert found(model).whole

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedtangent.catalog import load, names
 from fedtangent.federation import SERVER, Each, Fleet, Graph, Ledger, Link, Tag, Transport, Wire
+from fedtangent.federation.looking import collected, seen
 from fedtangent.federation.values import replaced
 from fedtangent.shard import Shard
 from fedtangent.transports._pipes import Piped
@@ -74,7 +75,7 @@ def played(transport: Transport, graph: Graph) -> tuple[Any, Ledger]:
     """All verbs, their values at the server's process, and all that was booked."""
     fleet = federation.fleet(wire=Wire(transport), graph=graph)
     found = verbs(fleet, fleet.each(federation.shards()))
-    values = {name: fleet.seen(value) for name, value in found.items()}
+    values = {name: seen(fleet, value) for name, value in found.items()}
     return values, fleet.wire.books(fleet.nodes)
 
 
@@ -91,11 +92,11 @@ def run(transport: str, what: str) -> tuple[Any, dict[str, Tensor], list[Any], L
         for k in (1, 2):
             now = federation.fleet(wire=wire, round=k)
             state, extra = method.round(now, state, data_k, k)
-            extras.append({name: now.seen(value) for name, value in extra.items()})
+            extras.append({name: seen(now, value) for name, value in extra.items()})
             replaced(state, lambda part: part.settle() if isinstance(part, Each) else part)
         with wire.ledger.paused():
-            aggregate = now.seen(method.aggregate(now, state, data_k))
-        whole = now.collected(state)
+            aggregate = seen(now, method.aggregate(now, state, data_k))
+        whole = collected(now, state)
         return plain(whole) if transport.here(SERVER) else None, aggregate, extras, wire.books(fleet.nodes)
 
     return play(memory()) if transport == "memory" else TRANSPORTS[transport](play)[0]  # type: ignore[no-any-return]

@@ -274,11 +274,6 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
 def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
     """Raises where a method cannot bear the model's batch norm, dropout or inputs, or leaves out the augmentation."""
     names, tangent = list(batch_norm.layers(task.model)), method.traits.tangent
-    if tangent and (task.outputs is not None or not isinstance(task.example, Tensor)):
-        raise ValueError(
-            f"`model` must take one tensor and return one for {method.name}, which works in the tangent space; got "
-            "inputs of several tensors, or `outputs`. Wrap it in a module that does, or train by another method."
-        )
     if names and not method.traits.averages:
         raise ValueError(
             f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "

@@ -19,6 +19,7 @@ from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.warm_up import warm_up
 from fedtangent.federation import SERVER, Central, Each, Fleet, Ledger, Wire
+from fedtangent.federation.looking import collected, seen
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.task import Weights
@@ -131,7 +132,7 @@ def _played(
         fleet = built.fleet(k, wire)
         state, entry, weights = step(built, fleet, state, data_k, k)
         rounds.append(entry)
-        whole, books = (state, wire.ledger) if folder is None else (fleet.collected(state), wire.books(built.nodes))
+        whole, books = (state, wire.ledger) if folder is None else (collected(fleet, state), wire.books(built.nodes))
         if folder is not None and built.leads:
             digests.append(record.append(folder, entry))
             model_file.save(folder, built, weights.value)
@@ -169,7 +170,7 @@ def step(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
             "Use smaller steps; the rounds before this one are kept."
         )
-    extra = _counted(built, {name: fleet.seen(value) for name, value in extra.items()}, k)
+    extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
     ledger = fleet.wire.books(built.nodes)

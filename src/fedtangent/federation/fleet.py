@@ -39,11 +39,10 @@ from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.federation.transport import Bill, Link, Tag, Wire, nothing
-from fedtangent.federation.values import ABSENT, Cache, Central, Each, Holders, Inbox, Wave, replaced
+from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
+from fedtangent.federation.waves import waves
 
 T = TypeVar("T")
-
-_WAVE = 2**28  # bytes of the nodes of a wave where several processes have to wait for each other after every one
 
 
 class _Answers(NamedTuple):
@@ -96,22 +95,8 @@ class Fleet:
 
     @cached_property
     def waves(self) -> list[Wave]:
-        """All nodes, in the groups that engines compute together: one of every process at a time.
-
-        Every process knows the plans of all: they hang on the nodes and what they need alone.
-        """
-        blocks, place = self.wire.transport.blocks(self.nodes)
-        plans = [self.engine.chunks(block, self.node_bytes) for block in blocks]
-        if len(blocks) > 1 and self.engine.one_by_one:
-            plans = [_grouped(plan, self.node_bytes) for plan in plans]
-        return [
-            Wave(
-                number,
-                tuple(plans[place][number]) if number < len(plans[place]) else (),
-                tuple(node for plan in plans if number < len(plan) for node in plan[number]),
-            )
-            for number in range(max(map(len, plans)))
-        ]
+        """All nodes, in the groups that engines compute together: one of every process at a time."""
+        return waves(self.wire.transport, self.engine, self.nodes, self.node_bytes)
 
     @property
     def ledger(self) -> Ledger:
@@ -222,24 +207,6 @@ class Fleet:
                 "`observe` must not be called by a method, which would see what it may not. Use verbs."
             )
         return self._told(x_k, nothing)
-
-    def seen(self, value: Any) -> Any:
-        """What a method records, on every process: of an Each the list of all values, of a Central its value."""
-        if isinstance(value, Each):
-            return replace(self, nodes=value.nodes).observe(value)
-        return self.wire.transport.tell(self.wire.tag(), value.value) if isinstance(value, Central) else value
-
-    def collected(self, state: Any) -> Any:
-        """A state whose values are all where the server is, for a checkpoint; elsewhere it is of no use."""
-
-        def whole(part: Each[Any] | Central[Any]) -> Any:
-            if isinstance(part, Central):
-                return part
-            fleet = replace(self, nodes=part.nodes)
-            values = fleet._to_server(part, nothing)
-            return Each(Holders(part.nodes), dict(zip(part.nodes, values, strict=True))) if self._serves else part
-
-        return state if len(self.wire.transport.blocks(self.nodes)[0]) == 1 else replaced(state, whole)
 
     def mix(self, x_k: Each[T]) -> Each[T]:
         """The gossip matrix times the values: every node averages with its neighbours."""
@@ -453,21 +420,6 @@ class Fleet:
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
     """The arguments of every node's call."""
     return list(zip(*columns, strict=True)) if columns else [()] * count
-
-
-def _grouped(plan: list[list[int]], node_bytes: Mapping[int, int]) -> list[list[int]]:
-    """The plan with fewer, larger groups: a wave that asks more neighbours spreads its work over processes evenly."""
-    groups: list[list[int]] = []
-    room = 0
-    for chunk in plan:
-        needed = sum(node_bytes.get(node, 0) for node in chunk)
-        if groups and needed <= room:
-            groups[-1] += chunk
-        else:
-            groups.append([*chunk])
-            room = _WAVE
-        room -= needed
-    return groups
 
 
 def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:

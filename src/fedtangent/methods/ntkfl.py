@@ -34,6 +34,7 @@ from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
+from fedtangent.tangents import of_task
 from fedtangent.tangents.explicit import LARGEST, explicit
 from fedtangent.tangents.step import (
     Rows,
@@ -48,7 +49,6 @@ from fedtangent.tangents.step import (
     score,
     some,
 )
-from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task, Weights
 
 
@@ -171,7 +171,7 @@ class _Message:
             return rows
         sent: Any = rows.factors
         if self.exchange == "jacobian":
-            sent = explicit(known_uses(self.task.model, w, data.x), rows.factors, w, len(data.x))
+            sent = explicit(of_task.uses(self.task, w, data.x), rows.factors, w, len(data.y))
         return rows._replace(factors=received(self.wire, sent, rows.real))
 
     def payload(self, rows: Rows) -> int:

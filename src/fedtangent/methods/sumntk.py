@@ -30,10 +30,9 @@ from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.losses import squared
 from fedtangent.shard import Shard
-from fedtangent.tangents import primal
+from fedtangent.tangents import of_task, primal
 from fedtangent.tangents.primal import Evolution, Features, Sums
 from fedtangent.tangents.step import Score, Step, choose, countable, nothing_found, score, summed_loss
-from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task, Weights
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
@@ -99,7 +98,7 @@ def sumntk(
         return State(w), record
 
     def size_of(data: Shard) -> Size:
-        return Size(rows(data), torch.tensor(known_uses(task.model, task.w_0, data.x).outputs, device=data.x.device))
+        return Size(rows(data), torch.tensor(of_task.uses(task, task.w_0, data.x).outputs, device=data.y.device))
 
     def allowed(sizes: list[Size]) -> int:
         return _allowed(columns, [int(size.rows) for size in sizes], int(sizes[0].outputs))

@@ -13,18 +13,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from fedtangent.tangents.factors import Factors, Gated, Last, sensitivities
+from fedtangent.tangents.factors import Factors, Gated, Last, Some, sensitivities
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.uses import Use, Uses
 
 Kind = Literal["full", "trace", "diagonal"]
 Way = Literal["explicit", "factors"]
+Piece = slice | None  # of a matrix: some of its groups, or some of its rows where there is one group
 
 # The full kernel's many small products run slower than one large one, by about this factor.
 _SMALL = 2.0
@@ -85,20 +86,28 @@ class Side(NamedTuple):
     """What some samples bring to a part. u: their inputs. d: sensitivities, or explicit gradients where u is None.
 
     At one position u is (n, I) and d is (n, C, O), or for the trace (n, O) with 1/C sum_c d_nc . d_mc as its products;
-    None means the identity. At more u and d are (n, G, I, S) and (n, C, G, O, S). Gradients are (n, C, p).
+    None means the identity. At more u and d are (n, G, I, S) and (n, C, G, O, S). Gradients are (n, C, p). Of d and of
+    the gradients there are only some outputs, where those are cut.
     """
 
     u: Tensor | None
     d: Tensor | None
+    outputs: Some
 
     @property
     def samples(self) -> int:
         """How many."""
-        return next(len(side) for side in self if side is not None)
+        return len(cast(Tensor, self.d if self.u is None else self.u))
 
     def rows(self, part: slice) -> "Side":
         """Of some of the samples."""
-        return Side(*(None if side is None else side[part] for side in self))
+        u, d = (None if side is None else side[part] for side in (self.u, self.d))
+        return Side(u, d, self.outputs)
+
+    def at(self, spots: slice) -> "Side":
+        """At some of several positions."""
+        u, d = (None if side is None else side[..., spots] for side in (self.u, self.d))
+        return Side(u, d, self.outputs)
 
 
 def parts(uses: Uses, w: Weights) -> list[Part]:
@@ -120,70 +129,83 @@ def parts(uses: Uses, w: Weights) -> list[Part]:
     ]
 
 
-def gradients(part: Part, w: Weights, factors: Factors, head: Tensor) -> dict[str, Tensor]:
+def gradients(part: Part, w: Weights, factors: Factors, head: Tensor, outputs: Some | None = None) -> dict[str, Tensor]:
     """The gradients (n, C, ...) by a part's parameters, summed over its uses."""
     total: dict[str, Tensor] = {}
     for key, one in zip(part.keys, part.uses, strict=True):
-        found = one.gradients(w, factors[key].a, sensitivities(factors[key], one.call.shapes, head))
+        found = one.gradients(w, factors[key].a, sensitivities(factors[key], one.call.shapes, head, outputs))
         for name, gradient in found.items():
             total[name] = total[name] + gradient if name in total else gradient
     return total
 
 
-def side(part: Part, way: Way, kind: Kind, w: Weights, factors: Factors, head: Tensor) -> Side:
-    """What the samples of these factors bring to a part."""
+def side(
+    part: Part, way: Way, kind: Kind, w: Weights, factors: Factors, head: Tensor, outputs: Some, piece: Piece = None
+) -> Side:
+    """What the samples of these factors, which are those of some `outputs`, bring to a part, or to a piece of it."""
     matrix = part.matrix
     if way == "explicit":
         if matrix is not None and not matrix.lookup:
-            return Side(None, _outer_products(matrix, *_inner_and_outer(part, factors, head)))
-        found = gradients(part, w, factors, head)
+            return Side(None, _outer_products(matrix, *_inner_and_outer(part, factors, head, outputs), piece), outputs)
+        found = gradients(part, w, factors, head, outputs)
         flat = [found[name].reshape(*found[name].shape[:2], -1) for name in part.names]
-        return Side(None, flat[0] if len(flat) == 1 else torch.cat(flat, 2))
+        return Side(None, flat[0] if len(flat) == 1 else torch.cat(flat, 2), outputs)
     assert matrix is not None
     if part.positions == 1 and not matrix.lookup and matrix.groups == 1:
         factor = factors[part.keys[0]]
         u = matrix.inner(factor.a).flatten(1)  # of a convolution only what its one window sees
         if isinstance(factor, Last):
-            return Side(u, None)
+            return Side(u, None, outputs)
         if kind != "trace":
-            return Side(u, sensitivities(factor, matrix.call.shapes, head)[0].flatten(2))
+            return Side(u, sensitivities(factor, matrix.call.shapes, head, outputs)[0].flatten(2), outputs)
         if isinstance(factor, Gated):
-            return Side(u, factor.gate * (head**2).mean(0).sqrt())
-        return Side(u, factor.d[0].flatten(1) / math.sqrt(factor.d[0].shape[1]))
-    return Side(*_inner_and_outer(part, factors, head))
+            return Side(u, factor.gate * ((head[outputs.part] ** 2).sum(0) / outputs.of).sqrt(), outputs)
+        return Side(u, factor.d[0].flatten(1) / math.sqrt(outputs.of), outputs)
+    return Side(*_inner_and_outer(part, factors, head, outputs), outputs)
 
 
-def _inner_and_outer(part: Part, factors: Factors, head: Tensor) -> tuple[Tensor, Tensor]:
+def _inner_and_outer(part: Part, factors: Factors, head: Tensor, outputs: Some) -> tuple[Tensor, Tensor]:
     """u (n, G, I, S) and d (n, C, G, O, S) of a matrix at all positions of all its uses."""
     us, ds = [], []
     for key, one in zip(part.keys, part.uses, strict=True):
         assert isinstance(one, Matrix)
         us.append(one.inner(factors[key].a))
-        ds.append(one.outer(sensitivities(factors[key], one.call.shapes, head)))
+        ds.append(one.outer(sensitivities(factors[key], one.call.shapes, head, outputs)))
     return (torch.cat(us, -1), torch.cat(ds, -1)) if len(us) > 1 else (us[0], ds[0])
 
 
-def _outer_products(matrix: Matrix, u: Tensor, d: Tensor) -> Tensor:
-    """sum_s d_s (u_s, 1)^T, (n, C, p): the gradients by a matrix and its bias, each row with its own."""
+def _outer_products(matrix: Matrix, u: Tensor, d: Tensor, piece: Piece) -> Tensor:
+    """sum_s d_s (u_s, 1)^T, (n, C, p): the gradients by a matrix and its bias, each row with its own.
+
+    By a piece of it only: some groups, or some rows where there is one group.
+    """
+    if piece is not None and matrix.groups > 1:
+        u, d = u[:, piece], d[:, :, piece]
+    elif piece is not None:
+        d = d[:, :, :, piece]
     if matrix.bias is not None:
         u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
     return torch.einsum("ncgos,ngis->ncgoi", d, u).flatten(2)
 
 
-def share(kind: Kind, part: Part, own: Side, its: Side, outputs: int, most: float = math.inf) -> Tensor:
+def share(kind: Kind, part: Part, own: Side, its: Side, most: float = math.inf, spots: float = math.inf) -> Tensor:
     """A part's share of a tile: (n, C, m, C) of the full kernel, (n, m) of the trace, (n, m, C) of the diagonal.
 
-    Where a side has more samples than `most`, it is put together from smaller tiles.
+    Where a side has more samples than `most`, it is put together from smaller tiles; where it has more positions than
+    `spots`, it is the sum over cuts of them.
     """
     if max(own.samples, its.samples) > most:
         rows, columns = ([side.rows(cut) for cut in cuts(side.samples, int(most))] for side in (own, its))
-        strips = [[share(kind, part, row, column, outputs) for column in columns] for row in rows]
+        strips = [[share(kind, part, row, column, spots=spots) for column in columns] for row in rows]
         return torch.cat([torch.cat(strip, 2 if kind == "full" else 1) for strip in strips])
     if own.u is None or its.u is None:
-        return _explicit(kind, own, its, outputs)
+        return _explicit(kind, own, its)
     if own.u.dim() == 2 and not (part.matrix and part.matrix.lookup):
-        return _single(kind, part, own, its, outputs)
-    return _shared(kind, part, own, its, outputs)
+        return _single(kind, part, own, its)
+    if spots < own.u.shape[-1]:
+        places = cuts(own.u.shape[-1], int(spots))
+        return _summed(_shared(kind, part, own.at(s), its.at(t)) for s in places for t in places)
+    return _shared(kind, part, own, its)
 
 
 def total(
@@ -191,18 +213,20 @@ def total(
     parts: Sequence[Part],
     own: Sequence[Side],
     its: Sequence[Side],
-    outputs: int,
     most: Sequence[float] | None = None,
+    spots: Sequence[float] | None = None,
 ) -> Tensor:
-    """The sum of the shares of some parts, `most` for each."""
+    """The sum of the shares of some parts, with `most` and `spots` for each."""
     found: Tensor | None = None
-    for part, row, column, size in zip(parts, own, its, most or [math.inf] * len(parts), strict=True):
+    whole = [math.inf] * len(parts)
+    for part, row, column, size, places in zip(parts, own, its, most or whole, spots or whole, strict=True):
         if found is not None and kind == "full" and row.d is None:
-            found.diagonal(dim1=1, dim2=3).add_(_gram(part, row, column)[..., None])
+            if row.outputs == column.outputs:
+                found.diagonal(dim1=1, dim2=3).add_(_gram(part, row, column)[..., None])
         elif found is not None:
-            found += share(kind, part, row, column, outputs, size)
+            found += share(kind, part, row, column, size, places)
         else:
-            found = share(kind, part, row, column, outputs, size)
+            found = share(kind, part, row, column, size, places)
     assert found is not None
     return found
 
@@ -214,34 +238,40 @@ def cuts(length: int, size: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _explicit(kind: Kind, own: Side, its: Side, outputs: int) -> Tensor:
+def _explicit(kind: Kind, own: Side, its: Side) -> Tensor:
     assert own.d is not None and its.d is not None
     if kind == "full":
-        return (own.d.flatten(0, 1) @ its.d.flatten(0, 1).mT).view(len(own.d), outputs, len(its.d), outputs)
+        return (own.d.flatten(0, 1) @ its.d.flatten(0, 1).mT).view(*own.d.shape[:2], *its.d.shape[:2])
     if kind == "trace":
-        return own.d.flatten(1) @ its.d.flatten(1).mT / outputs
+        return own.d.flatten(1) @ its.d.flatten(1).mT / own.outputs.of
     return (own.d.movedim(1, 0) @ its.d.movedim(1, 0).mT).movedim(0, 2)
 
 
-def _single(kind: Kind, part: Part, own: Side, its: Side, outputs: int) -> Tensor:
+def _single(kind: Kind, part: Part, own: Side, its: Side) -> Tensor:
     gram = _gram(part, own, its)
     if own.d is None or its.d is None:
-        if kind == "trace":
-            return gram
-        ones = torch.eye(outputs, dtype=gram.dtype, device=gram.device)
-        return (
-            gram[:, None, :, None] * ones[:, None]
-            if kind == "full"
-            else gram[..., None].expand(-1, -1, outputs).clone()
-        )
+        return _identity(kind, gram, own.outputs, its.outputs)
     if kind == "full":
-        found = (own.d.flatten(0, 1) @ its.d.flatten(0, 1).mT).view(len(own.d), outputs, len(its.d), outputs)
+        rows, columns = own.outputs.count, its.outputs.count
+        found = (own.d.flatten(0, 1) @ its.d.flatten(0, 1).mT).view(len(own.d), rows, len(its.d), columns)
         # written out along the rows: four times as fast as a product that broadcasts over both outputs
-        found.view(len(own.d), outputs, -1).mul_(gram.repeat_interleave(outputs, 1)[:, None])
+        found.view(len(own.d), rows, -1).mul_(gram.repeat_interleave(columns, 1)[:, None])
         return found
     if kind == "trace":
         return gram.mul_(own.d @ its.d.mT)
     return gram[..., None] * (own.d.movedim(1, 0) @ its.d.movedim(1, 0).mT).movedim(0, 2)
+
+
+def _identity(kind: Kind, gram: Tensor, own: Some, its: Some) -> Tensor:
+    """What the last linear map adds, whose sensitivities are the identity."""
+    if kind == "trace":
+        return gram if own.count == own.of else gram.mul_(own.count / own.of)
+    if kind == "diagonal":
+        return gram[..., None].expand(-1, -1, own.count).clone()
+    found = gram.new_zeros(len(gram), own.count, gram.shape[1], its.count)
+    if own == its:
+        found.diagonal(dim1=1, dim2=3).copy_(gram[..., None])
+    return found
 
 
 def _gram(part: Part, own: Side, its: Side) -> Tensor:
@@ -253,7 +283,7 @@ def _gram(part: Part, own: Side, its: Side) -> Tensor:
     return gram
 
 
-def _shared(kind: Kind, part: Part, own: Side, its: Side, outputs: int) -> Tensor:
+def _shared(kind: Kind, part: Part, own: Side, its: Side) -> Tensor:
     assert (
         own.u is not None and its.u is not None and own.d is not None and its.d is not None and part.matrix is not None
     )
@@ -261,17 +291,20 @@ def _shared(kind: Kind, part: Part, own: Side, its: Side, outputs: int) -> Tenso
     if kind == "full":
         return _summed(map(_shared_full, own.d.unbind(2), its.d.unbind(2), alike))
     if kind == "trace":
-        return _summed(map(_shared_trace, own.d.unbind(2), its.d.unbind(2), alike)) / outputs
+        return _summed(map(_shared_trace, own.d.unbind(2), its.d.unbind(2), alike)) / own.outputs.of
     by_output = zip(torch.split(own.d, 1, 1), torch.split(its.d, 1, 1), strict=True)
     return torch.stack([_summed(map(_shared_trace, d.unbind(2), e.unbind(2), alike)) for d, e in by_output], -1)
 
 
 def _shared_full(own: Tensor, its: Tensor, alike: Tensor) -> Tensor:
-    """sum_st (d_ns . d_mt) (u_ns . u_mt) for d (n, C, O, S) and (m, C, O, T), by way of sum_t d_mt (u_ns . u_mt)."""
-    (n, c, o, s), (m, _, _, t) = own.shape, its.shape
+    """sum_st (d_ns . d_mt) (u_ns . u_mt), (n, C, m, C'), for d (n, C, O, S) and (m, C', O, T).
+
+    By way of sum_t d_mt (u_ns . u_mt).
+    """
+    (n, b, o, s), (m, c, _, t) = own.shape, its.shape
     both = alike.permute(2, 0, 1, 3).reshape(m, n * s, t) @ its.permute(0, 3, 1, 2).reshape(m, t, c * o)
     both = both.view(m, n, s, c, o).permute(1, 2, 4, 0, 3).reshape(n, s * o, m * c)
-    return (own.mT.reshape(n, c, s * o) @ both).view(n, c, m, c)
+    return (own.mT.reshape(n, b, s * o) @ both).view(n, b, m, c)
 
 
 def _shared_trace(own: Tensor, its: Tensor, alike: Tensor) -> Tensor:

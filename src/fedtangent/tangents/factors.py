@@ -6,6 +6,7 @@ the sensitivities, as there.
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -41,8 +42,29 @@ Factor = Dense | Gated | Last
 Factors = dict[str, Factor]
 
 
-def factors(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> tuple[Tensor, Factors]:
-    """f(x; w) (n, C), and the factors of its Jacobian by every use of w.
+@dataclass(frozen=True)
+class Some:
+    """The outputs from `start` up to `stop` of so many: all of a model's, or a slice where they do not fit at once."""
+
+    start: int
+    stop: int
+    of: int
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
+    @property
+    def part(self) -> slice:
+        """Along the axis of the outputs."""
+        return slice(self.start, self.stop)
+
+
+def factors(
+    model: nn.Module, w: Weights, x: Samples, uses: Uses, outputs: Some | None = None
+) -> tuple[Tensor, Factors]:
+    """f(x; w) (n, C), and the factors of its Jacobian by every use of w; sensitivities of some `outputs` only.
 
     Samples are taken one by one, under vmap, so that wherever a layer has its batch axis nothing is mixed. One forward
     pass, and a backward pass an output for what lies below the last two layers.
@@ -50,7 +72,7 @@ def factors(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> tuple[Tenso
     Raises:
         UsesDiffer: A sample that uses the parameters in other ways.
     """
-    f, kept, d, gate = _captured(model, w, x, uses, None)
+    f, kept, d, gate = _captured(model, w, x, uses, None, outputs or every(uses.outputs))
     found: Factors = {}
     for key in uses.by_name:
         if key in (uses.last, WHOLE):
@@ -67,7 +89,7 @@ def pulled_back(model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Ten
 
     One forward and one backward pass.
     """
-    f, kept, d, gate = _captured(model, w, x, uses, alpha)
+    f, kept, d, gate = _captured(model, w, x, uses, alpha, every(uses.outputs))
     found: Factors = {}
     for key, use in uses.by_name.items():
         own: Tensors
@@ -82,9 +104,9 @@ def pulled_back(model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Ten
 
 
 def _captured(
-    model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None
+    model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None, outputs: Some
 ) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
-    """f, what is kept of inputs, sensitivities of all outputs, or of alpha, by use; and the gate where there is one."""
+    """f, what is kept of inputs, sensitivities of the outputs, or of alpha, by use; and the gate where there is one."""
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated, WHOLE)]
     tip = uses.last if uses.gated else None
     apply = one_by_one if uses.looped else each
@@ -103,7 +125,7 @@ def _captured(
             pulled = vjp((alpha[0], torch.zeros_like(top)))[0]
             d = {key: tuple(part[None] for part in pulled[key]) for key in dense}
         elif dense:
-            rows = torch.eye(len(f), dtype=f.dtype, device=f.device)
+            rows = _identity(outputs, f)
             found = apply(lambda row: vjp((row, torch.zeros_like(top)))[0], rows)
             d = {key: found[key] for key in dense}
         gate = vjp((torch.zeros_like(f), torch.ones_like(top)))[0][uses.gated][0] if uses.gated else f
@@ -140,15 +162,27 @@ def head(uses: Uses, w: Weights) -> Tensor:
     return last.layout.of(w[last.weight])[0] if isinstance(last, Matrix) else torch.zeros(0)
 
 
-def sensitivities(factor: Factor, shapes: tuple[tuple[int, ...], ...], head: Tensor) -> Tensors:
-    """d (n, C, ...) of a factor with results of these shapes, whether it is stored or not."""
+def every(outputs: int) -> Some:
+    """All of them."""
+    return Some(0, outputs, outputs)
+
+
+def sensitivities(
+    factor: Factor, shapes: tuple[tuple[int, ...], ...], head: Tensor, outputs: Some | None = None
+) -> Tensors:
+    """d (n, C, ...) of a factor with results of these shapes, whether it is stored or not; of `outputs`, else all."""
     if isinstance(factor, Dense):
         return factor.d
     n = len(factor.a[0])
     if isinstance(factor, Gated):
-        found = factor.gate[:, None] * head
+        found = factor.gate[:, None] * (head if outputs is None else head[outputs.part])
     else:
-        like = factor.a[0]
-        c = math.prod(shapes[0])
-        found = torch.eye(c, dtype=like.dtype, device=like.device).expand(n, -1, -1)
+        found = _identity(outputs or every(math.prod(shapes[0])), factor.a[0]).expand(n, -1, -1)
     return (found.reshape(n, -1, *shapes[0]),)
+
+
+def _identity(outputs: Some, like: Tensor) -> Tensor:
+    """Rows of the unit matrix, (count, of)."""
+    rows = torch.zeros(outputs.count, outputs.of, dtype=like.dtype, device=like.device)
+    rows.diagonal(outputs.start).fill_(1)
+    return rows

@@ -151,6 +151,8 @@ class PlainLayers(TorchFunctionMode):
         if function in _RECURRENT:
             with _no_fused_recurrence():
                 return function(*args, **kwargs)
+        if function is F.batch_norm or function is F.instance_norm:
+            return _ordered(function(*args, **kwargs))
         if function in _SLOPED:
             return _sloped(*args, **kwargs)
         if function is F.embedding or function is F.embedding_bag:
@@ -158,6 +160,14 @@ class PlainLayers(TorchFunctionMode):
             given.apply_defaults()
             return (_rows if function is F.embedding else _bags)(function, given.arguments)
         return function(*args, **kwargs)
+
+
+def _ordered(result: Tensor) -> Tensor:
+    """The same, with its derivative in order: of one sample, CPUs read one in another order wrongly.
+
+    PyTorch 2.15: for strides (C, 1, C W, C) of a gradient (1, C, H, W). The two reshapes copy only such a one.
+    """
+    return result.reshape(-1).reshape(result.shape) if len(result) == 1 else result
 
 
 def _sloped(input: Tensor, weight: Tensor) -> Tensor:

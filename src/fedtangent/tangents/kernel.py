@@ -6,7 +6,7 @@ entries at c = d.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -14,13 +14,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.contract import Kind, cuts, side, total
-from fedtangent.tangents.factors import Factors, factors, head
+from fedtangent.tangents.contract import Kind, Side, cuts, side, total
+from fedtangent.tangents.factors import Factors, Some, factors, head
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Other
 from fedtangent.tangents.outputs import Outputs
-from fedtangent.tangents.plan import MEMORY, Line, Plan, planned
+from fedtangent.tangents.plan import MEMORY, Plan, Share, planned
 from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses, UsesDiffer
 from fedtangent.tangents.verified_uses import all_by_autograd, uses
@@ -95,6 +95,13 @@ def _filled(
     return out
 
 
+class _Block(NamedTuple):
+    """Rows of the kernel: of some samples, by some outputs."""
+
+    samples: slice
+    outputs: Some
+
+
 class _Work:
     """Fills a kernel block by block: factors of some samples, then tile by tile every part's share."""
 
@@ -104,58 +111,85 @@ class _Work:
     def fill(self, out: Tensor, x1: Samples, x2: Samples | None) -> Iterator[int]:
         """Adds up the kernel, and yields the number of steps after every one."""
         columns = x1 if x2 is None else x2
-        pairs = [
-            (i, j)
-            for i in cuts(len(x1), self.plan.block)
-            for j in cuts(len(columns), self.plan.block)
-            if x2 is not None or j.start >= i.start
-        ]
-        before, own = None, {}
+        pairs = self._pairs(len(x1), None if x2 is None else len(x2))
+        batches, summed = self.plan.batches, self.plan.kind == "trace"
+        before: _Block | None = None
+        own: Factors = {}
         for i, j in pairs:
             if i != before:
-                before, own = i, self._factors(x1[i])
-            its = own if x2 is None and i == j else self._factors(columns[j])
-            for number, batch in enumerate(self.plan.batches):
-                last = number == len(self.plan.batches) - 1
-                self._add(out, batch, own, its, (i.start, j.start), fresh=number == 0, mirrored=x2 is None and last)
-                yield len(pairs) * len(self.plan.batches)
+                before, own = i, {}  # what is held is let go first
+                own = self._factors(x1[i.samples], i.outputs)
+            its = own if x2 is None and i == j else self._factors(columns[j.samples], j.outputs)
+            for number, batch in enumerate(batches):
+                fresh = number == 0 and not (summed and i.outputs.start)
+                last = number == len(batches) - 1 and not (summed and i.outputs.stop < i.outputs.of)
+                self._add(out, batch, own, its, (i, j), fresh=fresh, mirrored=x2 is None and last)
+                yield len(pairs) * len(batches)
+            del its
 
-    def _factors(self, x: Samples) -> Factors:
-        found = []
+    def _pairs(self, n1: int, n2: int | None) -> list[tuple[_Block, _Block]]:
+        """Blocks of rows and of columns: of a symmetric kernel each pair once; of the same outputs but for the full."""
+        its, count = self.plan.cuts, self.plan.outputs
+        outputs = [Some(cut.start, cut.stop, count) for cut in cuts(count, its.outputs)]
+        groups = [outputs] if self.plan.kind == "full" else [[some] for some in outputs]
+        pairs = []
+        for some in groups:
+            rows, columns = (
+                [_Block(i, c) for i in cuts(n, its.block) for c in some] for n in (n1, n1 if n2 is None else n2)
+            )
+            pairs += [(i, j) for a, i in enumerate(rows) for b, j in enumerate(columns) if n2 is not None or b >= a]
+        return pairs
+
+    def _factors(self, x: Samples, outputs: Some) -> Factors:
+        """Of some samples, in the place of the whole from the first chunk on."""
+        whole: Factors = {}
+        done = 0
         for part in x.split(self.plan.chunk):
-            f, its = factors(self.model, self.w, part, self.uses)
+            f, its = factors(self.model, self.w, part, self.uses, outputs)
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
             if not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
                 raise ValueError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
                 )
-            found.append(its)
-        return found[0] if len(found) == 1 else trees.map(lambda *parts: torch.cat(parts), *found)
+            if len(part) == len(x):
+                return its
+            if not whole:
+                whole = trees.map(lambda leaf: leaf.new_empty(len(x), *leaf.shape[1:]), its)
+            rows = slice(done, done + len(part))
+            trees.map(lambda leaf, own, rows=rows: leaf[rows].copy_(own), whole, its)
+            done += len(part)
+            del f, its, known
+        return whole
 
     def _add(
         self,
         out: Tensor,
-        lines: tuple[Line, ...],
+        batch: tuple[Share, ...],
         own: Factors,
         its: Factors,
-        at: tuple[int, int],
+        at: tuple[_Block, _Block],
         *,
         fresh: bool,
         mirrored: bool,
     ) -> None:
-        """Adds the share of some parts to a block at `at`, in tiles that stay in the cache."""
-        kind, c = self.plan.kind, self.plan.outputs
-        rows = [side(line.part, line.way, kind, self.w, own, self.head) for line in lines]
-        columns = rows if own is its else [side(line.part, line.way, kind, self.w, its, self.head) for line in lines]
-        of, most, size = [line.part for line in lines], [line.tile for line in lines], max(line.tile for line in lines)
+        """Adds the share of some parts to a block at `at`, in tiles that stay in the cache where they can."""
+        kind, lines = self.plan.kind, [one.line for one in batch]
+        rows = [self._side(one, own, at[0].outputs) for one in batch]
+        columns = rows if own is its else [self._side(one, its, at[1].outputs) for one in batch]
+        of, most, spots = [line.part for line in lines], [line.tile for line in lines], [line.spots for line in lines]
+        size = max(
+            line.tile for line in self.plan.lines
+        )  # of all batches alike: half of a symmetric tile is not filled
         for i in cuts(rows[0].samples, size):
             for j in cuts(columns[0].samples, size):
                 if own is its and j.start < i.start:
                     continue
-                to = _moved(i, at[0]), _moved(j, at[1])
+                to = _moved(at[0], i), _moved(at[1], j)
                 target = _tile(out, kind, *to)
-                tile = total(kind, of, [row.rows(i) for row in rows], [column.rows(j) for column in columns], c, most)
+                tile = total(
+                    kind, of, [row.rows(i) for row in rows], [column.rows(j) for column in columns], most, spots
+                )
                 if not fresh:
                     tile += target
                 if mirrored and to[0] == to[1]:
@@ -164,13 +198,21 @@ class _Work:
                 if mirrored and to[0] != to[1]:
                     _tile(out, kind, *reversed(to)).copy_(_transposed(tile))
 
+    def _side(self, one: Share, factors: Factors, outputs: Some) -> Side:
+        line = one.line
+        return side(line.part, line.way, self.plan.kind, self.w, factors, self.head, outputs, one.piece)
 
-def _moved(part: slice, by: int) -> slice:
-    return slice(part.start + by, part.stop + by)
+
+def _moved(block: _Block, part: slice) -> _Block:
+    start = block.samples.start
+    return block._replace(samples=slice(start + part.start, start + part.stop))
 
 
-def _tile(out: Tensor, kind: Kind, rows: slice, columns: slice) -> Tensor:
-    return out[rows, :, columns] if kind == "full" else out[rows, columns]
+def _tile(out: Tensor, kind: Kind, rows: _Block, columns: _Block) -> Tensor:
+    if kind == "full":
+        return out[rows.samples, rows.outputs.part, columns.samples, columns.outputs.part]
+    tile = out[rows.samples, columns.samples]
+    return tile if kind == "trace" else tile[..., rows.outputs.part]
 
 
 def _transposed(tile: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ from torch import Tensor
 from fedtangent import losses, shard, trees
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
+from fedtangent.tangents import of_task
 from fedtangent.tangents.factors import Factor, Factors, factors, head, sensitivities
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Affine, Matrix, Sums
 from fedtangent.tangents.uses import Use, Uses
-from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.tangents.views import Layout
 from fedtangent.task import Task
 
@@ -125,9 +125,9 @@ def moments(
         inputs: Which A: of all linear maps, or of those whose inputs move with the weights; see `fixed_inputs`.
         decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
     """
-    found = known_uses(task.model, w, data.x)
+    found = of_task.uses(task, w, data.x)
     made = blocks(found, other)
-    f, parts = factors(task.model, w, data.x, found)
+    f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
     parts = shard.cleared(parts, data.real)
     y = data.y
     residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
@@ -168,10 +168,10 @@ def moments(
 
 def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
     """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
-    found = known_uses(task.model, task.w_0, data.x)
+    found = of_task.uses(task, task.w_0, data.x)
     a: dict[str, Tensor] = {}
     fixed = {key: block for key, block in blocks(found, other).items() if block.fixed}
-    parts = factors(task.model, task.w_0, data.x, found)[1] if fixed else {}
+    parts = factors(of_task.function(task), task.w_0, of_task.samples(data.x), found)[1] if fixed else {}
     for key, block in fixed.items():
         u = _inputs(parts[block.uses[0]], found.by_name[block.uses[0]], data.real)
         a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
@@ -183,7 +183,7 @@ def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, 
 
     Twice the most entries of an input u; of whole blocks, which a row spans with C vectors, twice their parameters / C.
     """
-    found = known_uses(task.model, task.w_0, data.x)
+    found = of_task.uses(task, task.w_0, data.x)
     fewest = [0, 0]
     for key, block in blocks(found, other).items():
         use = found.by_name[block.uses[0]]
@@ -194,7 +194,7 @@ def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, 
             entries = -(-sum(task.w_0[name].numel() for name in parameters(key)) // found.outputs)
         place = 0 if block.fixed else 1
         fewest[place] = max(fewest[place], disclosure.least(entries))
-    first, others = torch.tensor(fewest, device=data.x.device)
+    first, others = torch.tensor(fewest, device=data.y.device)
     return data.real.sum(), first, others
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.tangents.contract import Kind, gradients, parts, side, total
-from fedtangent.tangents.factors import Dense, Factor, Factors, Gated, Last, head
+from fedtangent.tangents.factors import Dense, Factor, Factors, Gated, Last, every, head
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.layers import Matrix
 from fedtangent.tangents.uses import Uses
@@ -73,8 +73,9 @@ def operator(kind: Literal["trace", "full"], uses: Uses, factors: Factors, w: We
 def block(kind: Kind, uses: Uses, factors: Factors, w: Weights) -> Tensor:
     """The kernel of the rows of `factors`: (n, C, n, C) full, (n, n) trace, (n, n, C) diagonal; all at once."""
     found = parts(uses, w)
-    sides = [side(part, part.way(kind, uses.outputs), kind, w, factors, head(uses, w)) for part in found]
-    return total(kind, found, sides, sides, uses.outputs)
+    outputs = every(uses.outputs)
+    sides = [side(part, part.way(kind, uses.outputs), kind, w, factors, head(uses, w), outputs) for part in found]
+    return total(kind, found, sides, sides)
 
 
 def pullback(uses: Uses, factors: Factors, w: Weights, alpha: Tensor) -> Weights:

@@ -22,6 +22,11 @@ def _sum_and_product(
     return run(torch.add, (run(torch.matmul, (one, two), {}), input), {})
 
 
+def _sum_and_scale(run: Run, own: IsParameter, input: Any, one: Any, two: Any, *, value: Any = 1) -> Any:
+    """addcmul: a scale and a sum."""
+    return run(torch.add, (run(torch.mul, (one, two), {}), input), {}) if value == 1 else NotImplemented
+
+
 def _linear(run: Run, own: IsParameter, input: Any, weight: Any, bias: Any = None) -> Any:
     """A bias beside a derived weight."""
     if not own(bias) or own(weight):
@@ -42,6 +47,7 @@ def _convolution(function: Any, axes: int, transposed: bool) -> Callable[..., An
 
 PIECES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(both("addmm", "baddbmm", "addmv"), _sum_and_product),
+    **dict.fromkeys(both("addcmul"), _sum_and_scale),
     F.linear: _linear,
     F.conv1d: _convolution(F.conv1d, 1, False),
     F.conv2d: _convolution(F.conv2d, 2, False),

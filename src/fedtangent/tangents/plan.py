@@ -2,34 +2,51 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from fedtangent.tangents.contract import Kind, Part, Way, parts
+from fedtangent.tangents.budget import Budget, Cuts, TooLittle
+from fedtangent.tangents.contract import Kind, Part, Piece, Way, cuts, parts
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.given import given
 from fedtangent.tangents.layers import Affine, Matrix, Sums
 from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.room import room
 from fedtangent.tangents.samples import Samples
 from fedtangent.tangents.uses import Uses
 from fedtangent.tangents.verified_uses import uses
 from fedtangent.tangents.whole import Whole
 
 MEMORY = 2**30
-_SCRATCH = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
-_ROWS = 128  # of a tile, from which on a matrix product is fast
 
 
 @dataclass(frozen=True)
 class Line:
-    """A part of the model: what it is, how it is contracted, and the operations that takes for the whole kernel."""
+    """A part of the model: what it is, how it is contracted, and the operations that takes for the whole kernel.
+
+    Attributes:
+        part, what, way, operations: These.
+        tile: Samples on either side of a tile.
+        spots: Positions of a sample on either side of a tile, fewer than it has where their sum is cut.
+        of, pieces: Rows of a matrix, or groups, by whose gradients it is contracted, and how many at a time.
+    """
 
     part: Part
     what: str
     way: Way
     operations: float
     tile: int
+    spots: int
+    of: int
+    pieces: int
+
+
+class Share(NamedTuple):
+    """A line, or a piece of its matrix."""
+
+    line: Line
+    piece: Piece
 
 
 @dataclass(frozen=True)
@@ -41,10 +58,9 @@ class Plan:
         samples: n1 and n2.
         outputs: C.
         lines: One a part of the model, in the order of the forward pass.
-        batches: Those that are contracted together, as far as memory goes.
-        block: Samples whose factors are in memory at once; where that is not all, they are computed anew for every pair
-            of blocks.
-        chunk: Samples that go through the network at once.
+        batches: Those that are contracted together, as far as memory goes, and the pieces of those that are cut.
+        cuts: How many samples and outputs have their factors in memory at once; where that is not all, they are
+            computed anew for every pair of blocks. How many samples go through the network at once.
         operations: Of the contractions and of the passes through the network's matrices, 2 a multiply-add.
         peak_bytes: At most so much beside the result.
         result_bytes: Of the kernel.
@@ -55,13 +71,22 @@ class Plan:
     samples: tuple[int, int]
     outputs: int
     lines: tuple[Line, ...]
-    batches: tuple[tuple[Line, ...], ...]
-    block: int
-    chunk: int
+    batches: tuple[tuple[Share, ...], ...]
+    cuts: Cuts
     operations: float
     peak_bytes: int
     result_bytes: int
     unused: tuple[str, ...] = ()
+
+    @property
+    def block(self) -> int:
+        """Samples whose factors are in memory at once."""
+        return self.cuts.block
+
+    @property
+    def chunk(self) -> int:
+        """Samples that go through the network at once."""
+        return self.cuts.chunk
 
     def __str__(self) -> str:
         rows = [("parameters", "what", "positions", "way", "GFLOP")]
@@ -78,9 +103,18 @@ class Plan:
             f"{table}\n{self.kind} kernel of {n1} x {n2} samples, {self.outputs} outputs: "
             f"{self.operations / 1e9:.3g} GFLOP, {self.result_bytes / 2**20:.3g} MiB of result, "
             f"at most {self.peak_bytes / 2**20:.3g} MiB beside it; "
-            f"{self.block} samples in memory, {self.chunk} at once through the model"
+            f"{self.block} samples in memory"
+            + (f" with {self.cuts.outputs} of the outputs" if self.cuts.outputs < self.outputs else "")
+            + f", {self.chunk} at once through the model"
+            + self._cut()
             + (f"\nnot used, columns of zeros: {', '.join(self.unused)}" if self.unused else "")
         )
+
+    def _cut(self) -> str:
+        rows = [line for line in self.lines if line.pieces < line.of]
+        spots = [line for line in self.lines if line.way == "factors" and line.spots < line.part.positions]
+        told = [(rows, "gradients of some rows at a time"), (spots, "some positions at a time")]
+        return "".join(f"\n{how}: {', '.join(line.part.names[0] for line in lines)}" for lines, how in told if lines)
 
 
 def plan(
@@ -110,56 +144,71 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
         raise ValueError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), uses.outputs
     number = next(iter(w.values())).element_size()
-    pairs = n1 * n2 if x2 is not None else n1 * (n1 + 1) / 2
-    scratch = min(memory_bytes // 8, _SCRATCH) // number
-    lines = []
-    for part in parts(uses, w):
-        way = part.way(kind, c)
-        tile = math.isqrt(int(scratch / _pair_numbers(part, way, kind, c)))
-        if x2 is None:  # finer than the cache asks, for only tiles on the diagonal are computed whole
-            tile = min(tile, max(math.ceil(n1 / 4), math.ceil(_ROWS / c if kind == "full" else _ROWS)))
-        gated = uses.gated in part.keys or uses.last in part.keys
-        lines.append(Line(part, _what(part), way, pairs * part.operations(kind, c, gated)[way], tile))
-    batches = _batches(lines, _stored_numbers(uses), c)
-    stored = number * (_stored_numbers(uses) + max(sum(_side_numbers(line, c) for line in batch) for batch in batches))
-    passing = number * (3 * uses.touched + _stored_numbers(uses) + 2 * c * _widest(uses))
-    total = n1 + (0 if x2 is None else n2)
-    block = min(total, memory_bytes // 2 // stored)
-    if block < total:
-        block = min(max(n1, n2), memory_bytes // 2 // (2 * stored))
-    chunk = min(block, memory_bytes // 4 // passing)
-    if block < 1 or chunk < 1 or any(line.tile < 1 for line in lines):
-        least = max(
-            4 * stored, 4 * passing, *(8 * number * int(_pair_numbers(line.part, line.way, kind, c)) for line in lines)
-        )
+    budget = Budget(uses, parts(uses, w), kind, n1, n2, x2 is None, number)
+    least = room(uses, w, 1, 0).bytes
+    try:
+        its = budget.fitting(memory_bytes)
+    except TooLittle as error:
+        least = max(least, error.least)
+    if memory_bytes < least:
         raise ValueError(
             f"`memory_bytes` must be at least {least} for this model, one sample at a time; got {memory_bytes}. "
             "Give more."
         )
+    slices = cuts(c, its.outputs)
+    pairs = n1 * n2 if x2 is not None else n1 * (n1 + 1) / 2
+    lines = []
+    for load, pieces, tile in zip(budget.loads(its.outputs), budget.pieces(its), budget.tiles(its), strict=True):
+        part = load.part
+        gated = uses.gated in part.keys or uses.last in part.keys
+        each = part.operations(kind, max(_lengths(slices)), gated)[load.way]
+        operations = pairs * each * (len(slices) ** 2 if kind == "full" else len(slices))
+        lines.append(Line(part, _what(part), load.way, operations, tile.samples, tile.spots, load.pieces, pieces))
+    batches = tuple(
+        tuple(batch)
+        for numbers in budget.batches(its)
+        for batch in zip(*(_pieces(lines[number]) for number in numbers), strict=True)
+    )
     forward = sum(
         2.0 * one.groups * one.fan_out * one.fan_in * one.positions
         for one in uses.by_name.values()
         if isinstance(one, Matrix) and not one.lookup
     )
-    captured = total if block >= total else n1 + math.ceil(n1 / block) * n2 / (2 if x2 is None else 1)
-    backward = c if any(key not in (uses.last, uses.gated) for key in uses.by_name) else 1
-    operations = sum(line.operations for line in lines) + captured * (1 + backward) * forward
-    beside = min(total, 2 * block) * stored + chunk * passing + 2 * scratch * number
-    size = {"full": c * c, "trace": 1, "diagonal": c}[kind]
+    passes = _passes(n1, n2, x2 is None, kind, its, len(slices))
+    backward = its.outputs if any(key not in (uses.last, uses.gated) for key in uses.by_name) else 1
     return Plan(
-        kind, (n1, n2), c, tuple(lines), batches, block, chunk, operations, beside, n1 * n2 * size * number, uses.unused
+        kind,
+        (n1, n2),
+        c,
+        tuple(lines),
+        batches,
+        its,
+        sum(line.operations for line in lines) + passes * (1 + backward) * forward,
+        max(budget.peak(its), room(uses, w, n1, memory_bytes).bytes),
+        n1 * n2 * {"full": c * c, "trace": 1, "diagonal": c}[kind] * number,
+        uses.unused,
     )
 
 
-def _batches(lines: list[Line], stored: int, c: int) -> tuple[tuple[Line, ...], ...]:
-    """Lines whose sides together take no more than the largest one, or than the factors."""
-    limit = max(stored, *(_side_numbers(line, c) for line in lines))
-    batches: list[list[Line]] = [[]]
-    for line in lines:
-        if sum(_side_numbers(other, c) for other in [*batches[-1], line]) > limit:
-            batches.append([])
-        batches[-1].append(line)
-    return tuple(tuple(batch) for batch in batches if batch)
+def _lengths(slices: list[slice]) -> list[int]:
+    return [part.stop - part.start for part in slices]
+
+
+def _pieces(line: Line) -> list[Share]:
+    if line.pieces == line.of:
+        return [Share(line, None)]
+    return [Share(line, piece) for piece in cuts(line.of, line.pieces)]
+
+
+def _passes(n1: int, n2: int, symmetric: bool, kind: Kind, its: Cuts, slices: int) -> float:
+    """How many samples go through the model, for some of the outputs each."""
+    rows = math.ceil(n1 / its.block)
+    every, each = (slices, 1) if kind == "full" else (1, slices)
+    if not symmetric:
+        return each * (every * n1 + rows * every * every * n2)
+    own = every * n1
+    # of every pair of different blocks the columns are computed anew
+    return each * (own + (rows * every - 1) / 2 * own)
 
 
 def _what(part: Part) -> str:
@@ -184,36 +233,3 @@ def _what(part: Part) -> str:
             else f"{getattr(one.call.function, '__name__', 'call')} through torch.func"
         )
     return f"{name}, used {len(part.uses)} times" if len(part.uses) > 1 else name
-
-
-def _stored_numbers(uses: Uses) -> int:
-    """Of the factors of one sample."""
-    dense = [one for key, one in uses.by_name.items() if key not in (uses.last, uses.gated)]
-    gate = math.prod(uses.by_name[uses.gated].call.shapes[0]) if uses.gated else 0
-    return (
-        sum(uses.kept.values())
-        + gate
-        + uses.outputs * sum(math.prod(shape) for one in dense for shape in one.call.shapes)
-    )
-
-
-def _widest(uses: Uses) -> int:
-    return max(math.prod(shape) for one in uses.by_name.values() for shape in one.call.shapes)
-
-
-def _side_numbers(line: Line, c: int) -> int:
-    """That contracting a part takes for one sample, beside its factors."""
-    matrix = line.part.matrix
-    results = sum(math.prod(shape) for one in line.part.uses for shape in one.call.shapes)
-    columns = sum(one.unfolded(c) for one in line.part.uses if isinstance(one, Matrix))
-    return columns + (2 * c * line.part.size if line.way == "explicit" else 0) + (2 if matrix else 1) * c * results
-
-
-def _pair_numbers(part: Part, way: Way, kind: Kind, c: int) -> float:
-    """The tile itself and temporaries, for a pair of samples."""
-    own = {"full": c * c, "trace": 1, "diagonal": c}[kind]
-    matrix = part.matrix
-    if way == "explicit" or matrix is None or (part.positions == 1 and not matrix.lookup):
-        return 1.0 + 2.0 * own
-    s, o = part.positions, matrix.fan_out
-    return own + matrix.groups * s**2 + (3.0 * s * c * o + own if kind == "full" else 2.0 * s**2)

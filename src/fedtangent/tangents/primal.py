@@ -26,13 +26,13 @@ from torch import Tensor
 from fedtangent import shard
 from fedtangent.losses import Loss, squared
 from fedtangent.shard import Shard
+from fedtangent.tangents import of_task
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.kfac import pack, unpack
 from fedtangent.tangents.modes import Modes, flow_gain, modes
 from fedtangent.tangents.operator import pullback, pushforward
 from fedtangent.tangents.sketch import projection
 from fedtangent.tangents.step import linearize
-from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 # Knots of a loss other than the squared one, and by how much the last step is longer than the first: some two per
@@ -150,7 +150,7 @@ def features(task: Task, w: Weights, columns: int, seed: int, data: Shard) -> Fe
     """
     rows = linearize(task, w, data)
     r = projection(w, columns, seed)
-    projected = pushforward(known_uses(task.model, w, data.x), rows.factors, w, r)
+    projected = pushforward(of_task.uses(task, w, data.x), rows.factors, w, r)
     phi = projected.permute(1, 2, 0).flatten(1) / rows.f.shape[1] ** 0.5
     return Features(rows.f, rows.y, torch.where(data.real[:, None], phi, 0), data.real)
 
@@ -177,7 +177,7 @@ def moved(task: Task, w: Weights, alpha: Tensor, data: Shard) -> Weights:
     """J^T alpha over a node's rows, for alpha (T, n, C): a tree of weights with a leading axis T."""
     rows = linearize(task, w, data)
     alpha = torch.where(data.real[:, None], alpha, 0)
-    return pullback(known_uses(task.model, w, data.x), shard.cleared(rows.factors, rows.real), w, alpha)
+    return pullback(of_task.uses(task, w, data.x), shard.cleared(rows.factors, rows.real), w, alpha)
 
 
 def _second_gain(rate: Tensor, s: Sequence[float]) -> Tensor:

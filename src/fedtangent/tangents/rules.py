@@ -168,35 +168,44 @@ def _embedding(
 
 
 def _lookup(
-    call: Call, w: dict[str, Tensor], inputs: Tensors, weight: Any, index: Any, skipped: int | None = None
+    call: Call,
+    w: dict[str, Tensor],
+    inputs: Tensors,
+    weight: Any,
+    index: Any,
+    skipped: int | None = None,
+    axis: int = 0,
 ) -> Matrix | None:
-    """Rows of a table by their numbers."""
-    if not sole(call, weight) or not isinstance(index, Hole):
+    """Rows of a table by their numbers, or what lies along another axis."""
+    if not sole(call, weight) or not isinstance(index, Hole) or parameter(index):
         return None
     shape = view_shape(w[weight.key].shape, weight.steps)
-    size = (1, shape[0], math.prod(shape[1:]))
-    its = layout(w[weight.key].shape, weight.steps, range(len(shape)), size)
+    rest = [other for other in range(len(shape)) if other != axis]
+    size = (1, shape[axis], math.prod(shape[other] for other in rest))
+    its = layout(w[weight.key].shape, weight.steps, [axis, *rest], size)
     if its is None or not its.once:
         return None
+    rows = inputs[int(index.key)]
+    at = range(axis, axis + rows.dim())
+    writes = (*(other for other in range(len(call.shapes[0])) if other not in at), *at)
     skipped = skipped % shape[0] if skipped is not None else None
-    ahead = inputs[int(index.key)].dim()
-    writes = (*range(ahead, len(call.shapes[0])), *range(ahead))
-    at = inputs[int(index.key)].numel()
-    return Matrix(call, weight.key, its, at, writes=writes, lookup=True, skipped=skipped)
+    return Matrix(call, weight.key, its, rows.numel(), writes=writes, lookup=True, skipped=skipped)
 
 
 def _picked(call: Call, w: dict[str, Tensor], inputs: Tensors, weight: Any, index: Any) -> Matrix | None:
-    """Rows of a table by indexing with one tensor of integers."""
-    if not isinstance(index, Hole) or isinstance(index.key, str):
+    """A table indexed with one tensor of integers, perhaps after whole axes."""
+    *ahead, rows = (index,) if isinstance(index, Hole) or not isinstance(index, tuple) else index
+    if not isinstance(rows, Hole) or isinstance(rows.key, str) or any(one != slice(None) for one in ahead):
         return None
-    kind = inputs[index.key].dtype
-    return _lookup(call, w, inputs, weight, index) if kind in (torch.int64, torch.int32) else None
+    kind = inputs[rows.key].dtype
+    return _lookup(call, w, inputs, weight, rows, axis=len(ahead)) if kind in (torch.int64, torch.int32) else None
 
 
 def _index_select(
     call: Call, w: dict[str, Tensor], inputs: Tensors, weight: Any, dim: int, index: Any, out: Any = None
 ) -> Matrix | None:
-    return _lookup(call, w, inputs, weight, index) if dim == 0 and out is None else None
+    axis = dim % max(1, len(view_shape(w[weight.key].shape, weight.steps))) if parameter(weight) else 0
+    return _lookup(call, w, inputs, weight, index, axis=axis) if out is None else None
 
 
 def _normalised(first: int) -> Callable[..., Affine | Sums | None]:

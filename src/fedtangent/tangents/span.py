@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
+from fedtangent.tangents import of_task
 from fedtangent.tangents.derivatives import known_ways, push
 from fedtangent.tangents.functional import Weights
 from fedtangent.tangents.kfac import Moments, directions
@@ -100,8 +101,9 @@ class Span:
 
 def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
     """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
-    basis, ways = _like(basis, w), known_ways(task.model, task.w_0, task.example, data.x)
-    same, j = torch.func.vmap(lambda d: push(task.model, w, data.x, d, ways))(basis)
+    model, x = of_task.function(task), of_task.samples(data.x)
+    basis, ways = _like(basis, w), known_ways(model, task.w_0, of_task.example(task), x)
+    same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
     root = losses.curvature_root(task.loss, same[0], data.y)
     root = torch.where(data.real[:, None, None], root, 0)
     moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)

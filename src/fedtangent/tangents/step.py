@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.shard import Shard
-from fedtangent.tangents import dynamics, explicit
+from fedtangent.shard import Shard, at
+from fedtangent.tangents import dynamics, explicit, of_task
 from fedtangent.tangents.factors import Factors, factors
 from fedtangent.tangents.functional import Weights, each, plain
 from fedtangent.tangents.integrate import PRODUCTS
 from fedtangent.tangents.operator import operator, pullback, pushforward
-from fedtangent.tangents.verified_uses import known_uses
 from fedtangent.task import Task
 
 
@@ -36,7 +35,7 @@ class Rows(NamedTuple):
     f: Tensor
     y: Tensor
     factors: Factors
-    like: Tensor
+    like: Any
     real: Tensor
 
 
@@ -116,7 +115,7 @@ class Step:
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
             return explicit.operator(self.kernel, j), partial(explicit.pullback, j), partial(explicit.pushforward, j)
-        found = known_uses(task.model, w, rows.like.new_zeros(1, *rows.like.shape[2:]))
+        found = of_task.uses(task, w, of_task.first(task, rows.like))
         return operator(self.kernel, found, j, w), partial(pullback, found, j, w), partial(pushforward, found, j, w)
 
     def node_bytes(self, task: Task) -> Any:
@@ -140,8 +139,9 @@ class Step:
 
 def linearize(task: Task, w: Weights, data: Shard) -> Rows:
     """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
-    f, found = factors(task.model, w, data.x, known_uses(task.model, w, data.x))
-    return Rows(f, data.y, found, data.x.new_empty(len(data.x), 0, *data.x.shape[1:]), data.real)
+    f, found = factors(of_task.function(task), w, of_task.samples(data.x), of_task.uses(task, w, data.x))
+    like = trees.map(lambda leaf: leaf.new_empty(len(leaf), 0, *leaf.shape[1:]), data.x)
+    return Rows(f, data.y, found, like, data.real)
 
 
 def score(task: Task, tries: Weights, data: Shard) -> Score:
@@ -174,10 +174,10 @@ def mean_loss(own: Score, others: Score, real: Tensor) -> Tensor:
 
 def held_out(rng: np.random.Generator, data: Shard) -> tuple[Shard, Shard]:
     """A node's rows without a tenth of them, and that tenth; a single row is not split."""
-    rows = len(data.x)
-    order = torch.from_numpy(rng.permutation(rows)).to(data.x.device)
+    rows = len(data.y)
+    order = torch.from_numpy(rng.permutation(rows)).to(data.y.device)
     held = min(max(rows // 10, 1), rows - 1)
-    return Shard(*(part[order[held:]] for part in data)), Shard(*(part[order[:held]] for part in data))
+    return at(data, order[held:]), at(data, order[:held])
 
 
 def some(share: float) -> Callable[[np.random.Generator, Shard], Shard]:
@@ -186,10 +186,10 @@ def some(share: float) -> Callable[[np.random.Generator, Shard], Shard]:
         raise ValueError(f"`subsample` must be in (0, 1]; got {share}. Use 1 for all rows.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Shard:
-        rows = len(data.x)
+        rows = len(data.y)
         count = min(max(int(share * rows + 1e-9), 1), rows)  # 0.29 of 100 is 28.99...
-        kept = torch.from_numpy(np.sort(rng.choice(rows, count, replace=False))).to(data.x.device)
-        return Shard(*(part[kept] for part in data))
+        kept = torch.from_numpy(np.sort(rng.choice(rows, count, replace=False))).to(data.y.device)
+        return at(data, kept)  # type: ignore[no-any-return]
 
     return draw
 

@@ -57,7 +57,8 @@ class Uses:
         outputs: C.
         last: The linear map whose result is f, if it ends in one: its sensitivities are the identity.
         gated: The linear map that only functions of one number and the last one follow, if there is one.
-        touched: Numbers in all results of torch functions for one sample.
+        touched: Numbers in all results of torch functions for one sample that are no views.
+        widest: Numbers in the largest of them that may depend on a parameter.
         sample: Numbers of a sample.
         kept: Numbers kept of the inputs for one sample, by use.
         fixed: The uses whose inputs do not depend on the parameters, where somebody asked.
@@ -72,6 +73,7 @@ class Uses:
     last: str | None = None
     gated: str | None = None
     touched: int = 0
+    widest: int = 0
     sample: int = 0
     kept: dict[str, int] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
@@ -123,7 +125,8 @@ def recorded(model: nn.Module, w: Weights, x: Samples, apart: frozenset[str] = f
     kept = {key: sum(part.numel() for part in its) for key, its in recorder.kept.items() if key in by_name}
     seen = frozenset(recorder.seen)
     added = {key: one for key, one in recorder.sums.items() if key in by_name}
-    return Uses(by_name, f.shape[1], last, gated, recorder.touched, x.numel(), kept, seen=seen, sums=added)
+    sizes = recorder.touched, recorder.widest, x.numel()
+    return Uses(by_name, f.shape[1], last, gated, *sizes, kept, seen=seen, sums=added)
 
 
 def outputs(f: Any) -> Tensor:
@@ -157,7 +160,7 @@ def _linked(names: set[str], by_name: dict[str, Use]) -> set[str]:
     return lost
 
 
-def fixed(model: nn.Module, w: Weights, x: Tensor) -> frozenset[str]:
+def fixed(model: nn.Module, w: Weights, x: Samples) -> frozenset[str]:
     """The uses whose inputs do not depend on the parameters: from a pass that is followed operator by operator."""
     recorder = Recorder(w, dependence=Dependence(w.values()))
     assert recorder.dependence is not None
@@ -183,7 +186,7 @@ class Recorder(TorchFunctionMode):
         seen: The parameters that were handed to any function.
         lost: Those that were used in a way that cannot be followed: in place, or with complex results, or inside of a
             transform of the model's own.
-        touched: Numbers in all results.
+        touched, widest: Numbers in all results, and in the largest after the first use.
     """
 
     def __init__(
@@ -205,7 +208,7 @@ class Recorder(TorchFunctionMode):
         self.lost: set[str] = set()
         if known is not None:
             self.lost = {*w}.difference(*(one.call.names for key, one in known.by_name.items() if key != WHOLE))
-        self.touched = 0
+        self.touched = self.widest = 0
         self.flow = Flow()
         self._places = {id(part): Hole(name) for name, part in w.items()}
         self._views: list[Tensor] = []  # so that no other tensor takes an id
@@ -254,7 +257,7 @@ class Recorder(TorchFunctionMode):
                 made, given = self._call(function, leaves, structure, parts)
                 matrix = self._biased(made, given, names)
                 if matrix is not None:
-                    self.touched += parts[0].numel()
+                    self._count(parts[0].numel())
                     self.flow.add(function, given, parts, result, matrix, through=True)
                     return result
                 key = self._use(made, given)
@@ -266,9 +269,22 @@ class Recorder(TorchFunctionMode):
                     self.fixed.add(key)
         else:
             self.lost |= names
-        self.touched += sum(part.numel() for part in parts)
+        self._count(sum(part.numel() for part in parts if not part._is_view()))
+        if function is F.scaled_dot_product_attention:
+            queries, keys = floats(leaves)[:2]
+            self._count_scores(queries[..., 0].numel() * keys.shape[-2])
         self.flow.add(function, floats(leaves), parts, result, key)
         return result
+
+    def _count(self, numbers: int) -> None:
+        self.touched += numbers
+        if self.kept:
+            self.widest = max(self.widest, numbers)
+
+    def _count_scores(self, numbers: int) -> None:
+        """Of attention, which are inside of the function: products and weights."""
+        for _ in range(2):
+            self._count(numbers)
 
     def _viewed(self, function: Any, leaves: list[Any], structure: Any, result: Any) -> bool:
         """Notes the views of a parameter among the results; whether there are any."""
@@ -345,7 +361,8 @@ class Recorder(TorchFunctionMode):
         mixed, scores = F.multi_head_attention_forward(
             **{**given, **sides, **eyes, **none, "use_separate_proj_weight": True}
         )
-        self.touched += 8 * mixed.numel()
+        self._count(8 * mixed.numel())
+        self._count_scores(query[..., 0].numel() * given["num_heads"] * len(query))  # (tokens, rows, width)
         return self._run(F.linear, (mixed, given["out_proj_weight"], given["out_proj_bias"]), {}), scores
 
 
