@@ -205,7 +205,7 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """`trees.stack` of a leaf."""
     first = parts[0]
-    if 0 < first.numel() and (len(parts) <= FEW or first.numel() > SMALL) and (spaced := _spaced(parts)) is not None:
+    if first.numel() > 0 and (len(parts) <= FEW or first.numel() > SMALL) and (spaced := _spaced(parts)) is not None:
         return spaced
     if _alike(parts):
         return _stack(parts)
