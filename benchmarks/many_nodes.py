@@ -91,7 +91,9 @@ def main() -> None:
         for method in given.methods.split(","):
             words = ["--rounds", str(given.rounds), *(["--record"] if given.record else []), "--only", method, nodes]
             its = measure.alone(__file__, *words, threads=1)
-            found.append([method, int(nodes), its["engine"], its["s"], its["gib"], its["report_s"] if given.record else "-"])
+            found.append(
+                [method, int(nodes), its["engine"], its["s"], its["gib"], its["report_s"] if given.record else "-"]
+            )
     print(measure.table(found, ["method", "nodes", "engine", "s a round", "GiB", "s of the report"]))
 
 

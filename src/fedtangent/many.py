@@ -39,9 +39,9 @@ def joined(groups: Sequence[Sequence[Any]]) -> list[Any]:
     def put(parts: Sequence[Tensor], rows: bool) -> list[Tensor] | None:
         if not rows:
             whole = torch.stack(list(parts)) if _alike(parts) else None
-            return None if whole is None else list(whole.split([end - start for start, end in ends]))
+            return None if whole is None else list(torch.split(whole, [end - start for start, end in ends]))
         counts = [len(part) for part in parts]
-        return list(torch.cat(list(parts)).split([sum(counts[start:end]) for start, end in ends]))
+        return list(torch.split(torch.cat(list(parts)), [sum(counts[start:end]) for start, end in ends]))
 
     found = _put(flat, put, False, len(groups)) if len(groups) > 1 and all(groups) else None
     return [shard.join(group) for group in groups] if found is None else found
@@ -155,7 +155,7 @@ def _rows(tree: Any, count: int, mask: Tensor | None) -> list[Any] | None:
     if isinstance(tree, Tensor):
         if mask is None:
             return list(tree.unbind(0))
-        return list(tree[mask].split(mask.sum(1).tolist()))
+        return list(torch.split(tree[mask], mask.sum(1).tolist()))
     if kind is dict:
         made = [_rows(part, count, mask) for part in tree.values()]
         return None if None in made else _zipped(lambda parts: dict(zip(tree, parts, strict=True)), made, count)
@@ -205,7 +205,7 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """`trees.stack` of a leaf."""
     first = parts[0]
-    if 0 < first.numel() and (len(parts) <= FEW or first.numel() > SMALL) and (spaced := _spaced(parts)) is not None:
+    if first.numel() > 0 and (len(parts) <= FEW or first.numel() > SMALL) and (spaced := _spaced(parts)) is not None:
         return spaced
     if _alike(parts):
         return _stack(parts)
