@@ -121,3 +121,14 @@ def test_a_mix_takes_as_many_operations_for_many_nodes_as_for_some() -> None:
         return calls.count
 
     assert 0 < operations(100) == operations(1000)
+
+
+def test_a_draw_of_many_nodes_has_every_nodes_own_numbers() -> None:
+    fleet = federation.fleet(40, round=3)
+    drawn = fleet.draw(
+        lambda rng, _: torch.tensor([rng.integers(9), rng.integers(2**32)]), fleet.everywhere(()), purpose="x"
+    )
+    expected = [
+        (rng.integers(9), rng.integers(2**32)) for rng in (federation.philox("x", 3, node) for node in range(40))
+    ]
+    assert [tuple(value.tolist()) for value in drawn.values] == expected
