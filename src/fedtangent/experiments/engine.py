@@ -14,7 +14,7 @@ from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
 from fedtangent.shard import Shard, at
-from fedtangent.tangents.step import linearize, score
+from fedtangent.tangent_steps.step import linearize, score
 from fedtangent.task import Task, Weights
 
 LARGE = 2**21  # bytes of a node's work in the tangent space from which its products take longer than calling them
