@@ -179,7 +179,17 @@ def test_a_chunk_is_as_large_as_its_kernels_not_as_its_nodes_own_rows() -> None:
     data = Dataset("one large", x, y, x[:9], y[:9], 2)
     built = setup(Experiment(method="ntkdfl", dataset=data, partition=part, model="linear", topology="ring"))
     needs = built.fleet(1, built.wire()).node_bytes
-    assert needs[1] == needs[2] == needs[3] > 50 * needs[0] == 50 * needs[5]
+    assert needs[1] == needs[2] == needs[3] > 2 * needs[0] == 2 * needs[5]
+    assert needs[0] == 3 * 2**14  # what the objects of three small nodes' tensors take
+
+
+@pytest.mark.parametrize("nodes", [100, 400])
+def test_a_wave_holds_no_more_nodes_where_there_are_more(nodes: int) -> None:
+    x, y = torch.rand(nodes, 3), torch.arange(nodes) % 2
+    data, part = Dataset("many", x, y, x[:9], y[:9], 2), Partition(list(np.arange(nodes).reshape(nodes, 1)))
+    given = {"partition": part, "model": "linear", "topology": "ring", "memory": 2**21}
+    built = setup(Experiment(method="dfedkfac", dataset=data, engine="vectorized", **given))  # type: ignore[arg-type]
+    assert max(len(wave.nodes) for wave in built.fleet(1, built.wire()).waves) == 2**21 // (3 * 2**14)
 
 
 def test_the_command_says_why(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,7 +206,7 @@ class Setup:
             weights = trees.payload_bytes(self.task.w_0)
             return {i: 8 * weights + 4 * trees.payload_bytes(data) for i, data in enumerate(self.data)}
         rows = [len(data.real) for data in self.data]
-        near = [(count,) for count in rows]
+        near: list[tuple[int, ...]] = [(count,) for count in rows]
         if graph is not None:
             near = [(count, *(rows[j] for j in ids)) for count, ids in zip(rows, graph.neighbours, strict=True)]
         least = [OBJECTS * len(its) for its in near]
