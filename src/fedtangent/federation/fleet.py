@@ -3,7 +3,8 @@
 A method is written once, as a global view of the federation. `Each[T]` is one T per node, `Central[T]` one T at the
 server; both are opaque to the method, and only the verbs of a `Fleet` touch them:
 
-    map(fn, *x_k)              Each -> Each               nothing is sent
+    everywhere(x), server(x)   T -> Each T, Central T     nothing is sent: all know it beforehand
+    map(fn, *x_k)              Each -> Each               nothing
     draw(fn, *x_k)             Each -> Each               nothing; the only source of randomness
     at_server(fn, *x)          Central -> Central         nothing
     broadcast(x)               Central T -> Each T        server to all
