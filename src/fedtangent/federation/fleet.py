@@ -25,6 +25,7 @@ round never exist at once. `observe(x_k)` is for the record: what is observed mu
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -170,9 +171,10 @@ class Fleet:
         weights = [1.0] * len(self.nodes)
         if weight_k is not None:
             weights = [float(weight) for weight in self._told(weight_k, None)]
-        if sum(weights) == 0:
+        whole = sum(weights)
+        if whole == 0:
             raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
-        return self._totalled(x_k, {node: w / sum(weights) for node, w in zip(self.nodes, weights, strict=True)})
+        return self._totalled(x_k, {node: w / whole for node, w in zip(self.nodes, weights, strict=True)})
 
     def sum(self, x_k: Each[T]) -> tuple[Central[T], Central[int]]:
         """sum_k x_k at the server, and how many messages it refused: all that secure aggregation would show it.
@@ -184,8 +186,7 @@ class Fleet:
         """
         self._check(x_k)
         kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
-        shapes = [shape for shape, _ in kinds]
-        usual = max(shapes, key=shapes.count)
+        ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
         if not good:
             raise ValueError(
