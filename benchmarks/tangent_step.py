@@ -21,7 +21,7 @@ from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.models.mlp import mlp
 from fedtangent.partitions.papers_dirichlet import papers_dirichlet
 from fedtangent.shard import Shard
-from fedtangent.tangents.step import Step, choose, linearize, mean_loss, score
+from fedtangent.tangent_steps.step import Step, choose, linearize, mean_loss, score
 from fedtangent.task import Task
 from fedtangent.trees import stack
 

@@ -6,9 +6,9 @@
 
 Every model runs in a process of its own on two samples, in float64, or in float32 where it computes in nothing else:
 the full kernel, held against row-by-row autograd, and by hand the very same by autograd alone. In the table are the
-error relative to the largest entry, both times, and the share of the parameters that are contracted by layer factors,
-by explicit gradients of single uses, and through autograd of the whole model. What is found of each model is added to
-the record, and not measured again once it is there, so that a run may be stopped and taken up.
+error relative to the largest entry, both times, and the shares of the parameters that are not contracted by layer
+factors, but by explicit gradients of single uses or through autograd of the whole model, or are unused. What is found
+of each model is added to the record, and not measured again once it is there: a run may be stopped and taken up.
 """
 
 import argparse
@@ -29,7 +29,10 @@ from zoo_models import SINGLE, zoo
 
 ROWS, EXACT, EXACT_SINGLE = 2, 1e-10, 1e-5
 PACKAGES = {"torchvision": "torchvision", "timm": "timm", "transformers": "transformers.models.bert.modeling_bert"}
-COLUMNS = ["error", "seconds", "by_hand", "factors", "gradients", "whole", "unused"]
+COLUMNS = ["parameters", "error", "seconds", "by autograd, s", "not by layer factors"]
+FORMS = {"error": ".0e", "seconds": ".2f", "by_hand": ".2f"}
+WAYS = ["gradients", "whole", "unused"]
+KINDS = {"refused": "refused", "over": "over the time", "torch": "torch itself fails"}
 
 
 def measured(family: str, name: str) -> Iterator[dict[str, Any]]:
@@ -141,14 +144,12 @@ def main() -> None:
     given = parser.parse_args()
     families = given.families.split(",")
     _import(families)
-    only = {name for name in given.only.split(",") if name}
+    only = [name for name in given.only.split(",") if name]
     record = given.record.read_text().splitlines() if given.record and given.record.exists() else []
     known = {(line["family"], line["model"]): line for line in map(json.loads, record)}
     table: dict[str, list[dict[str, Any]]] = {family: [] for family in families}
     for family in families:
-        for name in zoo()[family]:
-            if only and name not in only:
-                continue
+        for name in [name for name in only if name in zoo()[family]] if only else zoo()[family]:
             found = known.get((family, name))
             if found is None:
                 found = {"family": family, "model": name, **alone(family, name, given.limit)}
@@ -181,7 +182,7 @@ def _page(table: dict[str, list[dict[str, Any]]]) -> str:
     for family, counts in kinds.items():
         text.append(f"| {family} | {counts.total()} | " + " | ".join(str(counts[kind]) for kind in columns) + " |")
     for family, entries in table.items():
-        text += ["", f"| {family} | parameters | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
+        text += ["", f"| {family} | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
         text += [_line(found) for found in entries]
     return "\n".join(text) + "\n"
 
@@ -190,19 +191,22 @@ def _kind(found: dict[str, Any]) -> str:
     if "error" in found:
         if found["error"] > (EXACT_SINGLE if found["model"] in SINGLE else EXACT):
             return "inexact"
-        return "exact, part through the whole model" if found.get("whole") else "exact"
-    return next((kind for kind in ("refused", "over", "torch") if kind in found), "failed")
+        return "exact, with a part through the whole model" if found.get("whole") else "exact"
+    return next((kind for key, kind in KINDS.items() if key in found), "failed")
 
 
 def _line(found: dict[str, Any]) -> str:
-    name = f"| {found['model']} | {found.get('parameters', 0):,} |"
-    if "error" not in found:
-        said = {"refused": "refused", "torch": "torch itself fails", "over": "over, in s", "failed": "FAILED"}
-        text = "; ".join(f"{said[key]}: {found[key]}" for key in said if key in found)
-        return f"{name} {text} |" + " |" * (len(COLUMNS) - 1)
-    cells = [f"{found['error']:.0e}", f"{found['seconds']:.2f}", f"{found['by_hand']:.2f}"]
-    cells += [f"{found[key] / found['parameters']:.0%}" if key in found else "" for key in COLUMNS[3:]]
-    return f"{name} {' | '.join(cells)} |"
+    said = [f"{_percent(found[way] / found['parameters'])} {way}" for way in WAYS if found.get(way)]
+    said += [f"over {found['over']:g} s"] if "over" in found else []
+    said += [f"{KINDS[key]}: {found[key]}" for key in ("torch", "refused") if key in found]
+    said += [f"FAILED: {found['failed']}"] if "failed" in found else []
+    cells = [found["model"], f"{found.get('parameters', 0):,}"]
+    cells += [f"{found[key]:{form}}" if key in found else "" for key, form in FORMS.items()]
+    return f"| {' | '.join([*cells, ', '.join(said)])} |"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share > 0.005 else f"{share:.1g}"
 
 
 if __name__ == "__main__":

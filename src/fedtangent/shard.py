@@ -96,9 +96,9 @@ def join(parts: Sequence[Any]) -> Any:
     """One tree of many: tuples that carry a `real` mask are put end to end, row after row, all else is stacked."""
 
     def one(*found: Any) -> Any:
-        return trees.map(lambda *leaves: torch.cat(leaves), *found) if _masked(found[0]) else trees.stack(found)
+        return trees.map(lambda *leaves: torch.cat(leaves), *found) if masked(found[0]) else trees.stack(found)
 
-    return optree.tree_map(one, *parts, is_leaf=_masked)
+    return optree.tree_map(one, *parts, is_leaf=masked)
 
 
 def trim(tree: Any, real: Tensor | None = None) -> Any:
@@ -108,14 +108,24 @@ def trim(tree: Any, real: Tensor | None = None) -> Any:
         tree: Any tree; a masked tuple inside another goes by its own mask.
         real: The mask of the tuple around it, None where all its rows are real.
     """
-
-    def cut(part: Any) -> Any:
-        if _masked(part):
-            own = None if part.real.all() else part.real
-            return type(part)(*(trim(field, own) for field in part))
-        return part if real is None else part[real]
-
-    return optree.tree_map(cut, tree, is_leaf=_masked)
+    if isinstance(tree, Tensor):
+        return tree if real is None else tree[real]
+    if tree is None:
+        return None
+    kind = type(tree)
+    if masked(tree):
+        own = None if tree.real.all() else tree.real
+        return kind(*[trim(part, own) for part in tree])
+    if kind is dict:
+        return {key: trim(part, real) for key, part in tree.items()}
+    if kind in (tuple, list):
+        return kind([trim(part, real) for part in tree])
+    if hasattr(tree, "_fields"):
+        return kind(*[trim(part, real) for part in tree])
+    if not optree.tree_is_leaf(tree):
+        parts, structure = optree.tree_flatten(tree, is_leaf=masked)
+        return optree.tree_unflatten(structure, [trim(part, real) for part in parts])
+    return tree if real is None else tree[real]
 
 
 def cleared(tree: Any, real: Tensor) -> Any:
@@ -127,5 +137,6 @@ def cleared(tree: Any, real: Tensor) -> Any:
     return trees.map(clear, tree)
 
 
-def _masked(tree: Any) -> bool:
+def masked(tree: Any) -> bool:
+    """Whether a tuple carries a `real` mask, and so consists of rows."""
     return "real" in getattr(tree, "_fields", ())

@@ -102,7 +102,7 @@ def payload_bytes(tree: Any, without: Container[int] = ()) -> int:
     while stack_:
         item = stack_.pop()
         if isinstance(item, Tensor):
-            total += 0 if id(item) in without else item.numel() * item.element_size()
+            total += 0 if without and id(item) in without else item.nbytes
         elif isinstance(item, dict):
             stack_.extend(item.values())
         elif hasattr(item, "_fields"):

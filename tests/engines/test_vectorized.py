@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedtangent import trees
-from fedtangent.engines.vectorized import _stacked, vectorized
+from fedtangent import many, trees
+from fedtangent.engines.vectorized import vectorized
+from fedtangent.many import stacked
 from fedtangent.shard import Dataset, Partition, shards
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close, assert_same
@@ -62,14 +63,13 @@ def test_unequal_rows_are_padded_and_cut_again() -> None:
         assert_close(total, part.x.sum(0))
 
 
-def test_identical_objects_are_shared_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    stacked: list[int] = []
-    original = trees.stack
-    monkeypatch.setattr(trees, "stack", lambda parts: stacked.append(id(parts[0])) or original(parts))  # type: ignore[func-returns-value]
+def test_identical_objects_are_shared_notstacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(many, "stacked", lambda parts: seen.append(id(parts[0])) or stacked(parts))  # type: ignore[func-returns-value]
     w, x, y = {"w": torch.rand(3)}, [torch.rand(3), torch.rand(3)], [torch.rand(()), torch.rand(())]
     rows = [(w, x[0], y[0]), (w, x[1], y[1])]
     found = vectorized().call(lambda w, x, y: w["w"] @ x + y, rows)
-    assert stacked == [id(rows[0][1]), id(rows[0][2])]
+    assert seen == [id(rows[0][1]), id(rows[0][2])]
     assert_close(found, [w["w"] @ x[0] + y[0], w["w"] @ x[1] + y[1]], 1e-6)
 
 
@@ -123,7 +123,7 @@ SCATTERED = {
 @pytest.mark.parametrize("name", [*LAYOUTS, *SCATTERED])
 def test_what_lies_evenly_in_one_memory_is_not_copied(name: str) -> None:
     parts = (LAYOUTS | SCATTERED)[name]
-    found, expected = _stacked([{"w": part} for part in parts])["w"], trees.stack(parts)
+    found, expected = stacked([{"w": part} for part in parts])["w"], trees.stack(parts)
     assert torch.equal(found, expected)
     assert (found.untyped_storage().data_ptr() == WHOLE.untyped_storage().data_ptr()) == (name in LAYOUTS)
 
@@ -134,4 +134,4 @@ def test_results_and_shards_are_taken_up_where_they_lie() -> None:
     whole = Dataset("toy", x, torch.arange(7), x, torch.arange(7), 7)
     data = shards(whole, Partition([np.array([4, 1, 4]), np.array([0, 6, 3]), np.array([2, 5, 5])]))
     for parts in (results, [part.x for part in data], [part.y for part in data]):
-        assert _stacked(parts).data_ptr() == parts[0].data_ptr()
+        assert stacked(parts).data_ptr() == parts[0].data_ptr()

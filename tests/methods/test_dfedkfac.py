@@ -9,7 +9,7 @@ from fedtangent.federation import SERVER, Graph
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
-from fedtangent.tangents import span
+from fedtangent.tangent_steps import span
 from fedtangent.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal

@@ -8,7 +8,7 @@ from fedtangent import losses, trees
 from fedtangent.federation import SERVER
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
-from fedtangent.tangents import span
+from fedtangent.tangent_steps import span
 from fedtangent.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal

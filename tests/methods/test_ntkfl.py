@@ -10,8 +10,8 @@ from fedtangent.catalog import names
 from fedtangent.federation import SERVER, NodeError
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
-from fedtangent.tangents import explicit
-from fedtangent.tangents.step import Rows, Step
+from fedtangent.tangent_steps import explicit
+from fedtangent.tangent_steps.step import Rows, Step
 from fedtangent.task import Task
 from tests import tiny_federation as federation
 from tests.channels import literal_wire

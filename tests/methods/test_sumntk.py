@@ -12,10 +12,11 @@ from fedtangent import losses, trees
 from fedtangent.federation import SERVER, Central, Each, Fleet
 from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
-from fedtangent.tangents import primal, verified_uses
-from fedtangent.tangents.operator import pullback
+from fedtangent.tangent_steps import primal
+from fedtangent.tangent_steps.step import Score, Step, countable, linearize, summed_loss
+from fedtangent.tangents.capture import verified_uses
+from fedtangent.tangents.capture.operator import pullback
 from fedtangent.tangents.sketch import projection, sketch
-from fedtangent.tangents.step import Score, Step, countable, linearize, summed_loss
 from fedtangent.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal

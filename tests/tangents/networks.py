@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.functional import plain
+from fedtangent.tangents.capture.functional import plain
 
 INPUTS, OUTPUTS, SAMPLES = 7, 3, 5
 

@@ -116,7 +116,7 @@ def error(a: Tensor, b: Tensor) -> float:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operators stay operators, however small."""
-    monkeypatch.setattr("fedtangent.tangents.symmetric._WRITTEN_OUT", 0)
+    monkeypatch.setattr("fedtangent.tangents.numerics.symmetric._WRITTEN_OUT", 0)
 
 
 ONE = torch.tensor([[2.0]]), torch.tensor([[0.5]]), torch.tensor([[1.5]])
@@ -471,7 +471,7 @@ def test_predictions_ask_for_what_fits() -> None:
 
 def test_a_tolerance_out_of_reach_is_told(free: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows()
-    monkeypatch.setattr("fedtangent.tangents.integrate._HALVINGS", 2)
+    monkeypatch.setattr("fedtangent.tangents.numerics.integrate._HALVINGS", 2)
     monkeypatch.setattr(import_module("fedtangent.tangents.evolve"), "_FACTORISED", 0)
     with pytest.raises(ValueError, match="`tolerance` must be within reach; got 1e-08, and the error stays at"):
         evolve(Counted(matrix(rows.full)), rows.f_0, rows.labels, 50, loss=losses.cross_entropy)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedtangent.tangents import jacobian, kernel, linearize, plan, sketch
-from tests.tangents.test_derivatives import close
+from tests.tangents.capture.test_derivatives import close
 from tests.tangents.unusual import OldReversal, by_rows, flat, like
 
 IDS = torch.randint(0, 7, (5, 6), generator=torch.Generator().manual_seed(0))

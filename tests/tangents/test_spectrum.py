@@ -321,7 +321,7 @@ def test_what_is_no_kernel_is_a_type_error() -> None:
 
 def test_an_operator_that_is_not_finite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for written_out in (128, 1):
-        monkeypatch.setattr("fedtangent.tangents.symmetric._WRITTEN_OUT", written_out)
+        monkeypatch.setattr("fedtangent.tangents.numerics.symmetric._WRITTEN_OUT", written_out)
         with pytest.raises(ValueError, match=r"^`kernel` must be finite; got numbers that are not\. "):
             spectrum(Plain(kernel() * math.inf), 1)
 

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fedtangent import multiply_adds, shard, trees
+from fedtangent import many, multiply_adds, shard
 
 
 class _Vectorized:
@@ -34,29 +33,10 @@ class _Vectorized:
         same = [all(value is column[0] for value in column) for column in columns]
         if all(same):
             return [shard.trim(multiply_adds.run(fn, *rows[0], times=len(rows)))] * len(rows)
-        stacked = [column[0] if alike else _stacked(column) for column, alike in zip(columns, same, strict=True)]
+        stacked = [column[0] if alike else many.stacked(column) for column, alike in zip(columns, same, strict=True)]
         batched = torch.func.vmap(fn, in_dims=tuple(None if alike else 0 for alike in same))
         results = multiply_adds.run(batched, *stacked, like=fn)
-        return [shard.trim(result) for result in trees.unstack(results, len(rows))]
-
-
-def _stacked(column: Sequence[Any]) -> Any:
-    """`trees.stack`; what lies evenly spaced in one memory, as results of an earlier call do, is not copied."""
-
-    def join(*parts: Tensor) -> Tensor:
-        first, second = parts[:2]
-        start, step = first.storage_offset(), second.storage_offset() - first.storage_offset()
-        layout = first.shape, first.stride(), first.dtype, first.untyped_storage().data_ptr()
-        spaced = first.numel() > 0 <= step and all(
-            (part.shape, part.stride(), part.dtype, part.untyped_storage().data_ptr()) == layout
-            and part.storage_offset() == start + i * step
-            for i, part in enumerate(parts)
-        )
-        if spaced:
-            return first.as_strided((len(parts), *first.shape), (step, *first.stride()))
-        return trees.stack(parts)  # type: ignore[no-any-return]
-
-    return trees.map(join, *column)
+        return many.unstacked(results, len(rows))
 
 
 def vectorized(memory: int = 2**28) -> _Vectorized:

@@ -14,22 +14,37 @@ from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
 from fedtangent.shard import Shard, at
-from fedtangent.tangents.step import linearize, score
+from fedtangent.tangent_steps.step import linearize, score
 from fedtangent.task import Task, Weights
 
+LARGE = 2**17  # bytes of a node's work in the tangent space from which its products take longer than calling them
+MANY = 32  # nodes from which calling small products for all at once pays
 ROWS = (3, 2)  # of the two nodes that are tried: unequal, so that one is padded
 _SLOW = "There is a performance drop"  # torch.func.vmap's words for a function that it takes node by node
 
 
 def built_engine(
-    experiment: Experiment, device: torch.device, task: Task, method: Method, data: Sequence[Shard]
+    experiment: Experiment,
+    device: torch.device,
+    task: Task,
+    method: Method,
+    data: Sequence[Shard],
+    needs: Callable[[], float],
 ) -> tuple[Engine, str | None]:
     """The engine, and why it is not the usual one where it is not.
+
+    Args:
+        experiment: What is asked for.
+        device: Where it runs.
+        task: Model and loss.
+        method: The method.
+        data: A shard a node.
+        needs: The mean memory of a node's work, in bytes; called where the choice hangs on it.
 
     Raises:
         ValueError: The one asked for cannot run the model, or torch.func cannot differentiate it.
     """
-    name = experiment.engine or _faster(device, method, task)
+    name = experiment.engine or _faster(device, method, task, len(data), needs)
     many, local = name == "vectorized" and len(data) > 1, not method.traits.tangent
     fn, rows = _trial(task, local, data if many else data[:1])
     alone = _alone(fn, rows, local) if many or local else None
@@ -46,15 +61,18 @@ def built_engine(
     return catalog.load("engines", name)(**_budget(experiment, device)), reason
 
 
-def _faster(device: torch.device, method: Method, task: Task) -> str:
+def _faster(device: torch.device, method: Method, task: Task, nodes: int, needs: Callable[[], float]) -> str:
     """The engine's name: on a GPU many nodes at once; on a CPU one by one where a node's own products are large.
 
-    That is so for methods in the tangent space, which state what a node needs, and for convolutions and attention:
-    stacked they become grouped convolutions and batched products, which run slower than the same one after the other
-    (benchmarks/engines.py, benchmarks/conv_clients.py).
+    That is so for convolutions and attention: stacked they become grouped convolutions and batched products, which run
+    slower than the same one after the other (benchmarks/engines.py, benchmarks/conv_clients.py). In the tangent space a
+    node's kernels and factors are large, or they are so small that all its time goes into calling them, and then some
+    dozens of nodes at once win (benchmarks/many_nodes.py).
     """
     large = any(isinstance(part, (nn.MultiheadAttention, nn.Embedding)) for part in task.model.modules())
-    large = large or any(w.dim() > 2 for w in task.w_0.values()) or method.traits.tangent
+    large = large or any(w.dim() > 2 for w in task.w_0.values())
+    if device.type == "cpu" and not large and method.traits.tangent:
+        large = nodes < MANY or needs() > LARGE
     return "sequential" if device.type == "cpu" and large else "vectorized"
 
 

@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent import shard, trees
+from fedtangent.engines.sequential import sequential
 from fedtangent.experiments.build import (
     built_augmentation,
     built_dataset,
@@ -196,12 +198,20 @@ class Setup:
         return partial(draw, **self.experiment.resolved("topology"))
 
     def _node_bytes(self, graph: Graph | None) -> Mapping[int, int]:
-        """The peak memory of each node's work."""
+        """The peak memory of each node's work; where it has neighbours, from the mean rows of its neighbourhood."""
         needs = self.method.node_bytes
         if needs is None:  # a few copies of weights and data
             weights = trees.payload_bytes(self.task.w_0)
             return {i: 8 * weights + 4 * trees.payload_bytes(data) for i, data in enumerate(self.data)}
-        return {i: needs(len(data.real), graph.degree(i) if graph else 0) for i, data in enumerate(self.data)}
+        rows = [len(data.real) for data in self.data]
+        if graph is None:
+            return {i: needs(count, 0) for i, count in enumerate(rows)}
+        near = [(count, *(rows[j] for j in ids)) for count, ids in zip(rows, graph.neighbours, strict=True)]
+        return {i: needs(-(-sum(its) // len(its)), len(its) - 1) for i, its in enumerate(near)}
+
+    def needs(self) -> float:
+        """The mean over the nodes of the peak memory of one's work, with the neighbours of the first round."""
+        return fmean(self._node_bytes(self.graph(1)).values())
 
 
 def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport] | None = None) -> Setup:
@@ -236,8 +246,7 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
     method = built_method(experiment, task, len(partition.index))
     check_borne(experiment, task, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
-    engine, reason = built_engine(experiment, device, task, method, data)
-    return Setup(
+    built = Setup(
         experiment,
         dataset.name,
         dataset.classes,
@@ -246,13 +255,15 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
         y_test,
         task,
         method,
-        engine,
+        sequential(),
         module,
         sources(experiment),
         by_class,
-        reason,
+        None,
         memory() if transport is None else transport([len(part.real) for part in data]),
     )
+    engine, reason = built_engine(experiment, device, task, method, data, built.needs)
+    return replace(built, engine=engine, engine_reason=reason)
 
 
 def _described(experiment: Experiment, part: str, chosen: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.multiply_adds import Counting
-from fedtangent.tangents.derivatives import FASTEST, push
-from fedtangent.tangents.functional import call
+from fedtangent.tangents.capture.derivatives import FASTEST, push
+from fedtangent.tangents.capture.functional import call
 
 
 @cache

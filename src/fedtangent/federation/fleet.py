@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import multiply_adds, shard, trees
+from fedtangent import many, multiply_adds, trees
 from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.ledger import SERVER, Ledger
@@ -137,7 +137,9 @@ class Fleet:
         self._check(*x_k)
         rows = zip(self.here, self._settled(x_k), strict=True)
         drawn = {node: self._call(fn, [node], [(self.rng(purpose, node), *row)])[0] for node, row in rows}
-        return Each(self, {node: trees.to(value, self.device) for node, value in drawn.items()})
+        if torch.device(self.device).type != "cpu":
+            drawn = {node: trees.to(value, self.device) for node, value in drawn.items()}
+        return Each(self, drawn)
 
     def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
         """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
@@ -212,11 +214,11 @@ class Fleet:
         x = dict(zip(self.here, x_k.values, strict=True))
         links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
         came = self.wire.exchange(self.wire.tag(), {link: x[link.source] for link in links if link.source in x}, links)
-        mixed = {}
-        for i in self.here:
-            group = sorted([i, *self._neighbours(i)])
-            mixed[i] = trees.weighted_sum([x[i] if j == i else came[Link(j, i)] for j in group], self._shares[i])
-        return Each(self, mixed)
+        groups = [sorted([i, *self._neighbours(i)]) for i in self.here]
+        values = [
+            [x[i] if j == i else came[Link(j, i)] for j in group] for i, group in zip(self.here, groups, strict=True)
+        ]
+        return self.of_here(many.weighted_sums(values, [self._shares[i] for i in self.here]))
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
         """The neighbours' values, in the slots of an Inbox."""
@@ -244,7 +246,7 @@ class Fleet:
         def pull(wave: Wave, cache: Cache) -> list[Inbox]:
             tag, answers, links, first = answered(wave, cache)
             came = self.wire.exchange(tag, answers, links, lambda link, value: bill(value) if link in first else 0)
-            return [self._inbox(i, [came[Link(j, i)] for j in self._answering(i)]) for i in wave.nodes]
+            return self._inboxes(wave.nodes, [[came[Link(j, i)] for j in self._answering(i)] for i in wave.nodes])
 
         return Each(self, pull)
 
@@ -259,7 +261,7 @@ class Fleet:
 
         def pull(wave: Wave, cache: Cache) -> list[tuple[T, Tensor]]:
             tag, answers, links, first = answered(wave, cache)
-            out = {link: (1, self._vetted(link, value)) for link, value in answers.items()}
+            out = self._vetted(answers)
 
             def bill(link: Link, value: tuple[T, Tensor]) -> int:
                 return trees.payload_bytes(value[0]) if link in first else 0
@@ -304,20 +306,26 @@ class Fleet:
 
         return pull
 
-    def _vetted(self, link: Link, answer: Any) -> tuple[Any, Tensor]:
-        """The answer, or zeros where it is not finite or to the node itself; and how many were refused, 0 or 1."""
-        alone = link.source == link.target
-        good = not alone and trees.is_finite(answer)
-        refused = torch.tensor(0 if good or alone else 1, device=self.device)
-        return answer if good else trees.zeros_like(answer), refused
+    def _vetted(self, answers: Mapping[Link, Any]) -> dict[Link, tuple[int, tuple[Any, Tensor]]]:
+        """The answers, zeros where one is not finite or to the node itself; and how many were refused, 0 or 1."""
+        none, one = (torch.tensor(count, device=self.device) for count in (0, 1))
+        out = {}
+        for (link, answer), good in zip(answers.items(), many.are_finite([*answers.values()]), strict=True):
+            alone = link.source == link.target
+            kept = answer if good and not alone else trees.zeros_like(answer)
+            out[link] = (1, (kept, none if good or alone else one))
+        return out
 
     def _answering(self, node: int) -> tuple[int, ...]:
         return self._neighbours(node) or (node,)
 
-    def _inbox(self, node: int, answers: list[Any]) -> Inbox:
-        real = torch.ones(len(answers), dtype=torch.bool, device=self.device)
-        inbox = Inbox(shard.join(answers), real)
-        return inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
+    def _inboxes(self, nodes: Sequence[int], answers: list[list[Any]]) -> list[Inbox]:
+        real = {count: torch.ones(count, dtype=torch.bool, device=self.device) for count in {*map(len, answers)}}
+        inboxes = [Inbox(joined, real[len(its)]) for joined, its in zip(many.joined(answers), answers, strict=True)]
+        return [
+            inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
+            for node, inbox in zip(nodes, inboxes, strict=True)
+        ]
 
     def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
         """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""

@@ -27,6 +27,11 @@ class Ledger:
         self._paused = False
 
     @property
+    def is_paused(self) -> bool:
+        """Whether nothing is booked."""
+        return self._paused
+
+    @property
     def sent_bytes(self) -> int:
         """The bytes sent by all nodes and the server."""
         return sum(self.sent.values())

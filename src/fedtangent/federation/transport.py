@@ -125,6 +125,8 @@ class Wire:
         return total
 
     def _book(self, out: Mapping[Link, Any], bill: Bill | None) -> None:
+        if self.ledger.is_paused or bill is nothing:
+            return
         known: dict[int, int] = {}  # many links carry one and the same value
         for link, value in out.items():
             if bill is not None:

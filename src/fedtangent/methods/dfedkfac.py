@@ -26,11 +26,11 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
-from fedtangent.tangents import kfac
-from fedtangent.tangents.answers import Answers, Inputs
-from fedtangent.tangents.kfac import Moments
-from fedtangent.tangents.span import Span, candidates
-from fedtangent.tangents.step import Score, choose, nothing_found, summed_loss
+from fedtangent.tangent_steps import kfac
+from fedtangent.tangent_steps.answers import Answers, Inputs
+from fedtangent.tangent_steps.kfac import Moments
+from fedtangent.tangent_steps.span import Span, candidates
+from fedtangent.tangent_steps.step import Score, choose, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 
 

@@ -28,11 +28,11 @@ from torch import Tensor
 from fedtangent import labels, trees
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
-from fedtangent.tangents import kfac
-from fedtangent.tangents.answers import Answers
-from fedtangent.tangents.kfac import Moments
-from fedtangent.tangents.span import Curvature, Span, candidates
-from fedtangent.tangents.step import Score, choose, held_out, nothing_found, summed_loss
+from fedtangent.tangent_steps import kfac
+from fedtangent.tangent_steps.answers import Answers
+from fedtangent.tangent_steps.kfac import Moments
+from fedtangent.tangent_steps.span import Curvature, Span, candidates
+from fedtangent.tangent_steps.step import Score, choose, held_out, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 
 

@@ -21,7 +21,17 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
-from fedtangent.tangents.step import Score, Step, bill, choose, held_out, linearize, mean_loss, nothing_found, score
+from fedtangent.tangent_steps.step import (
+    Score,
+    Step,
+    bill,
+    choose,
+    held_out,
+    linearize,
+    mean_loss,
+    nothing_found,
+    score,
+)
 from fedtangent.task import Task, Weights
 
 Tries = tuple[Weights, Tensor]

@@ -34,9 +34,9 @@ from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
-from fedtangent.tangents import of_task
-from fedtangent.tangents.explicit import LARGEST, explicit
-from fedtangent.tangents.step import (
+from fedtangent.tangent_steps import of_task
+from fedtangent.tangent_steps.explicit import LARGEST, explicit
+from fedtangent.tangent_steps.step import (
     Rows,
     Score,
     Step,

@@ -30,9 +30,9 @@ from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.losses import squared
 from fedtangent.shard import Shard
-from fedtangent.tangents import of_task, primal
-from fedtangent.tangents.primal import Evolution, Features, Sums
-from fedtangent.tangents.step import Score, Step, choose, countable, nothing_found, score, summed_loss
+from fedtangent.tangent_steps import of_task, primal
+from fedtangent.tangent_steps.primal import Evolution, Features, Sums
+from fedtangent.tangent_steps.step import Score, Step, choose, countable, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.

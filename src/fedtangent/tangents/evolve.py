@@ -19,9 +19,11 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.losses import Loss
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.evolve_input import check_data, check_settings, steps, symmetric
-from fedtangent.tangents.functional import Weights
-from fedtangent.tangents.integrate import (
+from fedtangent.tangents.jacobian import Jacobian
+from fedtangent.tangents.numerics.integrate import (
     PRODUCTS,
     adaptive,
     check_reach,
@@ -30,11 +32,9 @@ from fedtangent.tangents.integrate import (
     series_products,
     stabilised_products,
 )
-from fedtangent.tangents.jacobian import Jacobian
-from fedtangent.tangents.modes import Modes, descent_gain, flow_gain, modes
-from fedtangent.tangents.samples import tensor
+from fedtangent.tangents.numerics.modes import Modes, descent_gain, flow_gain, modes
+from fedtangent.tangents.numerics.symmetric import Operator
 from fedtangent.tangents.spectrum import largest_eigenvalue
-from fedtangent.tangents.symmetric import Operator
 
 # Numbers in alpha up to which LSODA may factorise matrices of that many rows: 128 MiB each.
 _FACTORISED = 4096

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtangent import losses
 from fedtangent.losses import Loss
-from fedtangent.tangents.symmetric import Operator, Symmetric, read
+from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
 
 
 class _Placed(NamedTuple):

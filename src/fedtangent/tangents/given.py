@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import passes, trees
-from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain, result, trainable
-from fedtangent.tangents.outputs import Outputs, Picked
-from fedtangent.tangents.samples import Samples, checked, leaves, names, shape
+from fedtangent.tangents.capture.functional import Weights, call, first_line, out_of_memory, plain, result, trainable
+from fedtangent.tangents.capture.outputs import Outputs, Picked
+from fedtangent.tangents.capture.samples import Samples, checked, leaves, names, shape
 
 _FEW = 3  # samples of which passes are compared
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.contract import gradients, parts
-from fedtangent.tangents.derivatives import Ways, pull, push, ways
-from fedtangent.tangents.factors import factors, head
-from fedtangent.tangents.functional import Weights, call, plain
+from fedtangent.tangents.capture.derivatives import Ways, pull, push, ways
+from fedtangent.tangents.capture.factors import factors, head
+from fedtangent.tangents.capture.functional import Weights, call, plain
+from fedtangent.tangents.capture.outputs import Outputs
+from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.uses import Uses, UsesDiffer
+from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import Given, given
-from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.numerics.contract import gradients, parts
 from fedtangent.tangents.plan import MEMORY
-from fedtangent.tangents.samples import Samples
-from fedtangent.tangents.uses import Uses, UsesDiffer
-from fedtangent.tangents.verified_uses import all_by_autograd, uses
 
 
 class Jacobian:

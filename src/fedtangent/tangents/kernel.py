@@ -14,16 +14,16 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.contract import Kind, Side, cuts, side, total
-from fedtangent.tangents.factors import Factors, Some, factors, head
-from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.capture.factors import Factors, Some, factors, head
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.layers import Other
+from fedtangent.tangents.capture.outputs import Outputs
+from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.uses import Uses, UsesDiffer
+from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import given
-from fedtangent.tangents.layers import Other
-from fedtangent.tangents.outputs import Outputs
+from fedtangent.tangents.numerics.contract import Kind, Side, cuts, side, total
 from fedtangent.tangents.plan import MEMORY, Plan, Share, planned
-from fedtangent.tangents.samples import Samples
-from fedtangent.tangents.uses import Uses, UsesDiffer
-from fedtangent.tangents.verified_uses import all_by_autograd, uses
 
 
 def kernel(
@@ -50,7 +50,8 @@ def kernel(
         w: Weights to use in place of the model's own, by the names of model.named_parameters(); those left out are
             taken as constants.
         outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
-        memory_bytes: For all that is in memory beside the result.
+        memory_bytes: For all that is in memory beside model, samples and result, the check of the model included. What
+            does not fit is cut: samples, outputs, rows of a matrix, positions. Less takes longer.
         progress: Show a bar.
 
     Returns:

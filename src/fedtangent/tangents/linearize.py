@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.module_state import copied
-from fedtangent.tangents.derivatives import Ways, push, ways
-from fedtangent.tangents.functional import Weights, call, plain, trainable
+from fedtangent.tangents.capture.derivatives import Ways, push, ways
+from fedtangent.tangents.capture.functional import Weights, call, plain, trainable
+from fedtangent.tangents.capture.outputs import Outputs, Picked
+from fedtangent.tangents.capture.outside_vmap import look
+from fedtangent.tangents.capture.samples import Samples, samples
 from fedtangent.tangents.given import looked
-from fedtangent.tangents.outputs import Outputs, Picked
-from fedtangent.tangents.outside_vmap import look
-from fedtangent.tangents.samples import Samples, samples
 
 # Samples at a time, where only numbers of them are wanted.
 _ROWS = 256

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.functional import Weights, call, first_line, out_of_memory, plain_forward, trainable
+from fedtangent.tangents.capture.functional import Weights, call, first_line, out_of_memory, plain_forward, trainable
+from fedtangent.tangents.capture.outputs import Outputs, Picked
+from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.given import looked
-from fedtangent.tangents.outputs import Outputs, Picked
-from fedtangent.tangents.samples import tensor
 
 Operator = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 Terms = Mapping[str, tuple[Operator, Tensor]]

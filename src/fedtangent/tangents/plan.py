@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fedtangent.tangents.budget import Budget, Cuts, TooLittle
-from fedtangent.tangents.contract import Kind, Part, Piece, Way, cuts, parts
-from fedtangent.tangents.functional import Weights
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
+from fedtangent.tangents.capture.outputs import Outputs
+from fedtangent.tangents.capture.room import room
+from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.uses import Uses
+from fedtangent.tangents.capture.verified_uses import uses
+from fedtangent.tangents.capture.whole import Whole
 from fedtangent.tangents.given import given
-from fedtangent.tangents.layers import Affine, Matrix, Sums
-from fedtangent.tangents.outputs import Outputs
-from fedtangent.tangents.room import room
-from fedtangent.tangents.samples import Samples
-from fedtangent.tangents.uses import Uses
-from fedtangent.tangents.verified_uses import uses
-from fedtangent.tangents.whole import Whole
+from fedtangent.tangents.numerics.budget import Budget, Cuts, TooLittle
+from fedtangent.tangents.numerics.contract import Kind, Part, Piece, Way, cuts, parts
 
 MEMORY = 2**30
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from fedtangent.tangents.functional import Weights, each
+from fedtangent.tangents.capture.functional import Weights, each
+from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.jacobian import Jacobian, jacobian
-from fedtangent.tangents.outputs import Outputs
 
 # Columns of the dense projection at a time: more would pay for linear layers, but not for convolutions.
 _TOGETHER = 4

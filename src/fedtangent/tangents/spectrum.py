@@ -10,8 +10,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from fedtangent.multiply_adds import repeated
-from fedtangent.tangents.samples import tensor
-from fedtangent.tangents.symmetric import Operator, Symmetric, read
+from fedtangent.tangents.capture.samples import tensor
+from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
 
 _TINY = 1e-30
 # A matrix with blocks up to this size gives all its eigenvalues.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from fedtangent import trees
+from fedtangent import many
 from fedtangent.federation.transport import Link, Tag
 
 T = TypeVar("T")
@@ -25,10 +25,9 @@ class _Memory:
         parts: dict[int, list[tuple[float, Any]]] = {}
         for link in links:
             parts.setdefault(link.target, []).append(out[link])
-        return {
-            target: trees.weighted_sum([value for _, value in its], [weight for weight, _ in its])
-            for target, its in parts.items()
-        }
+        values = [[value for _, value in its] for its in parts.values()]
+        sums = many.weighted_sums(values, [[weight for weight, _ in its] for its in parts.values()])
+        return dict(zip(parts, sums, strict=True))
 
     def tell(self, tag: Tag, value: T) -> T:
         return value

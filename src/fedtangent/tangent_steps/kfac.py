@@ -1,0 +1,365 @@
+"""The Gauss-Newton matrix from sums over samples, by Kronecker factors: moments of inputs and of output sensitivities.
+
+Martens, Grosse. Optimizing Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015. Grosse, Martens.
+A Kronecker-factored approximate Fisher matrix for convolution layers. ICML 2016 (positions).
+
+With inputs u at S positions, sensitivities d of the C outputs, and H the loss's second derivative by them, a layer's
+block of J^T H J is about A (x) B, A = sum over samples and positions of u u^T, B = the mean over positions of d^T H d.
+N samples; G groups of a convolution; I inputs, the bias's 1 among them, and O results of a group.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedtangent import losses, shard, trees
+from fedtangent.federation import disclosure
+from fedtangent.shard import Shard
+from fedtangent.tangent_steps import of_task
+from fedtangent.tangents.capture.factors import Factor, Factors, factors, head, sensitivities
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
+from fedtangent.tangents.capture.uses import Use, Uses
+from fedtangent.tangents.capture.views import Layout
+from fedtangent.task import Task
+
+# The most parameters of a block that is kept whole.
+_LARGEST = 8192
+
+# After the name of a weight that is laid out (groups, inputs, results).
+_TURNED = "^T"
+
+Other = Literal["refuse", "exact"]
+
+
+class Block(NamedTuple):
+    """Parameters that share a block of the Gauss-Newton matrix.
+
+    Attributes:
+        uses: Where they are used.
+        kronecker: Whether they are the weight, and perhaps the bias, of a linear map; else the block is kept whole.
+        fixed: Whether the map's inputs are the data's, whatever the weights.
+    """
+
+    uses: tuple[str, ...]
+    kronecker: bool
+    fixed: bool
+
+
+class Moments(NamedTuple):
+    """What a node says of its rows: sums over them, and nothing else. Any sum of moments is moments.
+
+    Attributes:
+        gradient: Of the loss by the parameters.
+        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name.
+        outputs: B of every linear map, (G, O (O + 1) / 2); of whole blocks J^T H J, (1, P (P + 1) / 2).
+        rows: How many.
+    """
+
+    gradient: Weights
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    rows: Tensor
+
+
+def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
+    """The blocks of a model, each named by its parameters with commas between; `^T` follows a weight (I, O).
+
+    Args:
+        found: The uses of its parameters.
+        other: What becomes of parameters of no linear map, normalisation, scale or sum: an error, or whole blocks, one
+            a parameter.
+
+    Raises:
+        ValueError: Parameters without Kronecker factors.
+    """
+    if other not in ("refuse", "exact"):
+        raise ValueError(f"`other` must be 'refuse' or 'exact'; got {other!r}. Choose one of the two.")
+    owners: dict[str, list[str]] = {}
+    for key, use in found.by_name.items():
+        for name in use.call.names:
+            owners.setdefault(name, []).append(key)
+    made: dict[str, Block] = {}
+    for name, own in owners.items():
+        peers = [found.by_name[key] for key in own]
+        names = _names(peers[0])
+        alike = all(_names(peer) == names and all(owners[each] == own for each in names) for peer in peers)
+        turned = _turned(peers[0])
+        linear = alike and turned is not None and all(_turned(peer) == turned for peer in peers)
+        if linear or (alike and isinstance(peers[0], (Affine, Sums)) and len(own) == 1):
+            if name == names[0]:
+                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(
+                    tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed
+                )
+        elif other == "refuse":
+            function = getattr(peers[0].call.function, "__name__", "a function")
+            raise ValueError(
+                f"`model` must have Kronecker factors for every parameter; got none for {name!r}, used by {function}. "
+                "Choose other='exact' for whole blocks of such parameters, or freeze it."
+            )
+        else:
+            made[name] = Block(tuple(own), False, False)
+    return made
+
+
+def moments(
+    task: Task,
+    w: Weights,
+    data: Shard,
+    *,
+    other: Other = "refuse",
+    inputs: Literal["all", "moving"] = "all",
+    decay: float = 0.0,
+) -> Moments:
+    """The sums over a node's real rows, at w: a forward, at most C backward passes, N G S (I^2 + C O^2) multiply-adds.
+
+    Args:
+        task: Model and loss.
+        w: The weights.
+        data: The rows.
+        other: As for `blocks`.
+        inputs: Which A: of all linear maps, or of those whose inputs move with the weights; see `fixed_inputs`.
+        decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
+    """
+    found = of_task.uses(task, w, data.x)
+    made = blocks(found, other)
+    f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
+    parts = shard.cleared(parts, data.real)
+    y = data.y
+    residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
+    root = torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, y), 0)
+    gradient: Weights = {}
+    a: dict[str, Tensor] = {}
+    b: dict[str, Tensor] = {}
+    for key, block in made.items():
+        if not block.kronecker:
+            j = _rows(found, w, parts, block, parameters(key))
+            gradient |= _split(torch.einsum("nc,ncp->p", residual, j), w, key)
+            d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
+            b[key] = pack((d.mT @ d)[None])
+            continue
+        total, positions = None, 0
+        for one in block.uses:
+            use = found.by_name[one]
+            assert isinstance(use, Matrix)
+            u, d = _sides(found, w, parts, one, use, data.real)
+            positions += use.positions
+            wanted = inputs == "all" or not block.fixed
+            sums = (
+                torch.einsum("ncgos,nc,ngis->goi", d, residual, u),
+                _squares(u.permute(1, 0, 3, 2)) if wanted else u.new_zeros(0),
+                _squares(torch.einsum("nck,ncgos->gnkso", root, d)),
+            )
+            total = sums if total is None else trees.add(total, sums)
+        assert total is not None
+        gradient |= _parameters(total[0], w, key)
+        if wanted:
+            a[key] = pack(total[1])
+        b[key] = pack(total[2] / positions)
+    rows = data.real.sum()
+    gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
+    gradient = {name: gradient[name] + decay * part * rows for name, part in w.items()}
+    return Moments(gradient, a, b, rows)
+
+
+def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
+    """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
+    found = of_task.uses(task, task.w_0, data.x)
+    a: dict[str, Tensor] = {}
+    fixed = {key: block for key, block in blocks(found, other).items() if block.fixed}
+    parts = factors(of_task.function(task), task.w_0, of_task.samples(data.x), found)[1] if fixed else {}
+    for key, block in fixed.items():
+        u = _inputs(parts[block.uses[0]], found.by_name[block.uses[0]], data.real)
+        a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
+    return a, data.real.sum()
+
+
+def sizes(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[Tensor, Tensor, Tensor]:
+    """A node's rows; and the rows of a sum that hide each of them, of `fixed_inputs` and of `moments` without those.
+
+    Twice the most entries of an input u; of whole blocks, which a row spans with C vectors, twice their parameters / C.
+    """
+    found = of_task.uses(task, task.w_0, data.x)
+    fewest = [0, 0]
+    for key, block in blocks(found, other).items():
+        use = found.by_name[block.uses[0]]
+        if block.kronecker:
+            assert isinstance(use, Matrix)
+            entries = use.fan_in + (use.bias is not None)
+        else:
+            entries = -(-sum(task.w_0[name].numel() for name in parameters(key)) // found.outputs)
+        place = 0 if block.fixed else 1
+        fewest[place] = max(fewest[place], disclosure.least(entries))
+    first, others = torch.tensor(fewest, device=data.y.device)
+    return data.real.sum(), first, others
+
+
+def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) -> Weights:
+    """(B / b + sqrt(m) 1)^-1 G (A / a + sqrt(m) 1)^-1 / (a b) for every damping m; a and b are mean eigenvalues.
+
+    Factored Tikhonov damping (Martens and Grosse, section 6.3), relative to the curvature of the layer. A factorisation
+    of every factor a damping.
+
+    Args:
+        total: Sums over all rows.
+        a: A of the linear maps of which `total` has none, packed means over rows.
+        dampings: m, positive.
+
+    Returns:
+        Like the parameters, with a leading axis; along each the loss rises. NaN where a factor is not positive
+        semi-definite beyond the damping.
+    """
+    found: Weights = {}
+    for key, packed in total.outputs.items():
+        b = unpack(packed) / total.rows
+        if key in total.inputs or key in a:
+            g = _matrix(total.gradient, key, *b.shape[:2]) / total.rows
+            inputs = unpack(total.inputs[key]) / total.rows if key in total.inputs else unpack(a[key])
+            steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
+            found |= _parameters(torch.stack(steps), total.gradient, key)
+        else:
+            g = torch.cat([total.gradient[name].flatten() for name in parameters(key)])[None, :, None] / total.rows
+            found |= _split(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
+    still = {name: part.new_zeros(len(dampings), *part.shape) for name, part in total.gradient.items()}
+    return {name: found.get(name, part) for name, part in still.items()}
+
+
+def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:
+    """(rows, degree) -> about the peak memory of a node's moments and candidates."""
+    shapes = [tuple(w.shape) for w in task.w_0.values()]
+    heights = [math.prod(shape[:1]) for shape in shapes]  # of a scalar too
+    number = next(iter(task.w_0.values())).element_size()
+    factors = sum(shape[0] ** 2 + math.prod(shape[1:]) ** 2 for shape in shapes if len(shape) > 1)
+    reacts = 4 * heights[-1] * sum(heights)
+    return lambda rows, degree: number * (rows * reacts + factors + (tries + 6) * task.size)
+
+
+def pack(matrix: Tensor) -> Tensor:
+    """The upper triangle of symmetric matrices (G, I, I), (G, I (I + 1) / 2)."""
+    return matrix.flatten(-2).index_select(-1, _upper(matrix.shape[-1], matrix.device))
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The inverse of `pack`."""
+    size = int((2 * packed.shape[-1]) ** 0.5)
+    return packed.index_select(-1, _places(size, packed.device)).reshape(*packed.shape[:-1], size, size)
+
+
+@lru_cache(maxsize=16)
+def _upper(size: int, device: torch.device) -> Tensor:
+    """Where the entries of its upper triangle are in a matrix."""
+    i, j = torch.triu_indices(size, size, device=device)
+    place: Tensor = i * size + j
+    return place
+
+
+@lru_cache(maxsize=16)
+def _places(size: int, device: torch.device) -> Tensor:
+    """Where every entry of a symmetric matrix is in its upper triangle."""
+    i = torch.arange(size, device=device)
+    low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
+    return (low * size - low * (low - 1) // 2 + high - low).flatten()
+
+
+def parameters(key: str) -> list[str]:
+    """The parameters of a block."""
+    return [name.removesuffix(_TURNED) for name in key.split(",")]
+
+
+def _turned(use: Use) -> bool | None:
+    """Whether a matrix's weight is laid out (G, I, O); None where it has neither that layout nor (G, O, I)."""
+    if not isinstance(use, Matrix) or use.lookup or not isinstance(use.layout, Layout):
+        return None
+    if use.bias_layout is not None and not use.bias_layout.in_order:
+        return None
+    if use.layout.in_order:
+        return False
+    turned = (use.groups, use.fan_in, use.fan_out)
+    plain = tuple(size for size in turned if size != 1)
+    order = (0, 2, 1) if len(plain) == 3 else (1, 0)
+    return True if (use.layout.split, use.layout.order) == (plain, order) else None
+
+
+def _names(use: Use) -> tuple[str, ...]:
+    """The parameters of a use, the bias or shift last."""
+    if isinstance(use, Matrix):
+        return (use.weight,) if use.bias is None else (use.weight, use.bias)
+    if isinstance(use, Affine):
+        return (use.scale,) if use.shift is None else (use.scale, use.shift)
+    return use.call.names
+
+
+def _sides(found: Uses, w: Weights, parts: Factors, key: str, use: Matrix, real: Tensor) -> tuple[Tensor, Tensor]:
+    """u (n, G, I, S) with the bias's 1, of real rows, and d (n, C, G, O, S)."""
+    d = use.outer(sensitivities(parts[key], use.call.shapes, head(found, w)))
+    return _inputs(parts[key], use, real), d
+
+
+def _inputs(factor: Factor, use: Use, real: Tensor) -> Tensor:
+    """u (n, G, I, S) with the bias's 1, of real rows."""
+    assert isinstance(use, Matrix)
+    u = use.inner(factor.a)
+    if use.bias is not None:
+        u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
+    cleared: Tensor = shard.cleared(u, real)
+    return cleared
+
+
+def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str]) -> Tensor:
+    """The Jacobian's rows by the parameters of a block, (n, C, P)."""
+    size = sum(w[name].numel() for name in names)
+    if size > _LARGEST:
+        raise ValueError(
+            f"`model` must keep whole blocks within {_LARGEST} parameters; got {size} in {names[0]!r}. "
+            "Freeze it, or give it a linear map."
+        )
+    total: dict[str, Tensor] = {}
+    for key in block.uses:
+        use = found.by_name[key]
+        d = sensitivities(parts[key], use.call.shapes, head(found, w))
+        for name, part in use.gradients(w, parts[key].a, d).items():
+            total[name] = total[name] + part if name in total else part
+    return torch.cat([total[name].reshape(*total[name].shape[:2], -1) for name in names], 2)
+
+
+def _squares(d: Tensor) -> Tensor:
+    """The sum of d d^T over all but the first and last axes, (G, O, O)."""
+    rows = d.flatten(1, -2)
+    return rows.mT @ rows
+
+
+def _matrix(tree: Weights, key: str, groups: int, fan_out: int) -> Tensor:
+    """(G, O, I) of a weight and perhaps a bias."""
+    weight, *bias = (tree[name] for name in parameters(key))
+    turned = _TURNED in key
+    whole = weight.reshape(groups, -1, fan_out).mT if turned else weight.reshape(groups, fan_out, -1)
+    return torch.cat([whole, *(part.reshape(*whole.shape[:2], 1) for part in bias)], 2)
+
+
+def _parameters(matrix: Tensor, like: Weights, key: str) -> Weights:
+    """The inverse of `_matrix`; axes before G are kept."""
+    (weight, *bias), ahead = parameters(key), matrix.shape[:-3]
+    whole = matrix[..., :-1] if bias else matrix
+    found = {weight: (whole.mT if _TURNED in key else whole).reshape(*ahead, *like[weight].shape)}
+    return found | {name: matrix[..., -1].reshape(*ahead, *like[name].shape) for name in bias}
+
+
+def _split(flat: Tensor, like: Weights, key: str) -> Weights:
+    """Parameters from their numbers in one piece, along the last axis."""
+    own = parameters(key)
+    parts = torch.split(flat, [like[name].numel() for name in own], -1)
+    return {name: part.reshape((*flat.shape[:-1], *like[name].shape)) for name, part in zip(own, parts, strict=True)}
+
+
+def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:
+    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite."""
+    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(factor.dtype).tiny)
+    damped = factor / mean
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    solved = torch.cholesky_solve(right, lower) / mean
+    return torch.where(failed[..., None, None] == 0, solved, torch.nan)

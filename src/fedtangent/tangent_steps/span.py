@@ -1,0 +1,125 @@
+"""A step within the span of a few directions, where the Gauss-Newton matrix is known exactly from a few sums.
+
+Martens, Grosse. Optimizing Neural Networks with Kronecker-factored Approximate Curvature. ICML 2015, section 7, where
+the directions are one damped step and the last displacement; here there is one for every damping.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedtangent import losses, trees
+from fedtangent.shard import Shard
+from fedtangent.tangent_steps import of_task
+from fedtangent.tangent_steps.kfac import Moments, directions
+from fedtangent.tangents.capture.derivatives import known_ways, push
+from fedtangent.tangents.capture.functional import Weights
+from fedtangent.task import Task
+
+
+class Curvature(NamedTuple):
+    """total: Along k directions, summed over rows (k, k). rows: How many. Any sum of these is one."""
+
+    total: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """The directions of a step, and the combinations of them that are tried.
+
+    Args:
+        dampings: Of the Kronecker factors, in units of their mean eigenvalue; a direction each.
+        ridges: m, relative to the curvature along every direction.
+        scales: s, parts of the way.
+        momentum: Whether the last displacement is one of the directions.
+        wire: The precision in which directions are sent; `bfloat16` rounds them before anybody works with them.
+    """
+
+    dampings: tuple[float, ...]
+    ridges: tuple[float, ...]
+    scales: tuple[float, ...]
+    momentum: bool = True
+    wire: Literal["full", "bfloat16"] = "full"
+
+    def __post_init__(self) -> None:
+        """Checks what a user may get wrong."""
+        for name in ("dampings", "ridges", "scales"):
+            values = getattr(self, name)
+            if not values or not all(0 < value < math.inf for value in values):
+                raise ValueError(f"`{name}` must be positive numbers; got {list(values)}. Give at least one.")
+        if self.wire not in ("full", "bfloat16"):
+            raise ValueError(f"`wire` must be 'full' or 'bfloat16'; got {self.wire!r}. Choose one of the two.")
+
+    @property
+    def tries(self) -> int:
+        """How many combinations are tried."""
+        return len(self.ridges) * len(self.scales)
+
+    def basis(self, total: Moments, a: dict[str, Tensor], v: Weights) -> Weights:
+        """The directions along a leading axis: one for every damping, and with momentum v.
+
+        Where a damping is too small for a factor, its direction is zero; NaN where all of them are.
+
+        Args:
+            total: Sums over all rows.
+            a: The moments of inputs that `total` has not, packed means over rows.
+            v: The last displacement.
+        """
+        made = directions(total, a, self.dampings)
+        fine = torch.stack([d.reshape(len(d), -1).isfinite().all(1) for d in made.values()]).all(0)
+        kept = fine | ~fine.any()
+        made = {name: torch.where(kept.reshape(-1, *[1] * (d.dim() - 1)), d, 0) for name, d in made.items()}
+        if self.momentum:
+            made = {name: torch.cat([d, v[name][None]]) for name, d in made.items()}
+        return {name: d.to(torch.bfloat16) for name, d in made.items()} if self.wire == "bfloat16" else made
+
+    def combinations(self, total: Moments, basis: Weights, curved: Curvature) -> Tensor:
+        """s argmin_c g . c + c . (Q + m diag Q) c / 2 for every ridge m and scale s, (tries, k).
+
+        A direction along which nothing changes, such as a zero one, gets no part.
+
+        Args:
+            total: Sums over all rows; g is their mean gradient along the directions.
+            basis: The k directions.
+            curved: The sum of `curvature`; its mean over rows is Q.
+        """
+        quadratic = curved.total / curved.rows
+        exact = _like(basis, total.gradient)
+        slopes = [exact[name].reshape(len(quadratic), -1) @ g.flatten() for name, g in total.gradient.items()]
+        g, q = (torch.stack(slopes).sum(0) / total.rows).to(torch.float64), quadratic.to(torch.float64)
+        size = q.diagonal().clamp_min(0).sqrt()
+        unit = torch.where(size > 0, 1 / size, 0)
+        g, q = unit * g, unit[:, None] * q * unit
+        eye = torch.eye(len(g), dtype=q.dtype, device=q.device)
+        found = [-unit * torch.linalg.solve(q + m * eye, g) for m in self.ridges]
+        return torch.stack([s * c for c in found for s in self.scales]).to(quadratic.dtype)
+
+
+def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
+    """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
+    model, x = of_task.function(task), of_task.samples(data.x)
+    basis, ways = _like(basis, w), known_ways(model, task.w_0, of_task.example(task), x)
+    same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
+    root = losses.curvature_root(task.loss, same[0], data.y)
+    root = torch.where(data.real[:, None, None], root, 0)
+    moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
+    flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
+    rows = data.real.sum()
+    return Curvature(moved @ moved.mT + decay * (flat @ flat.mT) * rows, rows)
+
+
+def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
+    """w + sum_i c_i d_i for every row of c (T, k): a tree of leading axis T."""
+
+    def along(start: Tensor, d: Tensor) -> Tensor:
+        return torch.addmm(start.reshape(1, -1), c, d.reshape(len(d), -1)).reshape(-1, *start.shape)
+
+    return trees.map(along, w, _like(basis, w))  # type: ignore[no-any-return]
+
+
+def _like(basis: Weights, w: Weights) -> Weights:
+    return {name: d.to(w[name].dtype) for name, d in basis.items()}

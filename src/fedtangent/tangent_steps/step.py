@@ -1,0 +1,228 @@
+"""The tangent step: rows linearised at w, candidates at several times, and the choice among them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent import shard, trees
+from fedtangent.shard import Shard, at
+from fedtangent.tangent_steps import explicit, of_task
+from fedtangent.tangents.capture.factors import Factors, factors
+from fedtangent.tangents.capture.functional import Weights, each, plain
+from fedtangent.tangents.capture.operator import operator, pullback, pushforward
+from fedtangent.tangents.numerics import dynamics
+from fedtangent.tangents.numerics.integrate import PRODUCTS
+from fedtangent.task import Task
+
+
+class Rows(NamedTuple):
+    """A node's rows, linearised at given weights: what the owner of a kernel needs of them.
+
+    Attributes:
+        f: The network's outputs, (N, C).
+        y: Labels (N,) or targets (N, C).
+        factors: Of the Jacobian; for a step also that itself, a tensor (N, C, ...) for every parameter, as `explicit`
+            gives it.
+        like: The shape of a row of inputs, in no bytes, (N, 0, ...).
+        real: Which rows are real and form the kernel, (N,).
+    """
+
+    f: Tensor
+    y: Tensor
+    factors: Factors
+    like: Any
+    real: Tensor
+
+
+class Score(NamedTuple):
+    """The losses of T candidates on one owner's rows. total: their sums (T,). rows: how many rows, a scalar."""
+
+    total: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a tangent step does.
+
+    Args:
+        kernel: `trace`, the papers', or `full`, the exact dynamics of the linearised network.
+        clock: `flow`, the papers' gradient flow, or `descent`, explicit steps of length lr.
+        times: Increasing numbers of steps at which candidates are taken.
+        lr: Length of a step; only lr times a time matters to the flow.
+        decay: lr shrinks by exp(-decay) every round.
+        selection: By the candidates' true `loss`, the `linearised` network's, or the true loss on `held-out` rows.
+    """
+
+    kernel: Literal["trace", "full"] = "trace"
+    clock: Literal["flow", "descent"] = "flow"
+    times: tuple[int, ...] = (100, 200, 300, 400, 500, 600, 700, 800)
+    lr: float = 0.01
+    decay: float = 0.0
+    selection: Literal["loss", "linearised", "held-out"] = "loss"
+
+    def __post_init__(self) -> None:
+        """Checks what a user may get wrong."""
+        if self.kernel not in ("trace", "full"):
+            raise ValueError(f"`kernel` must be 'trace' or 'full'; got {self.kernel!r}. Choose one of the two.")
+        if self.clock not in ("flow", "descent"):
+            raise ValueError(f"`clock` must be 'flow' or 'descent'; got {self.clock!r}. Choose one of the two.")
+        if not self.times or not all(a < b for a, b in zip([0, *self.times], self.times, strict=False)):
+            raise ValueError(f"`times` must be positive and increasing; got {list(self.times)}. Sort them.")
+        if self.selection not in ("loss", "linearised", "held-out"):
+            raise ValueError(
+                f"`selection` must be 'loss', 'linearised' or 'held-out'; got {self.selection!r}. Choose one of them."
+            )
+        most = PRODUCTS if self.clock == "descent" else 2**63 - 1
+        if self.times[-1] > most:
+            raise ValueError(
+                f"`times` must be at most {most:,} under clock {self.clock!r}; got {self.times[-1]}. Take fewer steps."
+            )
+        if not self.lr > 0:
+            raise ValueError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
+        if math.isinf(self.lr * self.times[-1]):
+            raise ValueError(f"`lr` times the last of `times` must be finite; got lr {self.lr}. Lower it.")
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"`decay` must not be negative, nor infinite; got {self.decay}. Use 0 for none.")
+
+    def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
+        """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,).
+
+        The latter only where it selects; zeros otherwise.
+        """
+        rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
+        kernel, pull, push = self._around(task, w, rows)
+        if self.clock == "flow":
+            s = [lr * time for time in self.times]
+            alpha = dynamics.flow(kernel, rows.f, rows.y, rows.real, task.loss, s)
+        else:
+            alpha = dynamics.descent(kernel, rows.f, rows.y, rows.real, task.loss, lr, self.times)
+        move = pull(alpha)
+        tries = trees.map(lambda start, by: start - by, w, move)
+        if self.selection != "linearised":
+            return tries, rows.f.new_zeros(len(self.times))
+        f = rows.f - push(move)
+        each = torch.func.vmap(lambda f: task.loss.per_sample(f, rows.y))(f)
+        return tries, torch.where(rows.real, each, 0).sum(1) / rows.real.sum()
+
+    def _around(self, task: Task, w: Weights, rows: Rows) -> tuple[Any, Any, Any]:
+        """The kernel at w, alpha -> J^T alpha, and v -> J v."""
+        j: Any = rows.factors
+        if all(isinstance(part, Tensor) for part in j.values()):
+            return explicit.operator(self.kernel, j), partial(explicit.pullback, j), partial(explicit.pushforward, j)
+        found = of_task.uses(task, w, of_task.first(task, rows.like))
+        return operator(self.kernel, found, j, w), partial(pullback, found, j, w), partial(pushforward, found, j, w)
+
+    def node_bytes(self, task: Task) -> Any:
+        """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
+
+        def peak(rows: int, degree: int) -> int:
+            n, number = rows * (degree + 1), next(iter(task.w_0.values())).element_size()
+            return number * (
+                6 * n * n + 3 * n * sum(w.shape[-1] for w in task.w_0.values()) + 5 * len(self.times) * task.size
+            )
+
+        return peak
+
+    def rate(self, k: int) -> float:
+        """lr in round k, from 1."""
+        found = float(self.lr * torch.exp(torch.tensor(-self.decay * (k - 1), dtype=torch.float64)))
+        if not found:
+            raise ValueError(f"`decay` must leave a positive lr; got {self.decay}, and 0 in round {k}. Lower it.")
+        return found
+
+
+def linearize(task: Task, w: Weights, data: Shard) -> Rows:
+    """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
+    f, found = factors(of_task.function(task), w, of_task.samples(data.x), of_task.uses(task, w, data.x))
+    like = trees.map(lambda leaf: leaf.new_empty(len(leaf), 0, *leaf.shape[1:]), data.x)
+    return Rows(f, data.y, found, like, data.real)
+
+
+def score(task: Task, tries: Weights, data: Shard) -> Score:
+    """The true network's loss of every candidate, summed over a node's rows."""
+
+    def total(w: Weights) -> Tensor:
+        return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
+
+    with plain():
+        return Score(each(total, tries), data.real.sum())
+
+
+def countable(found: Score) -> tuple[Score, Tensor]:
+    """The losses that are finite, and (T,) the rows of those that are not: what a sum over owners can bear."""
+    fine = torch.isfinite(found.total)
+    return found._replace(total=torch.where(fine, found.total, 0)), torch.where(fine, 0, found.rows)
+
+
+def summed_loss(found: tuple[Score, Tensor]) -> Tensor:
+    """The mean loss (T,) from a sum of `countable` scores; inf for candidates that fail more owners than others do."""
+    (total, rows), failed = found
+    return torch.where((failed > failed.min()) | (failed >= rows), torch.inf, total / (rows - failed))
+
+
+def mean_loss(own: Score, others: Score, real: Tensor) -> Tensor:
+    """The mean loss (T,) over a node's own rows and those of others, whose scores have a leading axis of slots."""
+    total = own.total + torch.where(real[:, None], others.total, 0).sum(0)
+    return total / (own.rows + torch.where(real, others.rows, 0).sum())
+
+
+def held_out(rng: np.random.Generator, data: Shard) -> tuple[Shard, Shard]:
+    """A node's rows without a tenth of them, and that tenth; a single row is not split."""
+    rows = len(data.y)
+    order = torch.from_numpy(rng.permutation(rows)).to(data.y.device)
+    held = min(max(rows // 10, 1), rows - 1)
+    return at(data, order[held:]), at(data, order[:held])
+
+
+def some(share: float) -> Callable[[np.random.Generator, Shard], Shard]:
+    """Draws a share of a node's rows, one at least where there are any, and keeps their order."""
+    if not 0 < share <= 1:
+        raise ValueError(f"`subsample` must be in (0, 1]; got {share}. Use 1 for all rows.")
+
+    def draw(rng: np.random.Generator, data: Shard) -> Shard:
+        rows = len(data.y)
+        count = min(max(int(share * rows + 1e-9), 1), rows)  # 0.29 of 100 is 28.99...
+        kept = torch.from_numpy(np.sort(rng.choice(rows, count, replace=False))).to(data.y.device)
+        return at(data, kept)  # type: ignore[no-any-return]
+
+    return draw
+
+
+def choose(w: Weights, tries: Weights, loss: Tensor, times: Sequence[int]) -> tuple[Weights, Tensor]:
+    """The candidate of the lowest loss, and its time; `w` and 0 where no loss is finite.
+
+    The first within 1e-6 relative of the lowest wins, so that rounding does not choose.
+    """
+    loss = torch.where(torch.isfinite(loss), loss, torch.inf)
+    lowest = loss.min()
+    first = (loss <= lowest + 1e-6 * lowest.abs()).to(torch.int8).argmax()
+    found = torch.isfinite(lowest)
+    clock = torch.as_tensor(times, device=loss.device)
+    chosen = trees.map(lambda part: part.index_select(0, first[None])[0], tries)
+    return trees.where(found, chosen, w), torch.where(found, clock.index_select(0, first[None])[0], 0)
+
+
+def nothing_found(time: Tensor) -> Tensor:
+    """Whether no candidate was finite, by the time that `choose` gave."""
+    return time == 0
+
+
+def jacobian_bytes(task: Task, rows: Rows) -> int:
+    """What the papers' message weighs: the rows' Jacobians, outputs and one-hot labels, n C (P + 2) numbers."""
+    return rows.f.numel() * (task.size + 2) * rows.f.element_size()
+
+
+def bill(task: Task, exchange: str) -> Any:
+    """The byte count of a message of `Rows`: of the papers' Jacobians, or of the factors that are computed with."""
+    if exchange == "jacobian":
+        return lambda rows: jacobian_bytes(task, rows)
+    if exchange != "factors":
+        raise ValueError(f"`exchange` must be 'jacobian' or 'factors'; got {exchange!r}. Choose one of the two.")
+    return trees.payload_bytes

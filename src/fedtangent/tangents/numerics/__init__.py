@@ -1,0 +1,1 @@
+"""Integrators, modes, and the contractions of a kernel: what it is computed with."""

@@ -1,0 +1,131 @@
+"""The dual state alpha (N, C) of training in the tangent space: w_t = w_0 - J^T alpha_t, f_t = f_0 - K alpha_t.
+
+`flow` is the continuous clock, d alpha / ds = 1/N dL/df at f(s), with s = lr * t, its integral exact up to the stated
+tolerance, as in NTK-FL and NTK-DFL. `descent` is the discrete one, t explicit steps: with the full kernel, it is
+gradient descent on the linearised network.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fedtangent import trees
+from fedtangent.losses import Loss
+from fedtangent.multiply_adds import repeated
+from fedtangent.tangents.capture.operator import Factored, Full, Trace
+from fedtangent.tangents.capture.outside_vmap import outside_vmap
+from fedtangent.tangents.numerics.integrate import (
+    check_reach,
+    phi_series,
+    series_products,
+    stabilised,
+    stabilised_products,
+)
+from fedtangent.tangents.spectrum import largest_eigenvalue
+
+Kernel = Trace | Full | Factored
+
+# Products with the kernel that a flow may take: half a minute with a thousand rows, in every round and on every node.
+# Enough for curvature lambda_max s / N up to 10^7, where a usual one is a thousand.
+PRODUCTS = 2**14
+
+
+def flow(
+    kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss, s: Sequence[float], growth: float = 1.3
+) -> Tensor:
+    """alpha at every time s (T, N, C) under the gradient flow of the mean loss over the real rows.
+
+    A quadratic loss in closed form, the squared one's alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a
+    Chebyshev series of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised
+    method of order two with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K,
+    however many times.
+
+    Args:
+        kernel: From `operator`.
+        f_0: The outputs at the start, (N, C).
+        y: Labels (N,) or targets (N, C).
+        real: Which rows are real, (N,).
+        loss: Its `curvature` bounds the stiffness.
+        s: Increasing positive times, lr * t.
+        growth: Of the steps, above 1; the error, some 2e-3 of alpha at 1.3, falls with the square of its logarithm.
+
+    Raises:
+        ValueError: A loss without curvature; times that do not increase; a last one that takes more than 2^14 products.
+    """
+    if loss.curvature is None:
+        raise ValueError(
+            f"`loss` must state its curvature for a flow; got none for {loss.name!r}. "
+            "Pass curvature= to losses.custom, or use descent."
+        )
+    if not all(before < time for before, time in zip([0.0, *s], s, strict=False)):
+        raise ValueError(f"`s` must be positive and increasing; got {list(s)}. Sort the times and drop repeated ones.")
+    curvature = loss.curvature(f_0.shape[-1])
+
+    def products(stiffness: float, end: float) -> float:
+        if loss.name == "squared":
+            return series_products(stiffness, end, f_0.dtype)
+        return stabilised_products(stiffness, end, growth)
+
+    def solve(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, stiffness: float) -> Tensor:
+        force = _force(kernel, f_0, y, real, loss)
+        start = torch.zeros_like(f_0)
+        if not loss.quadratic:
+            return stabilised(force, start, stiffness, s, growth)
+        b = force(start)
+        return phi_series(lambda alpha: b - force(alpha), b, stiffness, s)
+
+    def by_stiffness(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor) -> Tensor:
+        """Solves problems of like stiffness together: each one's plan is its own, whoever shares the batch."""
+        stiffness = curvature * largest_eigenvalue(kernel.times, f_0, real) / real.sum(-1)
+        found = f_0.new_full((len(f_0), len(s), *f_0.shape[1:]), torch.nan)
+        plans = [_round_up(value) for value in stiffness.tolist()]
+        for plan in sorted({plan for plan in plans if plan is not None}):
+            check_reach("`lr` times the last of `times`", partial(products, plan), s[-1], PRODUCTS)
+            group = torch.tensor([i for i, its in enumerate(plans) if its == plan], device=f_0.device)
+            problems = (kernel, f_0, y, real)
+            if len(group) < len(plans):
+                problems = trees.map(lambda leaf, group=group: leaf[group], problems)
+            found[group] = solve(*problems, plan).movedim(0, 1)
+        return found
+
+    return outside_vmap(by_stiffness, kernel, f_0, y, real)
+
+
+def descent(
+    kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss, lr: float, times: Sequence[int]
+) -> Tensor:
+    """alpha after each number of steps in `times` (T, N, C): alpha <- alpha + lr / N dL/df; a product with K a step."""
+    force = _force(kernel, f_0, y, real, loss)
+    alpha = torch.zeros_like(f_0)
+    found = []
+    for t in repeated(range(1, max(times) + 1)):
+        alpha = alpha + lr * force(alpha)
+        if t in times:
+            found.append(alpha)
+    return torch.stack(found)
+
+
+def stable_step(kernel: Kernel, f_0: Tensor, real: Tensor, loss: Loss) -> Tensor:
+    """The largest lr for which `descent` cannot grow: 2 N / (curvature * lambda_max)."""
+    if loss.curvature is None:
+        raise ValueError(f"`loss` must state its curvature; got none for {loss.name!r}. Pass it to losses.custom.")
+    return 2 * real.sum(-1) / (loss.curvature(f_0.shape[-1]) * largest_eigenvalue(kernel.times, f_0, real))
+
+
+def _force(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss) -> Callable[[Tensor], Tensor]:
+    """d alpha / ds: 1/N dL/df at f_0 - K alpha, zero in padded rows."""
+    weight = (real / real.sum(-1, keepdim=True, dtype=f_0.dtype))[..., None]
+    # a column of alpha is one piece of memory, which is how the kernel's products leave it
+    f_0 = f_0.mT.contiguous().mT
+    y = loss.prepared(f_0, y)
+    return lambda alpha: torch.where(real[..., None], loss.residual(f_0 - kernel.times(alpha), y), 0) * weight
+
+
+def _round_up(stiffness: float) -> float | None:
+    """The next power of 2^(1/4), so that rounding errors do not change a plan; None where no plan can help."""
+    if not math.isfinite(stiffness):
+        return None
+    return float(2 ** (math.ceil(4 * math.log2(max(stiffness, 1e-9))) / 4))

@@ -1,0 +1,74 @@
+"""The pieces of a tangent step that its methods' transcripts do not pin down alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedtangent import losses
+from fedtangent.shard import Shard
+from fedtangent.tangent_steps.step import Score, Step, choose, held_out, linearize, mean_loss
+from fedtangent.task import Task
+from tests import tiny_federation as federation
+from tests.tiny_federation import assert_close
+
+W = {"p": torch.tensor([7.0, 8.0])}
+TRIES = {"p": torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])}
+TIMES = (10, 20, 40)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("loss", "time", "p"),
+    [
+        ([0.5, 0.2, 0.3], 20, [3.0, 4.0]),
+        ([0.2, 0.2, 0.3], 10, [1.0, 2.0]),
+        ([0.5, 0.2, 0.2 - 1e-9], 20, [3.0, 4.0]),  # rounding does not choose
+        ([NAN, 0.2, -INF], 20, [3.0, 4.0]),  # a loss of minus infinity is a failure too
+        ([NAN, NAN, 0.9], 40, [5.0, 6.0]),
+        ([NAN, INF, NAN], 0, [7.0, 8.0]),
+    ],
+)
+def test_the_lowest_finite_loss_wins(loss: list[float], time: int, p: list[float]) -> None:
+    found, clock = choose(W, TRIES, torch.tensor(loss), TIMES)
+    assert int(clock) == time
+    assert found["p"].tolist() == p
+
+
+def test_mean_loss_counts_rows_and_leaves_out_empty_slots() -> None:
+    own = Score(torch.tensor([6.0, 9.0]), torch.tensor(3))
+    others = Score(torch.tensor([[4.0, 1.0], [NAN, 50.0]]), torch.tensor([2, 70]))
+    assert mean_loss(own, others, torch.tensor([True, False])).tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(("rows", "held"), [(1, 0), (2, 1), (9, 1), (10, 1), (39, 3)])
+def test_a_tenth_is_held_out(rows: int, held: int) -> None:
+    data = Shard(torch.arange(rows * 2.0).view(rows, 2), torch.arange(rows), torch.ones(rows, dtype=torch.bool))
+    kept, out = held_out(np.random.default_rng(0), data)
+    assert (len(kept.x), len(out.x)) == (rows - held, held)
+    assert sorted([*kept.y.tolist(), *out.y.tolist()]) == list(range(rows))
+    assert torch.equal(kept.x[:, 0], 2.0 * kept.y)
+
+
+@pytest.mark.parametrize("kernel", ["trace", "full"])
+@pytest.mark.parametrize("clock", ["flow", "descent"])
+@pytest.mark.parametrize("loss", losses.NAMES)
+def test_padding_changes_nothing(kernel: str, clock: str, loss: str) -> None:
+    task, (data, *_) = Task(federation.network(), losses.NAMES[loss]), federation.shards()
+    rows = linearize(task, task.w_0, data)
+    real = torch.cat([rows.real, torch.zeros(2, dtype=torch.bool)])
+    step = Step(kernel, clock, (2, 5), 0.3, selection="linearised")  # type: ignore[arg-type]
+    spoilt = torch.full((2, federation.INPUTS), NAN).double()
+    padded = linearize(task, task.w_0, Shard(torch.cat([data.x, spoilt]), torch.cat([data.y, data.y[:2]]), real))
+    assert_close(step.candidates(task, task.w_0, padded, 0.3), step.candidates(task, task.w_0, rows, 0.3), 1e-12)
+
+
+def test_the_rate_decays() -> None:
+    assert Step(lr=0.01, decay=0.07).rate(1) == 0.01
+    assert Step(lr=0.01, decay=0.07).rate(21) == pytest.approx(0.01 * 0.24659696394)
+
+
+def test_a_rate_that_decays_to_nothing_is_told() -> None:
+    with pytest.raises(
+        ValueError, match=r"^`decay` must leave a positive lr; got 800.0, and 0 in round 2\. Lower it\.$"
+    ):
+        Step(lr=0.01, decay=800.0).rate(2)
