@@ -19,6 +19,12 @@ SMALL, FEW = 2**12, 64  # numbers of a leaf, and trees, above which a look at ho
 
 def stacked(column: Sequence[Any]) -> Any:
     """`trees.stack`; what lies evenly spaced in one memory, as results of an earlier call do, is not copied."""
+    unique = {id(part): part for part in column}
+    if 1 < len(unique) <= len(column) // 2:  # a question goes to all neighbours
+        places = dict(zip(unique, range(len(unique)), strict=True))
+        whole = stacked(list(unique.values()))
+        index = torch.tensor([places[id(part)] for part in column])
+        return trees.map(lambda leaf: leaf.index_select(0, index.to(leaf.device)), whole)
     found = _by_leaf(column, _joined)
     return trees.map(lambda *parts: _joined(parts), *column) if found is None else found[0]
 
@@ -39,9 +45,9 @@ def joined(groups: Sequence[Sequence[Any]]) -> list[Any]:
     def put(parts: Sequence[Tensor], rows: bool) -> list[Tensor] | None:
         if not rows:
             whole = torch.stack(list(parts)) if _alike(parts) else None
-            return None if whole is None else list(whole.split([end - start for start, end in ends]))  # type: ignore[no-untyped-call]
+            return None if whole is None else list(torch.split(whole, [end - start for start, end in ends]))
         counts = [len(part) for part in parts]
-        return list(torch.cat(list(parts)).split([sum(counts[start:end]) for start, end in ends]))  # type: ignore[no-untyped-call]
+        return list(torch.split(torch.cat(list(parts)), [sum(counts[start:end]) for start, end in ends]))
 
     found = _put(flat, put, False, len(groups)) if len(groups) > 1 and all(groups) else None
     return [shard.join(group) for group in groups] if found is None else found
@@ -103,11 +109,11 @@ def _by_leaf(column: Sequence[Any], one: Callable[[Sequence[Tensor]], Tensor | N
     first = column[0]
     kind = type(first)
     if isinstance(first, Tensor):
-        if not all(isinstance(part, Tensor) for part in column):
+        if {*map(type, column)} != {Tensor}:
             return None
         found = one(cast(Sequence[Tensor], column))
         return None if found is None else (found,)
-    if any(type(part) is not kind for part in column):
+    if {*map(type, column)} != {kind}:
         return None
     if kind is dict:
         keys = first.keys()
@@ -116,7 +122,7 @@ def _by_leaf(column: Sequence[Any], one: Callable[[Sequence[Tensor]], Tensor | N
         made = {key: _by_leaf([part[key] for part in column], one) for key in keys}
         return None if None in made.values() else ({key: part[0] for key, part in made.items() if part},)
     if kind in (tuple, list) or hasattr(first, "_fields"):
-        if any(len(part) != len(first) for part in column):
+        if {*map(len, column)} != {len(first)}:
             return None
         parts = [_by_leaf(its, one) for its in zip(*column, strict=True)]
         return None if None in parts else (_made(kind, [part[0] for part in parts if part]),)
@@ -130,8 +136,8 @@ def _put(
     first = column[0]
     kind = type(first)
     if isinstance(first, Tensor):
-        return one(column, rows) if all(isinstance(part, Tensor) for part in column) else None
-    if any(type(part) is not kind for part in column):
+        return one(column, rows) if {*map(type, column)} == {Tensor} else None
+    if {*map(type, column)} != {kind}:
         return None
     if kind is dict:
         if any(part.keys() != first.keys() for part in column):
@@ -141,7 +147,7 @@ def _put(
             return None
         return _zipped(lambda parts: dict(zip(made, parts, strict=True)), list(made.values()), count)
     if kind in (tuple, list) or hasattr(first, "_fields"):
-        if any(len(part) != len(first) for part in column):
+        if {*map(len, column)} != {len(first)}:
             return None
         rows = rows or shard.masked(first)
         parts = [_put(its, one, rows, count) for its in zip(*column, strict=True)]
@@ -155,7 +161,7 @@ def _rows(tree: Any, count: int, mask: Tensor | None) -> list[Any] | None:
     if isinstance(tree, Tensor):
         if mask is None:
             return list(tree.unbind(0))
-        return list(tree[mask].split(mask.sum(1).tolist()))  # type: ignore[no-untyped-call]
+        return list(torch.split(tree[mask], mask.sum(1).tolist()))
     if kind is dict:
         made = [_rows(part, count, mask) for part in tree.values()]
         return None if None in made else _zipped(lambda parts: dict(zip(tree, parts, strict=True)), made, count)
@@ -178,8 +184,7 @@ def _made(kind: Any, parts: Any) -> Any:
 
 
 def _alike(parts: Sequence[Tensor]) -> bool:
-    shape, dtype = parts[0].shape, parts[0].dtype
-    return all(part.shape == shape and part.dtype == dtype for part in parts)
+    return len({part.shape for part in parts}) == len({part.dtype for part in parts}) == 1
 
 
 def _small(parts: Sequence[Tensor]) -> bool:

@@ -205,28 +205,28 @@ def _how(func: Any) -> Any:
 def _key(fn: Any, args: Any) -> str:
     """Of the code, the plain values that it encloses, and its arguments' structure and shapes."""
     leaves, structure = optree.tree_flatten(args)
-    shapes = [(*leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves]
-    return _digest(repr((_code(fn), shapes)), structure)
+    shapes = tuple([(*leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else _plain(leaf) for leaf in leaves])
+    return _digest(_code(fn), shapes, structure)
 
 
 @lru_cache(maxsize=4096)
-def _digest(plain: str, structure: Any) -> str:
-    return blake2b(f"{plain} {structure}".encode(), digest_size=8).hexdigest()
+def _digest(code: Any, shapes: Any, structure: Any) -> str:
+    return blake2b(f"{(code, shapes)!r} {structure}".encode(), digest_size=8).hexdigest()
 
 
 def _code(fn: Any) -> Any:
     if isinstance(fn, partial):
-        return _code(fn.func), [_plain(value) for value in (*fn.args, *fn.keywords.values())]
+        return _code(fn.func), tuple([_plain(value) for value in (*fn.args, *fn.keywords.values())])
     fn = getattr(fn, "__wrapped__", getattr(fn, "__func__", fn))
     code = getattr(fn, "__code__", None)
     if code is None:
         return type(fn).__qualname__, getattr(fn, "__name__", "")
-    cells = [_plain(cell.cell_contents) for cell in fn.__closure__ or () if _filled(cell)]
+    cells = tuple([_plain(cell.cell_contents) for cell in fn.__closure__ or () if _filled(cell)])
     return fn.__module__, code.co_qualname, code.co_firstlineno, zlib.crc32(code.co_code), cells
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str)) else None
+    return (type(value), value) if isinstance(value, (bool, int, float, str)) else None
 
 
 def _filled(cell: Any) -> bool:

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 import fedtangent
 from fedtangent import cli
+from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.setup import setup
 from fedtangent.federation import Each, Fleet, Method
 from fedtangent.federation.engine import NodeError
 from fedtangent.methods.dfedavg import dfedavg
+from fedtangent.shard import Dataset, Partition
 from fedtangent.task import Task
 from tests.experiments.tiny import network, saved, settings, timeless, tiny
 
@@ -152,6 +154,42 @@ def test_what_no_node_fails_at_alone_names_the_other_engine() -> None:
 
     with pytest.raises(NodeError, match=r"\)\. None of them fails alone: use the engine sequential$"):
         fedtangent.run(**settings(together, topology="ring", rounds=2, engine="vectorized"))
+
+
+@pytest.mark.parametrize("method", ["ntkdfl", "dfedkfac"])
+def test_in_the_tangent_space_the_size_of_the_products_chooses(method: str) -> None:
+    def chosen(nodes: int, rows: int, features: int, **more: Any) -> str:
+        x, y = torch.rand(nodes * rows, features), torch.arange(nodes * rows) % 2
+        data = Dataset("many", x, y, x[:9], y[:9], 2)
+        part = Partition(list(np.arange(nodes * rows).reshape(nodes, rows)))
+        given = {"dataset": data, "partition": part, "model": "linear", "topology": "ring", **more}
+        return setup(Experiment(method=method, **given)).engine.name
+
+    assert chosen(40, 2, 3) == "vectorized"
+    assert chosen(40, 2, 3, engine="sequential") == "sequential"
+    assert chosen(8, 2, 3) == "sequential"  # too few
+    large = (40, 100, 3) if method == "ntkdfl" else (40, 2, 800)  # kernels of 300 x 300, factors of 800 x 800
+    assert chosen(*large) == "sequential"
+
+
+def test_a_chunk_is_as_large_as_its_kernels_not_as_its_nodes_own_rows() -> None:
+    counts = [1, 1, 60, 1, 1, 1]
+    x, y = torch.rand(sum(counts), 3), torch.arange(sum(counts)) % 2
+    part = Partition(np.split(np.arange(len(x)), np.cumsum(counts)[:-1]))
+    data = Dataset("one large", x, y, x[:9], y[:9], 2)
+    built = setup(Experiment(method="ntkdfl", dataset=data, partition=part, model="linear", topology="ring"))
+    needs = built.fleet(1, built.wire()).node_bytes
+    assert needs[1] == needs[2] == needs[3] > 2 * needs[0] == 2 * needs[5]
+    assert needs[0] == 3 * 2**14  # what the objects of three small nodes' tensors take
+
+
+@pytest.mark.parametrize("nodes", [100, 400])
+def test_a_wave_holds_no_more_nodes_where_there_are_more(nodes: int) -> None:
+    x, y = torch.rand(nodes, 3), torch.arange(nodes) % 2
+    data, part = Dataset("many", x, y, x[:9], y[:9], 2), Partition(list(np.arange(nodes).reshape(nodes, 1)))
+    given = {"partition": part, "model": "linear", "topology": "ring", "memory": 2**21}
+    built = setup(Experiment(method="dfedkfac", dataset=data, engine="vectorized", **given))  # type: ignore[arg-type]
+    assert max(len(wave.nodes) for wave in built.fleet(1, built.wire()).waves) == 2**21 // (3 * 2**14)
 
 
 def test_the_command_says_why(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,3 +70,12 @@ def test_work_is_booked_in_equal_parts_and_nothing_is_lost() -> None:
 def test_counts_that_are_none(name: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         Ledger().restore({**Ledger().state(), name: value})
+
+
+def test_many_messages_at_once() -> None:
+    ledger = Ledger()
+    ledger.book({0: 3, SERVER: 2}, {1: 5})
+    ledger.send(0, 1, 4)
+    with ledger.paused():
+        ledger.book({0: 100}, {1: 100})
+    assert (ledger.sent, ledger.received) == ({0: 7, SERVER: 2}, {1: 9})

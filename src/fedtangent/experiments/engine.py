@@ -17,7 +17,7 @@ from fedtangent.shard import Shard, at
 from fedtangent.tangent_steps.step import linearize, score
 from fedtangent.task import Task, Weights
 
-LARGE = 2**17  # bytes of a node's work in the tangent space from which its products take longer than calling them
+LARGE = 2**21  # bytes of a node's work in the tangent space from which its products take longer than calling them
 MANY = 32  # nodes from which calling small products for all at once pays
 ROWS = (3, 2)  # of the two nodes that are tried: unequal, so that one is padded
 _SLOW = "There is a performance drop"  # torch.func.vmap's words for a function that it takes node by node

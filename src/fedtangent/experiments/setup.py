@@ -41,6 +41,8 @@ from fedtangent.shard import Shard, at
 from fedtangent.task import Task
 from fedtangent.transports.memory import memory
 
+OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -204,10 +206,11 @@ class Setup:
             weights = trees.payload_bytes(self.task.w_0)
             return {i: 8 * weights + 4 * trees.payload_bytes(data) for i, data in enumerate(self.data)}
         rows = [len(data.real) for data in self.data]
-        if graph is None:
-            return {i: needs(count, 0) for i, count in enumerate(rows)}
-        near = [(count, *(rows[j] for j in ids)) for count, ids in zip(rows, graph.neighbours, strict=True)]
-        return {i: needs(-(-sum(its) // len(its)), len(its) - 1) for i, its in enumerate(near)}
+        near: list[tuple[int, ...]] = [(count,) for count in rows]
+        if graph is not None:
+            near = [(count, *(rows[j] for j in ids)) for count, ids in zip(rows, graph.neighbours, strict=True)]
+        least = [OBJECTS * len(its) for its in near]
+        return {i: max(least[i], needs(-(-sum(its) // len(its)), len(its) - 1)) for i, its in enumerate(near)}
 
     def needs(self) -> float:
         """The mean over the nodes of the peak memory of one's work, with the neighbours of the first round."""

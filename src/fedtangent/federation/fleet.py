@@ -3,7 +3,8 @@
 A method is written once, as a global view of the federation. `Each[T]` is one T per node, `Central[T]` one T at the
 server; both are opaque to the method, and only the verbs of a `Fleet` touch them:
 
-    map(fn, *x_k)              Each -> Each               nothing is sent
+    everywhere(x), server(x)   T -> Each T, Central T     nothing is sent: all know it beforehand
+    map(fn, *x_k)              Each -> Each               nothing
     draw(fn, *x_k)             Each -> Each               nothing; the only source of randomness
     at_server(fn, *x)          Central -> Central         nothing
     broadcast(x)               Central T -> Each T        server to all
@@ -46,12 +47,12 @@ T = TypeVar("T")
 
 
 class _Answers(NamedTuple):
-    """The way back of an `ask`: its tag, what the nodes of this process answer, all its links, and the new ones."""
+    """The way back of an `ask`: its tag, what the nodes of this process answer, all its links, and who asks anew."""
 
     tag: Tag
     out: dict[Link, Any]
     links: list[Link]
-    first: set[Link]
+    first: set[int]
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class Fleet:
         """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
         self._check(*x_k)
         rows = zip(self.here, self._settled(x_k), strict=True)
-        drawn = {node: self._call(fn, [node], [(self.rng(purpose, node), *row)])[0] for node, row in rows}
+        rng = Numbers(self.seed, self.round, purpose)
+        drawn = {node: self._call(fn, [node], [(rng.of(node), *row)])[0] for node, row in rows}
         if torch.device(self.device).type != "cpu":
             drawn = {node: trees.to(value, self.device) for node, value in drawn.items()}
         return Each(self, drawn)
@@ -245,8 +247,12 @@ class Fleet:
 
         def pull(wave: Wave, cache: Cache) -> list[Inbox]:
             tag, answers, links, first = answered(wave, cache)
-            came = self.wire.exchange(tag, answers, links, lambda link, value: bill(value) if link in first else 0)
-            return self._inboxes(wave.nodes, [[came[Link(j, i)] for j in self._answering(i)] for i in wave.nodes])
+            came = self.wire.exchange(tag, answers, links, lambda link, value: bill(value) if link[1] in first else 0)
+            theirs: dict[int, list[T]] = {node: [] for node in wave.nodes}
+            for link in links:
+                if link[1] in theirs:
+                    theirs[link[1]].append(came[link])
+            return self._inboxes(wave.nodes, list(theirs.values()))
 
         return Each(self, pull)
 
@@ -264,7 +270,7 @@ class Fleet:
             out = self._vetted(answers)
 
             def bill(link: Link, value: tuple[T, Tensor]) -> int:
-                return trees.payload_bytes(value[0]) if link in first else 0
+                return trees.payload_bytes(value[0]) if link[1] in first else 0
 
             sums = self.wire.total(tag, out, links, bill)
             return [sums[i] for i in wave.nodes]
@@ -285,24 +291,24 @@ class Fleet:
         def pull(wave: Wave, cache: Cache) -> _Answers:
             links = [Link(i, j) for i in wave.everybody for j in self._answering(i)]
             questions = dict(zip(wave.nodes, _rows([x.pull(wave, cache) for x in asked], len(wave.nodes)), strict=True))
-            first = {link for link in links if link.source in unsent}
-            unsent.difference_update(wave.everybody)
-            out = {Link(i, j): x for i, x in questions.items() for j in self._answering(i)}
+            first = unsent.intersection(wave.everybody)
+            unsent.difference_update(first)
+            out = {link: questions[link[0]] for link in links if link[0] in questions}
+            sizes: dict[int, int] = {}  # of a question, which goes to all neighbours
 
             def bill(link: Link, value: tuple[Any, ...]) -> int:
-                return trees.payload_bytes(value[-1]) if link in first else 0
+                asker = link[0]
+                if asker not in sizes:
+                    sizes[asker] = trees.payload_bytes(value[-1]) if asker in first else 0
+                return sizes[asker]
 
             came = self.wire.exchange(asking._replace(wave=wave.number), out, links, bill)
             pairs = [link for link in links if link in came]
-            found = self._call(
-                fn, [link.target for link in pairs], [(*came[link], *own[link.target]) for link in pairs]
-            )
-            return _Answers(
-                answering._replace(wave=wave.number),
-                {Link(j, i): answer for (i, j), answer in zip(pairs, found, strict=True)},
-                [Link(j, i) for i, j in links],
-                {Link(j, i) for i, j in first},
-            )
+            found = self._call(fn, [j for _, j in pairs], [(*came[link], *own[link[1]]) for link in pairs])
+            back = [Link(j, i) for i, j in links]
+            replies = iter(found)
+            answers = {turned: next(replies) for link, turned in zip(links, back, strict=True) if link in came}
+            return _Answers(answering._replace(wave=wave.number), answers, back, first)
 
         return pull
 
@@ -426,6 +432,22 @@ def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.ran
     """A generator keyed by seed, round, node and purpose."""
     key = [seed, zlib.crc32(purpose.encode())]
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
+
+
+class Numbers:
+    """One generator that is every node's in turn: its state is set, which takes a tenth of making another."""
+
+    def __init__(self, seed: int, round: int, purpose: str) -> None:
+        """Of a round and purpose."""
+        self._rng = generator(seed, round, purpose, 0)
+        self._state: Any = self._rng.bit_generator.state
+        self._counter = self._state["state"]["counter"]
+
+    def of(self, node: int) -> np.random.Generator:
+        """`generator` of a node, until it is that of another."""
+        self._counter[3] = node % 2**32
+        self._rng.bit_generator.state = self._state
+        return self._rng
 
 
 def _kind(x: Any) -> tuple[str, bool]:

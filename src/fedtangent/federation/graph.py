@@ -75,16 +75,16 @@ class Graph:
         """
         if weights not in ("uniform", "metropolis"):
             raise ValueError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
+        if weights == "uniform":
+            return [[1 / (1 + len(ids))] * (1 + len(ids)) for ids in self.neighbours]
         degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
         found, row = [], np.zeros(self.nodes)
         for i, ids in enumerate(self.neighbours):
             group = sorted([i, *ids])
-            row[list(ids)] = 1 / (
-                1 + (np.maximum(degrees[i], degrees[list(ids)]) if weights == "metropolis" else degrees[i])
-            )
-            # What the neighbours leave is the node's own; `uniform` knows it without the rounding of a sum. The sum is
-            # over the whole row, zeros too, for its rounding depends on where the numbers stand.
-            row[i] = 1 - row.sum() if weights == "metropolis" else 1 / (1 + degrees[i])
+            row[list(ids)] = 1 / (1 + np.maximum(degrees[i], degrees[list(ids)]))
+            # What the neighbours leave is the node's own. The sum is over the whole row, zeros too, for its rounding
+            # depends on where the numbers stand.
+            row[i] = 1 - row.sum()
             found.append(row[group].tolist())
             row[group] = 0
         return found

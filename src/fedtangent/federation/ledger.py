@@ -1,7 +1,7 @@
 """Payload bytes, per node and direction, as the verbs of a fleet send them; multiply-adds, as an engine runs them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,6 +57,12 @@ class Ledger:
         if not self._paused:
             self.sent[source] += payload
             self.received[target] += payload
+
+    def book(self, sent: Mapping[int, int], received: Mapping[int, int]) -> None:
+        """Books many messages at once, in bytes by node."""
+        if not self._paused:
+            self.sent.update(sent)
+            self.received.update(received)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -127,14 +127,18 @@ class Wire:
     def _book(self, out: Mapping[Link, Any], bill: Bill | None) -> None:
         if self.ledger.is_paused or bill is nothing:
             return
+        sent: dict[int, int] = {}
+        received: dict[int, int] = {}
         known: dict[int, int] = {}  # many links carry one and the same value
         for link, value in out.items():
             if bill is not None:
                 size = bill(link, value)
             elif (size := known.get(id(value), -1)) < 0:
                 size = known[id(value)] = trees.payload_bytes(value)
-            if size and link.source != link.target:
-                self.ledger.send(*link, size)
+            if size and link[0] != link[1]:
+                sent[link[0]] = sent.get(link[0], 0) + size
+                received[link[1]] = received.get(link[1], 0) + size
+        self.ledger.book(sent, received)
 
 
 def nothing(link: Link, value: Any) -> int:

@@ -195,8 +195,9 @@ def _ink(axes: Axes) -> np.ndarray:
     points = [np.empty((0, 2))]
     for line in axes.get_lines():
         at = np.asarray(line.get_xydata(), dtype=np.float64)
+        at = at[np.isfinite(at).all(axis=1)]  # none of a curve that was never measured
         if line.get_transform() == axes.transData and len(at) > 1:
-            at = axes.transData.transform(at[np.isfinite(at).all(axis=1)])
+            at = axes.transData.transform(at)
             fine = np.linspace(0, len(at) - 1, 40 * len(at))
             points.append(np.stack([np.interp(fine, np.arange(len(at)), at[:, k]) for k in (0, 1)], axis=1))
     return np.concatenate(points)
