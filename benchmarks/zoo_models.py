@@ -79,6 +79,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ViT": ("images", _TINY | {"image_size": 32, "patch_size": 8}),
     "XLNet": ("tokens", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "num_labels": 3}),
 }  # fmt: skip
+SINGLE = {"Gemma", "Mixtral"}  # these compute some of their layers in float32 whatever the weights' type
 
 
 def zoo() -> dict[str, dict[str, Build]]:
@@ -107,7 +108,10 @@ def _timm(name: str) -> Build:
         import timm
 
         model = timm.create_model(name, num_classes=OUTPUTS)
-        return Entry(model, torch.randn(rows, *model.default_cfg["input_size"]))
+        size = model.default_cfg["input_size"]
+        if not model.default_cfg.get("fixed_input_size"):  # small images, where the model takes them
+            size = tuple(model.default_cfg.get("min_input_size") or (3, 64, 64))
+        return Entry(model, torch.randn(rows, *size))
 
     return build
 
@@ -122,6 +126,8 @@ def _transformers(name: str, kind: str, settings: dict[str, Any]) -> Build:
         if kind == "images":
             return Entry(model, {"pixel_values": torch.randn(rows, 3, 32, 32)}, "logits")
         tokens = torch.randint(3, 90, (rows, 8))
+        if name == "Bart":
+            tokens[:, -1] = config.eos_token_id  # it wants one
         return Entry(model, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}, "logits")
 
     return build

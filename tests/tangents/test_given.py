@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fedtangent.tangents import jacobian, kernel, linearize, plan, sketch
 from tests.tangents.capture.test_derivatives import close
-from tests.tangents.unusual import by_rows, flat, like
+from tests.tangents.unusual import OldReversal, by_rows, flat, like
 
 IDS = torch.randint(0, 7, (5, 6), generator=torch.Generator().manual_seed(0))
 MASK = (torch.arange(6) < torch.tensor([6, 3, 1, 5, 4])[:, None]).long()
@@ -78,6 +78,32 @@ def test_inputs_and_outputs_of_every_form(name: str) -> None:
     moved = {key: part + v[key] for key, part in f_lin.w_0.items()}
     assert close(f_lin(moved, x), j.f + literal @ flat(v))
     assert f_lin.gap(moved, (IDS, MASK, TIMES)).absolute > 0
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("middle", [lambda z: torch.fft.fft(z, dim=1).abs().log1p(), OldReversal.apply])
+def test_whole_models_of_ids_and_of_several_inputs(middle: Callable[[Tensor], Tensor], several: bool) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.words, self.upper = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+        def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+            z = self.words(ids) if mask is None else self.words(ids) * mask[..., None]
+            f: Tensor = self.upper(middle(z).sum(1)) + torch.fft.fft(self.upper.bias).abs()
+            return f
+
+    model, x = Words().double(), (IDS, MASK) if several else (IDS,)
+    given, literal = x if several else IDS, by_rows(model, *x)
+    assert any(line.what.startswith("the whole model") for line in plan(model, given).lines)
+    k = torch.einsum("ncp,mdp->nmcd", literal, literal)
+    assert close(kernel(model, given), k)
+    assert close(kernel(model, given, kind="trace"), torch.einsum("nmcc->nm", k) / 3)
+    j = jacobian(model, given)
+    alpha = like({"f": j.f}, 3)["f"]
+    assert close(j.dense(), literal)
+    assert close(j.times(alpha), torch.einsum("nmcd,md->nc", k, alpha))
 
 
 def test_plain_numbers_of_a_sample_are_its_samples() -> None:

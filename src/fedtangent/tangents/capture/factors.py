@@ -157,9 +157,9 @@ def forward_with_probes(
 
 
 def head(uses: Uses, w: Weights) -> Tensor:
-    """The weights (C, O) of the last linear map, which gates need; empty where there is none."""
+    """The weights (C, O) of the last linear map, which gates need; empty, of the weights' type, where there is none."""
     last = uses.by_name[uses.last] if uses.last else None
-    return last.layout.of(w[last.weight])[0] if isinstance(last, Matrix) else torch.zeros(0)
+    return last.layout.of(w[last.weight])[0] if isinstance(last, Matrix) else next(iter(w.values())).new_zeros(0)
 
 
 def every(outputs: int) -> Some:
@@ -177,7 +177,7 @@ def sensitivities(
     if isinstance(factor, Gated):
         found = factor.gate[:, None] * (head if outputs is None else head[outputs.part])
     else:
-        found = _identity(outputs or every(math.prod(shapes[0])), factor.a[0]).expand(n, -1, -1)
+        found = _identity(outputs or every(math.prod(shapes[0])), head).expand(n, -1, -1)
     return (found.reshape(n, -1, *shapes[0]),)
 
 
