@@ -12,6 +12,7 @@ of each model is added to the record, and not measured again once it is there: a
 """
 
 import argparse
+import copy
 import importlib
 import json
 import multiprocessing
@@ -92,11 +93,12 @@ def _first(error: Exception) -> str:
 
 
 def _by_hand(model: torch.nn.Module, x: Any, outputs: str | None) -> Tensor:
+    """By automatic differentiation of all samples together: PyTorch reads one sample's batch norm alone wrongly."""
     rows = []
-    for n in range(ROWS):
-        f = model(**{key: part[n : n + 1] for key, part in x.items()}) if isinstance(x, dict) else model(x[n : n + 1])
-        f = (f if outputs is None else getattr(f, outputs))[0]
-        for one in f:
+    model = copy.deepcopy(model)  # which may keep what it makes of its parameters
+    f = model(**x) if isinstance(x, dict) else model(x)
+    for own in f if outputs is None else getattr(f, outputs):
+        for one in own:
             g = torch.autograd.grad(
                 one, list(model.parameters()), retain_graph=True, materialize_grads=True, allow_unused=True
             )

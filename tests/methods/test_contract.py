@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 from functools import cache
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -156,13 +156,18 @@ def test_a_node_with_one_row_and_a_node_without_neighbours_work(name: str) -> No
 @every_method
 def test_chance_hangs_on_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    rng = Fleet.rng
+    rng, draw = Fleet.rng, Fleet.draw
 
     def spy(fleet: Fleet, purpose: str, *node: int) -> np.random.Generator:
         drawn.append(purpose)
         return rng(fleet, purpose, *node)
 
+    def spy_of_nodes(fleet: Fleet, fn: Any, *x_k: Each[Any], purpose: str) -> Each[Any]:
+        drawn.append(purpose)
+        return draw(fleet, fn, *x_k, purpose=purpose)
+
     monkeypatch.setattr(Fleet, "rng", spy)
+    monkeypatch.setattr(Fleet, "draw", spy_of_nodes)
     torch.manual_seed(len(name))
     assert_same(federation.run(method(name)).aggregate, run(name, "sequential").aggregate)
     other = federation.run(method(name), seed=federation.SEED + 1).aggregate

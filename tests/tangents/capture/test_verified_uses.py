@@ -143,3 +143,38 @@ def test_the_users_model_and_samples_stay_as_they_are() -> None:
     assert exact(Model(lambda s, x: s.b(s.a(x.mul_(2.0)) * s.p)), X.clone())
     kernel(Model(lambda s, x: s.b(s.a(x.mul_(2.0)) * s.p)), x)
     assert torch.equal(x, X)
+
+
+class Remembering(nn.Module):
+    """Looks its biases up once, as LeViT does in eval mode, and keeps its activations, which is no harm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.biases = nn.Linear(4, 3), nn.Parameter(torch.randn(2, 4))
+        self.cache: dict[str, Tensor] = {}
+        self.activations: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> "Remembering":
+        if mode:
+            self.cache = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "cpu" not in self.cache:
+            self.cache["cpu"] = self.biases.sum(0)
+        f: Tensor = self.layer(torch.tanh(x + self.cache["cpu"]))
+        self.activations = [f]
+        return f
+
+
+def test_what_a_model_remembers_of_its_parameters_is_refused_once_they_are_not_used_any_more() -> None:
+    torch.manual_seed(0)
+    model, x = Remembering().double().eval(), torch.randn(5, 4).double()
+    expected = kernel(model, x)
+    model(x)
+    with pytest.raises(ValueError, match=r"^`model` must make what it needs .*; got 'cache' kept .*made of 'biases'\."):
+        kernel(model, x)
+    model.train().eval()
+    assert torch.equal(kernel(model, x), expected)
+    with torch.no_grad():
+        model(x)

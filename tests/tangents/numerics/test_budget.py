@@ -230,7 +230,7 @@ def test_the_plan_keeps_its_word(name: str, mib: int, kind: str) -> None:
     """The peak of a process's memory is what the plan says within a factor of 1.5, cut or not."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, name, kind, str(mib)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         # memory that is given back is no part of it
         env={
             "PYTHONPATH": "src",

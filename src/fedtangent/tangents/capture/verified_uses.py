@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from fedtangent import multiply_adds, trees
+from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.factors import Dense, Factors, pulled_back
 from fedtangent.tangents.capture.functional import Weights, call, check, plain
 from fedtangent.tangents.capture.in_rows import Graph, graph
@@ -46,12 +47,14 @@ def uses(model: nn.Module, w: Weights, x: Samples, memory_bytes: int = _MEMORY) 
 
     Raises:
         ValueError: Outputs that are no (rows, outputs) or that change with the other samples of a batch; integers where
-            floats are needed.
+            floats are needed; a tensor kept from an earlier pass in place of a parameter.
     """
     check(model)
     w = {name: part.detach() for name, part in w.items()}
     with torch.no_grad():
-        return _verified(model, w, x, memory_bytes)
+        found = _verified(model, w, x, memory_bytes)
+    remembered.check(model, w, x, (*found.unused, *found.whole))
+    return found
 
 
 def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Uses:
