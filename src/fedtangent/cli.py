@@ -275,7 +275,7 @@ def _parse_run(words: list[str], name: str = "run") -> int:
     if command.get("ranks") is not None and not launch.launched():
         if command.get("dry_run"):
             raise ValueError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
-        return launch.launch(["run", *words], command["ranks"])
+        return launch.launch(["run", *words], command["ranks"], experiment(**settings).size)
     launch.watch()
     return run(settings, **command)
 

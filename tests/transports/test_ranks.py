@@ -32,6 +32,7 @@ def failing(task):
 
     return made._replace(name="failing", round=round)
 """
+CORES = os.cpu_count() or 1
 SMALL = ["--nodes", "6", "--dtype", "float64", "--engine", "sequential"]
 
 
@@ -170,6 +171,8 @@ def test_a_rank_that_fails_is_named_with_its_node(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["--nodes", "2", "--ranks", "3"], "`ranks` must be at most the nodes, 2; got 3. Start fewer."),
+        (["--nodes", "100", "--ranks", "1000000"], "`ranks` must be at most the nodes, 100; got 1000000. Start fewer."),
+        (["--nodes", "1400", "--ranks", "1399"], f"`ranks` must be at most {16 * CORES} on {CORES} cores; got 1399."),
         (["--ranks", "0"], "`ranks` must be at least 1; got 0. Leave it out for one process."),
         (["--ranks", "2", "--dry-run"], "`ranks` must be left out of a dry run, which is of one process; got both."),
         (["--ranks", "2", "--lr", "fast"], "`lr` must be a number; got 'fast'."),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 LAUNCHED = "FEDTANGENT_LAUNCHED"
 FAILED, WRONG = 1, 2
+_A_CORE = 16  # ranks, at most
 _GRACE = 3.0  # seconds in which ranks may end by themselves once one of them has
 
 
@@ -19,21 +20,26 @@ def launched() -> bool:
     return LAUNCHED in os.environ
 
 
-def launch(words: Sequence[str], count: int) -> int:
-    """The exit code of a command that is run on so many ranks.
+def launch(words: Sequence[str], count: int, nodes: int | None = None) -> int:
+    """The exit code of a command that is run on so many ranks, at most as many as nodes, and 16 for a core.
 
     0 where all have ended well; 2 after the sentence that rank 0 prints about what is wrong; 1 where a rank was killed,
     of which one sentence tells, or failed, which it tells itself. 130 after Ctrl-C.
 
     Raises:
-        ValueError: Fewer than one, or torchrun has started this process.
+        ValueError: Fewer than one, or too many; or torchrun has started this process.
     """
     if count < 1:
         raise ValueError(f"`ranks` must be at least 1; got {count}. Leave it out for one process.")
+    cores = os.cpu_count() or 1
+    if nodes is not None and count > nodes:
+        raise ValueError(f"`ranks` must be at most the nodes, {nodes}; got {count}. Start fewer.")
+    if count > _A_CORE * cores:
+        raise ValueError(f"`ranks` must be at most {_A_CORE * cores} on {cores} cores; got {count}. Start fewer.")
     if "RANK" in os.environ:
         raise ValueError("`ranks` must be left out under torchrun, which starts them; got both. Drop it.")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count), LAUNCHED: "1"}
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // count))}
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "fedtangent", *words],
