@@ -185,7 +185,7 @@ def _cuts(its: Plan, samples: int) -> Iterator[str]:
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, "benchmarks")
+import ctypes, sys; sys.path.insert(0, "benchmarks")
 import measure, torch
 from torch import nn
 from fedtangent.tangents import kernel, plan
@@ -209,6 +209,7 @@ kind, budget = sys.argv[2], int(sys.argv[3]) * 2**20
 kernel(model, x[:3], kind=kind)
 its = plan(model, x, kind=kind, memory_bytes=budget)
 assert its.peak_bytes <= budget and (its.block < samples) == (budget < 2**30), its
+ctypes.CDLL(None).malloc_trim(0)  # what is free but still resident would be used again, and not seen to rise
 rose = measure.peak(lambda: kernel(model, x, kind=kind, memory_bytes=budget)) * 2**30
 print((rose - its.result_bytes) / its.peak_bytes)
 """
@@ -242,5 +243,4 @@ def test_the_plan_keeps_its_word(name: str, mib: int, kind: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    # a busy machine's sampling may miss the very summit: .667 was seen as .6664
-    assert 0.6 < float(done.stdout) < 1.1
+    assert 1 / 1.5 < float(done.stdout) < 1.1
