@@ -104,35 +104,23 @@ def _sums(groups: Sequence[Sequence[Any]], weights: tuple[float, ...]) -> list[A
     return None if found is None else trees.unstack(found[0], len(groups))
 
 
-def _by_leaf(column: Sequence[Any], one: Callable[[Sequence[Tensor]], Tensor | None]) -> tuple[Any] | None:
-    """The tree of `one(leaves of all trees)`; None where they are not of one plain structure, or `one` gives None."""
-    first = column[0]
-    kind = type(first)
-    if isinstance(first, Tensor):
-        if {*map(type, column)} != {Tensor}:
-            return None
-        found = one(cast(Sequence[Tensor], column))
-        return None if found is None else (found,)
-    if {*map(type, column)} != {kind}:
-        return None
-    if kind is dict:
-        keys = first.keys()
-        if any(part.keys() != keys for part in column):
-            return None
-        made = {key: _by_leaf([part[key] for part in column], one) for key in keys}
-        return None if None in made.values() else ({key: part[0] for key, part in made.items() if part},)
-    if kind in (tuple, list) or hasattr(first, "_fields"):
-        if {*map(len, column)} != {len(first)}:
-            return None
-        parts = [_by_leaf(its, one) for its in zip(*column, strict=True)]
-        return None if None in parts else (_made(kind, [part[0] for part in parts if part]),)
-    return None
+def _by_leaf(column: Sequence[Any], one: Callable[[Sequence[Tensor]], Tensor | None]) -> list[Any] | None:
+    """The tree of `one(leaves of all trees)`, alone in a list; None where `_put` knows none."""
+
+    def alone(parts: Sequence[Tensor], rows: bool) -> list[Tensor] | None:
+        found = one(parts)
+        return None if found is None else [found]
+
+    return _put(column, alone, False, 1)
 
 
 def _put(
     column: Sequence[Any], one: Callable[[Sequence[Tensor], bool], list[Tensor] | None], rows: bool, count: int
 ) -> list[Any] | None:
-    """`count` trees of the leaves that `one` makes of all trees' leaves, and of whether these are rows."""
+    """`count` trees of the leaves that `one` makes of all trees' leaves, and of whether these are rows.
+
+    None where the trees are not of one plain structure, or `one` gives None.
+    """
     first = column[0]
     kind = type(first)
     if isinstance(first, Tensor):

@@ -116,6 +116,17 @@ def payload_bytes(tree: Any, without: Container[int] = ()) -> int:
     return total
 
 
+def in_memory(tensor: Tensor) -> list[int]:
+    """The tensor's axes from the outermost in memory to the innermost: the last bits of a product hang on it."""
+    strides = tensor.stride()
+    return sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+
+
+def permuted_back(tensor: Tensor, order: Sequence[int]) -> Tensor:
+    """The tensor of which `tensor` is the one permuted by `order`."""
+    return tensor.permute(sorted(range(len(order)), key=order.__getitem__))
+
+
 def to(tree: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Any:
     """The tree on `device`, its floating-point leaves in `dtype`."""
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedtangent import trees
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.tensor_file import Tensors
 from fedtangent.federation import Central, Each, Fleet
@@ -158,8 +159,7 @@ class _Writer:
         if tensor.layout != torch.strided or tensor.is_quantized:
             raise TypeError(f"a state must hold dense tensors; got a {tensor.layout} one. Call to_dense().")
         name = self._names[id(tensor)] = f"{len(self._names):06d}"
-        strides = tensor.stride()  # on which the last bits of a product hang
-        order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+        order = trees.in_memory(tensor)
         plain = tensor.detach().permute(order)
         self.tensors[name] = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
         if order != sorted(order) or plain.is_complex():
@@ -180,7 +180,7 @@ def _formed(tensor: Tensor, form: dict[str, Any] | None) -> Tensor:
     if form is None:
         return tensor
     whole = torch.view_as_complex(tensor) if form["complex"] else tensor
-    return whole.permute(sorted(range(whole.dim()), key=form["order"].__getitem__))
+    return trees.permuted_back(whole, form["order"])
 
 
 class _Reader:

@@ -105,7 +105,7 @@ def agreed(wire: Wire, fn: Callable[[], T]) -> T:
             found = fn()
         except Exception as failure:
             error = failure
-    failed, found = wire.transport.tell(wire.tag(), (None if error is None else str(error), found))
+    failed, found = wire.tell((None if error is None else str(error), found))
     if error is not None:
         raise error
     if failed is not None:
@@ -123,16 +123,15 @@ def _played(
     """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
     start = built.fleet(0, wire)
     data_k = start.each(list(built.data))
-    state, done, digests, types = _begun(built, start, data_k, folder)
-    rounds = list(done)
+    state, rounds, digests, types = _begun(built, start, data_k, folder)
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
     weights = None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
         fleet = built.fleet(k, wire)
-        state, entry, weights = step(built, fleet, state, data_k, k)
+        state, entry, weights, books = step(built, fleet, state, data_k, k)
         rounds.append(entry)
-        whole, books = (state, wire.ledger) if folder is None else (collected(fleet, state), wire.books(built.nodes))
+        whole = None if folder is None else collected(fleet, state)
         if folder is not None and built.leads:
             digests.append(record.append(folder, entry))
             model_file.save(folder, built, weights.value)
@@ -152,10 +151,10 @@ def _played(
 
 def step(
     built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard], k: int
-) -> tuple[Any, dict[str, Any], Central[Weights]]:
-    """State, record entry and aggregated weights after round k; the entry's `seconds` are without evaluation.
+) -> tuple[Any, dict[str, Any], Central[Weights], Ledger]:
+    """State, record entry, aggregated weights and all books after round k; `seconds` are without evaluation.
 
-    The entry is that of the server's process; elsewhere it lacks what is measured there.
+    Entry and books are those of the server's process; elsewhere they lack what is known there alone.
 
     Raises:
         ValueError: The weights are no longer finite, or no node found any that are.
@@ -165,7 +164,7 @@ def step(
     state, extra = built.play(fleet, state, data_k, k)
     seconds = _now(built) - begin
     weights = _aggregated(built, fleet, state, data_k)
-    if not fleet.wire.transport.tell(fleet.wire.tag(), built.leads and bool(trees.all_finite(weights.value))):
+    if not fleet.wire.tell(built.leads and bool(trees.all_finite(weights.value))):
         raise ValueError(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
             "Use smaller steps; the rounds before this one are kept."
@@ -176,7 +175,7 @@ def step(
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}
-    return state, record.line(measured, extra), weights
+    return state, record.line(measured, extra), weights, ledger
 
 
 def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Central[Weights]:

@@ -28,7 +28,7 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
         if not _equal(before, after):
             raise ValueError(
                 f"`out` must not hold another experiment; got {folder}, whose {printable(name)[:80]} is "
-                f"{_short(before)} and not {_short(after)}. Choose another --out or set it so."
+                f"{short(before)} and not {short(after)}. Choose another --out or set it so."
             )
     if not resume:
         raise ValueError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
@@ -62,11 +62,11 @@ def check_versions(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any
             same = before.split(".")[:2] == version.split(".")[:2]
         if not same:
             raise ValueError(
-                f"a run must be resumed under the versions it began with, {name} {_short(before)} in {folder}; got "
+                f"a run must be resumed under the versions it began with, {name} {short(before)} in {folder}; got "
                 f"{version!r}. Install that version, or run anew with another --out."
             )
     if not _equal(there.get("threads"), now["threads"]):
-        threads = _short(there.get("threads"))
+        threads = short(there.get("threads"))
         raise ValueError(
             f"a run must be resumed with the threads it began with, {threads}; got {now['threads']}. "
             f"Set OMP_NUM_THREADS={threads}."
@@ -79,7 +79,7 @@ def check_source(folder: Path, part: str, before: Any, now: Mapping[str, str] | 
     if old != new.get("digest"):
         raise ValueError(
             f"`{printable(part)[:80]}` must be as it was when the run in {folder} began; got {new.get('name', 'none')} "
-            f"with the digest {new.get('digest')} and not {_short(old)}. Undo the edit, or run anew with another --out."
+            f"with the digest {new.get('digest')} and not {short(old)}. Undo the edit, or run anew with another --out."
         )
 
 
@@ -110,6 +110,7 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as Python writes it, in one line that is not long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -9,6 +9,7 @@ import torch
 
 from fedtangent.experiments import record
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.same import short
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.transports import ranks
 
@@ -58,7 +59,7 @@ def _compare(name: str, first: Any, other: Any, place: int) -> None:
             "same files."
         )
     raise ValueError(
-        f"`{name}` must be the same on every rank; got {_short(first)} on rank 0 and {_short(other)} on rank {place}. "
+        f"`{name}` must be the same on every rank; got {short(first)} on rank 0 and {short(other)} on rank {place}. "
         "Start all with the same command, code and versions."
     )
 
@@ -70,8 +71,3 @@ def _check_device(device: str) -> None:
         raise ValueError(f"`device` must be cuda without a number on ranks; got {device}. Each takes one of its own.")
     if torch.cuda.is_available() and torch.cuda.current_device() >= torch.cuda.device_count():
         raise ValueError("`device` must have a GPU for every rank; got fewer. Start fewer ranks, or use cpu.")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,8 +1,9 @@
 """The contract: who holds a value, the verbs that move it, and what computes, sends and counts; nothing of learning."""
 
 from fedtangent.federation.engine import Engine, NodeError
-from fedtangent.federation.fleet import Fleet, generator
+from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.graph import Graph
+from fedtangent.federation.keyed import generator
 from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.federation.method import (
     Exposure,

@@ -24,7 +24,6 @@ only describe: the values are computed, wave of nodes by wave, when a verb needs
 round never exist at once. `observe(x_k)` is for the record: what is observed must never come back into a verb.
 """
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +38,7 @@ from torch import Tensor
 from fedtangent import many, multiply_adds, trees
 from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
+from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.federation.transport import Bill, Link, Tag, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
@@ -379,7 +379,7 @@ class Fleet:
 
     def _told(self, x_k: Each[T], bill: Bill | None) -> list[T]:
         """All values, by way of the server, on every process."""
-        return self.wire.transport.tell(self.wire.tag(), self._to_server(x_k, bill))
+        return self.wire.tell(self._to_server(x_k, bill))
 
     def _totalled(self, x_k: Each[T], weights: Mapping[int, float]) -> Central[T]:
         """The sum of weight times value over the nodes that have a weight, at the server."""
@@ -427,28 +427,6 @@ class Fleet:
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
     """The arguments of every node's call."""
     return list(zip(*columns, strict=True)) if columns else [()] * count
-
-
-def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:
-    """A generator keyed by seed, round, node and purpose."""
-    key = [seed, zlib.crc32(purpose.encode())]
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
-
-
-class Numbers:
-    """One generator that is every node's in turn: its state is set, which takes a tenth of making another."""
-
-    def __init__(self, seed: int, round: int, purpose: str) -> None:
-        """Of a round and purpose."""
-        self._rng = generator(seed, round, purpose, 0)
-        self._state: Any = self._rng.bit_generator.state
-        self._counter = self._state["state"]["counter"]
-
-    def of(self, node: int) -> np.random.Generator:
-        """`generator` of a node, until it is that of another."""
-        self._counter[3] = node % 2**32
-        self._rng.bit_generator.state = self._state
-        return self._rng
 
 
 def _kind(x: Any) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ def seen(fleet: Fleet, value: Any) -> Any:
     """What a method records, on every process: of an Each the list of all values, of a Central its value."""
     if isinstance(value, Each):
         return replace(fleet, nodes=value.nodes).observe(value)
-    return fleet.wire.transport.tell(fleet.wire.tag(), value.value) if isinstance(value, Central) else value
+    return fleet.wire.tell(value.value) if isinstance(value, Central) else value
 
 
 def collected(fleet: Fleet, state: Any) -> Any:

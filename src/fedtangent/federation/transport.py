@@ -106,6 +106,10 @@ class Wire:
         self._book({link: value for link, (_, value) in out.items()}, bill)
         return self.transport.total(tag, out, links)
 
+    def tell(self, value: T) -> T:
+        """The value of the process that holds SERVER, on every process; never billed."""
+        return self.transport.tell(self.tag(), value)
+
     def books(self, nodes: Sequence[int]) -> Ledger:
         """What all processes have booked, where the server is; elsewhere what this one has.
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedtangent import trees
+
 _ALIGNED = 64
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -33,12 +35,12 @@ def packed(values: Sequence[Any], device: torch.device | str = "cpu") -> Message
     """
     writer = _Writer(device)
     places: dict[int, int] = {}
-    trees: list[Any] = []
+    laid: list[Any] = []
     for value in values:
         if id(value) not in places:
-            places[id(value)] = len(trees)
-            trees.append(writer.laid_out(value))
-    table = {"values": [places[id(value)] for value in values], "trees": trees, "tensors": writer.table}
+            places[id(value)] = len(laid)
+            laid.append(writer.laid_out(value))
+    table = {"values": [places[id(value)] for value in values], "trees": laid, "tensors": writer.table}
     return Message(json.dumps(table, separators=(",", ":")).encode(), writer.joined())
 
 
@@ -49,11 +51,11 @@ def unpacked(message: Message) -> list[Any]:
     for dtype, shape, order, accelerated in table["tensors"]:
         size = _size(dtype, shape)
         part = message.numbers[start : start + size].view(_DTYPES[dtype]).reshape([shape[axis] for axis in order])
-        part = part.permute(sorted(range(len(order)), key=order.__getitem__))
+        part = trees.permuted_back(part, order)
         tensors.append(part if accelerated else part.cpu())
         start += -(-size // _ALIGNED) * _ALIGNED
-    trees = [_rebuilt(layout, tensors) for layout in table["trees"]]
-    return [trees[place] for place in table["values"]]
+    values = [_rebuilt(layout, tensors) for layout in table["trees"]]
+    return [values[place] for place in table["values"]]
 
 
 class _Writer:
@@ -84,8 +86,7 @@ class _Writer:
         if id(tensor) not in self._places:
             self._places[id(tensor)] = len(self.table)
             self._alive.append(tensor)
-            strides = tensor.stride()  # on which the last bits of a product hang
-            order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+            order = trees.in_memory(tensor)
             dtype = str(tensor.dtype).removeprefix("torch.")
             self.table.append([dtype, list(tensor.shape), order, tensor.device.type != "cpu"])
             flat = tensor.detach().resolve_conj().resolve_neg().to(self._device).permute(order).contiguous().reshape(-1)

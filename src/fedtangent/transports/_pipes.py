@@ -88,19 +88,18 @@ class Piped:
             if targets := [target for target, its in shares.items() if (own, place) in pairwise(sorted(its))]:
                 self._pipes.swap(tag, {place: [sums[target] for target in targets]}, [])
         last = {target: max(its) for target, its in shares.items()}
-        ends = [Link(target, target) for target in shares]  # from the process of the last share to the receiver's own
-        leaving: dict[int, list[int]] = {}
+        leaving: dict[int, list[int]] = {}  # from the process of the last share to the receiver's own
         coming: dict[int, list[int]] = {}
-        for target, _ in ends:
+        for target, end in last.items():
             home = self._places[target]
-            if last[target] == own != home:
+            if end == own != home:
                 leaving.setdefault(home, []).append(target)
-            elif home == own != last[target]:
-                coming.setdefault(last[target], []).append(target)
+            elif home == own != end:
+                coming.setdefault(end, []).append(target)
         values = self._pipes.swap(
             tag, {place: [sums[target] for target in its] for place, its in leaving.items()}, list(coming)
         )
-        found = {target: sums[target] for target in shares if last[target] == own == self._places[target]}
+        found = {target: sums[target] for target, end in last.items() if end == own == self._places[target]}
         for place, its in coming.items():
             found.update(zip(its, values[place], strict=True))
         return found

@@ -356,11 +356,6 @@ def _first(most: int, holds: Callable[[int], bool]) -> int | None:
 
 
 def _most(most: int, holds: Callable[[int], bool]) -> int:
-    """The largest number up to `most` for which it holds, 1 where it holds for none."""
-    if most <= 1 or holds(most):
-        return most
-    low, high = 1, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    """The largest number up to `most` for which it holds, 1 where it holds for none; it holds for all below one."""
+    beyond = _first(most, lambda number: not holds(number))
+    return most if beyond is None else max(1, beyond - 1)

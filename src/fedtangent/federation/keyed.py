@@ -1,0 +1,30 @@
+"""Random numbers keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from fedtangent.federation.ledger import SERVER
+
+
+def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:
+    """A generator keyed by seed, round, node and purpose."""
+    key = [seed, zlib.crc32(purpose.encode())]
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
+
+
+class Numbers:
+    """One generator that is every node's in turn: its state is set, which takes a tenth of making another."""
+
+    def __init__(self, seed: int, round: int, purpose: str) -> None:
+        """Of a round and purpose."""
+        self._rng = generator(seed, round, purpose, 0)
+        self._state: Any = self._rng.bit_generator.state
+        self._counter = self._state["state"]["counter"]
+
+    def of(self, node: int) -> np.random.Generator:
+        """`generator` of a node, until it is that of another."""
+        self._counter[3] = node % 2**32
+        self._rng.bit_generator.state = self._state
+        return self._rng
