@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtangent import batch_norm, dropout, forward, losses, trees
-from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.federation import Graph, Method
+from fedtangent.federation import Graph, Method, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.federation.engine import out_of_memory
 from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
+from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count
 from fedtangent.task import Augmentation, Task
 
@@ -291,6 +291,13 @@ def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."
         )
+
+
+def check_channel(experiment: Experiment, method: Method) -> None:
+    """Raises where the channels cannot be, or the method's messages cannot bear them."""
+    function = factory("channel", experiment.channel)
+    if function is not None:
+        coding.check(function(**experiment.resolved("channel")), method.name, method.messages)
 
 
 def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:

@@ -41,19 +41,20 @@ COHORT: dict[str, dict[str, Any]] = {
         "method": "ntkfl",
         "exchange": "factors",
         "subsample": 0.3,
-        "levels": 15,
+        **{"channel": "quantize", "levels": 15, "messages": ("factors",)},
         "shuffle": True,
         **TANGENT,
     },
 }
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "DFedKFAC": {"method": "dfedkfac", **TANGENT},
-    "DFedKFAC sums": {"method": "dfedkfac", "inputs": "shared", "guard": True, "wire": "bfloat16", **TANGENT},
+    "DFedKFAC sums": {"method": "dfedkfac", "inputs": "shared", "guard": True, **HALVED, **TANGENT},
     "DFedAvg": {"method": "dfedavg"},
     "NTK-DFL": NTKDFL,
     "NTK-DFL momentum": {**NTKDFL, "momentum": 0.8},
     "Pooled rows": {"method": "pooled", "epochs": 5},
 }
+HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
 VARIANTS = SERVER | COHORT | NEIGHBOURS
 PANELS = {"With a server": SERVER | COHORT, "Between neighbours": NEIGHBOURS}
 Row = dict[str, Any]
