@@ -22,7 +22,7 @@ from fedtangent.models.mlp import mlp
 from fedtangent.partitions.papers_dirichlet import papers_dirichlet
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import Step, choose, linearize, mean_loss, score
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from fedtangent.trees import stack
 
 NODES, DEGREE, LR = 300, 5, 0.01

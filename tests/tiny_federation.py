@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedtangent import catalog, trees
 from fedtangent.federation import SERVER, Central, Each, Engine, Fleet, Graph, Ledger, Method, Wire
 from fedtangent.shard import Shard
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from fedtangent.transports.memory import memory
 
 ROWS = (4, 1, 7, 2, 5, 8)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.federation import SERVER, Central, Each, Fleet
 from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
@@ -17,7 +17,8 @@ from fedtangent.tangent_steps.step import Score, Step, countable, linearize, sum
 from fedtangent.tangents.capture import verified_uses
 from fedtangent.tangents.capture.operator import pullback
 from fedtangent.tangents.sketch import projection, sketch
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal
 from tests.tangents import networks

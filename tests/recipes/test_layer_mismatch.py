@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent import solvers
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.federation import Wire
-from fedtangent.groups import found
 from fedtangent.recipes import layer_mismatch as recipe
+from fedtangent.training import solvers
+from fedtangent.training.groups import found
 from fedtangent.transports.memory import memory
 from tests.experiments.tiny import data, network, partition
 

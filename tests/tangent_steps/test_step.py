@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedtangent import losses
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import Score, Step, choose, held_out, linearize, mean_loss
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import batch_norm, dropout, forward, losses, trees
+from fedtangent import forward, trees
 from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
@@ -19,10 +19,11 @@ from fedtangent.experiments.options import plain
 from fedtangent.federation import Graph, Method
 from fedtangent.federation import generator as keyed
 from fedtangent.federation.engine import out_of_memory
-from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
 from fedtangent.shard import Dataset, Partition, count
-from fedtangent.task import Augmentation, Task
+from fedtangent.training import batch_norm, dropout, losses
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Augmentation, Task
 
 
 def generator(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:

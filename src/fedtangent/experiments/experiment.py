@@ -12,9 +12,9 @@ from torch import nn
 from fedtangent import catalog
 from fedtangent.experiments.options import Option, options, resolved, unknown
 from fedtangent.federation import Graph, Method
-from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition
-from fedtangent.task import Augmentation
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Augmentation
 
 # The parts that are chosen by name, each from its folder, and the field that holds the options of the chosen one.
 PARTS = {

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fedtangent import catalog
 from fedtangent.experiments.build import named
 from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, PARTS, Experiment, factory
-from fedtangent.losses import Loss
-from fedtangent.task import Augmentation
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Augmentation
 
 Source = dict[str, str]
 

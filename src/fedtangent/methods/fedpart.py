@@ -24,9 +24,9 @@ from torch import Tensor
 
 from fedtangent import catalog
 from fedtangent.federation import Central, Each, Fleet, Method, Schedule
-from fedtangent.groups import chosen, found
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding
+from fedtangent.training.groups import chosen, found
 
 Order = Literal["sequential", "reverse", "random", "drawn"]
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import labels, shard, trees
+from fedtangent import shard, trees
 from fedtangent.channels._chain import payload_bytes, received
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
@@ -50,6 +50,7 @@ from fedtangent.tangent_steps.step import (
     some,
 )
 from fedtangent.task import Task, Weights
+from fedtangent.training import labels
 
 
 class State(NamedTuple):

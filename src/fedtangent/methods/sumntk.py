@@ -28,12 +28,12 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
-from fedtangent.losses import squared
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, primal
 from fedtangent.tangent_steps.primal import Evolution, Features, Sums
 from fedtangent.tangent_steps.step import Score, Step, choose, countable, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
+from fedtangent.training.losses import squared
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
 _COLUMNS = 32

@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedtangent import catalog, groups
+from fedtangent import catalog
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from fedtangent.methods.fedpart import Order, scheduled
 from fedtangent.reports import partial_bill
+from fedtangent.training import groups
 
 Kind = Literal["hosts", "warm_up", "order"]
 Row = dict[str, Any]

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.tangents import infinite, jacobian
+from fedtangent.training import losses
 
 HIDDEN, BETA, LR = 3, 0.1, 1.0
 GAMMAS = [i * math.pi / 8 for i in range(-8, 9)]

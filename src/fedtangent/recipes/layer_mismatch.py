@@ -14,15 +14,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fedtangent import catalog, solvers, trees
+from fedtangent import catalog, trees
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.federation import generator
-from fedtangent.groups import Groups, found
 from fedtangent.methods.fedpart import scheduled
 from fedtangent.shard import Shard
-from fedtangent.task import Task, Weights, training
+from fedtangent.training import solvers
+from fedtangent.training.groups import Groups, found
+from fedtangent.training.task import Task, Weights, training
 
 Optimizer = Literal["adam", "adam_kept", "sgd"]
 Row = dict[str, Any]

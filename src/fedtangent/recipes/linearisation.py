@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from fedtangent import catalog, losses, tangents, trees
-from fedtangent.losses import Loss
+from fedtangent import catalog, tangents, trees
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.shard import Dataset
+from fedtangent.training import losses
+from fedtangent.training.losses import Loss
 
 WEIGHT_STD, BIAS_STD = math.sqrt(2), 0.1
 CURVE = 25  # measurements after the first

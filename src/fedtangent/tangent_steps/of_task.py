@@ -9,7 +9,7 @@ from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Batch, Samples
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.tangents.capture.verified_uses import known_uses
-from fedtangent.task import Task, Weights
+from fedtangent.training.task import Task, Weights
 
 
 def function(task: Task) -> nn.Module:

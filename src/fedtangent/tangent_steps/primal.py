@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard
-from fedtangent.losses import Loss, squared
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
 from fedtangent.tangent_steps.kfac import pack, unpack
@@ -33,7 +32,8 @@ from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.operator import pullback, pushforward
 from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes
 from fedtangent.tangents.sketch import projection
-from fedtangent.task import Task
+from fedtangent.training.losses import Loss, squared
+from fedtangent.training.task import Task
 
 # Knots of a loss other than the squared one, and by how much the last step is longer than the first: some two per
 # factor of 2 in time, and the first within the time of the first change for 784-100-10 and inputs of unit variance.

@@ -18,7 +18,7 @@ from fedtangent.tangents.capture.functional import Weights, each, plain
 from fedtangent.tangents.capture.operator import operator, pullback, pushforward
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.numerics.integrate import PRODUCTS
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 
 
 class Rows(NamedTuple):

@@ -14,7 +14,7 @@ from fedtangent.tangents import jacobian, kernel, plan
 from fedtangent.tangents.capture.functional import trainable
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.tangents.capture.verified_uses import uses
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests.tangents.random_models import by_autograd
 
 GENERATOR = torch.Generator().manual_seed(7)

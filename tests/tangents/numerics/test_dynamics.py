@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from fedtangent import losses
 from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.operator import Factored, Trace, operator, pullback
 from fedtangent.tangents.capture.verified_uses import uses
 from fedtangent.tangents.numerics.dynamics import descent, flow, stable_step
 from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.training import losses
 from tests.tangents.networks import flat, inputs, jacobian, weights
 
 N, C = 11, 3

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.losses import Loss
 from fedtangent.multiply_adds import repeated
 from fedtangent.tangents.capture.operator import Factored, Full, Trace
 from fedtangent.tangents.capture.outside_vmap import outside_vmap
@@ -25,6 +24,7 @@ from fedtangent.tangents.numerics.integrate import (
     stabilised_products,
 )
 from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.training.losses import Loss
 
 Kernel = Trace | Full | Factored
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 
 Groups = list[tuple[str, ...]]
 

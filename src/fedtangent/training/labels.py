@@ -7,9 +7,9 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 import torch
 from torch import Tensor
 
-from fedtangent.losses import Loss, scaled
 from fedtangent.shard import Shard, at
-from fedtangent.task import Task
+from fedtangent.training.losses import Loss, scaled
+from fedtangent.training.task import Task
 
 
 def counts(data: Shard, like: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog
-from fedtangent.groups import chosen, found
-from fedtangent.task import Task
+from fedtangent.training.groups import chosen, found
+from fedtangent.training.task import Task
 
 # Parameters of each group, from FedPart's code: stem; conv1, conv2 of a block, then its down-sample; classifier.
 RESNET8 = [9_536, 36_992, 36_992, 73_984, 147_712, 8_448, 295_424, 590_336, 33_280, 2_570]
