@@ -14,7 +14,7 @@ from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps.step import linearize, score
+from fedtangent.tangent_steps.step import linearised_rows, score
 from fedtangent.training import solvers
 from fedtangent.training.task import Task, Weights
 
@@ -130,7 +130,7 @@ def _gradient(task: Task, w: Weights, data: Shard, batches: solvers.Batches) -> 
 
 def _linearized(task: Task, w: Weights, data: Shard, _: solvers.Batches) -> Any:
     tries = trees.map(lambda part: torch.stack([part, part]), w)
-    return linearize(task, w, data), score(task, tries, data)
+    return linearised_rows(task, w, data), score(task, tries, data)
 
 
 def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:

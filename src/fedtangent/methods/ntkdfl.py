@@ -27,7 +27,7 @@ from fedtangent.tangent_steps.step import (
     bill,
     choose,
     held_out,
-    linearize,
+    linearised_rows,
     mean_loss,
     nothing_found,
     score,
@@ -109,13 +109,13 @@ def ntkdfl(
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
 
     def _linearize(w: Weights, data: Shard) -> Any:
-        return linearize(task, w, data)
+        return linearised_rows(task, w, data)
 
     def _score(tries: Weights, data: Shard) -> Score:
         return score(task, tries, data)
 
     def evolve(w: Weights, data: Shard, inbox: Inbox, eta: float) -> Tries:
-        return step.candidates(task, w, shard.join([linearize(task, w, data), inbox.values]), eta)
+        return step.candidates(task, w, shard.join([linearised_rows(task, w, data), inbox.values]), eta)
 
     def true_loss(tries: Weights, data: Shard, inbox: Inbox) -> Tensor:
         return mean_loss(score(task, tries, data), inbox.values, inbox.real)

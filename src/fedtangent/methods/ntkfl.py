@@ -43,7 +43,7 @@ from fedtangent.tangent_steps.step import (
     bill,
     choose,
     held_out,
-    linearize,
+    linearised_rows,
     mean_loss,
     nothing_found,
     score,
@@ -167,7 +167,7 @@ class _Message:
         self.wire += [] if levels is None else [quantize(levels)]
 
     def of(self, w: Weights, data: Shard) -> Rows:
-        rows = linearize(self.task, w, data)
+        rows = linearised_rows(self.task, w, data)
         if not self.wire:
             return rows
         sent: Any = rows.factors

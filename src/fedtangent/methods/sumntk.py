@@ -30,7 +30,7 @@ from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, primal
-from fedtangent.tangent_steps.primal import Evolution, Features, Sums
+from fedtangent.tangent_steps.primal import Features, PrimalFlow, Sums
 from fedtangent.tangent_steps.step import Score, Step, choose, countable, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
 from fedtangent.training.losses import squared
@@ -77,7 +77,7 @@ def sumntk(
     """
     cohort = participants(participation)
     step = Step("trace", "flow", tuple(times), lr)
-    evolution = Evolution(task.loss, tuple(lr * time for time in step.times), _knots(task, sums))
+    evolution = PrimalFlow(task.loss, tuple(lr * time for time in step.times), _knots(task, sums))
     _check_columns(columns)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
@@ -137,7 +137,7 @@ def sumntk(
 
 def _evolved(
     clients: Fleet,
-    evolution: Evolution,
+    evolution: PrimalFlow,
     total: Central[Sums],
     slope_of: Callable[[Tensor, Features], Tensor],
     features_k: Each[Features],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.multiply_adds import repeated
-from fedtangent.tangents.capture.operator import Factored, Full, Trace
+from fedtangent.tangents.capture.kernel_operator import Factored, Full, Trace
 from fedtangent.tangents.capture.outside_vmap import outside_vmap
 from fedtangent.tangents.numerics.integrate import (
     check_reach,
@@ -44,7 +44,7 @@ def flow(
     however many times.
 
     Args:
-        kernel: From `operator`.
+        kernel: From `kernel_of_factors` or `kernel_of_jacobian`.
         f_0: The outputs at the start, (N, C).
         y: Labels (N,) or targets (N, C).
         real: Which rows are real, (N,).
