@@ -118,28 +118,28 @@ def frontier(
             settings["participation"] = participation
         if name in NEIGHBOURS:
             settings |= {"topology": "regular", "degree": degree}
-        found = run(experiment(**settings))
-        for entry in found.rounds:
+        result = run(experiment(**settings))
+        for entry in result.rounds:
             key = {"variant": name, "partition": Path(partition).name, "seed": own, "round": entry["round"]}
             if not any(key.items() <= row.items() for row in done):
                 yield key | {
                     "accuracy": entry["accuracy"],
                     "sent_bytes": entry["sent_bytes"],
-                    "exposure": found.manifest["exposure"],
-                    "nodes": len(found.manifest["rows"]),
+                    "exposure": result.manifest["exposure"],
+                    "nodes": len(result.manifest["rows"]),
                     "target": target,
                 }
 
 
 def table(rows: Sequence[Row]) -> list[Row]:
     """Every method: rounds and bytes a node to the target, and the accuracy at the end, over partitions and seeds."""
-    found = []
+    summary_rows = []
     for name, runs in _runs(rows).items():
         target, last = runs[0][0]["target"], [entries[-1]["accuracy"] for entries in runs]
         first = [next((entry for entry in entries if entry["accuracy"] >= target), None) for entries in runs]
         there = [entry for entry in first if entry is not None]
         reached = len(there) == len(runs)
-        found.append(
+        summary_rows.append(
             {
                 "method": name,
                 "exposure": runs[0][0]["exposure"],
@@ -150,7 +150,7 @@ def table(rows: Sequence[Row]) -> list[Row]:
                 "dev": float(np.std(last, ddof=1)) if len(last) > 1 else math.nan,
             }
         )
-    return found
+    return summary_rows
 
 
 def figure(rows: Sequence[Row]) -> Figure:
@@ -158,8 +158,8 @@ def figure(rows: Sequence[Row]) -> Figure:
 
     Solid lines are sums over a node's rows, dashed ones similarities, dotted ones what the rows can be read from.
     """
-    found = _runs(rows)
-    kinds = [(title, [name for name in names if name in found]) for title, names in PANELS.items()]
+    by_variant = _runs(rows)
+    kinds = [(title, [name for name in names if name in by_variant]) for title, names in PANELS.items()]
     kinds = [(title, names) for title, names in kinds if names]
     low, high = min(row["target"] for row in rows) - 0.1, max(row["accuracy"] for row in rows) + 0.01
     drawn = Figure(figsize=(13.6, 4.6 * len(kinds)), layout="constrained")
@@ -168,7 +168,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     ):
         by_rounds, by_bytes = axes
         for i, name in enumerate(names):
-            runs = found[name]
+            runs = by_variant[name]
             level = runs[0][0]["exposure"]
             style = {"color": f"C{i}", "linestyle": STYLES[level], "linewidth": 1.8}
             rounds = [entry["round"] for entry in runs[0]]
@@ -187,10 +187,10 @@ def figure(rows: Sequence[Row]) -> Figure:
 
 def _runs(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
     """The rounds of every run, by method; a run is a partition and a seed."""
-    found: dict[str, dict[Any, list[Row]]] = {}
+    by_variant: dict[str, dict[Any, list[Row]]] = {}
     for row in sorted(rows, key=lambda row: row["round"]):
-        found.setdefault(row["variant"], {}).setdefault((row["partition"], row["seed"]), []).append(row)
-    return {name: list(found[name].values()) for name in VARIANTS if name in found}
+        by_variant.setdefault(row["variant"], {}).setdefault((row["partition"], row["seed"]), []).append(row)
+    return {name: list(by_variant[name].values()) for name in VARIANTS if name in by_variant}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ def function(task: Task) -> nn.Module:
     """The model, with the choice of its outputs where there is one: the same module for the same task."""
     if task.outputs is None and (task.example is None or isinstance(task.example, Tensor)):
         return task.model
-    found: nn.Module = task.found.setdefault("function", Picked(task.model, task.outputs))
+    found: nn.Module = task.cache.setdefault("function", Picked(task.model, task.outputs))
     return found
 
 

@@ -80,8 +80,8 @@ def _by_batch(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
 def _scaled(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     shape = (-1, *[1] * (x.dim() - 2))
     scale = (1 if weight is None else weight) / (var + eps).sqrt()
-    found = (x - mean.reshape(shape)) * scale.reshape(shape)
-    return found if bias is None else found + bias.reshape(shape)
+    scaled = (x - mean.reshape(shape)) * scale.reshape(shape)
+    return scaled if bias is None else scaled + bias.reshape(shape)
 
 
 def _torchs(
@@ -143,22 +143,22 @@ def sums(model: nn.Module, forward: Callable[[], Any], real: Tensor) -> dict[str
         forward: Passes the batch.
         real: Its real rows.
     """
-    found: dict[int, Sums] = {}
-    with over(real, found), torch.no_grad():
+    by_layer: dict[int, Sums] = {}
+    with over(real, by_layer), torch.no_grad():
         forward()
-    return {name: found[id(mean)] for name, mean in model.named_buffers() if id(mean) in found}
+    return {name: by_layer[id(mean)] for name, mean in model.named_buffers() if id(mean) in by_layer}
 
 
 def statistics(total: dict[str, Sums], dtype: torch.dtype) -> dict[str, Tensor]:
     """The buffers of every batch norm from its sums over all rows: of values, of their squares, and how many."""
-    found: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
     for name, (values, squares, count, batches) in total.items():
         mean, prefix = values / count, name.removesuffix("mean")
-        found[name] = mean.to(dtype)
-        found[f"{prefix}var"] = (squares / count - mean**2).clamp(min=0).to(dtype)
+        buffers[name] = mean.to(dtype)
+        buffers[f"{prefix}var"] = (squares / count - mean**2).clamp(min=0).to(dtype)
         if prefix.endswith("running_"):
-            found[f"{prefix.removesuffix('running_')}num_batches_tracked"] = batches.long()
-    return found
+            buffers[f"{prefix.removesuffix('running_')}num_batches_tracked"] = batches.long()
+    return buffers
 
 
 def _summed(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,7 +53,7 @@ class Task:
 
     Attributes:
         w_0: The first weights.
-        found: What others have found out about it once, by name.
+        cache: What was worked out of it once, by name, such as its function of the weights.
     """
 
     model: nn.Module
@@ -63,7 +63,7 @@ class Task:
     augment: Augmentation | None = None
     outputs: Picker | None = None
     w_0: Weights = field(init=False, repr=False)
-    found: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    cache: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     _all: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
