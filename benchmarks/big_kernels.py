@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import losses
 from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.models.mlp import mlp
 from fedtangent.tangents import evolve, jacobian, kernel
+from fedtangent.training import losses
 
 INPUTS, WIDTH, OUTPUTS = 784, 100, 10
 LR, TOLERANCE = 0.01, 1e-3

@@ -28,7 +28,7 @@ from fedtangent import trees
 from fedtangent.federation import generator
 from fedtangent.models.resnet8 import resnet8
 from fedtangent.shard import Dataset, Partition, Shard
-from fedtangent.solvers import shuffled
+from fedtangent.training.solvers import shuffled
 
 SHAPE, CLASSES, BATCH, LR, ROUNDS = (3, 32, 32), 10, 32, 0.01, 2
 FEW = (3, 40)  # clients and images in float64

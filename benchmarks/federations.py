@@ -42,7 +42,7 @@ def drawn(clients: int, rows: int, rounds: int) -> Problem:
     from fedtangent.federation import generator
     from fedtangent.models.mlp import mlp
     from fedtangent.shard import Shard
-    from fedtangent.solvers import shuffled
+    from fedtangent.training.solvers import shuffled
 
     rng = np.random.default_rng(0)
     centres = SIGNAL * rng.standard_normal((CLASSES, INPUTS))

@@ -21,8 +21,8 @@ from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.models.mlp import mlp
 from fedtangent.partitions.papers_dirichlet import papers_dirichlet
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.step import Step, choose, linearize, mean_loss, score
-from fedtangent.task import Task
+from fedtangent.tangent_steps.step import Step, choose, linearised_rows, mean_loss, score
+from fedtangent.training.task import Task
 from fedtangent.trees import stack
 
 NODES, DEGREE, LR = 300, 5, 0.01
@@ -39,7 +39,7 @@ def problem(data_dir: str) -> tuple[Task, list[Shard]]:
 def fast(task: Task, data: list[Shard], kernel: str) -> None:
     """What `ntkdfl` does for a node, its neighbours' answers to it included."""
     w, step = task.w_0, Step(kernel, lr=LR)  # type: ignore[arg-type]
-    rows = shard.join([linearize(task, w, part) for part in data])
+    rows = shard.join([linearised_rows(task, w, part) for part in data])
     tries, _ = step.candidates(task, w, rows, LR)
     own, *others = (score(task, tries, part) for part in data)
     choose(w, tries, mean_loss(own, stack(others), torch.ones(DEGREE, dtype=torch.bool)), TIMES)

@@ -331,7 +331,7 @@ def test_a_data_set_that_is_neither_there_nor_in_reach(
 
 
 def test_a_failing_node(dfedavg: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedtangent.solvers.trees.zeros_like", lambda w: 1 / 0)
+    monkeypatch.setattr("fedtangent.training.solvers.trees.zeros_like", lambda w: 1 / 0)
     said = refused(dfedavg, capsys)
     assert "failed in 'solve' of dfedavg, round 1: ZeroDivisionError: division by zero" in said
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedtangent import batch_norm, passes
+from fedtangent import passes
+from fedtangent.training import batch_norm
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 5)))
 

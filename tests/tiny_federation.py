@@ -15,7 +15,7 @@ from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import resolved
 from fedtangent.federation import SERVER, Central, Each, Engine, Fleet, Graph, Ledger, Method, Wire
 from fedtangent.shard import Shard
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from fedtangent.transports.memory import memory
 
 ROWS = (4, 1, 7, 2, 5, 8)

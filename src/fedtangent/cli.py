@@ -112,7 +112,7 @@ def _ran(
     asked: Sequence[tuple[Experiment, str | None]], target: float | None, out: str | None, dry_run: bool, **how: bool
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
-    found = []
+    recorded = []
     for one, folder in asked:
         built = setup(one) if rank() is None else agreed(one)
         if target is not None:
@@ -123,7 +123,7 @@ def _ran(
             _print_plan(built)
             return 0
         try:
-            found.append(_record(_progressing(built, folder, **how)))
+            recorded.append(_record(_progressing(built, folder, **how)))
         except KeyboardInterrupt:
             if not built.leads:
                 return INTERRUPTED
@@ -132,7 +132,7 @@ def _ran(
             return INTERRUPTED
     if not built.leads:
         return 0
-    Console().print(table.table(found, target))
+    Console().print(table.table(recorded, target))
     if out is not None:
         print(f"Recorded in {out}.")
     return 0
@@ -161,8 +161,8 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
     if target is not None:
         table.checked_target(target, "accuracy")
     page.ready(out)
-    found = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
-    return _shown(found, target, out)
+    recorded = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
+    return _shown(recorded, target, out)
 
 
 def report(folders: Sequence[str], *, out: str = "report.html", target: float | None = None) -> int:
@@ -174,10 +174,10 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
     page.ready(out)
-    found = search.runs(folders)
-    for sentence in found.left_out:
+    searched = search.runs(folders)
+    for sentence in searched.left_out:
         print(printable(sentence), file=sys.stderr)
-    return _shown(found.records, target, out)
+    return _shown(searched.records, target, out)
 
 
 def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | None = None) -> int:
@@ -190,10 +190,10 @@ def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | No
     """
     folder = Path(out or f"runs/{chosen.name}")
     with progress.rows(chosen.name) as show:
-        found = recipes.run(chosen, settings, folder, show)
-    if not found.measured:
+        outcome = recipes.run(chosen, settings, folder, show)
+    if not outcome.measured:
         print(f"Measured before, in {folder}; give another --out to measure anew.")
-    Console().print(found.table)
+    Console().print(outcome.table)
     print(f"Written to {folder / recipes.PAGE}.")
     return 0
 
@@ -361,8 +361,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises a sentence instead of printing the usage."""
-        found = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message)
-        name, wrong = found.groups() if found else (self.prog, message)
+        match = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message)
+        name, wrong = match.groups() if match else (self.prog, message)
         raise ValueError(f"`{name}` must be given as --help tells; {wrong}.")
 
 
@@ -426,12 +426,12 @@ def _record(result: Result) -> records.Record:
     return records.Record(folder, result.manifest, result.rounds)
 
 
-def _shown(found: Sequence[records.Record], target: float | None, out: str) -> int:
-    groups, kind = records.groups(found), records.measure(found)
+def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -> int:
+    groups, kind = records.groups(recorded), records.measure(recorded)
     goal = statistics.common_target(groups, kind) if target is None else target
-    Console().print(table.table(found, target))
+    Console().print(table.table(recorded, target))
     print(finding(groups, kind, goal), flush=True)
-    page.write(found, out, target)
+    page.write(recorded, out, target)
     print(f"Written to {out}.")
     return 0
 

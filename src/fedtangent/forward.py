@@ -44,58 +44,58 @@ def run(model: nn.Module, w: Mapping[str, Tensor], x: Any) -> Any:
     return torch.func.functional_call(model, every_name(model, w), args, kwargs, tie_weights=False)
 
 
-def picked(found: Any, pick: Picker | None) -> Tensor:
+def picked(returned: Any, pick: Picker | None) -> Tensor:
     """The tensor that a picker finds in what a model returns.
 
     Raises:
         NoOutputs: There is none.
     """
     if pick is None:
-        if not isinstance(found, Tensor):
+        if not isinstance(returned, Tensor):
             raise NoOutputs(
-                f"`model` must return a tensor; got {_described(found)}. Say which part holds the outputs, as with "
-                f"outputs={_likely(found)!r}."
+                f"`model` must return a tensor; got {_described(returned)}. Say which part holds the outputs, as with "
+                f"outputs={_likely(returned)!r}."
             )
-        return found
+        return returned
     try:
         if callable(pick):
-            part = pick(found)
-        elif isinstance(found, Tensor):
+            part = pick(returned)
+        elif isinstance(returned, Tensor):
             raise TypeError("a tensor has no parts")
-        elif isinstance(pick, str) and not isinstance(found, Mapping):
-            part = getattr(found, pick)
+        elif isinstance(pick, str) and not isinstance(returned, Mapping):
+            part = getattr(returned, pick)
         else:
-            part = found[pick]
+            part = returned[pick]
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise NoOutputs(
-            f"`outputs` must name a part of what the model returns, {_described(found)}; got {pick!r}. Name another."
+            f"`outputs` must name a part of what the model returns, {_described(returned)}; got {pick!r}. Name another."
         ) from error
     if not isinstance(part, Tensor):
         raise NoOutputs(f"`outputs` must pick a tensor; got {_described(part)} for {pick!r}. Pick another part.")
     return part
 
 
-def _described(found: Any) -> str:
+def _described(returned: Any) -> str:
     """Its type, and the names of its parts."""
-    names = [name for name in _parts(found) if isinstance(name, str)]
-    return type(found).__name__ + (f" of {', '.join(names)}" if names else "")
+    names = [name for name in _parts(returned) if isinstance(name, str)]
+    return type(returned).__name__ + (f" of {', '.join(names)}" if names else "")
 
 
-def _parts(found: Any) -> dict[Any, Any]:
+def _parts(returned: Any) -> dict[Any, Any]:
     """What a model returned, by name or place."""
-    if isinstance(found, Mapping):
-        return {str(name): part for name, part in found.items()}
-    if is_dataclass(found):
-        return vars(found)
-    if isinstance(found, (tuple, list)):
-        return dict(zip(getattr(found, "_fields", range(len(found))), found, strict=True))
+    if isinstance(returned, Mapping):
+        return {str(name): part for name, part in returned.items()}
+    if is_dataclass(returned):
+        return vars(returned)
+    if isinstance(returned, (tuple, list)):
+        return dict(zip(getattr(returned, "_fields", range(len(returned))), returned, strict=True))
     return {}
 
 
-def _likely(found: Any) -> str | int:
+def _likely(returned: Any) -> str | int:
     """The part that may well be the outputs: (rows, outputs) in floating point, or at least such numbers."""
     floats = {
-        name: part for name, part in _parts(found).items() if isinstance(part, Tensor) and part.is_floating_point()
+        name: part for name, part in _parts(returned).items() if isinstance(part, Tensor) and part.is_floating_point()
     }
     best = [name for axes in (2, 1) for name, part in floats.items() if part.dim() == axes]
     return next(iter([*best, *floats]), "logits")

@@ -12,12 +12,12 @@ def every_name(model: nn.Module, w: Mapping[str, Tensor]) -> dict[str, Tensor]:
     its parameters twice, and leaves plain tensors in their place.
     """
     first: dict[int, str] = {}
-    found = {**w}
+    with_names = {**w}
     for place, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 own = f"{place}.{name}" if place else name
                 known = first.setdefault(id(parameter), own)
                 if known in w:
-                    found[own] = w[known]
-    return found
+                    with_names[own] = w[known]
+    return with_names

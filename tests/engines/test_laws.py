@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent import solvers, trees
+from fedtangent import trees
 from fedtangent.catalog import load, names
 from fedtangent.federation import Central, Each, Fleet, Inbox, rows
 from fedtangent.shard import Shard
+from fedtangent.training import solvers
 from tests import tiny_federation as federation
 from tests.tiny_federation import BUDGETS, GRAPH, LONELY, assert_close, assert_same, engine, plain
 

@@ -13,7 +13,7 @@ from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
 from fedtangent.shard import Dataset
-from fedtangent.task import Augmentation
+from fedtangent.training.task import Augmentation
 from tests import tiny_federation as federation
 from tests.experiments import tiny
 

@@ -12,16 +12,16 @@ from torchvision.models import mobilenet_v3_small
 
 import fedtangent
 from fedtangent import catalog, cli
-from fedtangent.batch_norm import BatchNorm
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
-from fedtangent.task import Task
-from tests import literal_dropout
+from fedtangent.training.batch_norm import BatchNorm
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.experiments import tiny
 from tests.experiments.test_augment import ON_BATCHES
 from tests.experiments.test_recalibrate import AVERAGING
+from tests.training import literal_dropout
 
 TANGENT = ["ntkfl", "ntkdfl", "fedkfac", "dfedkfac", "sumntk"]
 ENGINES = ("sequential", "vectorized")

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fedtangent import batch_norm
 from fedtangent.catalog import names
 from fedtangent.experiments.dry_run import dry_run
 from fedtangent.experiments.run import run
@@ -14,7 +13,8 @@ from fedtangent.experiments.setup import setup
 from fedtangent.federation import Each, Fleet, Method
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.shard import Shard
-from fedtangent.task import Task
+from fedtangent.training import batch_norm
+from fedtangent.training.task import Task
 from tests.experiments.tiny import data, network, tiny
 
 calls: list[int] = []

@@ -15,7 +15,7 @@ from fedtangent.federation import Each, Fleet, Method
 from fedtangent.federation.engine import NodeError
 from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.shard import Dataset, Partition
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests.experiments.tiny import network, saved, settings, timeless, tiny
 
 FAULT = r"cannot run this model on many nodes at once: "

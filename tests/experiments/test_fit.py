@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedtangent
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.experiments.setup import setup
 from fedtangent.shard import Dataset
+from fedtangent.training import losses
 from tests.experiments.tiny import data, network, tiny
 from tests.experiments.tiny import settings as settings_of
 

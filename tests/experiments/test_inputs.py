@@ -13,7 +13,7 @@ from fedtangent.experiments.dry_run import dry_run
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
 from fedtangent.shard import Dataset
-from fedtangent.task import Augmentation
+from fedtangent.training.task import Augmentation
 from tests.experiments.tiny import data, network, partition, saved, settings, timeless, tiny
 
 LOCAL: dict[str, dict[str, Any]] = {

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import fedtangent
-from fedtangent.batch_norm import BatchNorm
 from fedtangent.experiments import model_file, tensor_file
 from fedtangent.experiments.run import run
+from fedtangent.training.batch_norm import BatchNorm
 from tests.experiments.tiny import data, network, saved, settings, tiny
 
 X = data().x_test

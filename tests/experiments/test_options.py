@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from fedtangent import losses
 from fedtangent.experiments import options
 from fedtangent.experiments.options import REQUIRED, Option
+from fedtangent.training import losses
 
 
 def method(

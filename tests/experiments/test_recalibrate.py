@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import fedtangent
-from fedtangent import batch_norm
-from fedtangent.batch_norm import BatchNorm
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.recalibrate import ROWS
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from fedtangent.shard import Partition
+from fedtangent.training import batch_norm
+from fedtangent.training.batch_norm import BatchNorm
 from tests import tiny_federation as federation
 from tests.experiments import tiny
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import fedtangent
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.catalog import load, names
 from fedtangent.experiments import atomic, checkpoint, record
 from fedtangent.experiments.run import Result, run
 from fedtangent.federation import Central, Each, Fleet, Method, NodeError
 from fedtangent.methods.dfedavg import dfedavg
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests.experiments.tiny import ROWS, data, network, settings, timeless, tiny
 
 

@@ -219,7 +219,7 @@ def test_parts_of_the_wrong_kind(change: dict[str, Any], message: str) -> None:
 
 
 def test_a_loss_gives_one_number_a_row() -> None:
-    from fedtangent.losses import Loss
+    from fedtangent.training.losses import Loss
 
     loss = Loss("per_output", per_output, per_output, None)
     with pytest.raises(

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent import losses
 from fedtangent.experiments.sources import of_function, sources
 from fedtangent.federation import Graph
-from fedtangent.losses import custom
 from fedtangent.methods.dfedavg import dfedavg
-from fedtangent.task import Augmentation
+from fedtangent.training import losses
+from fedtangent.training.losses import custom
+from fedtangent.training.task import Augmentation
 from tests.experiments.tiny import network, tiny
 
 TEXT = """

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtangent import losses
 from fedtangent.federation import SERVER, Ledger
 from fedtangent.shard import Shard
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods.literal_sgd import train
 from tests.tiny_federation import ROWS, philox

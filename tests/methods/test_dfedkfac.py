@@ -4,13 +4,14 @@ from typing import Any
 import pytest
 import torch
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.federation import SERVER, Graph, Wire
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import span
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal
 from tests.methods.literal_tangent import Weights, average

@@ -12,7 +12,7 @@ from fedtangent import trees
 from fedtangent.catalog import load, names
 from fedtangent.federation import SERVER, Central, Each, Fleet, Method, NodeError
 from fedtangent.methods.fedpart import _turn, fedpart, scheduled
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods.literal_partial import HOSTS, Literal
 from tests.methods.literal_server import K, drawn

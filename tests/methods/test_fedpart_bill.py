@@ -11,7 +11,7 @@ import torch
 from fedtangent.catalog import load
 from fedtangent.methods.fedpart import fedpart
 from fedtangent.shard import Shard
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 
 FORWARD = 14_469_632  # of one 3 x 32 x 32 image

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fedtangent.federation import NodeError
 from fedtangent.methods.fedavg import fedavg
 from fedtangent.methods.moon import contrast, moon, represented
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods.literal_server import (
     ENGINES,

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.federation import Graph, NodeError
 from fedtangent.methods.ntkdfl import ntkdfl
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal
 from tests.tiny_federation import GRAPH, INPUTS, OUTPUTS, ROWS, assert_close, philox

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.catalog import names
 from fedtangent.federation import SERVER, NodeError
 from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import explicit
 from fedtangent.tangent_steps.step import Rows, Step
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.channels import literal_wire
 from tests.methods import literal_kfac

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.federation import SERVER, Central, Each, Fleet
 from fedtangent.methods.sumntk import Size, sumntk
 from fedtangent.shard import Shard, join
 from fedtangent.tangent_steps import primal
-from fedtangent.tangent_steps.step import Score, Step, countable, linearize, summed_loss
+from fedtangent.tangent_steps.step import Score, Step, countable, linearised_rows, summed_loss
 from fedtangent.tangents.capture import verified_uses
-from fedtangent.tangents.capture.operator import pullback
+from fedtangent.tangents.capture.kernel_operator import pullback
 from fedtangent.tangents.sketch import projection, sketch
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal
 from tests.tangents import networks
@@ -115,7 +116,7 @@ def evolved(task: Task, s: tuple[float, ...], sums: int, columns: int = 4) -> Te
     """N alpha of all rows at times s."""
     data = join(federation.shards())
     own = primal.features(task, task.w_0, columns, 5, data)
-    total, evolution = primal.sums(task.loss, own), primal.Evolution(task.loss, s, sums)
+    total, evolution = primal.sums(task.loss, own), primal.PrimalFlow(task.loss, s, sums)
     course, modes, slope, thetas = evolution.start(total), evolution.modes(total), total.b, []
     for j in range(sums):
         course = evolution.advanced(j, modes, course, slope, total)
@@ -151,7 +152,7 @@ def test_the_whole_jacobian_for_a_sketch_gives_the_trace_kernel(monkeypatch: pyt
     }
     monkeypatch.setattr(primal, "projection", lambda *_: whole)
     alpha = evolved(task, (3.0, 50.0), 1)
-    rows = linearize(task, task.w_0, data)
+    rows = linearised_rows(task, task.w_0, data)
     expected, _ = Step("trace", "flow", (3, 50), 1.0).candidates(task, task.w_0, rows, 1.0)
     move = pullback(verified_uses.uses(task.model, task.w_0, data.x), rows.factors, task.w_0, alpha / len(data.x))
     assert_close(trees.map(lambda start, by: start - by, task.w_0, move), expected, 1e-9)

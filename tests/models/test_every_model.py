@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fedtangent import tangents
 from fedtangent.catalog import load, names
-from fedtangent.losses import cross_entropy
-from fedtangent.task import Task, Weights
+from fedtangent.training.losses import cross_entropy
+from fedtangent.training.task import Task, Weights
 
 MODELS = names("models")
 OUTPUTS = 3

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtangent import batch_norm
-from fedtangent.batch_norm import BatchNorm
 from fedtangent.models.resnet8 import resnet8
 from fedtangent.models.resnet18 import resnet18
+from fedtangent.training import batch_norm
+from fedtangent.training.batch_norm import BatchNorm
 
 STEM, BLOCK_64 = 3 * 64 * 49 + 2 * 64, 64 * 64 * 9 + 2 * 64
 GROUPS = {  # a convolution with the scale and shift after it, shortcuts on their own, the classifier last

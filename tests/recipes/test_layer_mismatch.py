@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent import solvers
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.federation import Wire
-from fedtangent.groups import found
 from fedtangent.recipes import layer_mismatch as recipe
+from fedtangent.training import solvers
+from fedtangent.training.groups import layer_groups
 from fedtangent.transports.memory import memory
 from tests.experiments.tiny import data, network, partition
 
@@ -35,7 +35,7 @@ def built() -> Setup:
 def ended(optimizer: Any, partial: bool, turns: list[int], lr: float) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """All rows, and the last weights."""
     made = built()
-    going = recipe.traced(made, found(made.task), turns, partial, optimizer, lr, solvers.shuffled(**LOCAL))
+    going = recipe.traced(made, layer_groups(made.task), turns, partial, optimizer, lr, solvers.shuffled(**LOCAL))
     rows = []
     while True:
         try:
@@ -66,7 +66,7 @@ def test_kept_moments_are_those_of_one_long_run_when_there_is_one_client() -> No
     made = setup(experiment("fedavg", rounds=1, **whole))
     (shard,) = made.data
     draw = solvers.shuffled(1, 8)
-    going = recipe.traced(made, found(made.task), [0, 0], False, "adam_kept", 0.02, draw)
+    going = recipe.traced(made, layer_groups(made.task), [0, 0], False, "adam_kept", 0.02, draw)
     while True:
         try:
             next(going)
@@ -157,22 +157,22 @@ def test_the_ratios_by_hand() -> None:
         *made(1, "full", [9.0, 9.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0]),
         *made(0, "partial", [9.0, 9.0], [1.0, 2.0], [2.0, 1.0], [4.0, 2.0]),
     ]
-    found = {(row["norm"], row["s"]): row for row in recipe.table(rows)}
-    assert list(found) == [(norm, s) for norm in ("gradient", "group's gradient", "group's step") for s in (1, 2)]
+    summary = {(row["norm"], row["s"]): row for row in recipe.table(rows)}
+    assert list(summary) == [(norm, s) for norm in ("gradient", "group's gradient", "group's step") for s in (1, 2)]
     # group 1 around the ends of rounds 2 and 3: 6 / 2 and 6 / 3; 2 / 1 and 3 / 1; s = 2: 9 / 3, 7 / 9; 3 / 2, 4 / 3
-    group = found["group's gradient", 1]
+    group = summary["group's gradient", 1]
     assert (group["full"], group["dev full"]) == (pytest.approx(2.5), pytest.approx(0.0))
     assert group["partial"] == pytest.approx((1 + 4) / 2) and math.isnan(group["dev partial"])
-    group = found["group's gradient", 2]
+    group = summary["group's gradient", 2]
     each = [(3 + 7 / 9) / 2, (3 / 2 + 4 / 3) / 2]
     assert group["full"] == pytest.approx(np.mean(each))
     assert group["dev full"] == pytest.approx(abs(each[0] - each[1]) / math.sqrt(2))
     # steps only where group 1 is trained on both sides: 36 / 4 and 4 / 1
-    group = found["group's step", 1]
+    group = summary["group's step", 1]
     assert (group["full"], group["dev full"]) == (pytest.approx(6.5), pytest.approx(5 / math.sqrt(2)))
     # of all parameters: (18 / 4 + 24 / 9) / 2 and (6 / 2 + 12 / 3) / 2
-    assert found["gradient", 1]["full"] == pytest.approx(((4.5 + 24 / 9) / 2 + 3.5) / 2)
-    assert found["gradient", 1]["optimizer"] == "sgd"
+    assert summary["gradient", 1]["full"] == pytest.approx(((4.5 + 24 / 9) / 2 + 3.5) / 2)
+    assert summary["gradient", 1]["optimizer"] == "sgd"
 
 
 def test_what_cannot_be_told_is_not_in_the_table() -> None:

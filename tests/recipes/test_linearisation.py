@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedtangent import losses, tangents
+from fedtangent import tangents
 from fedtangent.recipes import linearisation as recipe
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.shard import Dataset
+from fedtangent.training import losses
 from tests.experiments.tiny import saved
 from tests.recipes.records import kept
 

@@ -24,7 +24,7 @@ def test_the_deviation_is_that_of_a_sample(values: list[float]) -> None:
 
 def test_missing_values_are_counted_not_averaged() -> None:
     found = statistics.spread([3, None, 5, math.inf])
-    assert (found.mean, found.found, found.runs, found.complete) == (4, 2, 4, False)
+    assert (found.mean, found.measured, found.runs, found.complete) == (4, 2, 4, False)
     assert math.isnan(statistics.spread([None]).mean)
 
 

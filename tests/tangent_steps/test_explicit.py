@@ -29,9 +29,9 @@ def test_it_is_the_jacobian_and_multiplies_like_it(name: str) -> None:
     v = torch.einsum("tnc,ncp->tp", alpha, j)
     assert close(flat(explicit.pullback(written, alpha)), v)
     assert close(explicit.pushforward(written, explicit.pullback(written, alpha)), torch.einsum("tp,ncp->tnc", v, j))
-    assert close(explicit.operator("full", written).times(alpha[0]), torch.einsum("p,ncp->nc", v[0], j))
+    assert close(explicit.kernel_of_jacobian("full", written).times(alpha[0]), torch.einsum("p,ncp->nc", v[0], j))
     kernel = torch.einsum("ncp,mcp->nm", j, j) / f.shape[1]
-    assert close(explicit.operator("trace", written).times(alpha[0]), kernel @ alpha[0])
+    assert close(explicit.kernel_of_jacobian("trace", written).times(alpha[0]), kernel @ alpha[0])
 
 
 def test_one_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.kfac import (
     Block,
@@ -22,7 +22,8 @@ from fedtangent.tangent_steps.kfac import (
     unpack,
 )
 from fedtangent.tangents.capture.verified_uses import known_uses
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, Tied, weights
 from tests.tiny_federation import assert_close

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent import losses
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.kfac import Moments, directions, moments, pack, unpack
 from fedtangent.tangent_steps.span import Curvature, Span, candidates, curvature
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests.tangents import unusual
 from tests.tangents.literal_moments import EXAMPLES, ggn, rows
 from tests.tangents.networks import flat, weights

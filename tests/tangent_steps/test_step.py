@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedtangent import losses
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.step import Score, Step, choose, held_out, linearize, mean_loss
-from fedtangent.task import Task
+from fedtangent.tangent_steps.step import Score, Step, choose, held_out, linearised_rows, mean_loss
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close
 
@@ -54,11 +54,11 @@ def test_a_tenth_is_held_out(rows: int, held: int) -> None:
 @pytest.mark.parametrize("loss", losses.NAMES)
 def test_padding_changes_nothing(kernel: str, clock: str, loss: str) -> None:
     task, (data, *_) = Task(federation.network(), losses.NAMES[loss]), federation.shards()
-    rows = linearize(task, task.w_0, data)
+    rows = linearised_rows(task, task.w_0, data)
     real = torch.cat([rows.real, torch.zeros(2, dtype=torch.bool)])
     step = Step(kernel, clock, (2, 5), 0.3, selection="linearised")  # type: ignore[arg-type]
     spoilt = torch.full((2, federation.INPUTS), NAN).double()
-    padded = linearize(task, task.w_0, Shard(torch.cat([data.x, spoilt]), torch.cat([data.y, data.y[:2]]), real))
+    padded = linearised_rows(task, task.w_0, Shard(torch.cat([data.x, spoilt]), torch.cat([data.y, data.y[:2]]), real))
     assert_close(step.candidates(task, task.w_0, padded, 0.3), step.candidates(task, task.w_0, rows, 0.3), 1e-12)
 
 

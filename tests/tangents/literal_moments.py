@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedtangent.losses import Loss
 from fedtangent.shard import Shard
+from fedtangent.training.losses import Loss
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, jacobian, weights
 
 EXAMPLES = everything()

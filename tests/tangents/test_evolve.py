@@ -10,9 +10,9 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
-from fedtangent import losses
 from fedtangent.tangents import jacobian
 from fedtangent.tangents.evolve import Evolution, evolve
+from fedtangent.training import losses
 from tests.tangents.networks import INPUTS, OUTPUTS, SAMPLES, flat, inputs, weights
 
 N, C, TESTS = SAMPLES, OUTPUTS, 4

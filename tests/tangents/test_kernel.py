@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fedtangent.tangents import jacobian as operator
 from fedtangent.tangents import kernel, plan
-from fedtangent.tangents.numerics import contract
+from fedtangent.tangents.numerics import kernel_parts
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian
 
 EXAMPLES = everything()
@@ -47,10 +47,10 @@ def test_kernels(example: Example, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["explicit", "factors"])
 def test_both_ways_give_the_same(example: Example, kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forced(part: contract.Part, kind: contract.Kind, outputs: int) -> str:
+    def forced(part: kernel_parts.Part, kind: kernel_parts.Kind, outputs: int) -> str:
         return way if way in part.operations(kind, outputs) else "explicit"
 
-    monkeypatch.setattr(contract.Part, "way", forced)
+    monkeypatch.setattr(kernel_parts.Part, "way", forced)
     x1, x2 = example.samples(5), example.samples(3, seed=1)
     j1, j2 = jacobian(example.model, x1), jacobian(example.model, x2)
     assert close(kernel(example.model, x1, kind=kind), literal(kind, j1, j1))

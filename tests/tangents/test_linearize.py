@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent import losses
 from fedtangent.tangents.linearize import Linearized, linearize
+from fedtangent.training import losses
 from tests.tangents.networks import INPUTS, inputs, jacobian, networks, weights
 from tests.tangents.test_sketch import Recurrent, Tokens
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.shard import channels_last
-from fedtangent.task import Augmentation
+from fedtangent.training.task import Augmentation
 
 
 class Moves(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.datasets._check import checked
-from fedtangent.datasets._files import found, stored
+from fedtangent.datasets._files import existing, stored
 from fedtangent.datasets._pickled import ADVICE, unpickled
 from fedtangent.shard import Dataset
 
@@ -45,7 +45,7 @@ def cifar(name: str, data_dir: str | Path | None, layout: Layout) -> Dataset:
     Raises:
         ValueError: Neither is there, or a file is damaged.
     """
-    path = found(data_dir, (layout.folder, *(f"{archive}.npz" for archive in layout.archives)))
+    path = existing(data_dir, (layout.folder, *(f"{archive}.npz" for archive in layout.archives)))
     if path.suffix == ".npz":
         arrays = stored(path, ("x_train", "y_train", "x_test", "y_test"))
         train, test = (_checked(path, arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test"))

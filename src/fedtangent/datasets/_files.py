@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 
-def found(data_dir: str | Path | None, names: Sequence[str]) -> Path:
+def existing(data_dir: str | Path | None, names: Sequence[str]) -> Path:
     """The first of these files or folders that exists in `data_dir`.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.datasets._check import checked
-from fedtangent.datasets._files import found, stored
+from fedtangent.datasets._files import existing, stored
 from fedtangent.shard import Dataset
 
 FILES = ("agnews_tokens.npz", "agnews.npz", "agnews/agnews_tokens.npz")
@@ -35,7 +35,7 @@ def agnews(data_dir: str | Path | None = None, *, length: int = 64, words: int =
     for name, value in (("length", length), ("words", words)):
         if not 1 <= value < 2**24:  # up to where float32 counts
             raise ValueError(f"`{name}` must be at least 1 and below 2**24; got {value}. Use a value such as 64.")
-    path = found(data_dir, FILES)
+    path = existing(data_dir, FILES)
     arrays = stored(path, [f"{split}_{part}" for split in ("train", "test") for part in PARTS])
     (x_train, y_train), (x_test, y_test) = (_rows(path, arrays, split, length, words) for split in ("train", "test"))
     return checked(Dataset("agnews", x_train, y_train, x_test, y_test, classes=4))

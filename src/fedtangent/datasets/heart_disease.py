@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedtangent.datasets._check import checked
-from fedtangent.datasets._files import found
+from fedtangent.datasets._files import existing
 from fedtangent.shard import Dataset
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")  # sites 0 to 3
@@ -39,10 +39,10 @@ def heart_disease(data_dir: str | Path | None = None) -> Dataset:
     from sklearn.model_selection import train_test_split  # slow to import
 
     first = f"processed.{HOSPITALS[0]}.data"
-    folder = found(data_dir, (first, f"heart_disease/{first}")).parent
+    folder = existing(data_dir, (first, f"heart_disease/{first}")).parent
     train, test, sites = [], [], []
     for site, hospital in enumerate(HOSPITALS):
-        rows = _patients(found(folder, (f"processed.{hospital}.data",)))
+        rows = _patients(existing(folder, (f"processed.{hospital}.data",)))
         by = rows[:, -1] if all((rows[:, -1] == label).sum() > 2 for label in (0, 1)) else None
         cut = train_test_split(
             rows, train_size=TRAIN_SHARE, test_size=1 - TRAIN_SHARE, random_state=SPLIT_SEED, stratify=by

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import batch_norm, dropout, forward, losses, trees
+from fedtangent import forward, trees
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Graph, Method, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.federation.engine import out_of_memory
-from fedtangent.losses import Loss
 from fedtangent.module_state import borrowed, copied
 from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count
-from fedtangent.task import Augmentation, Task
+from fedtangent.training import batch_norm, dropout, losses
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Augmentation, Task
 
 
 def generator(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:

@@ -25,7 +25,7 @@ from fedtangent.shard import at
 _TENSOR = 512  # bytes of a tensor beside its numbers: its object, its description and its storage's
 
 
-class Plan(NamedTuple):
+class Needs(NamedTuple):
     """What a run will need.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     seconds: float
 
 
-def dry_run(built: Setup) -> Plan:
+def dry_run(built: Setup) -> Needs:
     """What the experiment will need; it takes as long as a few chunks of nodes in each round that is played.
 
     Where all shards differ it takes as long as the rounds themselves.
@@ -83,7 +83,7 @@ def dry_run(built: Setup) -> Plan:
     evaluation = time.perf_counter() - begin + engine.saved + _evaluation(built)
     states = (3 if built.method.traits.neighbours else 2) * sum(map(_held, held(state)))
     kept = _bytes([*built.data, built.x_test, built.y_test]) + states
-    return Plan(
+    return Needs(
         sent[0],
         sum(again) // max(1, len(again)),
         _total(sent, once, asked.rounds),

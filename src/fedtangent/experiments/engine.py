@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedtangent import catalog, solvers, trees
+from fedtangent import catalog, trees
 from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps.step import linearize, score
-from fedtangent.task import Task, Weights
+from fedtangent.tangent_steps.step import linearised_rows, score
+from fedtangent.training import solvers
+from fedtangent.training.task import Task, Weights
 
 LARGE = 2**21  # bytes of a node's work in the tangent space from which its products take longer than calling them
 MANY = 32  # nodes from which calling small products for all at once pays
@@ -129,7 +130,7 @@ def _gradient(task: Task, w: Weights, data: Shard, batches: solvers.Batches) -> 
 
 def _linearized(task: Task, w: Weights, data: Shard, _: solvers.Batches) -> Any:
     tries = trees.map(lambda part: torch.stack([part, part]), w)
-    return linearize(task, w, data), score(task, tries, data)
+    return linearised_rows(task, w, data), score(task, tries, data)
 
 
 def _budget(experiment: Experiment, device: torch.device) -> dict[str, int]:

@@ -6,9 +6,9 @@ import torch
 
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Each, Fleet
-from fedtangent.losses import cross_entropy
 from fedtangent.shard import at
-from fedtangent.task import Weights
+from fedtangent.training.losses import cross_entropy
+from fedtangent.training.task import Weights
 
 BATCH = 256  # rows of the test set at once: with more, a ResNet-8 takes half as long again on a CPU
 

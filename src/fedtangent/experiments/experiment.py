@@ -13,9 +13,9 @@ from fedtangent import catalog
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
 from fedtangent.federation import Channel, Graph, Method
-from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, Partition
-from fedtangent.task import Augmentation
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Augmentation
 
 
 class Part(NamedTuple):

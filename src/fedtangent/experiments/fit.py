@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedtangent import dropout, forward, passes, trees
+from fedtangent import forward, passes, trees
 from fedtangent.experiments.build import shape, short
-from fedtangent.losses import Loss
 from fedtangent.shard import Dataset, at, channels_last, count
-from fedtangent.task import Task, Weights, training
+from fedtangent.training import dropout
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Task, Weights, training
 
 ROWS = 4  # that are passed through the model
 MOST = 16  # classes that the loss is tried on, two rows each; rows of a regression

@@ -17,7 +17,7 @@ from fedtangent.experiments.options import resolved
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.tensor_file import Tensors, reason
 from fedtangent.module_state import cast, unchanged
-from fedtangent.task import Weights
+from fedtangent.training.task import Weights
 
 NAME = "model.safetensors"
 

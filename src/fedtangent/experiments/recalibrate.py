@@ -2,11 +2,12 @@
 
 from functools import partial
 
-from fedtangent import batch_norm, trees
+from fedtangent import trees
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Each, Fleet
 from fedtangent.shard import Shard, at
-from fedtangent.task import Task, Weights
+from fedtangent.training import batch_norm
+from fedtangent.training.task import Task, Weights
 
 ROWS = 64  # of a client at once: these normalise each other on the way to the next layer, as a batch does in training
 

@@ -22,7 +22,7 @@ from fedtangent.federation import SERVER, Central, Each, Fleet, Ledger, Wire
 from fedtangent.federation.looking import collected, seen
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard
-from fedtangent.task import Weights
+from fedtangent.training.task import Weights
 
 T = TypeVar("T")
 

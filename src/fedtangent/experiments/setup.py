@@ -36,10 +36,10 @@ from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.federation import SERVER, Coding, Each, Engine, Fleet, Graph, Method, Transport, Wire
 from fedtangent.federation.values import held
-from fedtangent.losses import weighted
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
-from fedtangent.task import Task
+from fedtangent.training.losses import weighted
+from fedtangent.training.task import Task
 from fedtangent.transports.memory import memory
 
 OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour

@@ -18,8 +18,8 @@ from fedtangent import catalog
 from fedtangent.experiments.build import named
 from fedtangent.experiments.chain import links
 from fedtangent.experiments.experiment import PARTS, Experiment, factory
-from fedtangent.losses import Loss
-from fedtangent.task import Augmentation
+from fedtangent.training.losses import Loss
+from fedtangent.training.task import Augmentation
 
 Source = dict[str, str]
 

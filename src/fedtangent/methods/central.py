@@ -6,10 +6,11 @@ round:  w <- SGD(w; data)                           E epochs of step eta
 
 from typing import Any, NamedTuple
 
-from fedtangent import shard, solvers, trees
+from fedtangent import shard, trees
 from fedtangent.federation import Central, Each, Fleet, Method
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 
 class State(NamedTuple):

@@ -10,10 +10,10 @@ Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algori
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent import solvers
 from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 
 class State(NamedTuple):

@@ -12,10 +12,10 @@ Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent import solvers
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 
 class State(NamedTuple):

@@ -15,11 +15,12 @@ Algorithm 1. arXiv 2111.04263. The model that is scored is the server's w, from 
 
 from typing import Any, NamedTuple
 
-from fedtangent import solvers, trees
+from fedtangent import trees
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
-from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
+from fedtangent.training.solvers import Batches
 
 
 class State(NamedTuple):

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import labels, trees
+from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
@@ -34,6 +34,7 @@ from fedtangent.tangent_steps.kfac import Moments
 from fedtangent.tangent_steps.span import Curvature, Span, candidates
 from fedtangent.tangent_steps.step import Score, choose, held_out, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
+from fedtangent.training import labels
 
 
 class State(NamedTuple):

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fedtangent import solvers, trees
+from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants, rows
 from fedtangent.shard import Shard
-from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
+from fedtangent.training.solvers import Batches
 
 
 class State(NamedTuple):

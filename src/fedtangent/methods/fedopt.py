@@ -23,10 +23,11 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from fedtangent import solvers, trees
+from fedtangent import trees
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 # v after a move d, by optimizer; momentum has none
 SECOND: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {

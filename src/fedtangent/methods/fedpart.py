@@ -24,9 +24,9 @@ from torch import Tensor
 
 from fedtangent import catalog
 from fedtangent.federation import Central, Each, Fleet, Method, Schedule
-from fedtangent.groups import chosen, found
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding
+from fedtangent.training.groups import chosen, layer_groups
 
 Order = Literal["sequential", "reverse", "random", "drawn"]
 
@@ -77,7 +77,7 @@ def fedpart(
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}; got {value}. Give a number of rounds.")
     build = host or catalog.load("methods", "fedavg")
-    parts, everything = found(task) if groups is None else chosen(task, groups), tuple(task.w_0)
+    parts, everything = layer_groups(task) if groups is None else chosen(task, groups), tuple(task.w_0)
     whole = build(task)
     if not whole.traits.averages or whole.name == "fedpart":
         raise ValueError(

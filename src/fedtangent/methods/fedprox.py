@@ -12,10 +12,11 @@ Algorithm 2. arXiv 1812.06127. Clients are drawn evenly and weighted by their ro
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent import solvers, trees
+from fedtangent import trees
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 
 class State(NamedTuple):

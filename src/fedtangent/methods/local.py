@@ -7,10 +7,10 @@ at last  w   <- 1/K sum_k w_k                       for the record only
 
 from typing import Any, NamedTuple
 
-from fedtangent import solvers
 from fedtangent.federation import Central, Each, Fleet, Method, Traits, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 
 class State(NamedTuple):

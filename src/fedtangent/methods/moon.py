@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
-from fedtangent import dropout, solvers
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import dropout, solvers
 
 
 class State(NamedTuple):

@@ -30,7 +30,6 @@ from fedtangent.tangent_steps.step import (
     choose,
     coded_bytes,
     held_out,
-    linearize,
     mean_loss,
     nothing_found,
     score,
@@ -99,7 +98,7 @@ def ntkdfl(
             w_k = fleet.map(
                 lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k, "displacements")
             )
-        linear = partial(written_out if exchange == "jacobian" and fleet.codes("factors") else linearize, task)
+        linear = partial(written_out if exchange == "jacobian" and fleet.codes("factors") else linearised_rows, task)
         rows_k = fleet.ask(linear, w_k, fit_k, bill=answer, message="factors")
 
         def evolved(w: Weights, data: Shard, inbox: Inbox) -> Tries:

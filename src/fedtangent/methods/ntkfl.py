@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import labels, shard, trees
+from fedtangent import shard, trees
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import (
@@ -40,7 +40,6 @@ from fedtangent.tangent_steps.step import (
     choose,
     coded_bytes,
     held_out,
-    linearize,
     mean_loss,
     nothing_found,
     score,
@@ -48,6 +47,7 @@ from fedtangent.tangent_steps.step import (
     written_out,
 )
 from fedtangent.task import Task, Weights
+from fedtangent.training import labels
 
 
 class State(NamedTuple):
@@ -109,7 +109,7 @@ def ntkfl(
         if subsample < 1:
             held_k = clients.draw(part, held_k, purpose="subsample")
             fit_k = held_k if selection != "held-out" else clients.draw(part, fit_k, purpose="subsample")
-        linear = partial(written_out if exchange == "jacobian" and clients.codes("factors") else linearize, task)
+        linear = partial(written_out if exchange == "jacobian" and clients.codes("factors") else linearised_rows, task)
         w = clients.as_sent(state.w, "weights")
         rows = clients.gather(clients.map(linear, clients.broadcast(w), fit_k), payload, "factors")
         if shuffle:

@@ -11,10 +11,11 @@ NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), whose messages tell as much as th
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent import shard, solvers
+from fedtangent import shard
 from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
 
 
 class State(NamedTuple):

@@ -16,11 +16,12 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent import solvers, trees
+from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants, rows
 from fedtangent.shard import Shard
-from fedtangent.solvers import Batches
 from fedtangent.task import Task, Weights
+from fedtangent.training import solvers
+from fedtangent.training.solvers import Batches
 
 
 class State(NamedTuple):

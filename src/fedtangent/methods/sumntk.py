@@ -28,12 +28,12 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
-from fedtangent.losses import squared
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, primal
-from fedtangent.tangent_steps.primal import Evolution, Features, Sums
+from fedtangent.tangent_steps.primal import Features, PrimalFlow, Sums
 from fedtangent.tangent_steps.step import Score, Step, choose, countable, nothing_found, score, summed_loss
 from fedtangent.task import Task, Weights
+from fedtangent.training.losses import squared
 
 # What `columns` is where nobody says: a message below 1 MB for 784-100-10.
 _COLUMNS = 32
@@ -77,7 +77,7 @@ def sumntk(
     """
     cohort = participants(participation)
     step = Step("trace", "flow", tuple(times), lr)
-    evolution = Evolution(task.loss, tuple(lr * time for time in step.times), _knots(task, sums))
+    evolution = PrimalFlow(task.loss, tuple(lr * time for time in step.times), _knots(task, sums))
     _check_columns(columns)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
@@ -138,7 +138,7 @@ def sumntk(
 
 def _evolved(
     clients: Fleet,
-    evolution: Evolution,
+    evolution: PrimalFlow,
     total: Central[Sums],
     slope_of: Callable[[Tensor, Features], Tensor],
     features_k: Each[Features],

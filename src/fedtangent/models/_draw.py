@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedtangent.batch_norm import BatchNorm
 from fedtangent.models._dense import features
 from fedtangent.shard import channels_last
+from fedtangent.training.batch_norm import BatchNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 

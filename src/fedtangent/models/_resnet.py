@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from fedtangent.batch_norm import BatchNorm
 from fedtangent.models._draw import drawn, image
+from fedtangent.training.batch_norm import BatchNorm
 
 Norm = Literal["group", "batch"]
 NORMS: dict[str, Callable[[int], nn.Module]] = {

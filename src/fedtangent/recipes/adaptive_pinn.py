@@ -82,19 +82,19 @@ def trained(
 
 def balanced(problem: Poisson, theta: Array) -> Weighted:
     """The weights of the boundary's loss and the residual's, from the kernel's traces at theta."""
-    found = pinn.weights(problem.network(theta), problem.terms)
-    return found["u"], found["r"]
+    by_term = pinn.weights(problem.network(theta), problem.terms)
+    return by_term["u"], by_term["r"]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Equal and adaptive weights: the relative error at the last step over the seeds, and the paper's."""
-    found = []
+    summary_rows = []
     for weights, own in _curves(rows).items():
         last = max(row["step"] for row in own)
         ends = [row for row in own if row["step"] == last]
         errors = [row["relative_error"] for row in ends]
         same = last == 40_000 and ends[0]["width"] == 100
-        found.append(
+        summary_rows.append(
             {
                 "weights": weights,
                 "seeds": len(ends),
@@ -105,7 +105,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "weight_r": float(np.mean([row["weight_r"] for row in ends])),
             }
         )
-    return found
+    return summary_rows
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:

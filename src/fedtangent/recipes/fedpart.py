@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedtangent import catalog, groups
+from fedtangent import catalog
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from fedtangent.methods.fedpart import Order, scheduled
 from fedtangent.reports import partial_bill
+from fedtangent.training import groups
 
 Kind = Literal["hosts", "warm_up", "order"]
 Row = dict[str, Any]
@@ -161,14 +162,14 @@ def fedpart(
         common |= {"augment": "images", "augment_options": {"degrees": 15.0}}
     local = {"epochs": epochs, "batch": batch, "lr": lr, "optimizer": optimizer}
     mu = {"fedprox": {"mu": fedprox_mu}, "moon": {"mu": moon_mu}}
-    visits = rounds_per_group * len(groups.found(setup(Experiment(method="fedavg", rounds=1, **common)).task))
+    visits = rounds_per_group * len(groups.layer_groups(setup(Experiment(method="fedavg", rounds=1, **common)).task))
     for own, column in product(range(seed, seed + seeds), chosen):
         common |= {"seed": own, "rounds": column.rounds(visits, cycles)}
         key = {"table": table, "column": column.name, "seed": own}
         there = {row["round"] for row in done if key.items() <= row.items()}
         if common["rounds"] not in there:
-            found = run(_experiment(column, local | mu.get(column.host, {}), rounds_per_group, common))
-            measured = _measured(column, found, visits, rounds_per_group, epochs * rows)
+            result = run(_experiment(column, local | mu.get(column.host, {}), rounds_per_group, common))
+            measured = _measured(column, result, visits, rounds_per_group, epochs * rows)
             yield from (key | row for row in measured if row["round"] not in there)
 
 
@@ -211,15 +212,15 @@ def _experiment(column: Column, local: dict[str, Any], rounds_per_group: int, co
     return Experiment(method="fedpart", options=schedule, host=column.host, host_options=local, **common)
 
 
-def _measured(column: Column, found: Result, visits: int, rounds_per_group: int, samples: int) -> Iterator[Row]:
+def _measured(column: Column, result: Result, visits: int, rounds_per_group: int, samples: int) -> Iterator[Row]:
     """A row a round: what it reached, and all that it took up to there; `samples` are a client's in a round."""
-    parameters, forward = found.manifest["parameters"], found.manifest["forward_multiply_adds"]
-    clients = len(found.manifest["rows"])
+    parameters, forward = result.manifest["parameters"], result.manifest["forward_multiply_adds"]
+    clients = len(result.manifest["rows"])
     count, schedule = visits // rounds_per_group, (column.warm_up, rounds_per_group, column.once)
-    partial = [column.partial and scheduled(e["round"], count, *schedule)[1] is not None for e in found.rounds]
-    sent = accumulate(entry.get("trained_parameters", parameters) for entry in found.rounds)
+    partial = [column.partial and scheduled(e["round"], count, *schedule)[1] is not None for e in result.rounds]
+    sent = accumulate(entry.get("trained_parameters", parameters) for entry in result.rounds)
     steps = accumulate(Fraction(2, 3) if part else Fraction(1) for part in partial)  # in full ones
-    for entry, numbers, passed in zip(found.rounds, sent, steps, strict=True):
+    for entry, numbers, passed in zip(result.rounds, sent, steps, strict=True):
         yield {
             "round": entry["round"],
             "cycle": column.cycle(entry["round"], visits),
@@ -238,13 +239,13 @@ def table(rows: Sequence[Row]) -> list[Row]:
     Where full rounds come before the first cycle only, `before` is the best accuracy in them. Bytes are all clients',
     TMAC 1e12 multiply-adds of one.
     """
-    found = []
+    summary_rows = []
     for name, runs in _runs(rows).items():
         for cycle in sorted({row["cycle"] for row in runs[0]} - {0}):
             until = [[row for row in run if row["cycle"] <= cycle] for run in runs]
             best = [_best(run) for run in until]
             ends = [run[-1] for run in until]
-            found.append(
+            summary_rows.append(
                 {
                     "column": name,
                     "cycle": cycle,
@@ -259,7 +260,7 @@ def table(rows: Sequence[Row]) -> list[Row]:
                     "paper TMAC": _mean([row["paper_multiply_adds"] for row in ends]) / 1e12,
                 }
             )
-    return found
+    return summary_rows
 
 
 def _before(rows: Sequence[Row], runs: Sequence[Sequence[Row]]) -> Row:
@@ -280,9 +281,9 @@ def figure(rows: Sequence[Row]) -> Figure:
     drawn = Figure(figsize=(15.6, 4.8), layout="constrained")
     panels = drawn.subplots(1, 3, sharey=True)
     places = {"round": 1.0, "uplink_bytes": 1e9, "multiply_adds": 1e12}
-    found = _runs(rows)
-    colours = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(map(_colour, found)))}
-    for name, runs in found.items():
+    by_column = _runs(rows)
+    colours = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(map(_colour, by_column)))}
+    for name, runs in by_column.items():
         best = np.mean([np.maximum.accumulate([row["accuracy"] for row in run]) for run in runs], 0)
         ends = [i for i, row in enumerate(runs[0]) if i + 1 == len(runs[0]) or runs[0][i + 1]["cycle"] > row["cycle"]]
         look = {"color": colours[_colour(name)], "linestyle": "--" if name.endswith("full") else "-"}
@@ -307,10 +308,12 @@ def _colour(name: str) -> str:
 
 def _runs(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
     """The rounds of every run, by column; a run is a seed."""
-    found: dict[str, dict[int, list[Row]]] = {}
+    by_column: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
-        found.setdefault(row["column"], {}).setdefault(row["seed"], []).append(row)
-    return {name: [sorted(run, key=lambda row: row["round"]) for run in runs.values()] for name, runs in found.items()}
+        by_column.setdefault(row["column"], {}).setdefault(row["seed"], []).append(row)
+    return {
+        name: [sorted(run, key=lambda row: row["round"]) for run in runs.values()] for name, runs in by_column.items()
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

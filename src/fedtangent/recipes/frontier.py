@@ -21,6 +21,7 @@ STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
 # CPU the tangent methods are fastest node by node.
 TANGENT = {"engine": "sequential"}
 LOCAL = {"epochs": 20, "batch": 25, "lr": 0.1}  # as docs/results/tune_server.py found
+HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
 NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
@@ -41,7 +42,9 @@ COHORT: dict[str, dict[str, Any]] = {
         "method": "ntkfl",
         "exchange": "factors",
         "subsample": 0.3,
-        **{"channel": "quantize", "levels": 15, "messages": ("factors",)},
+        "channel": "quantize",
+        "levels": 15,
+        "messages": ("factors",),
         "shuffle": True,
         **TANGENT,
     },
@@ -54,7 +57,6 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     "NTK-DFL momentum": {**NTKDFL, "momentum": 0.8},
     "Pooled rows": {"method": "pooled", "epochs": 5},
 }
-HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
 VARIANTS = SERVER | COHORT | NEIGHBOURS
 PANELS = {"With a server": SERVER | COHORT, "Between neighbours": NEIGHBOURS}
 Row = dict[str, Any]
@@ -119,28 +121,28 @@ def frontier(
             settings["participation"] = participation
         if name in NEIGHBOURS:
             settings |= {"topology": "regular", "degree": degree}
-        found = run(experiment(**settings))
-        for entry in found.rounds:
+        result = run(experiment(**settings))
+        for entry in result.rounds:
             key = {"variant": name, "partition": Path(partition).name, "seed": own, "round": entry["round"]}
             if not any(key.items() <= row.items() for row in done):
                 yield key | {
                     "accuracy": entry["accuracy"],
                     "sent_bytes": entry["sent_bytes"],
-                    "exposure": found.manifest["exposure"],
-                    "nodes": len(found.manifest["rows"]),
+                    "exposure": result.manifest["exposure"],
+                    "nodes": len(result.manifest["rows"]),
                     "target": target,
                 }
 
 
 def table(rows: Sequence[Row]) -> list[Row]:
     """Every method: rounds and bytes a node to the target, and the accuracy at the end, over partitions and seeds."""
-    found = []
+    summary_rows = []
     for name, runs in _runs(rows).items():
         target, last = runs[0][0]["target"], [entries[-1]["accuracy"] for entries in runs]
         first = [next((entry for entry in entries if entry["accuracy"] >= target), None) for entries in runs]
         there = [entry for entry in first if entry is not None]
         reached = len(there) == len(runs)
-        found.append(
+        summary_rows.append(
             {
                 "method": name,
                 "exposure": runs[0][0]["exposure"],
@@ -151,7 +153,7 @@ def table(rows: Sequence[Row]) -> list[Row]:
                 "dev": float(np.std(last, ddof=1)) if len(last) > 1 else math.nan,
             }
         )
-    return found
+    return summary_rows
 
 
 def figure(rows: Sequence[Row]) -> Figure:
@@ -159,8 +161,8 @@ def figure(rows: Sequence[Row]) -> Figure:
 
     Solid lines are sums over a node's rows, dashed ones similarities, dotted ones what the rows can be read from.
     """
-    found = _runs(rows)
-    kinds = [(title, [name for name in names if name in found]) for title, names in PANELS.items()]
+    by_variant = _runs(rows)
+    kinds = [(title, [name for name in names if name in by_variant]) for title, names in PANELS.items()]
     kinds = [(title, names) for title, names in kinds if names]
     low, high = min(row["target"] for row in rows) - 0.1, max(row["accuracy"] for row in rows) + 0.01
     drawn = Figure(figsize=(13.6, 4.6 * len(kinds)), layout="constrained")
@@ -169,7 +171,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     ):
         by_rounds, by_bytes = axes
         for i, name in enumerate(names):
-            runs = found[name]
+            runs = by_variant[name]
             level = runs[0][0]["exposure"]
             style = {"color": f"C{i}", "linestyle": STYLES[level], "linewidth": 1.8}
             rounds = [entry["round"] for entry in runs[0]]
@@ -188,10 +190,10 @@ def figure(rows: Sequence[Row]) -> Figure:
 
 def _runs(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
     """The rounds of every run, by method; a run is a partition and a seed."""
-    found: dict[str, dict[Any, list[Row]]] = {}
+    by_variant: dict[str, dict[Any, list[Row]]] = {}
     for row in sorted(rows, key=lambda row: row["round"]):
-        found.setdefault(row["variant"], {}).setdefault((row["partition"], row["seed"]), []).append(row)
-    return {name: list(found[name].values()) for name in VARIANTS if name in found}
+        by_variant.setdefault(row["variant"], {}).setdefault((row["partition"], row["seed"]), []).append(row)
+    return {name: list(by_variant[name].values()) for name in VARIANTS if name in by_variant}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -119,12 +119,12 @@ WAYS: dict[tuple[str, str], Callable[[nn.Module, Tensor, Tensor], Work]] = {
 def seconds(work: Work, repeats: int) -> float:
     """The least time of some calls, after one that warms up."""
     work()
-    found = []
+    times = []
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begin)
-    return min(found)
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def peak_bytes(work: Work) -> int:
@@ -144,13 +144,13 @@ def _prepared(prepare: Callable[[nn.Module, Tensor, Tensor], Work], *given: Any)
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A width and a work a row: milliseconds and MiB of both ways, and their ratios."""
-    found = []
+    summary_rows = []
     for work, width in product(("kernel", "product"), sorted({row["width"] for row in rows})):
         both = {row["way"]: row for row in rows if (row["work"], row["width"]) == (work, width)}
         if len(both) < 2:
             continue
         explicit, ours = both["explicit"], both["factorised"]
-        found.append(
+        summary_rows.append(
             {
                 "work": work,
                 "width": width,
@@ -162,7 +162,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "smaller": explicit["peak_bytes"] / ours["peak_bytes"],
             }
         )
-    return found
+    return summary_rows
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:

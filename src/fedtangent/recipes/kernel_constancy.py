@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.tangents import infinite, jacobian
+from fedtangent.training import losses
 
 HIDDEN, BETA, LR = 3, 0.1, 1.0
 GAMMAS = [i * math.pi / 8 for i in range(-8, 9)]
@@ -105,11 +106,11 @@ def moved(w: Weights, w_0: Weights) -> float:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A width a row: the kernel of x0 with itself over the initialisations, and what training did to it."""
-    found: list[dict[str, Any]] = []
+    summary_rows: list[dict[str, Any]] = []
     for width, per_init in _by_width(rows).items():
         own = [row for row in per_init if row["gamma"] == 0]
         start, end = (np.array([row[key] for row in own]) for key in ("kernel_start", "kernel_end"))
-        found.append(
+        summary_rows.append(
             {
                 "width": width,
                 "kernel": float(start.mean()),
@@ -122,7 +123,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         )
     limit = next(row["kernel_limit"] for row in rows if row["gamma"] == 0)
     infinite = {"width": "∞", "kernel": limit, "deviation": 0.0, "inflation": 1.0}
-    return [*found, {**infinite, "kernel_change": 0.0, "weight_change": 0.0}]
+    return [*summary_rows, {**infinite, "kernel_change": 0.0, "weight_change": 0.0}]
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -149,11 +150,11 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure:
             title=title, xlabel="angle of x", xticks=[-math.pi, 0, math.pi], xticklabels=["\N{MINUS SIGN}π", "0", "π"]
         )
     start.legend(loc="upper left", handlelength=1.2)
-    found = [row for row in table(rows) if row["width"] != "∞"]
+    finite = [row for row in table(rows) if row["width"] != "∞"]
     for colour, (key, label) in enumerate((("kernel_change", "kernel"), ("weight_change", "weights"))):
-        points = [row["width"] for row in found], [row[key] for row in found]
+        points = [row["width"] for row in finite], [row[key] for row in finite]
         change.plot(*points, color=f"C{colour}", marker="o", markersize=5, label=label)
-    widths = [row["width"] for row in found]
+    widths = [row["width"] for row in finite]
     change.set(xscale="log", yscale="log", title="Relative change in training", xlabel="width")
     change.set_xticks(widths, [str(width) for width in widths])
     change.set_xticks([], minor=True)
@@ -170,4 +171,4 @@ def _by_width(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]
 def _curve(rows: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """The mean and the deviation over the initialisations, at every angle."""
     values = [[row[key] for row in rows if row["gamma"] == gamma] for gamma in sorted({row["gamma"] for row in rows})]
-    return np.array([np.mean(its) for its in values]), np.array([np.std(its) for its in values])
+    return np.array([np.mean(draws) for draws in values]), np.array([np.std(draws) for draws in values])

@@ -14,15 +14,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fedtangent import catalog, solvers, trees
+from fedtangent import catalog, trees
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.federation import generator
-from fedtangent.groups import Groups, found
 from fedtangent.methods.fedpart import scheduled
 from fedtangent.shard import Shard
-from fedtangent.task import Task, Weights, training
+from fedtangent.training import solvers
+from fedtangent.training.groups import Groups, layer_groups
+from fedtangent.training.task import Task, Weights, training
 
 Optimizer = Literal["adam", "adam_kept", "sgd"]
 Row = dict[str, Any]
@@ -123,10 +124,10 @@ def layer_mismatch(
             f"and {sgd_lr}. Choose an optimizer and its step size."
         )
     draw = solvers.shuffled(epochs, batch)
-    its = catalog.load("datasets", dataset)(data_dir=data_dir)
-    chosen = {"dataset": its, "model": model, "partition": "iid_overlapping", "size": rows, "nodes": clients}
+    data = catalog.load("datasets", dataset)(data_dir=data_dir)
+    chosen = {"dataset": data, "model": model, "partition": "iid_overlapping", "size": rows, "nodes": clients}
     built = setup(experiment("fedavg", rounds=1, seed=seed, **chosen))
-    groups = found(built.task)
+    groups = layer_groups(built.task)
     turns = schedule(len(groups), warm_up, rounds_per_group, cycles)
     for optimizer, updates in product(optimizers, UPDATES):
         key = {"optimizer": optimizer, "updates": updates}
@@ -219,14 +220,14 @@ def _norms(what: str, tree: Weights, groups: Groups) -> dict[str, float]:
 
 def table(rows: Sequence[Row]) -> list[Row]:
     """Every optimizer and quantity, s by s: the spike ratios of both kinds of updates, and their deviation."""
-    found = []
+    summary_rows = []
     for (optimizer, quantity), pairs in _ratios(rows).items():
         for s in range(1, 1 + max(len(values[0]) for values in pairs.values())):
             row: Row = {"optimizer": optimizer, "norm": quantity, "s": s}
             for updates, values in pairs.items():
                 row |= {updates: float(values[:, s - 1].mean()), f"dev {updates}": _deviation(values[:, s - 1])}
-            found.append(row)
-    return found
+            summary_rows.append(row)
+    return summary_rows
 
 
 def spikes(course: Sequence[Sequence[Row]], quantity: str) -> list[list[float]]:
@@ -237,15 +238,15 @@ def spikes(course: Sequence[Sequence[Row]], quantity: str) -> list[list[float]]:
         quantity: One of QUANTITIES.
     """
     norm, grouped, visits, _ = QUANTITIES[quantity]
-    found = []
+    ratios = []
     for last, first in pairwise(course):
         group, after = last[0]["group"], first[0]["group"]
         if group and after and (group == after or not visits):
             key = f"{norm}_{group if grouped else 'all'}"
             ended, begun = [row[key] for row in last], [row[key] for row in first]
             most = min(MOST, len(ended))
-            found.append([_ratio(sum(begun[:s]), sum(ended[-s:])) for s in range(1, most + 1)])
-    return found
+            ratios.append([_ratio(sum(begun[:s]), sum(ended[-s:])) for s in range(1, most + 1)])
+    return ratios
 
 
 def _ratio(after: float, before: float) -> float:
@@ -254,22 +255,22 @@ def _ratio(after: float, before: float) -> float:
 
 def _ratios(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """By optimizer and quantity, then by updates: the mean ratio of each client over the averagings, (clients, s)."""
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    curves: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for (optimizer, updates), courses in _courses(rows).items():
         for quantity in QUANTITIES:
             values = [spikes(course, quantity) for course in courses]
             if values[0]:
-                found.setdefault((optimizer, quantity), {})[updates] = np.mean(values, 1)
-    return found
+                curves.setdefault((optimizer, quantity), {})[updates] = np.mean(values, 1)
+    return curves
 
 
 def _courses(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[list[Row]]]]:
     """By optimizer and updates: of every client, its steps by round."""
-    found: dict[tuple[str, str], dict[int, dict[int, list[Row]]]] = {}
+    courses: dict[tuple[str, str], dict[int, dict[int, list[Row]]]] = {}
     for row in rows:
-        run = found.setdefault((row["optimizer"], row["updates"]), {})
+        run = courses.setdefault((row["optimizer"], row["updates"]), {})
         run.setdefault(row["client"], {}).setdefault(row["round"], []).append(row)
-    return {run: [list(course.values()) for course in clients.values()] for run, clients in found.items()}
+    return {run: [list(course.values()) for course in clients.values()] for run, clients in courses.items()}
 
 
 def _deviation(values: np.ndarray) -> float:

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from fedtangent import catalog, losses, tangents, trees
-from fedtangent.losses import Loss
+from fedtangent import catalog, tangents, trees
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.shard import Dataset
+from fedtangent.training import losses
+from fedtangent.training.losses import Loss
 
 WEIGHT_STD, BIAS_STD = math.sqrt(2), 0.1
 CURVE = 25  # measurements after the first
@@ -73,16 +74,16 @@ def linearisation(
         )
     if not 0 < lr < math.inf:
         raise ValueError(f"`lr` must be positive and finite; got {lr}. Choose a step size.")
-    its = catalog.load("datasets", dataset)(data_dir=data_dir)
-    if loss == "cross_entropy" and not its.classes:
-        raise ValueError(f"`loss` must be squared for {its.name}, which has no classes; got {loss}. Choose that.")
-    its = its._replace(x_train=its.x_train[:samples], y_train=its.y_train[:samples])
+    data = catalog.load("datasets", dataset)(data_dir=data_dir)
+    if loss == "cross_entropy" and not data.classes:
+        raise ValueError(f"`loss` must be squared for {data.name}, which has no classes; got {loss}. Choose that.")
+    data = data._replace(x_train=data.x_train[:samples], y_train=data.y_train[:samples])
     for width, init in product(widths, range(inits)):
-        sizes = (its.x_train[0].numel(), *[width] * layers, its.classes or its.y_train.shape[1])
+        sizes = (data.x_train[0].numel(), *[width] * layers, data.classes or data.y_train.shape[1])
         model = NtkMlp(sizes, np.random.default_rng([seed, width, init]), WEIGHT_STD, BIAS_STD)
         there = {row["step"] for row in done if (row["width"], row["init"]) == (width, init)}
         if steps not in there:
-            rows = trained(model, its, losses.NAMES[loss], lr, steps, its.x_train[:probe])
+            rows = trained(model, data, losses.NAMES[loss], lr, steps, data.x_train[:probe])
             yield from ({"width": width, "init": init, **row} for row in rows if row["step"] not in there)
 
 
@@ -101,8 +102,8 @@ def trained(model: NtkMlp, data: Dataset, loss: Loss, lr: float, steps: int, pro
     for before, step in pairwise((0, 0, *measured)):
         w = descended(f, w, data, loss, lr, step - before)
         w_lin = descended(f_lin, w_lin, data, loss, lr, step - before)
-        found = f(w, data.x_test)
-        apart, come = (float((found - other).norm()) for other in (f_lin(w_lin, data.x_test), f_0))
+        f_w = f(w, data.x_test)
+        apart, come = (float((f_w - other).norm()) for other in (f_lin(w_lin, data.x_test), f_0))
         yield {
             "step": step,
             **scores("", f, w, data, loss),
@@ -123,21 +124,21 @@ def descended(f: Network, w: Weights, data: Dataset, loss: Loss, lr: float, step
 
 def scores(prefix: str, f: Network, w: Weights, data: Dataset, loss: Loss) -> dict[str, float]:
     """Loss and accuracy, NaN without classes, on the training and the test samples."""
-    found = {}
+    measures = {}
     for part, x, y in (("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)):
         outputs = f(w, x)
-        found[f"{prefix}{part}_loss"] = float(losses.mean(loss, outputs, y))
+        measures[f"{prefix}{part}_loss"] = float(losses.mean(loss, outputs, y))
         right = (outputs.argmax(1) == y).double().mean().item() if data.classes else math.nan
-        found[f"{prefix}{part}_accuracy"] = right
-    return found
+        measures[f"{prefix}{part}_accuracy"] = right
+    return measures
 
 
 def _check_stable(model: NtkMlp, data: Dataset, loss: Loss, lr: float) -> None:
     """A step above this bound may throw the first-order model apart."""
     assert loss.curvature is not None
-    found = tangents.spectrum(tangents.jacobian(model, data.x_train), 1)
-    outputs = found.size // len(data.x_train)
-    stable = found.stable_step / (outputs * loss.curvature(outputs))
+    spectrum = tangents.spectrum(tangents.jacobian(model, data.x_train), 1)
+    outputs = spectrum.size // len(data.x_train)
+    stable = spectrum.stable_step / (outputs * loss.curvature(outputs))
     if lr >= stable:
         raise ValueError(
             f"`lr` must be below the largest stable step, {stable:.2g} at width {model.weights[0].shape[0]}; got {lr}. "
@@ -147,13 +148,13 @@ def _check_stable(model: NtkMlp, data: Dataset, loss: Loss, lr: float) -> None:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A width a row: both models at the last step, means over the initialisations, and how many steps were followed."""
-    found = []
+    summary_rows = []
     for width, own in _by_width(rows).items():
         last = max(row["step"] for row in own)
         ends = [row for row in own if row["step"] == last]
         means = {key: float(np.mean([row[key] for row in ends])) for key in ends[0] if key not in ("width", "init")}
         runs = [[row for row in own if row["init"] == end["init"]] for end in ends]
-        found.append(
+        summary_rows.append(
             {
                 "width": width,
                 "accuracy": means["test_accuracy"],
@@ -164,7 +165,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "steps_followed": round(float(np.median([followed(run) for run in runs]))),
             }
         )
-    return found
+    return summary_rows
 
 
 def followed(rows: Sequence[dict[str, Any]]) -> int:

@@ -118,7 +118,7 @@ def _eigenvalues(kernel: pinn.Blocks, step: int) -> Iterator[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A width a row: medians and ranges over the seeds at the last step, and another implementation's."""
-    found = []
+    summary_rows = []
     for width, own in _by_width(rows).items():
         last = max(row["step"] for row in own)
         ends = [row for row in own if row["step"] == last]
@@ -130,8 +130,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             summary[key.replace("change", "elsewhere")] = reference
         for key in ("trace_ratio", "relative_error"):
             summary[key] = float(np.median([row[key] for row in ends]))
-        found.append(summary)
-    return found
+        summary_rows.append(summary)
+    return summary_rows
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Figure:

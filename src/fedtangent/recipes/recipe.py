@@ -48,7 +48,7 @@ class Recipe(NamedTuple):
         return any(parameter.kind in kinds for parameter in inspect.signature(self.measure).parameters.values())
 
 
-class Found(NamedTuple):
+class Outcome(NamedTuple):
     """What a recipe found.
 
     Attributes:
@@ -80,7 +80,7 @@ def load(name: str) -> Recipe:
 
 def run(
     recipe: Recipe, given: Mapping[str, Any], folder: Path, on_row: Callable[[Row], None] = lambda row: None
-) -> Found:
+) -> Outcome:
     """What the recipe finds with these options, recorded in the folder: manifest, rows, and the page of its figure.
 
     Rows that an earlier run has left there are kept: complete ones are only shown, others are gone on from where the
@@ -99,19 +99,19 @@ def run(
     with lock.held(folder):
         before = rows.there(folder, own) or {}
         complete = before.get("complete") is True
-        found = rows.read(folder) if before and (complete or recipe.resumes) else []
+        measured = rows.read(folder) if before and (complete or recipe.resumes) else []
         if not complete:
-            if found:
+            if measured:
                 same.check_versions(folder, before, own)
                 same.check_source(folder, recipe.name, before.get("source"), own["source"])
             try:
-                _measure(recipe, chosen, folder, own, found, on_row)
+                _measure(recipe, chosen, folder, own, measured, on_row)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_kept(recipe, folder)) from None
-        summary, told = recipe.table(found), own | before if complete else own
-        recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, told, found, summary, recipe.figure)
-        recipe_page.picture(folder / PICTURE, found, recipe.figure)
-    return Found(found, recipe_page.terminal(summary), not complete)
+        summary, told = recipe.table(measured), own | before if complete else own
+        recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, told, measured, summary, recipe.figure)
+        recipe_page.picture(folder / PICTURE, measured, recipe.figure)
+    return Outcome(measured, recipe_page.terminal(summary), not complete)
 
 
 def _measure(
@@ -119,22 +119,22 @@ def _measure(
     chosen: Mapping[str, Any],
     folder: Path,
     own: Mapping[str, Any],
-    found: list[Row],
+    measured: list[Row],
     on_row: Callable[[Row], None],
 ) -> None:
-    """Adds to `found`, and to the folder, the rows that are missing."""
+    """Adds to `measured`, and to the folder, the rows that are missing."""
     begun = False
-    for row in recipe.measure(*([list(found)] if recipe.resumes else []), **chosen):
+    for row in recipe.measure(*([list(measured)] if recipe.resumes else []), **chosen):
         rows.check(row, recipe.name)
         if not begun:  # not before: what the recipe refuses leaves no folder behind
-            rows.begin(folder, own, found)
+            rows.begin(folder, own, measured)
             begun = True
         rows.append(folder, row)
-        found.append(row)
+        measured.append(row)
         on_row(row)
-    if not found:
+    if not measured:
         raise ValueError(f"`{recipe.name}` must yield at least one row; got none. Choose options that measure.")
-    rows.begin(folder, {**own, "complete": True}, found)
+    rows.begin(folder, {**own, "complete": True}, measured)
 
 
 def _kept(recipe: Recipe, folder: Path) -> str:

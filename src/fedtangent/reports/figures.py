@@ -56,11 +56,11 @@ class Look(NamedTuple):
         return svg.swatch(self.colour, self.marker, self.reference)
 
 
-def looks(found: Sequence[Group]) -> list[Look]:
+def looks(compared: Sequence[Group]) -> list[Look]:
     """One look a group, the same in every figure: grey for the methods that send nothing."""
     senders = silent = 0
     chosen = []
-    for group in found:
+    for group in compared:
         if group.sends:
             chosen.append(Look(svg.curve(senders), svg.marker(senders), False))
         else:
@@ -69,12 +69,12 @@ def looks(found: Sequence[Group]) -> list[Look]:
     return chosen
 
 
-def names_fit(found: Sequence[Group]) -> bool:
+def names_fit(compared: Sequence[Group]) -> bool:
     """Whether each curve can carry its name at its end."""
-    return len(found) <= _MOST_NAMES and all(len(group.label) <= _LONGEST_NAME for group in found)
+    return len(compared) <= _MOST_NAMES and all(len(group.label) <= _LONGEST_NAME for group in compared)
 
 
-def curves(found: Sequence[Group], kind: Measure, target: float | None, against: Against) -> str:
+def curves(compared: Sequence[Group], kind: Measure, target: float | None, against: Against) -> str:
     """The figure as inline SVG: the mean over seeds as a line, its deviation as a band, the nodes' own mean dashed.
 
     On the axis of bytes a method that does not send round after round is a horizontal line at its last value.
@@ -84,11 +84,11 @@ def curves(found: Sequence[Group], kind: Measure, target: float | None, against:
         axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
         drawn = [
             (group.label, look.colour, _draw(axes, group, kind, against, look))
-            for group, look in zip(found, looks(found), strict=True)
+            for group, look in zip(compared, looks(compared), strict=True)
             if any(record.rounds for record in group.records)
         ]
-        _scales(axes, kind, against, [group for group in found if group.sends], target)
-        ends = [(label, colour, end) for label, colour, end in drawn if end is not None and names_fit(found)]
+        _scales(axes, kind, against, [group for group in compared if group.sends], target)
+        ends = [(label, colour, end) for label, colour, end in drawn if end is not None and names_fit(compared)]
         right = 14 + max((_LETTER * len(label) for label, *_ in ends), default=0)
         axes.set_position(
             (
@@ -99,7 +99,7 @@ def curves(found: Sequence[Group], kind: Measure, target: float | None, against:
             )
         )
         _name(figure, axes, ends, target)
-        return svg.inline(figure, f"curve-{against.replace('_', '-')}", _description(found, kind, against))
+        return svg.inline(figure, f"curve-{against.replace('_', '-')}", _description(compared, kind, against))
 
 
 def _draw(axes: Axes, group: Group, kind: Measure, against: Against, look: Look) -> tuple[float, float] | None:
@@ -230,11 +230,11 @@ def spaced(ends: Sequence[End], low: float, high: float) -> list[End]:
     return [end._replace(y=cast(float, y[i])) for i, end in enumerate(ends)]
 
 
-def _description(found: Sequence[Group], kind: Measure, against: Against) -> str:
+def _description(compared: Sequence[Group], kind: Measure, against: Against) -> str:
     parts = []
-    for group in found:
+    for group in compared:
         last, sent = statistics.final(group, kind), statistics.final(group, "sent_bytes")
-        if last.found:
+        if last.measured:
             rounds = max(len(record.rounds) for record in group.records)
             cost = f"after {rounds} rounds" if against == "round" else f"having sent {statistics.bytes_text(sent.mean)}"
             parts.append(f"{group.label} ends at {statistics.number_text(last.mean, kind)} {cost}")

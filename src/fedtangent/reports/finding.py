@@ -11,16 +11,16 @@ from fedtangent.reports.table import target_text
 _NAMED = 4
 
 
-def finding(found: Sequence[Group], kind: Measure, target: float | None) -> str:
+def finding(compared: Sequence[Group], kind: Measure, target: float | None) -> str:
     """The sentence: who reaches the target in how many rounds and at what price, or who comes closest to it."""
-    rivals = [group for group in found if group.sends] or list(found)
+    rivals = [group for group in compared if group.sends] or list(compared)
     if not any(record.rounds for group in rivals for record in group.records):
         return "No round has been finished yet."
     if target is None:
         return _capital(f"{_closest(rivals, kind)}.")
     reach = {group.label: statistics.rounds_until(group, target) for group in rivals}
     there = sorted(
-        (group for group in rivals if reach[group.label].found),
+        (group for group in rivals if reach[group.label].measured),
         key=lambda group: (reach[group.label].mean, statistics.bytes_until(group, target).mean),
     )
     sure = [group for group in there if reach[group.label].complete]
@@ -33,7 +33,7 @@ def finding(found: Sequence[Group], kind: Measure, target: float | None) -> str:
     sentence = ", ".join(clauses)
     if len(others) >= _NAMED:
         sentence += f", and {len(others) - _NAMED + 1} more later"
-    late = [group for group in rivals if not reach[group.label].found]
+    late = [group for group in rivals if not reach[group.label].measured]
     if late:
         sentence += f"; {_listed([group.label for group in late[:_NAMED]])} {'does' if len(late) == 1 else 'do'} not"
     return f"{sentence}{_price(first, others, target)}."
@@ -50,7 +50,7 @@ def _nobody(rivals: Sequence[Group]) -> str:
 def _closest(rivals: Sequence[Group], kind: Measure) -> str:
     sign = -1 if kind == "accuracy" else 1
     ranked = [(statistics.best(group, kind), group.label) for group in rivals]
-    spreads = sorted(((spread, label) for spread, label in ranked if spread.found), key=lambda x: sign * x[0].mean)
+    spreads = sorted(((spread, label) for spread, label in ranked if spread.measured), key=lambda x: sign * x[0].mean)
     if not spreads:
         return f"no run has a finite {kind}"
     (top, label), *rest = spreads
@@ -63,7 +63,7 @@ def _rounds(group: Group, target: float, unit: bool = True) -> str:
     spread = statistics.rounds_until(group, target)
     count = statistics.count_text(spread.mean)
     text = f"{count} round{'' if count == '1' else 's'}" if unit else count
-    return text if spread.complete else f"{text} (with {spread.found} of {spread.runs} seeds)"
+    return text if spread.complete else f"{text} (with {spread.measured} of {spread.runs} seeds)"
 
 
 def _price(first: Group, others: Sequence[Group], target: float) -> str:

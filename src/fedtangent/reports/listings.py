@@ -54,12 +54,12 @@ def plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def csv(found: Sequence[Group]) -> str:
+def csv(compared: Sequence[Group]) -> str:
     """Every round of every run as a link's address that holds the CSV file itself."""
     file = io.StringIO()
     writer = comma_separated.writer(file, lineterminator="\n")
     writer.writerow(["run", "seed", *_COLUMNS])
-    for group in found:
+    for group in compared:
         for record in group.records:
             # A table calculator runs a cell that begins so.
             start = [f"'{group.label}" if group.label[0] in "=+-@" else group.label, record.experiment.get("seed")]
@@ -67,12 +67,12 @@ def csv(found: Sequence[Group]) -> str:
     return f"data:text/csv;base64,{base64.b64encode(file.getvalue().encode()).decode()}"
 
 
-def data(found: Sequence[Group]) -> str:
+def data(compared: Sequence[Group]) -> str:
     """Every round of every run as tables, one a group, folded away; only a remark when they would be too long."""
-    count = sum(len(record.rounds) for group in found for record in group.records)
+    count = sum(len(record.rounds) for group in compared for record in group.records)
     if count > _LISTED_ROUNDS:
         return f'<p class="note">The {count:,} rounds are too many to list here; the CSV file has them all.</p>'
-    return "\n".join(_rounds(group) for group in found)
+    return "\n".join(_rounds(group) for group in compared)
 
 
 def _rounds(group: Group) -> str:

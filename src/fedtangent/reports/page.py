@@ -25,26 +25,26 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
     Raises:
         ValueError: A target that is no accuracy, or records that cannot be compared.
     """
-    found = groups(records)
+    compared = groups(records)
     kind = measure(records)
-    target = statistics.common_target(found, kind) if target is None else table.checked_target(target, kind)
-    keys = [look.key for look in figures.looks(found)]
+    target = statistics.common_target(compared, kind) if target is None else table.checked_target(target, kind)
+    keys = [look.key for look in figures.looks(compared)]
     return Template(_asset("page.html")).substitute(
-        title=escape(_title(found)),
+        title=escape(_title(compared)),
         css=_asset("page.css").strip(),
-        finding=escape(finding(found, kind, target)),
-        setting=escape(_setting(found)),
-        table=table.html(found, kind, target, keys),
-        notes="".join(f'<p class="note">{escape(note)}</p>' for note in table.notes(found)),
+        finding=escape(finding(compared, kind, target)),
+        setting=escape(_setting(compared)),
+        table=table.html(compared, kind, target, keys),
+        notes="".join(f'<p class="note">{escape(note)}</p>' for note in table.notes(compared)),
         heading="Accuracy" if kind == "accuracy" else "Loss",
-        legend=escape(_legend(found, kind)),
-        names=_names(found, keys),
-        curves=_curves(found, kind, target),
-        nodes=_nodes(found),
-        exposure="\n".join(listings.exposure(group) for group in found),
-        settings="\n".join(listings.settings(group) for group in found),
-        csv=listings.csv(found),
-        data=listings.data(found),
+        legend=escape(_legend(compared, kind)),
+        names=_names(compared, keys),
+        curves=_curves(compared, kind, target),
+        nodes=_nodes(compared),
+        exposure="\n".join(listings.exposure(group) for group in compared),
+        settings="\n".join(listings.settings(group) for group in compared),
+        csv=listings.csv(compared),
+        data=listings.data(compared),
     )
 
 
@@ -103,75 +103,80 @@ def _asset(name: str) -> str:
     return resources.files("fedtangent.reports").joinpath(name).read_text(encoding="utf-8")
 
 
-def _title(found: Sequence[Group]) -> str:
-    data = _shared(found, "dataset") or "several data sets"
-    count = _shared(found, "nodes")
-    methods = list(dict.fromkeys(group.experiment["method"] for group in found))
+def _title(compared: Sequence[Group]) -> str:
+    data = _shared(compared, "dataset") or "several data sets"
+    count = _shared(compared, "nodes")
+    methods = list(dict.fromkeys(group.experiment["method"] for group in compared))
     names = " and ".join([", ".join(methods[:-1]), methods[-1]] if len(methods) > 1 else methods)
     return f"{names} on {data}" + (f", {count} nodes" if count else "")
 
 
-def _setting(found: Sequence[Group]) -> str:
+def _setting(compared: Sequence[Group]) -> str:
     parts = []
     for key in ("partition", "topology", "model"):
-        name, options = _shared(found, key), _shared(found, f"{key}_options")
+        name, options = _shared(compared, key), _shared(compared, f"{key}_options")
         if name:
             more = " ".join(f"{option}={listings.plain(value)}" for option, value in (options or {}).items())
             parts.append(f"{key} {listings.plain(name)}" + (f" ({more})" if more else ""))
     seeds = sorted(
-        {str(record.experiment["seed"]) for group in found for record in group.records if "seed" in record.experiment}
+        {
+            str(record.experiment["seed"])
+            for group in compared
+            for record in group.records
+            if "seed" in record.experiment
+        }
     )
     parts += [f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"] if seeds else []
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def _shared(found: Sequence[Group], key: str) -> Any:
+def _shared(compared: Sequence[Group], key: str) -> Any:
     """The value that all groups which have one agree on, or None."""
-    values = [group.experiment[key] for group in found if group.experiment.get(key)]
+    values = [group.experiment[key] for group in compared if group.experiment.get(key)]
     return values[0] if values and all(value == values[0] for value in values) else None
 
 
-def _legend(found: Sequence[Group], kind: Measure) -> str:
+def _legend(compared: Sequence[Group], kind: Measure) -> str:
     what = "its accuracy on the test set" if kind == "accuracy" else "its loss on the test set"
     lines = [f"Solid: the aggregated model, {what}."]
     if kind == "accuracy":
         lines.append("Dashed: the mean over the nodes' own models.")
-    if any(len(group.records) > 1 for group in found):
+    if any(len(group.records) > 1 for group in compared):
         lines.append("Band: one standard deviation over the seeds.")
     return " ".join(lines)
 
 
-def _names(found: Sequence[Group], keys: Sequence[str]) -> str:
-    if figures.names_fit(found):
+def _names(compared: Sequence[Group], keys: Sequence[str]) -> str:
+    if figures.names_fit(compared):
         return ""
-    entries = (f"<li>{key}{escape(group.label)}</li>" for group, key in zip(found, keys, strict=True))
+    entries = (f"<li>{key}{escape(group.label)}</li>" for group, key in zip(compared, keys, strict=True))
     return f'<ul class="names">{"".join(entries)}</ul>'
 
 
-def _curves(found: Sequence[Group], kind: Measure, target: float | None) -> str:
-    silent = [group.label for group in found if not group.sends]
+def _curves(compared: Sequence[Group], kind: Measure, target: float | None) -> str:
+    silent = [group.label for group in compared if not group.sends]
     names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
     by_bytes = "Payload of all nodes and the server since round 1, on a logarithmic axis."
     if silent:
         verb, line = ("does", "a horizontal line at its") if len(silent) == 1 else ("do", "horizontal lines at their")
         by_bytes += f" {names} {verb} not send round after round: {line} last value."
-    return _figure("Against rounds", figures.curves(found, kind, target, "round"), "Communication rounds.") + _figure(
-        "Against bytes sent", figures.curves(found, kind, target, "sent_bytes"), by_bytes
-    )
+    return _figure(
+        "Against rounds", figures.curves(compared, kind, target, "round"), "Communication rounds."
+    ) + _figure("Against bytes sent", figures.curves(compared, kind, target, "sent_bytes"), by_bytes)
 
 
 def _figure(title: str, drawing: str, caption: str) -> str:
     return f"<figure><h3>{escape(title)}</h3>{drawing}<figcaption>{escape(caption)}</figcaption></figure>\n"
 
 
-def _nodes(found: Sequence[Group]) -> str:
+def _nodes(compared: Sequence[Group]) -> str:
     shown = []
     for i, (name, record) in enumerate(
-        _distinct(found, "labels", ("dataset", "partition", "partition_options", "nodes"))
+        _distinct(compared, "labels", ("dataset", "partition", "partition_options", "nodes"))
     ):
         shown.append(_figure(f"Labels of the nodes{name}", *nodes.skew(record.manifest["labels"], f"skew-{i}")))
-    for i, (name, record) in enumerate(_distinct(found, "edges", ("nodes", "topology", "topology_options"))):
+    for i, (name, record) in enumerate(_distinct(compared, "edges", ("nodes", "topology", "topology_options"))):
         drawing = nodes.graph(record.manifest["edges"], record.experiment["nodes"], f"graph-{i}")
         shown.append(_figure(f"Graph of round 1{name}", *drawing))
     if not shown:
@@ -181,10 +186,10 @@ def _nodes(found: Sequence[Group]) -> str:
     return f'<section aria-labelledby="nodes">\n<h2 id="nodes">The nodes</h2>\n{pair}\n</section>'
 
 
-def _distinct(found: Sequence[Group], key: str, settings: Sequence[str]) -> list[tuple[str, Record]]:
+def _distinct(compared: Sequence[Group], key: str, settings: Sequence[str]) -> list[tuple[str, Record]]:
     """One record a setting that has `key`, the first, and how to name it when there are several."""
     first: dict[str, tuple[Group, Record]] = {}
-    for group in found:
+    for group in compared:
         for record in group.records:
             if record.manifest.get(key):
                 setting = json.dumps([record.experiment.get(name) for name in settings], sort_keys=True)

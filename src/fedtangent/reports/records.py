@@ -115,13 +115,13 @@ def groups(records: Sequence[Record]) -> list[Group]:
     """
     if not records:
         raise ValueError("`records` must hold at least one run; got none. Give the folder of a run.")
-    found: dict[str, list[Record]] = {}
+    by_settings: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(json.dumps(_without_seed(record), sort_keys=True), []).append(record)
-    for runs in found.values():
+        by_settings.setdefault(json.dumps(_without_seed(record), sort_keys=True), []).append(record)
+    for runs in by_settings.values():
         _check_seeds(runs)
-    labels = _labels([flat(_without_seed(runs[0])) for runs in found.values()])
-    return [Group(label, tuple(runs)) for label, runs in zip(labels, found.values(), strict=True)]
+    labels = _labels([flat(_without_seed(runs[0])) for runs in by_settings.values()])
+    return [Group(label, tuple(runs)) for label, runs in zip(labels, by_settings.values(), strict=True)]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

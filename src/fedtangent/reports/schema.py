@@ -33,8 +33,8 @@ def manifest(text: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is none; the message is the rule that it breaks and what it holds instead, to follow "must".
     """
-    found = _json(text)
-    experiment = found.get("experiment") if isinstance(found, dict) else None
+    told = _json(text)
+    experiment = told.get("experiment") if isinstance(told, dict) else None
     if not isinstance(experiment, dict) or not _is_name(experiment.get("method")):
         raise ValueError("be JSON with an experiment and its method; it is not")
 
@@ -51,10 +51,10 @@ def manifest(text: bytes) -> dict[str, Any]:
         rule = f"{key} as an integer from {least} to {most}"
         check(rule, experiment.get(key), partial(_is_integer, least=least, most=most))
     nodes = experiment.get("nodes")
-    check("exposure as a name or null", found.get("exposure"), _is_name)
-    check("labels as null or every node's counts of the classes", found.get("labels"), lambda v: _counts(v, nodes))
-    check("edges as null or pairs of different nodes", found.get("edges"), lambda value: _pairs(value, nodes))
-    return dict(found)
+    check("exposure as a name or null", told.get("exposure"), _is_name)
+    check("labels as null or every node's counts of the classes", told.get("labels"), lambda v: _counts(v, nodes))
+    check("edges as null or pairs of different nodes", told.get("edges"), lambda value: _pairs(value, nodes))
+    return dict(told)
 
 
 def row(text: bytes) -> dict[str, Any]:
@@ -63,20 +63,20 @@ def row(text: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is none; the message is the rule that it breaks, to follow "must be".
     """
-    found = _json(text)
-    if not isinstance(found, dict):
+    entry = _json(text)
+    if not isinstance(entry, dict):
         raise ValueError("a JSON object")
-    if not (_is_integer(found.get("round"), -(2**63), 2**63) and all(_is_amount(found.get(key)) for key in _COUNTED)):
+    if not (_is_integer(entry.get("round"), -(2**63), 2**63) and all(_is_amount(entry.get(key)) for key in _COUNTED)):
         raise ValueError("an object with the numbers round, sent_bytes, seconds, none negative or infinite")
-    if not all(found.get(key) is None or _is_share(found[key]) for key in _ACCURACIES):
+    if not all(entry.get(key) is None or _is_share(entry[key]) for key in _ACCURACIES):
         raise ValueError(f"an object whose {', '.join(_ACCURACIES)} are numbers from 0 to 1 or null")
-    if not (found.get("loss") is None or _is_number(found["loss"])):
+    if not (entry.get("loss") is None or _is_number(entry["loss"])):
         raise ValueError("an object whose loss is a number or null")
-    if not (found.get("multiply_adds") is None or _is_amount(found["multiply_adds"])):
+    if not (entry.get("multiply_adds") is None or _is_amount(entry["multiply_adds"])):
         raise ValueError("an object whose multiply_adds are a number or null, not negative or infinite")
-    if found.get("loss") is not None and abs(found["loss"]) > _MOST:
-        found["loss"] = math.inf
-    return found
+    if entry.get("loss") is not None and abs(entry["loss"]) > _MOST:
+        entry["loss"] = math.inf
+    return entry
 
 
 def _json(text: bytes) -> Any:

@@ -14,34 +14,34 @@ _MANIFEST, _ROUNDS = "manifest.json", "rounds.jsonl"
 _LEVELS = 3
 
 
-class Found(NamedTuple):
+class Search(NamedTuple):
     """Runs, each once, and a sentence for each folder with a manifest that is none that can be reported."""
 
     records: list[records.Record]
     left_out: list[str]
 
 
-def runs(folders: Sequence[str | Path]) -> Found:
+def runs(folders: Sequence[str | Path]) -> Search:
     """The runs that these folders are, or hold up to three levels down.
 
     Raises:
         ValueError: A folder that is no run and holds none.
     """
-    found: dict[str, records.Record] = {}
+    by_path: dict[str, records.Record] = {}
     left_out = []
     for folder in map(Path, folders):
         inside = [] if (folder / _MANIFEST).is_file() else list(_inside(folder, _LEVELS))
         errors: list[Exception] = []
         for path in inside:
             try:
-                found.setdefault(os.path.realpath(path), records.read(path))
+                by_path.setdefault(os.path.realpath(path), records.read(path))
             except (ValueError, OSError) as error:
                 errors.append(error)
                 why = error if (path / _ROUNDS).is_file() else f"it has no {_ROUNDS}, so it is a recipe's or of no run."
                 left_out.append(f"{path} is left out: {why}")
         if len(errors) == len(inside):  # none, or none that can be read
-            found.setdefault(os.path.realpath(folder), records.read(folder if not errors else inside[0]))
-    return Found(list(found.values()), left_out)
+            by_path.setdefault(os.path.realpath(folder), records.read(folder if not errors else inside[0]))
+    return Search(list(by_path.values()), left_out)
 
 
 def _inside(folder: Path, levels: int) -> Iterator[Path]:

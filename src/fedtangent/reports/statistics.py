@@ -22,19 +22,19 @@ class Spread(NamedTuple):
     Attributes:
         mean: NaN when no run has a value.
         deviation: Zero with a single value.
-        found: How many runs have a value.
+        measured: How many runs have a value.
         runs: How many runs there are.
     """
 
     mean: float
     deviation: float
-    found: int
+    measured: int
     runs: int
 
     @property
     def complete(self) -> bool:
         """Whether every run has a value."""
-        return self.found == self.runs
+        return self.measured == self.runs
 
 
 class Series(NamedTuple):
@@ -46,9 +46,9 @@ class Series(NamedTuple):
 
 def spread(values: Sequence[float | None]) -> Spread:
     """The mean and deviation of those values that are there and finite."""
-    found = [float(value) for value in values if value is not None and math.isfinite(value)]
-    mean = float(np.mean(found)) if found else math.nan
-    return Spread(mean, float(np.std(found, ddof=1)) if len(found) > 1 else 0.0, len(found), len(values))
+    finite = [float(value) for value in values if value is not None and math.isfinite(value)]
+    mean = float(np.mean(finite)) if finite else math.nan
+    return Spread(mean, float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0, len(finite), len(values))
 
 
 def series(group: Group, key: str) -> Series:
@@ -128,41 +128,41 @@ def bytes_tick(value: float) -> str:
     return f"{value / 1000**unit:g} {_UNITS[unit]}"
 
 
-def measure_spread_text(found: Spread, measure: Measure) -> str:
+def measure_spread_text(spread: Spread, measure: Measure) -> str:
     """A mean accuracy or loss, with its deviation when there are several runs."""
-    return _with_deviation(number_text(found.mean, measure), number_text(found.deviation, measure), found)
+    return _with_deviation(number_text(spread.mean, measure), number_text(spread.deviation, measure), spread)
 
 
-def count_spread_text(found: Spread) -> str:
+def count_spread_text(spread: Spread) -> str:
     """A mean count, with its deviation when there are several runs."""
-    return _with_deviation(count_text(found.mean), f"{found.deviation:.1f}", found) if found.found else MISSING
+    return _with_deviation(count_text(spread.mean), f"{spread.deviation:.1f}", spread) if spread.measured else MISSING
 
 
-def bytes_spread_text(found: Spread) -> str:
+def bytes_spread_text(spread: Spread) -> str:
     """A mean number of bytes, with its deviation in the same unit and to the same decimal."""
-    if not found.found:
+    if not spread.measured:
         return MISSING
-    unit, decimals = _scale(found.mean)
-    mean, _, name = bytes_text(found.mean).partition(" ")
-    return f"{_with_deviation(mean, f'{found.deviation / 1000**unit:,.{decimals}f}', found)} {name}".strip()
+    unit, decimals = _scale(spread.mean)
+    mean, _, name = bytes_text(spread.mean).partition(" ")
+    return f"{_with_deviation(mean, f'{spread.deviation / 1000**unit:,.{decimals}f}', spread)} {name}".strip()
 
 
-def work_spread_text(found: Spread) -> str:
+def work_spread_text(spread: Spread) -> str:
     """A mean number of multiply-adds, with its deviation, as 4.38e12."""
-    mean, deviation = (re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", f"{value:.2e}") for value in (found.mean, found.deviation))
-    return _with_deviation(mean, deviation, found) if found.found else MISSING
+    mean, deviation = (re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", f"{value:.2e}") for value in (spread.mean, spread.deviation))
+    return _with_deviation(mean, deviation, spread) if spread.measured else MISSING
 
 
-def seconds_spread_text(found: Spread) -> str:
+def seconds_spread_text(spread: Spread) -> str:
     """A mean time with three digits, with its deviation to the same decimal."""
-    if not found.found:
+    if not spread.measured:
         return MISSING
-    decimals = _decimals(found.mean)
-    return _with_deviation(f"{found.mean:.{decimals}f}", f"{found.deviation:.{decimals}f}", found)
+    decimals = _decimals(spread.mean)
+    return _with_deviation(f"{spread.mean:.{decimals}f}", f"{spread.deviation:.{decimals}f}", spread)
 
 
-def _with_deviation(mean: str, deviation: str, found: Spread) -> str:
-    return f"{mean} ± {deviation}" if found.found > 1 and found.deviation > 0 else mean
+def _with_deviation(mean: str, deviation: str, spread: Spread) -> str:
+    return f"{mean} ± {deviation}" if spread.measured > 1 and spread.deviation > 0 else mean
 
 
 def _scale(value: float) -> tuple[int, int]:

@@ -37,29 +37,29 @@ def table(records: Sequence[Record], target: float | None = None) -> Table:
     Raises:
         ValueError: A target that is no accuracy, or records that cannot be compared.
     """
-    found = groups(records)
+    compared = groups(records)
     kind = measure(records)
-    target = statistics.common_target(found, kind) if target is None else checked_target(target, kind)
-    body = columns(found, kind, target)
+    target = statistics.common_target(compared, kind) if target is None else checked_target(target, kind)
+    body = columns(compared, kind, target)
     work = next((body.pop(i) for i, column in enumerate(body) if column.title == WORK), None)  # a terminal is narrow
-    told = [f"{group.label} {cell}" for group, cell in zip(found, work.cells, strict=True)] if work else []
-    caption = "\n".join([f"{WORK} in all: {', '.join(told)}."] * bool(told) + notes(found))
+    told = [f"{group.label} {cell}" for group, cell in zip(compared, work.cells, strict=True)] if work else []
+    caption = "\n".join([f"{WORK} in all: {', '.join(told)}."] * bool(told) + notes(compared))
     shown = Table(caption=Text(caption) if caption else None, caption_justify="left", caption_style="dim")
     shown.add_column("Method", overflow="fold")
     for column in body:
         shown.add_column(column.title, justify="right", overflow="fold")  # where it is narrow nothing is left out
-    for i, group in enumerate(found):
+    for i, group in enumerate(compared):
         cells = [Text(column.cells[i], style="bold" if i in column.best else "") for column in body]
         shown.add_row(Text(group.label), *cells)
     return shown
 
 
-def html(found: Sequence[Group], kind: Measure, target: float | None, keys: Sequence[str]) -> str:
+def html(compared: Sequence[Group], kind: Measure, target: float | None, keys: Sequence[str]) -> str:
     """The same table as an HTML element; an element that is the key to its curve stands before the name of a group."""
-    body = columns(found, kind, target)
+    body = columns(compared, kind, target)
     head = "".join(f'<th scope="col">{markup.escape(column.title)}</th>' for column in body)
     rows = []
-    for i, (group, key) in enumerate(zip(found, keys, strict=True)):
+    for i, (group, key) in enumerate(zip(compared, keys, strict=True)):
         cells = "".join(_cell(i, column) for column in body)
         rows.append(f'<tr><th scope="row">{key}{markup.escape(group.label)}</th>{cells}</tr>')
     return (
@@ -68,7 +68,7 @@ def html(found: Sequence[Group], kind: Measure, target: float | None, keys: Sequ
     )
 
 
-def columns(found: Sequence[Group], kind: Measure, target: float | None) -> list[Column]:
+def columns(compared: Sequence[Group], kind: Measure, target: float | None) -> list[Column]:
     """The table's columns after the methods' names."""
 
     def measured(spread: Spread) -> str:
@@ -76,34 +76,37 @@ def columns(found: Sequence[Group], kind: Measure, target: float | None) -> list
 
     top = "highest" if kind == "accuracy" else "lowest"
     sign = -1 if kind == "accuracy" else 1
-    last = [statistics.final(group, kind) for group in found]
-    best = [statistics.best(group, kind) for group in found]
-    total = [statistics.final(group, "sent_bytes") for group in found]
-    time = [statistics.seconds(group) for group in found]
-    body = [_column(f"Final {kind}", last, measured, found, sign), _column(top.title(), best, measured, found, sign)]
+    last = [statistics.final(group, kind) for group in compared]
+    best = [statistics.best(group, kind) for group in compared]
+    total = [statistics.final(group, "sent_bytes") for group in compared]
+    time = [statistics.seconds(group) for group in compared]
+    body = [
+        _column(f"Final {kind}", last, measured, compared, sign),
+        _column(top.title(), best, measured, compared, sign),
+    ]
     if target is not None:
-        rounds = [statistics.rounds_until(group, target) for group in found]
-        sent = [statistics.bytes_until(group, target) for group in found]
+        rounds = [statistics.rounds_until(group, target) for group in compared]
+        sent = [statistics.bytes_until(group, target) for group in compared]
         goal = target_text(target)
-        body.append(_column(f"Rounds to {goal}", rounds, _counted, found, 1))
-        body.append(_column(f"Bytes to {goal}", sent, statistics.bytes_spread_text, found, 1))
+        body.append(_column(f"Rounds to {goal}", rounds, _counted, compared, 1))
+        body.append(_column(f"Bytes to {goal}", sent, statistics.bytes_spread_text, compared, 1))
     body.append(Column("Bytes in all", [statistics.bytes_spread_text(spread) for spread in total], frozenset()))
-    work = [statistics.final(group, "multiply_adds") for group in found]
-    if any(spread.found for spread in work):  # records of before hold none
+    work = [statistics.final(group, "multiply_adds") for group in compared]
+    if any(spread.measured for spread in work):  # records of before hold none
         body.append(Column(WORK, [statistics.work_spread_text(spread) for spread in work], frozenset()))
     body.append(Column("Seconds a round", [statistics.seconds_spread_text(spread) for spread in time], frozenset()))
     return body
 
 
-def notes(found: Sequence[Group]) -> list[str]:
+def notes(compared: Sequence[Group]) -> list[str]:
     """What a reader must know of the table: what ± means, and which runs stopped early."""
-    counts = {len(group.records) for group in found}
+    counts = {len(group.records) for group in compared}
     lines = []
     if counts != {1}:
         seeds = f"{max(counts)} seeds" if len(counts) == 1 else "the seeds: "
-        each = "" if len(counts) == 1 else ", ".join(f"{group.label} {len(group.records)}" for group in found)
+        each = "" if len(counts) == 1 else ", ".join(f"{group.label} {len(group.records)}" for group in compared)
         lines.append(f"Mean ± one standard deviation over {seeds}{each}.")
-    for group in found:
+    for group in compared:
         for record in group.records:
             planned = record.experiment.get("rounds")
             done = record.rounds[-1]["round"] if record.rounds else 0
@@ -133,17 +136,17 @@ def target_text(target: float) -> str:
 
 
 def _column(
-    title: str, spreads: Sequence[Spread], write: Callable[[Spread], str], found: Sequence[Group], sign: int
+    title: str, spreads: Sequence[Spread], write: Callable[[Spread], str], compared: Sequence[Group], sign: int
 ) -> Column:
     cells = [write(spread) for spread in spreads]
-    rivals = [i for i, group in enumerate(found) if group.sends]
-    values = {i: sign * spreads[i].mean for i in rivals if spreads[i].found and spreads[i].complete}
+    rivals = [i for i, group in enumerate(compared) if group.sends]
+    values = {i: sign * spreads[i].mean for i in rivals if spreads[i].measured and spreads[i].complete}
     lead = [i for i in values if cells[i] == cells[min(values, key=lambda i: values[i])]]
     return Column(title, cells, frozenset(lead if len(rivals) > 1 else ()))
 
 
 def _counted(spread: Spread) -> str:
-    some = f" ({spread.found} of {spread.runs} seeds)" if spread.found and not spread.complete else ""
+    some = f" ({spread.measured} of {spread.runs} seeds)" if spread.measured and not spread.complete else ""
     return statistics.count_spread_text(spread) + some
 
 

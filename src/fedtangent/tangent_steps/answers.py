@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fedtangent import labels
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.kfac import Moments, Other
 from fedtangent.tangent_steps.span import Curvature, candidates, curvature
 from fedtangent.tangent_steps.step import Score, countable, score
 from fedtangent.tangents.capture.functional import Weights
-from fedtangent.task import Task
+from fedtangent.training import labels
+from fedtangent.training.task import Task
 
 Inputs = tuple[dict[str, Tensor], Tensor]  # moments, and of how many rows
 

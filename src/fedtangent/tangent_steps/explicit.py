@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fedtangent.tangents.capture.factors import Factors, head
 from fedtangent.tangents.capture.functional import Weights
-from fedtangent.tangents.capture.operator import Full, Trace
+from fedtangent.tangents.capture.kernel_operator import Full, Trace
 from fedtangent.tangents.capture.uses import Uses
-from fedtangent.tangents.numerics.contract import gradients, parts
+from fedtangent.tangents.numerics.kernel_parts import gradients, parts
 
 # What one node may write out: 2^24 numbers are 64 MiB in float32.
 LARGEST = 2**24
@@ -35,7 +35,7 @@ def explicit(uses: Uses, factors: Factors, w: Weights, n: int) -> Weights:
     return {name: found[name] if name in found else zeros[name] for name in w}
 
 
-def operator(kind: Literal["trace", "full"], j: Weights) -> Trace | Full:
+def kernel_of_jacobian(kind: Literal["trace", "full"], j: Weights) -> Trace | Full:
     """J J^T, its mean over outputs or in full."""
     if kind == "trace":
         found = [leaf.flatten(1) @ leaf.flatten(1).mT / leaf.shape[1] for leaf in j.values()]

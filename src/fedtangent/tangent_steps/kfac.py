@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import losses, shard, trees
+from fedtangent import shard, trees
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
@@ -25,7 +25,8 @@ from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.uses import Use, Uses
 from fedtangent.tangents.capture.views import Layout
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 
 # The most parameters of a block that is kept whole.
 _LARGEST = 8192

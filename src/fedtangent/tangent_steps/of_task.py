@@ -9,14 +9,14 @@ from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Batch, Samples
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.tangents.capture.verified_uses import known_uses
-from fedtangent.task import Task, Weights
+from fedtangent.training.task import Task, Weights
 
 
 def function(task: Task) -> nn.Module:
     """The model, with the choice of its outputs where there is one: the same module for the same task."""
     if task.outputs is None and (task.example is None or isinstance(task.example, Tensor)):
         return task.model
-    found: nn.Module = task.found.setdefault("function", Picked(task.model, task.outputs))
+    found: nn.Module = task.cache.setdefault("function", Picked(task.model, task.outputs))
     return found
 
 

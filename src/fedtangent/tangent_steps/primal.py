@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard
-from fedtangent.losses import Loss, squared
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
 from fedtangent.tangent_steps.kfac import pack, unpack
-from fedtangent.tangent_steps.step import linearize
+from fedtangent.tangent_steps.step import linearised_rows
 from fedtangent.tangents.capture.functional import Weights
-from fedtangent.tangents.capture.operator import pullback, pushforward
+from fedtangent.tangents.capture.kernel_operator import pullback, pushforward
 from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes
 from fedtangent.tangents.sketch import projection
-from fedtangent.task import Task
+from fedtangent.training.losses import Loss, squared
+from fedtangent.training.task import Task
 
 # Knots of a loss other than the squared one, and by how much the last step is longer than the first: some two per
 # factor of 2 in time, and the first within the time of the first change for 784-100-10 and inputs of unit variance.
@@ -79,7 +79,7 @@ class Course(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evolution:
+class PrimalFlow:
     """The evolution at several times, from as many sums as there are knots.
 
     Args:
@@ -148,7 +148,7 @@ def features(task: Task, w: Weights, columns: int, seed: int, data: Shard) -> Fe
         seed: Of R; whoever has it has the same R.
         data: The rows.
     """
-    rows = linearize(task, w, data)
+    rows = linearised_rows(task, w, data)
     r = projection(w, columns, seed)
     projected = pushforward(of_task.uses(task, w, data.x), rows.factors, w, r)
     phi = projected.permute(1, 2, 0).flatten(1) / rows.f.shape[1] ** 0.5
@@ -175,7 +175,7 @@ def sums(loss: Loss, data: Features) -> Sums:
 
 def moved(task: Task, w: Weights, alpha: Tensor, data: Shard) -> Weights:
     """J^T alpha over a node's rows, for alpha (T, n, C): a tree of weights with a leading axis T."""
-    rows = linearize(task, w, data)
+    rows = linearised_rows(task, w, data)
     alpha = torch.where(data.real[:, None], alpha, 0)
     return pullback(of_task.uses(task, w, data.x), shard.cleared(rows.factors, rows.real), w, alpha)
 

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
 from fedtangent.tangent_steps.kfac import Moments, directions
 from fedtangent.tangents.capture.derivatives import known_ways, push
 from fedtangent.tangents.capture.functional import Weights
-from fedtangent.task import Task
+from fedtangent.training import losses
+from fedtangent.training.task import Task
 
 
 class Curvature(NamedTuple):

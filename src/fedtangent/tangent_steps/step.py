@@ -15,10 +15,10 @@ from fedtangent.shard import Shard, at
 from fedtangent.tangent_steps import explicit, of_task
 from fedtangent.tangents.capture.factors import Factors, factors
 from fedtangent.tangents.capture.functional import Weights, each, plain
-from fedtangent.tangents.capture.operator import operator, pullback, pushforward
+from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.numerics.integrate import PRODUCTS
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 
 
 class Rows(NamedTuple):
@@ -115,9 +115,17 @@ class Step:
         """The kernel at w, alpha -> J^T alpha, and v -> J v."""
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
-            return explicit.operator(self.kernel, j), partial(explicit.pullback, j), partial(explicit.pushforward, j)
+            return (
+                explicit.kernel_of_jacobian(self.kernel, j),
+                partial(explicit.pullback, j),
+                partial(explicit.pushforward, j),
+            )
         found = of_task.uses(task, w, of_task.first(task, rows.like))
-        return operator(self.kernel, found, j, w), partial(pullback, found, j, w), partial(pushforward, found, j, w)
+        return (
+            kernel_of_factors(self.kernel, found, j, w),
+            partial(pullback, found, j, w),
+            partial(pushforward, found, j, w),
+        )
 
     def node_bytes(self, task: Task) -> Any:
         """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
@@ -138,7 +146,7 @@ class Step:
         return found
 
 
-def linearize(task: Task, w: Weights, data: Shard) -> Rows:
+def linearised_rows(task: Task, w: Weights, data: Shard) -> Rows:
     """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
     f, found = factors(of_task.function(task), w, of_task.samples(data.x), of_task.uses(task, w, data.x))
     like = trees.map(lambda leaf: leaf.new_empty(len(leaf), 0, *leaf.shape[1:]), data.x)
@@ -147,7 +155,7 @@ def linearize(task: Task, w: Weights, data: Shard) -> Rows:
 
 def written_out(task: Task, w: Weights, data: Shard) -> Rows:
     """`linearize` with the Jacobian itself in place of its factors, for messages whose entries are changed."""
-    rows = linearize(task, w, data)
+    rows = linearised_rows(task, w, data)
     j: Any = explicit.explicit(of_task.uses(task, w, data.x), rows.factors, w, len(data.y))
     return rows._replace(factors=j)
 

@@ -17,8 +17,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from fedtangent import losses, trees
-from fedtangent.losses import Loss
+from fedtangent import trees
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.evolve_input import check_data, check_settings, steps, symmetric
@@ -35,6 +34,8 @@ from fedtangent.tangents.numerics.integrate import (
 from fedtangent.tangents.numerics.modes import Modes, descent_gain, flow_gain, modes
 from fedtangent.tangents.numerics.symmetric import Operator
 from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.training import losses
+from fedtangent.training.losses import Loss
 
 # Numbers in alpha up to which LSODA may factorise matrices of that many rows: 128 MiB each.
 _FACTORISED = 4096

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import losses
-from fedtangent.losses import Loss
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
+from fedtangent.training import losses
+from fedtangent.training.losses import Loss
 
 
 class _Placed(NamedTuple):

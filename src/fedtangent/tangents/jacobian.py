@@ -20,7 +20,7 @@ from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.uses import Uses, UsesDiffer
 from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import Given, given
-from fedtangent.tangents.numerics.contract import gradients, parts
+from fedtangent.tangents.numerics.kernel_parts import gradients, parts
 from fedtangent.tangents.plan import MEMORY
 
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from fedtangent import trees
 from fedtangent.tangents.capture.factors import Factors, Some, factors, head
 from fedtangent.tangents.capture.functional import Weights
-from fedtangent.tangents.capture.layers import Other
+from fedtangent.tangents.capture.layers import AnyCall
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.uses import Uses, UsesDiffer
 from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import given
-from fedtangent.tangents.numerics.contract import Kind, Side, cuts, side, total
+from fedtangent.tangents.numerics.kernel_parts import Kind, Side, cuts, side, total
 from fedtangent.tangents.plan import MEMORY, Plan, Share, planned
 
 
@@ -148,7 +148,7 @@ class _Work:
         for part in x.split(self.plan.chunk):
             f, its = factors(self.model, self.w, part, self.uses, outputs)
             # the inputs of an unknown call may be infinite: a mask
-            known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, Other)]
+            known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, AnyCall)]
             if not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
                 raise ValueError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."

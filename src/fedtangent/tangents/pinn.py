@@ -21,8 +21,8 @@ from fedtangent.tangents.capture.outputs import Outputs, Picked
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.given import looked
 
-Operator = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-Terms = Mapping[str, tuple[Operator, Tensor]]
+DifferentialOperator = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+Terms = Mapping[str, tuple[DifferentialOperator, Tensor]]
 
 _COPIES = 10  # of a chunk's rows: two chunks that meet, and, as measured, what their derivatives hold on the way
 
@@ -188,7 +188,7 @@ class _Chunk(NamedTuple):
     """Some points x (m, d) of a term, and how many values its operator has at each."""
 
     name: str
-    operator: Operator
+    operator: DifferentialOperator
     x: Tensor
     values: int
 

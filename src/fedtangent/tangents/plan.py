@@ -16,7 +16,7 @@ from fedtangent.tangents.capture.verified_uses import uses
 from fedtangent.tangents.capture.whole import Whole
 from fedtangent.tangents.given import given
 from fedtangent.tangents.numerics.budget import Budget, Cuts, TooLittle
-from fedtangent.tangents.numerics.contract import Kind, Part, Piece, Way, cuts, parts
+from fedtangent.tangents.numerics.kernel_parts import Kind, Part, Piece, Way, cuts, parts
 
 MEMORY = 2**30
 

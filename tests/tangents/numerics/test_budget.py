@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from fedtangent.models import resnet18
 from fedtangent.tangents import Plan, kernel, plan
-from fedtangent.tangents.numerics import contract
+from fedtangent.tangents.numerics import kernel_parts
 from fedtangent.tangents.numerics.budget import Budget, Cuts, Tile
 from tests.tangents.networks import Example, everything, jacobian
 
 EXAMPLES = everything()
-KINDS = get_args(contract.Kind)
+KINDS = get_args(kernel_parts.Kind)
 
 
 class Tokens(nn.Module):
@@ -98,7 +98,7 @@ def least(model: nn.Module, x: Tensor, kind: str) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
-def test_the_least_memory_works_and_a_byte_less_is_refused(name: str, kind: contract.Kind) -> None:
+def test_the_least_memory_works_and_a_byte_less_is_refused(name: str, kind: kernel_parts.Kind) -> None:
     model, x = MODELS[name].model, MODELS[name].samples(3)
     bytes_ = least(model, x, kind)
     its = plan(model, x, kind=kind, memory_bytes=bytes_)
@@ -110,7 +110,7 @@ def test_the_least_memory_works_and_a_byte_less_is_refused(name: str, kind: cont
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_growing_budget(name: str, kind: contract.Kind) -> None:
+def test_a_growing_budget(name: str, kind: kernel_parts.Kind) -> None:
     """From the least to enough: the cuts become fewer, the numbers stay."""
     model, x, y = MODELS[name].model, MODELS[name].samples(3), MODELS[name].samples(2, seed=1)
     own, cross = literal(model, x, x, kind), literal(model, x, y, kind)
@@ -128,13 +128,13 @@ def test_a_growing_budget(name: str, kind: contract.Kind) -> None:
 
 @pytest.mark.parametrize("way", ["explicit", "factors"])
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "transformer, batch second"])
-def test_every_cut_of_every_layer(name: str, way: contract.Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cut_of_every_layer(name: str, way: kernel_parts.Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two samples of three and two outputs of three at once, half of the rows or positions: all of it cut unevenly."""
     example = EXAMPLES[name]
     x, y = example.samples(3), example.samples(2, seed=1)
     j, k = jacobian(example.model, x), jacobian(example.model, y)
 
-    def forced(part: contract.Part, kind: contract.Kind, outputs: int) -> str:
+    def forced(part: kernel_parts.Part, kind: kernel_parts.Kind, outputs: int) -> str:
         return way if way in part.operations(kind, outputs) else "explicit"
 
     def pieces(budget: Budget, cuts: Cuts) -> list[int]:
@@ -143,11 +143,11 @@ def test_every_cut_of_every_layer(name: str, way: contract.Way, monkeypatch: pyt
     def tiles(budget: Budget, cuts: Cuts) -> list[Tile]:
         return [Tile(1, math.ceil(load.spots / 2)) for load in budget.loads(cuts.outputs)]
 
-    monkeypatch.setattr(contract.Part, "way", forced)
+    monkeypatch.setattr(kernel_parts.Part, "way", forced)
     monkeypatch.setattr(Budget, "fitting", lambda *_: Cuts(2, 2, 1, 0, 0))
     monkeypatch.setattr(Budget, "pieces", pieces)
     monkeypatch.setattr(Budget, "tiles", tiles)
-    for kind in get_args(contract.Kind):
+    for kind in get_args(kernel_parts.Kind):
         assert {"samples", "chunk"} <= {*_cuts(plan(example.model, x, kind=kind), 3)}
         assert close(kernel(example.model, x, kind=kind), contracted(j, j, kind))
     assert close(kernel(example.model, x, y, kind="trace"), contracted(j, k, "trace"))
@@ -162,7 +162,7 @@ def test_every_cut_is_told() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("outputs", [10, 47, 100, 1000])
-def test_resnet18_of_any_number_of_outputs(outputs: int, kind: contract.Kind) -> None:
+def test_resnet18_of_any_number_of_outputs(outputs: int, kind: kernel_parts.Kind) -> None:
     model = resnet18.resnet18((3, 32, 32), outputs, np.random.default_rng(0))
     its = plan(model, torch.rand(2, 3, 32, 32), kind=kind)
     assert its.peak_bytes <= 2**30

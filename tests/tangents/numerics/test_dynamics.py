@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from fedtangent import losses
 from fedtangent.tangents.capture.factors import factors
-from fedtangent.tangents.capture.operator import Factored, Trace, operator, pullback
+from fedtangent.tangents.capture.kernel_operator import Factored, Trace, kernel_of_factors, pullback
 from fedtangent.tangents.capture.verified_uses import uses
 from fedtangent.tangents.numerics.dynamics import descent, flow, stable_step
 from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.training import losses
 from tests.tangents.networks import flat, inputs, jacobian, weights
 
 N, C = 11, 3
@@ -31,7 +31,7 @@ class Problem:
         self.real = torch.ones(N, dtype=torch.bool)
         self.uses = uses(self.model, self.w, self.x)
         self.f_0, self.factors = factors(self.model, self.w, self.x, self.uses)
-        self.kernel = operator(kind, self.uses, self.factors, self.w)  # type: ignore[arg-type]
+        self.kernel = kernel_of_factors(kind, self.uses, self.factors, self.w)  # type: ignore[arg-type]
         self.j = jacobian(self.model, self.x)
 
     def flow(self, s: list[float] = TIMES, growth: float = 1.3) -> Tensor:
@@ -175,7 +175,7 @@ def test_padding_changes_nothing(kind: str, loss: losses.Loss) -> None:
     x = torch.cat([problem.x, torch.full((4, 7), 3.0).double()])
     y, real = torch.cat([problem.y, torch.zeros(4, dtype=torch.long)]), torch.arange(N + 4) < N
     f_0, its = factors(problem.model, problem.w, x, problem.uses)
-    kernel = operator(kind, problem.uses, its, problem.w)  # type: ignore[arg-type]
+    kernel = kernel_of_factors(kind, problem.uses, its, problem.w)  # type: ignore[arg-type]
     alpha = flow(kernel, f_0, y, real, loss, TIMES)
     assert torch.allclose(alpha[:, :N], problem.flow(), rtol=1e-9)
     assert bool((alpha[:, N:] == 0).all())

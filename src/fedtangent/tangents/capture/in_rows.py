@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from fedtangent.tangents.capture.functional import Weights, call, holding, plain
 from fedtangent.tangents.capture.layers import Hole
 from fedtangent.tangents.capture.samples import Samples
-from fedtangent.tangents.numerics.contract import Part, cuts
+from fedtangent.tangents.numerics.kernel_parts import Part, cuts
 
 Pieces = dict[str, list[Tensor]]
 

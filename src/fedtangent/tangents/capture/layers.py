@@ -73,7 +73,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Other:
+class AnyCall:
     """Any call. Its gradients come through torch.func, sample by sample and output by output."""
 
     call: Call
@@ -331,7 +331,7 @@ class Matrix:
         return table.scatter_add(2, rows, out[:, :, 0].mT)
 
 
-Use = Matrix | Affine | Sums | Other
+Use = Matrix | Affine | Sums | AnyCall
 
 
 def _same(one: Any, other: Any) -> bool:

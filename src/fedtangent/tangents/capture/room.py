@@ -7,7 +7,7 @@ from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.in_rows import can_be_cut, piece_rows
 from fedtangent.tangents.capture.layers import Matrix
 from fedtangent.tangents.capture.uses import Uses
-from fedtangent.tangents.numerics.contract import Part, parts
+from fedtangent.tangents.numerics.kernel_parts import Part, parts
 
 NUMBERS = 2**20  # of a use's gradient at a time
 _SAMPLES = 8  # the most that are compared

@@ -21,7 +21,7 @@ from fedtangent.tangents.capture.contractions import (
     sole,
     tensordot,
 )
-from fedtangent.tangents.capture.layers import Affine, Call, Hole, Matrix, Other, Sums, Tensors, Term, Use, Window
+from fedtangent.tangents.capture.layers import Affine, AnyCall, Call, Hole, Matrix, Sums, Tensors, Term, Use, Window
 from fedtangent.tangents.capture.views import both, layout, then, view_shape
 
 ADDITIONS = both("add", "__add__", "__radd__")
@@ -31,10 +31,10 @@ def use(call: Call, w: dict[str, Tensor], inputs: Tensors) -> Use:
     """The most that is known of a call; `inputs` are those of one sample."""
     known = _KNOWN.get(call.function)
     if known is None or len(call.shapes) != 1:
-        return Other(call)
+        return AnyCall(call)
     leaves, structure = call.arguments
     args, kwargs = optree.tree_unflatten(structure, leaves)
-    return known(call, w, inputs, *args, **kwargs) or Other(call)
+    return known(call, w, inputs, *args, **kwargs) or AnyCall(call)
 
 
 def with_bias(matrix: Any, call: Call, w: dict[str, Tensor]) -> Matrix | None:

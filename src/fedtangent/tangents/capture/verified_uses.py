@@ -25,7 +25,7 @@ from fedtangent.tangents.capture.samples import Batch, Samples, leaves
 from fedtangent.tangents.capture.together import go_together
 from fedtangent.tangents.capture.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.capture.whole import Whole, whole
-from fedtangent.tangents.numerics.contract import Part, cuts, parts
+from fedtangent.tangents.numerics.kernel_parts import Part, cuts, parts
 
 _MEMORY = 2**28
 _MIXED = (

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.tangents.capture.whole import Whole
-from fedtangent.tangents.numerics.contract import Kind, Part, Way
+from fedtangent.tangents.numerics.kernel_parts import Kind, Part, Way
 
 _CACHED = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
 _COLUMNS, _SPOTS = 256, 64  # of a piece and of a cut, from which on a matrix product is fast

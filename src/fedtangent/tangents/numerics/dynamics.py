@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.losses import Loss
 from fedtangent.multiply_adds import repeated
-from fedtangent.tangents.capture.operator import Factored, Full, Trace
+from fedtangent.tangents.capture.kernel_operator import Factored, Full, Trace
 from fedtangent.tangents.capture.outside_vmap import outside_vmap
 from fedtangent.tangents.numerics.integrate import (
     check_reach,
@@ -25,6 +24,7 @@ from fedtangent.tangents.numerics.integrate import (
     stabilised_products,
 )
 from fedtangent.tangents.spectrum import largest_eigenvalue
+from fedtangent.training.losses import Loss
 
 Kernel = Trace | Full | Factored
 
@@ -44,7 +44,7 @@ def flow(
     however many times.
 
     Args:
-        kernel: From `operator`.
+        kernel: From `kernel_of_factors` or `kernel_of_jacobian`.
         f_0: The outputs at the start, (N, C).
         y: Labels (N,) or targets (N, C).
         real: Which rows are real, (N,).

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedtangent import losses, solvers, trees
-from fedtangent.solvers import Batches
-from fedtangent.task import Augmentation, Task
+from fedtangent import trees
+from fedtangent.training import losses, solvers
+from fedtangent.training.solvers import Batches
+from fedtangent.training.task import Augmentation, Task
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close, assert_same
 

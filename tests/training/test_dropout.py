@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtangent import dropout
 from fedtangent.intercept import Intercept
-from tests import literal_dropout
+from fedtangent.training import dropout
+from tests.training import literal_dropout
 
 KEY = -8_765_432_109_876_543_210
 SHAPES: list[tuple[int, ...]] = [(5,), (4, 7), (3, 2, 6), (2, 3, 4, 5), (6, 3, 1, 1), (3, 0)]

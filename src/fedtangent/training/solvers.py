@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import losses, trees
+from fedtangent import trees
 from fedtangent.multiply_adds import repeated
 from fedtangent.shard import Shard, at
-from fedtangent.task import Augmentation, Task, Weights, training
+from fedtangent.training import losses
+from fedtangent.training.task import Augmentation, Task, Weights, training
 
 Solver = Callable[..., Weights]  # (w, data, batches, *more) -> w; `more` is what a method's own terms take
 

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
-from fedtangent import labels, losses
 from fedtangent.shard import Shard
+from fedtangent.training import labels, losses
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_close, assert_same
 

@@ -9,7 +9,7 @@ from fedtangent.tangents.capture.factors import Dense, Factor, Factors, Gated, L
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Matrix
 from fedtangent.tangents.capture.uses import Uses
-from fedtangent.tangents.numerics.contract import Kind, gradients, parts, side, total
+from fedtangent.tangents.numerics.kernel_parts import Kind, gradients, parts, side, total
 
 
 class Trace(NamedTuple):
@@ -58,7 +58,9 @@ class Factored(NamedTuple):
         return found
 
 
-def operator(kind: Literal["trace", "full"], uses: Uses, factors: Factors, w: Weights) -> Trace | Full | Factored:
+def kernel_of_factors(
+    kind: Literal["trace", "full"], uses: Uses, factors: Factors, w: Weights
+) -> Trace | Full | Factored:
     """The kernel of the rows of `factors` as an operator."""
     if kind == "trace" or (kind == "full" and not _dense(uses, w)):
         matrix = block(kind, uses, factors, w)

@@ -166,8 +166,8 @@ def _dropout(function: Any, features: bool = False, alpha: bool = False, in_plac
         else:
             scale = 1 / (1 - p) if p < 1 else 1.0
         noise = noise * scale
-        found = input.mul_(noise) if in_place else input * noise
-        return found.add_(shift) if alpha else found
+        masked = input.mul_(noise) if in_place else input * noise
+        return masked.add_(shift) if alpha else masked
 
     return dropped
 
@@ -236,8 +236,8 @@ def _filled(function: Any, draw: Callable[..., Tensor], defaults: dict[str, Any]
 
 def _empty(*given: Any, **how: Any) -> Tensor:
     """Memory to be filled at random, of every node's own."""
-    found, draws = torch.empty(*given, **how), _DRAWS.get()
-    return found if draws is None or draws.key is None else found.zero_() + (draws.key * 0).to(found.dtype)
+    memory, draws = torch.empty(*given, **how), _DRAWS.get()
+    return memory if draws is None or draws.key is None else memory.zero_() + (draws.key * 0).to(memory.dtype)
 
 
 REPLACED = {

@@ -188,38 +188,38 @@ def _outer_products(matrix: Matrix, u: Tensor, d: Tensor, piece: Piece) -> Tenso
     return torch.einsum("ncgos,ngis->ncgoi", d, u).flatten(2)
 
 
-def share(kind: Kind, part: Part, own: Side, its: Side, most: float = math.inf, spots: float = math.inf) -> Tensor:
+def share(kind: Kind, part: Part, own: Side, other: Side, most: float = math.inf, spots: float = math.inf) -> Tensor:
     """A part's share of a tile: (n, C, m, C) of the full kernel, (n, m) of the trace, (n, m, C) of the diagonal.
 
     Where a side has more samples than `most`, it is put together from smaller tiles; where it has more positions than
     `spots`, it is the sum over cuts of them.
     """
-    if max(own.samples, its.samples) > most:
-        rows, columns = ([side.rows(cut) for cut in cuts(side.samples, int(most))] for side in (own, its))
+    if max(own.samples, other.samples) > most:
+        rows, columns = ([side.rows(cut) for cut in cuts(side.samples, int(most))] for side in (own, other))
         strips = [[share(kind, part, row, column, spots=spots) for column in columns] for row in rows]
         return torch.cat([torch.cat(strip, 2 if kind == "full" else 1) for strip in strips])
-    if own.u is None or its.u is None:
-        return _explicit(kind, own, its)
+    if own.u is None or other.u is None:
+        return _explicit(kind, own, other)
     if own.u.dim() == 2 and not (part.matrix and part.matrix.lookup):
-        return _single(kind, part, own, its)
+        return _single(kind, part, own, other)
     if spots < own.u.shape[-1]:
         places = cuts(own.u.shape[-1], int(spots))
-        return _summed(_shared(kind, part, own.at(s), its.at(t)) for s in places for t in places)
-    return _shared(kind, part, own, its)
+        return _summed(_shared(kind, part, own.at(s), other.at(t)) for s in places for t in places)
+    return _shared(kind, part, own, other)
 
 
 def total(
     kind: Kind,
     parts: Sequence[Part],
     own: Sequence[Side],
-    its: Sequence[Side],
+    other: Sequence[Side],
     most: Sequence[float] | None = None,
     spots: Sequence[float] | None = None,
 ) -> Tensor:
     """The sum of the shares of some parts, with `most` and `spots` for each."""
     found: Tensor | None = None
     whole = [math.inf] * len(parts)
-    for part, row, column, size, places in zip(parts, own, its, most or whole, spots or whole, strict=True):
+    for part, row, column, size, places in zip(parts, own, other, most or whole, spots or whole, strict=True):
         if found is not None and kind == "full" and row.d is None:
             if row.outputs == column.outputs:
                 found.diagonal(dim1=1, dim2=3).add_(_gram(part, row, column)[..., None])
@@ -238,79 +238,83 @@ def cuts(length: int, size: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _explicit(kind: Kind, own: Side, its: Side) -> Tensor:
-    assert own.d is not None and its.d is not None
+def _explicit(kind: Kind, own: Side, other: Side) -> Tensor:
+    assert own.d is not None and other.d is not None
     if kind == "full":
-        return (own.d.flatten(0, 1) @ its.d.flatten(0, 1).mT).view(*own.d.shape[:2], *its.d.shape[:2])
+        return (own.d.flatten(0, 1) @ other.d.flatten(0, 1).mT).view(*own.d.shape[:2], *other.d.shape[:2])
     if kind == "trace":
-        return own.d.flatten(1) @ its.d.flatten(1).mT / own.outputs.of
-    return (own.d.movedim(1, 0) @ its.d.movedim(1, 0).mT).movedim(0, 2)
+        return own.d.flatten(1) @ other.d.flatten(1).mT / own.outputs.of
+    return (own.d.movedim(1, 0) @ other.d.movedim(1, 0).mT).movedim(0, 2)
 
 
-def _single(kind: Kind, part: Part, own: Side, its: Side) -> Tensor:
-    gram = _gram(part, own, its)
-    if own.d is None or its.d is None:
-        return _identity(kind, gram, own.outputs, its.outputs)
+def _single(kind: Kind, part: Part, own: Side, other: Side) -> Tensor:
+    gram = _gram(part, own, other)
+    if own.d is None or other.d is None:
+        return _identity(kind, gram, own.outputs, other.outputs)
     if kind == "full":
-        rows, columns = own.outputs.count, its.outputs.count
-        found = (own.d.flatten(0, 1) @ its.d.flatten(0, 1).mT).view(len(own.d), rows, len(its.d), columns)
+        rows, columns = own.outputs.count, other.outputs.count
+        found = (own.d.flatten(0, 1) @ other.d.flatten(0, 1).mT).view(len(own.d), rows, len(other.d), columns)
         # written out along the rows: four times as fast as a product that broadcasts over both outputs
         found.view(len(own.d), rows, -1).mul_(gram.repeat_interleave(columns, 1)[:, None])
         return found
     if kind == "trace":
-        return gram.mul_(own.d @ its.d.mT)
-    return gram[..., None] * (own.d.movedim(1, 0) @ its.d.movedim(1, 0).mT).movedim(0, 2)
+        return gram.mul_(own.d @ other.d.mT)
+    return gram[..., None] * (own.d.movedim(1, 0) @ other.d.movedim(1, 0).mT).movedim(0, 2)
 
 
-def _identity(kind: Kind, gram: Tensor, own: Some, its: Some) -> Tensor:
+def _identity(kind: Kind, gram: Tensor, own: Some, other: Some) -> Tensor:
     """What the last linear map adds, whose sensitivities are the identity."""
     if kind == "trace":
         return gram if own.count == own.of else gram.mul_(own.count / own.of)
     if kind == "diagonal":
         return gram[..., None].expand(-1, -1, own.count).clone()
-    found = gram.new_zeros(len(gram), own.count, gram.shape[1], its.count)
-    if own == its:
+    found = gram.new_zeros(len(gram), own.count, gram.shape[1], other.count)
+    if own == other:
         found.diagonal(dim1=1, dim2=3).copy_(gram[..., None])
     return found
 
 
-def _gram(part: Part, own: Side, its: Side) -> Tensor:
+def _gram(part: Part, own: Side, other: Side) -> Tensor:
     """a_n . a_m, (n, m), the 1 of the bias included."""
-    assert own.u is not None and its.u is not None and part.matrix is not None
-    gram = own.u @ its.u.mT
+    assert own.u is not None and other.u is not None and part.matrix is not None
+    gram = own.u @ other.u.mT
     if part.matrix.bias is not None:
         gram += 1
     return gram
 
 
-def _shared(kind: Kind, part: Part, own: Side, its: Side) -> Tensor:
+def _shared(kind: Kind, part: Part, own: Side, other: Side) -> Tensor:
     assert (
-        own.u is not None and its.u is not None and own.d is not None and its.d is not None and part.matrix is not None
+        own.u is not None
+        and other.u is not None
+        and own.d is not None
+        and other.d is not None
+        and part.matrix is not None
     )
-    alike = part.matrix.alike(own.u, its.u).to(own.d.dtype)  # (G, n, S, m, T)
+    alike = part.matrix.alike(own.u, other.u).to(own.d.dtype)  # (G, n, S, m, T)
     if kind == "full":
-        return _summed(map(_shared_full, own.d.unbind(2), its.d.unbind(2), alike))
+        return _summed(map(_shared_full, own.d.unbind(2), other.d.unbind(2), alike))
     if kind == "trace":
-        return _summed(map(_shared_trace, own.d.unbind(2), its.d.unbind(2), alike)) / own.outputs.of
-    by_output = zip(torch.split(own.d, 1, 1), torch.split(its.d, 1, 1), strict=True)
+        return _summed(map(_shared_trace, own.d.unbind(2), other.d.unbind(2), alike)) / own.outputs.of
+    by_output = zip(torch.split(own.d, 1, 1), torch.split(other.d, 1, 1), strict=True)
     return torch.stack([_summed(map(_shared_trace, d.unbind(2), e.unbind(2), alike)) for d, e in by_output], -1)
 
 
-def _shared_full(own: Tensor, its: Tensor, alike: Tensor) -> Tensor:
+def _shared_full(own: Tensor, other: Tensor, alike: Tensor) -> Tensor:
     """sum_st (d_ns . d_mt) (u_ns . u_mt), (n, C, m, C'), for d (n, C, O, S) and (m, C', O, T).
 
     By way of sum_t d_mt (u_ns . u_mt).
     """
-    (n, b, o, s), (m, c, _, t) = own.shape, its.shape
-    both = alike.permute(2, 0, 1, 3).reshape(m, n * s, t) @ its.permute(0, 3, 1, 2).reshape(m, t, c * o)
+    (n, b, o, s), (m, c, _, t) = own.shape, other.shape
+    both = alike.permute(2, 0, 1, 3).reshape(m, n * s, t) @ other.permute(0, 3, 1, 2).reshape(m, t, c * o)
     both = both.view(m, n, s, c, o).permute(1, 2, 4, 0, 3).reshape(n, s * o, m * c)
     return (own.mT.reshape(n, b, s * o) @ both).view(n, b, m, c)
 
 
-def _shared_trace(own: Tensor, its: Tensor, alike: Tensor) -> Tensor:
+def _shared_trace(own: Tensor, other: Tensor, alike: Tensor) -> Tensor:
     """sum_cst (d_ncs . d_mct) (u_ns . u_mt), (n, m)."""
-    (n, _, _, s), (m, _, _, t) = own.shape, its.shape
-    mine, theirs = (d.permute(0, 3, 1, 2).reshape(k, -1) for d, k in ((own, n * s), (its, m * t)))
+    (n, _, _, s), (m, _, _, t) = own.shape, other.shape
+    mine, theirs = (d.permute(0, 3, 1, 2).reshape(k, -1) for d, k in ((own, n * s), (other, m * t)))
     return ((mine @ theirs.mT).view(n, s, m, t) * alike).sum((1, 3))
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedtangent import losses
-from fedtangent.losses import Loss
+from fedtangent.training import losses
+from fedtangent.training.losses import Loss
 
 N, C = 5, 4
 LOGITS = torch.tensor([[0.3, -1.2, 2.1, 0.7], [1.1, 0.2, -0.4, -3.0], [0.5, 0.6, 0.9, -0.8], [2.2, -2.3, 0.1, 1.4]])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog
-from fedtangent.groups import chosen, found
-from fedtangent.task import Task
+from fedtangent.training.groups import chosen, layer_groups
+from fedtangent.training.task import Task
 
 # Parameters of each group, from FedPart's code: stem; conv1, conv2 of a block, then its down-sample; classifier.
 RESNET8 = [9_536, 36_992, 36_992, 73_984, 147_712, 8_448, 295_424, 590_336, 33_280, 2_570]
@@ -51,13 +51,13 @@ def test_the_groups_of_every_model(
     model: str, inputs: tuple[int, ...], outputs: int, expected: list[int], example: bool
 ) -> None:
     made = task(model, inputs, outputs, example)
-    assert sizes(made, found(made)) == expected
+    assert sizes(made, layer_groups(made)) == expected
 
 
 def test_the_groups_of_the_transformer() -> None:
     """Embedding; attention, then feed-forward with both normalisations, of each layer; classifier."""
     made = task("transformer", (6,), 5)
-    groups = found(made)
+    groups = layer_groups(made)
     assert sizes(made, groups) == TRANSFORMER
     assert all(name.startswith("layer1.attention.") for name in groups[3])
     assert {name.split(".")[2] for name in groups[4]} == {"norm1", "up", "down", "norm2"}
@@ -69,7 +69,9 @@ def test_the_groups_of_torchs_encoder_layers(norm_first: bool) -> None:
     stack = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     for example in (True, False):
         made = task(nn.Sequential(nn.Linear(4, 6), stack, nn.Flatten(), nn.Linear(30, 3)), (5, 4), example=example)
-        parts = [{name.split(".")[3] if name.startswith("1") else name for name in group} for group in found(made)]
+        parts = [
+            {name.split(".")[3] if name.startswith("1") else name for name in group} for group in layer_groups(made)
+        ]
         layer_parts = [{"self_attn"}, {"linear1", "linear2", "norm1", "norm2"}]
         assert parts == [{"0.weight", "0.bias"}, *layer_parts, *layer_parts, {"3.weight", "3.bias"}]
 
@@ -95,12 +97,12 @@ class Crossed(nn.Module):
 
 
 def test_the_order_is_that_of_use_and_a_normalisation_joins_the_layer_whose_output_it_takes() -> None:
-    groups = [set(group) for group in found(task(Crossed(), (3,)))]
+    groups = [set(group) for group in layer_groups(task(Crossed(), (3,)))]
     assert groups[0] >= {"a.weight", "a.bias", "norm_a.weight", "norm_a.bias", "gate.weight"}
     assert groups[1] >= {"b.weight", "b.bias", "norm_b.weight", "norm_b.bias"}
     assert groups[2] == {"last.weight", "last.bias"}
     assert sum(map(len, groups)) == len(task(Crossed(), (3,)).w_0)
-    defined = found(task(Crossed(), (3,), example=False))  # nothing tells its use
+    defined = layer_groups(task(Crossed(), (3,), example=False))  # nothing tells its use
     assert defined[0] == ("scale",)
     assert {"last.weight", "norm_b.weight", "norm_a.weight"} < set(defined[1])
 
@@ -119,14 +121,14 @@ class Tied(nn.Module):
 
 
 def test_tied_weights_are_in_one_group_and_frozen_ones_in_none() -> None:
-    assert found(task(Tied(), (5,))) == [("first.weight", "first.bias", "second.bias")]
+    assert layer_groups(task(Tied(), (5,))) == [("first.weight", "first.bias", "second.bias")]
 
 
 def test_a_parameter_that_is_not_used() -> None:
     with pytest.raises(
         ValueError, match=r"^`model` must use every trainable parameter; got 'spare.weight' unused\. .*"
     ):
-        found(task(Crossed(unused=True), (3,)))
+        layer_groups(task(Crossed(unused=True), (3,)))
 
 
 def test_groups_by_hand_name_parameters_or_modules() -> None:

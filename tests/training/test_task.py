@@ -3,9 +3,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fedtangent import dropout, trees
-from fedtangent.losses import cross_entropy, squared
-from fedtangent.task import Task, holding, training
+from fedtangent import trees
+from fedtangent.training import dropout
+from fedtangent.training.losses import cross_entropy, squared
+from fedtangent.training.task import Task, holding, training
 from tests import tiny_federation as federation
 from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, assert_close, assert_same
 

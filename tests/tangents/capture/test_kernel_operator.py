@@ -6,7 +6,15 @@ from torch import nn
 
 from fedtangent import trees
 from fedtangent.tangents.capture.factors import Dense, Gated, Last, factors
-from fedtangent.tangents.capture.operator import Factored, Full, Trace, block, operator, pullback, pushforward
+from fedtangent.tangents.capture.kernel_operator import (
+    Factored,
+    Full,
+    Trace,
+    block,
+    kernel_of_factors,
+    pullback,
+    pushforward,
+)
 from fedtangent.tangents.capture.verified_uses import known_uses, uses
 from tests.tangents.networks import INPUTS, Example, everything, flat, inputs, jacobian, networks, weights
 
@@ -49,9 +57,9 @@ def test_products(example: Example, samples: int) -> None:
     v = torch.einsum("tnc,ncp->tp", alpha, j)
     assert close(flat(pullback(found, its, w, alpha)), v)
     assert close(pushforward(found, its, w, pullback(found, its, w, alpha)), torch.einsum("tp,ncp->tnc", v, j))
-    assert close(operator("full", found, its, w).times(alpha[0]), torch.einsum("p,ncp->nc", v[0], j))
+    assert close(kernel_of_factors("full", found, its, w).times(alpha[0]), torch.einsum("p,ncp->nc", v[0], j))
     kernel = torch.einsum("ncp,mcp->nm", j, j) / f.shape[1]
-    assert close(operator("trace", found, its, w).times(alpha[0]), kernel @ alpha[0])
+    assert close(kernel_of_factors("trace", found, its, w).times(alpha[0]), kernel @ alpha[0])
 
 
 @pytest.mark.parametrize("name", [*MODELS, "convolutions", "convolutions of sequences", "transformer"])
@@ -64,7 +72,7 @@ def test_everything_maps_over_nodes(name: str) -> None:
     def product(w: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = known_uses(model, w, x)
         f, its = factors(model, w, x, found)
-        return block("trace", found, its, w), operator("full", found, its, w).times(f)
+        return block("trace", found, its, w), kernel_of_factors("full", found, its, w).times(f)
 
     mapped = torch.func.vmap(product)(both, x)
     for node in range(2):
@@ -105,8 +113,8 @@ def test_dense_layers_keep_the_full_kernel_in_factors() -> None:
         w, x = weights(MODELS[name]), inputs()
         found = uses(MODELS[name], w, x)
         its = factors(MODELS[name], w, x, found)[1]
-        assert isinstance(operator("full", found, its, w), kind)
-        assert isinstance(operator("trace", found, its, w), Trace)
+        assert isinstance(kernel_of_factors("full", found, its, w), kind)
+        assert isinstance(kernel_of_factors("trace", found, its, w), Trace)
 
 
 def test_kernel_names() -> None:
@@ -114,4 +122,4 @@ def test_kernel_names() -> None:
     w = weights(model)
     found = uses(model, w, x)
     with pytest.raises(ValueError, match="`kernel` must be 'trace' or 'full'; got 'ntk'"):
-        operator("ntk", found, factors(model, w, x, found)[1], w)  # type: ignore[arg-type]
+        kernel_of_factors("ntk", found, factors(model, w, x, found)[1], w)  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 import torch
 from torch import Tensor
 
-from fedtangent.losses import Loss, scaled
 from fedtangent.shard import Shard, at
-from fedtangent.task import Task
+from fedtangent.training.losses import Loss, scaled
+from fedtangent.training.task import Task
 
 
 def counts(data: Shard, like: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ def weights(everywhere: Tensor, here: Tensor, most: float) -> Tensor:
     """
     shares, own = everywhere / everywhere.sum(), here / here.sum()
     ratio = torch.where(own > 0, shares / own, most).clamp(1 / most, most)
-    found = ratio / (ratio * own).sum()
-    return torch.where(here.sum() * everywhere.sum() > 0, found, torch.ones_like(here))
+    normalised = ratio / (ratio * own).sum()
+    return torch.where(here.sum() * everywhere.sum() > 0, normalised, torch.ones_like(here))
 
 
 def weighted(loss: Loss, by_class: Tensor) -> Loss:

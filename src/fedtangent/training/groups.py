@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 
 Groups = list[tuple[str, ...]]
 
@@ -24,7 +24,7 @@ _ATTENDS = {
 }  # fmt: skip
 
 
-def found(task: Task) -> Groups:
+def layer_groups(task: Task) -> Groups:
     """The groups of a task's model, found by a forward pass of its example; without one, in the model's own order.
 
     Raises:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent import batch_norm, trees
-from fedtangent.batch_norm import BatchNorm
+from fedtangent import trees
 from fedtangent.intercept import Intercept
+from fedtangent.training import batch_norm
+from fedtangent.training.batch_norm import BatchNorm
 
 REAL = torch.tensor([True, False, True, True, False, True])
 SHAPES = [(6, 3), (6, 3, 5), (6, 3, 4, 5)]

@@ -1,0 +1,1 @@
+"""What a node learns, and how: task, losses, solvers, batch norm, dropout, layer groups, label shift."""
