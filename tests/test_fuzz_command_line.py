@@ -89,7 +89,11 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     known: dict[str, Any] = {**options(cli.run), **options(Experiment)}
     hosted = {"host": given["host"]} if "host" in given else {}
     known |= {name: owners[0][1] for name, owners in choices(method, **chosen, **hosted).items()}
-    for name in ("method", "ranks", *PARTS.values()):  # ranks are processes of their own, which take seconds
+    for name in (
+        "method",
+        "ranks",
+        *(kind.options for kind in PARTS.values()),
+    ):  # ranks are processes of their own, which take seconds
         known.pop(name)
     for _ in range(draw(st.integers(1, 3))):
         option = known[draw(st.sampled_from(sorted(known)))]

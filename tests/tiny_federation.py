@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog, trees
+from fedtangent.experiments.chain import chained
+from fedtangent.experiments.options import resolved
 from fedtangent.federation import SERVER, Central, Each, Engine, Fleet, Graph, Ledger, Method, Wire
 from fedtangent.shard import Shard
 from fedtangent.training.task import Task
@@ -61,6 +63,13 @@ def fleet(nodes: int = len(ROWS), **options: Any) -> Fleet:
     given = {"engine": engine(), "seed": SEED, "round": 1, "graph": GRAPH if nodes == len(ROWS) else None}
     given |= {"node_bytes": dict.fromkeys(range(nodes), 1), "wire": Wire(memory())}
     return Fleet(tuple(range(nodes)), **{**given, **options})
+
+
+def wire(channel: str, **options: Any) -> Wire:
+    """One in this process, with channels."""
+    chain = chained(channel)
+    assert chain is not None
+    return Wire(memory(), coding=chain(**resolved("channel", chain, options)))
 
 
 def philox(purpose: str, round: int, node: int = SERVER, seed: int = SEED) -> np.random.Generator:

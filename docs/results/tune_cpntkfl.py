@@ -15,26 +15,34 @@ from validation import append, missing, problem
 import fedtangent
 
 ROUNDS, CLIENTS, CANDIDATES = 6, 21, 12
+
+
+def coded(**given: float) -> dict[str, Any]:
+    """The largest `share` of the factors, and so many `levels` of them, where given."""
+    names = [name for name, option in {"topk": "share", "quantize": "levels"}.items() if option in given]
+    return {"channel": ",".join(names), "messages": ("factors",), **given}
+
+
 SMALL: dict[str, Any] = {"exchange": "jacobian", "project": 100, "subsample": 0.1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "Jacobians": {"exchange": "jacobian"},
     "factors": {},
-    "levels 16": {"levels": 16},
-    "levels 15": {"levels": 15},
-    "levels 3": {"levels": 3},
-    "sparsity 0.5": {"sparsity": 0.5},
-    "sparsity 0.25": {"sparsity": 0.25},
-    "sparsity 0.1": {"sparsity": 0.1},
-    "sparsity 0.5, levels 15": {"sparsity": 0.5, "levels": 15},
+    "levels 16": coded(levels=16),
+    "levels 15": coded(levels=15),
+    "levels 3": coded(levels=3),
+    "sparsity 0.5": coded(share=0.5),
+    "sparsity 0.25": coded(share=0.25),
+    "sparsity 0.1": coded(share=0.1),
+    "sparsity 0.5, levels 15": coded(share=0.5, levels=15),
     "subsample 0.3": {"subsample": 0.3},
-    "subsample 0.3, levels 15": {"subsample": 0.3, "levels": 15},
-    "subsample 0.3, levels 15, linearised": {"subsample": 0.3, "levels": 15, "selection": "linearised"},
+    "subsample 0.3, levels 15": {"subsample": 0.3, **coded(levels=15)},
+    "subsample 0.3, levels 15, linearised": {"subsample": 0.3, **coded(levels=15), "selection": "linearised"},
     "project 200": {"project": 200},
     "project 100": {"project": 100},
     "small Jacobians": SMALL,
-    "small Jacobians, sparsity 0.1, levels 15": {**SMALL, "sparsity": 0.1, "levels": 15},
-    "small Jacobians, sparsity 0.01, levels 15": {**SMALL, "sparsity": 0.01, "levels": 15},
-    "all": {"project": 100, "subsample": 0.3, "sparsity": 0.5, "levels": 15, "shuffle": True},
+    "small Jacobians, sparsity 0.1, levels 15": {**SMALL, **coded(share=0.1, levels=15)},
+    "small Jacobians, sparsity 0.01, levels 15": {**SMALL, **coded(share=0.01, levels=15)},
+    "all": {"project": 100, "subsample": 0.3, **coded(share=0.5, levels=15), "shuffle": True},
 }
 
 

@@ -16,6 +16,7 @@ from validation import append, missing, problem
 
 import fedtangent
 
+HALVED = {"channel": "bfloat16", "messages": ("directions",)}
 SERVER: dict[str, dict[str, Any]] = {
     "defaults": {},
     "no decay": {"decay": 0.0},
@@ -25,7 +26,7 @@ SERVER: dict[str, dict[str, Any]] = {
     "one damping, 10": {"dampings": (10.0,)},
     "four dampings, 1 to 1000": {"dampings": (1.0, 10.0, 100.0, 1000.0)},
     "no momentum": {"momentum": False},
-    "directions in bfloat16": {"wire": "bfloat16"},
+    "directions in bfloat16": HALVED,
     "one try, ridge .01": {"ridges": (0.01,), "scales": (1.0,)},
 }
 COHORT: dict[str, dict[str, Any]] = {
@@ -44,7 +45,7 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     },
     "neighbours, ridges 1e-4 .01 .1, scales 1 2 3": {"ridges": (1e-4, 1e-2, 1e-1), "scales": (1.0, 2.0, 3.0)},
     "neighbours, shared inputs": {"inputs": "shared"},
-    "neighbours, shared inputs, guard, bfloat16": {"inputs": "shared", "guard": True, "wire": "bfloat16"},
+    "neighbours, shared inputs, guard, bfloat16": {"inputs": "shared", "guard": True, **HALVED},
 }
 VARIANTS = (
     {name: {"method": "fedkfac", "rounds": 10, **own} for name, own in SERVER.items()}

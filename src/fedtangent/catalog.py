@@ -9,7 +9,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-FOLDERS = ("methods", "models", "datasets", "augmentations", "partitions", "topologies", "engines", "recipes")
+FOLDERS = (
+    "methods",
+    "models",
+    "datasets",
+    "augmentations",
+    "partitions",
+    "topologies",
+    "channels",
+    "engines",
+    "recipes",
+)
 
 
 def names(folder: str) -> list[str]:

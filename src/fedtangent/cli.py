@@ -254,7 +254,7 @@ def _parse_run(words: list[str], name: str = "run") -> int:
         got = repr(words[0]) if words else "nothing"
         raise ValueError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
     method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
-    for part in ("method", *PARTS.values()):
+    for part in ("method", *(kind.options for kind in PARTS.values())):
         fields.pop(part)
     first = _Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
     for part in PARTS:

@@ -78,7 +78,8 @@ def test_a_model_of_ones_own_must_take_the_mixtures() -> None:
 
 def test_the_command_line_knows_what_cp_ntk_fl_adds(capsys: pytest.CaptureFixture[str]) -> None:
     words = (
-        "run ntkfl --project 8 --subsample .5 --sparsity .4 --levels 9 --shuffle --exchange factors --participation 1"
+        "run ntkfl --project 8 --subsample .5 --channel topk,quantize --share .4 --levels 9 --messages factors "
+        "--shuffle --exchange factors --participation 1"
     )
     assert cli.main([*words.split(), "--times", "2,9", "--nodes", "3", "--rounds", "1"]) == 0
     assert "Exposure raw-equivalent" in capsys.readouterr().out

@@ -12,7 +12,9 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
-from fedtangent.federation import Central, Each, Exposure, Fleet, Method
+from fedtangent.federation import Central, Coding, Each, Exposure, Fleet, Method, Wire
+from fedtangent.federation.coding import Way
+from fedtangent.transports.memory import memory
 from tests import tiny_federation as federation
 from tests.tiny_federation import GRAPH, LONELY, assert_close, assert_same, plain
 
@@ -100,6 +102,32 @@ def test_the_engines_agree(name: str, engine: str) -> None:
     assert_close(found.aggregate, expected.aggregate, 1e-10)
     assert_close(found.extras, expected.extras, 1e-10)
     assert (found.ledger.sent, found.ledger.received) == (expected.ledger.sent, expected.ledger.received)
+
+
+class Noted(Coding):
+    """Notes which messages go which way, and changes none."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.seen: dict[str, set[str]] = {}
+
+    def applies(self, message: str | None, way: Way) -> bool:
+        if message is not None:
+            self.seen.setdefault(message, set()).add(way)
+        return message is not None
+
+
+@every_method
+def test_the_messages_that_bear_channels_are_as_declared(name: str) -> None:
+    noted = Noted()
+    found = federation.run(method(name), wire=Wire(memory(), coding=noted), graph=GRAPH if talks(name) else None)
+    assert noted.seen == {message: set(kind.ways) for message, kind in method(name).messages.items()}
+    if name != "ntkdfl" and name != "ntkfl":  # which write the Jacobian out to code it
+        assert_close(found.aggregate, run(name, "sequential").aggregate, 1e-12)
+
+
+def talks(name: str) -> bool:
+    return method(name).traits.neighbours
 
 
 @every_method

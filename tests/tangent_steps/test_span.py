@@ -59,8 +59,6 @@ def test_the_basis_is_a_direction_for_every_damping_and_the_last_displacement(to
     found = SPAN.basis(total, {}, v)
     assert_close(found, {name: torch.cat([part, v[name][None]]) for name, part in made.items()}, 0)
     assert_close(Span((0.3, 5.0), (1.0,), (1.0,), momentum=False).basis(total, {}, {}), made, 0)
-    rounded = Span((0.3, 5.0), (1.0,), (1.0,), wire="bfloat16").basis(total, {}, v)
-    assert_close(rounded, {name: part.to(torch.bfloat16) for name, part in found.items()}, 0)
 
 
 def test_a_direction_that_is_not_finite_is_left_out_unless_all_are(total: Moments) -> None:
@@ -151,7 +149,6 @@ def test_nearly_parallel_directions_do_no_harm_in_single_precision() -> None:
         ({"ridges": (-0.1,)}, r"^`ridges` must be positive numbers; got \[-0.1\]\. Give at least one\.$"),
         ({"ridges": (math.nan,)}, r"^`ridges` must be positive numbers; got \[nan\]\. Give at least one\.$"),
         ({"scales": (math.inf,)}, r"^`scales` must be positive numbers; got \[inf\]\. Give at least one\.$"),
-        ({"wire": "int8"}, r"^`wire` must be 'full' or 'bfloat16'; got 'int8'\. Choose one of the two\.$"),
     ],
 )
 def test_a_wrong_setting_is_an_error(options: dict[str, Any], message: str) -> None:

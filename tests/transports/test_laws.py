@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fedtangent.catalog import load, names
-from fedtangent.federation import SERVER, Each, Fleet, Graph, Ledger, Link, Tag, Transport, Wire
+from fedtangent.channels.quantize import quantize
+from fedtangent.channels.topk import topk
+from fedtangent.federation import SERVER, Coding, Each, Fleet, Graph, Ledger, Link, Tag, Transport, Wire
 from fedtangent.federation.looking import collected, seen
 from fedtangent.federation.values import replaced
 from fedtangent.shard import Shard
@@ -21,6 +23,7 @@ from tests.tiny_federation import GRAPH, LONELY, ROWS, assert_close, assert_same
 
 NODES = range(len(ROWS))
 METHODS = names("methods")
+CODED = [name for name in METHODS if load("methods", name)(federation.task()).messages]
 Play = Callable[[Transport], Any]
 
 
@@ -80,11 +83,11 @@ def played(transport: Transport, graph: Graph) -> tuple[Any, Ledger]:
 
 
 @cache
-def run(transport: str, what: str) -> tuple[Any, dict[str, Tensor], list[Any], Ledger]:
+def run(transport: str, what: str, coded: bool = False) -> tuple[Any, dict[str, Tensor], list[Any], Ledger]:
     """State, aggregate, extras and bill of two rounds of a method, as they are known at the server's process."""
 
     def play(transport: Transport) -> Any:
-        wire = Wire(transport)
+        wire = Wire(transport, coding=lossy(what) if coded else None)
         fleet = federation.fleet(wire=wire, round=0)
         method = load("methods", what)(federation.task())
         data_k = fleet.each(federation.shards())
@@ -102,6 +105,13 @@ def run(transport: str, what: str) -> tuple[Any, dict[str, Tensor], list[Any], L
     return play(memory()) if transport == "memory" else TRANSPORTS[transport](play)[0]  # type: ignore[no-any-return]
 
 
+def lossy(what: str) -> Coding:
+    """A part of the entries, drawn levels; what is lost of messages that last is sent later."""
+    lasting = all(message.lasting for message in load("methods", what)(federation.task()).messages.values())
+    channels = [topk(share=0.5), quantize(levels=7, rounding="stochastic")]
+    return Coding(channels, feedback="error" if lasting else "none")
+
+
 @pytest.mark.parametrize("graph", [GRAPH, LONELY], ids=["connected", "lonely"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_every_verb_gives_what_it_gives_in_one_process(transport: str, graph: Graph) -> None:
@@ -110,6 +120,16 @@ def test_every_verb_gives_what_it_gives_in_one_process(transport: str, graph: Gr
     for values, _ in found:
         assert_same(values, expected)
     assert found[0][1].state() == bill.state()
+
+
+@pytest.mark.parametrize("what", CODED)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_channels_give_what_they_give_in_one_process(transport: str, what: str) -> None:
+    state, aggregate, extras, bill = run("memory", what, True)
+    found = run(transport, what, True)
+    assert_same(found[:3], (state, aggregate, extras))
+    assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
+    assert bill.sent_bytes < run("memory", what)[3].sent_bytes
 
 
 @pytest.mark.parametrize("what", METHODS)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtangent import forward, trees
-from fedtangent.channels.project import project, projected
 from fedtangent.datasets._check import checked
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.federation import Graph, Method
+from fedtangent.federation import Graph, Method, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.federation.engine import out_of_memory
 from fedtangent.module_state import borrowed, copied
+from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count
 from fedtangent.training import batch_norm, dropout, losses
 from fedtangent.training.losses import Loss
@@ -292,6 +292,13 @@ def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."
         )
+
+
+def check_channel(experiment: Experiment, method: Method) -> None:
+    """Raises where the channels cannot be, or the method's messages cannot bear them."""
+    function = factory("channel", experiment.channel)
+    if function is not None:
+        coding.check(function(**experiment.resolved("channel")), method.name, method.messages)
 
 
 def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:

@@ -32,10 +32,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: The method's.
         meta: round, ledger and whatever identifies the run, as JSON holds it.
+        kept: What the run's channels remember of every sender's messages.
     """
 
     state: Any
     meta: dict[str, Any]
+    kept: list[Any]
 
 
 def known_types(first: Any, functions: Iterable[Callable[..., Any]]) -> list[type]:
@@ -63,7 +65,7 @@ def check(state: Any, types: Sequence[type]) -> None:
             )
 
 
-def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
+def save(folder: Path, state: Any, meta: dict[str, Any], kept: Sequence[Any] = ()) -> None:
     """Writes the checkpoint of a folder.
 
     Raises:
@@ -71,8 +73,8 @@ def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
         TypeError: The state holds something other than trees of tensors and numbers.
     """
     writer = _Writer()
-    layout = writer.laid_out(state)
-    tensor_file.save(folder / NAME, {"meta": meta, "state": layout, "forms": writer.forms}, writer.tensors)
+    header = {"meta": meta, "state": writer.laid_out(state), "kept": writer.laid_out(list(kept))}
+    tensor_file.save(folder / NAME, {**header, "forms": writer.forms}, writer.tensors)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
@@ -104,7 +106,9 @@ def rebuilt(
     try:
         meta, forms = dict(header["meta"]), header["forms"]
         tensors = {name: _formed(tensor, forms.get(name)).to(fleet.device) for name, tensor in tensors.items()}
-        state = _Reader(tensors, fleet, types).rebuilt(header["state"], first)
+        reader = _Reader(tensors, fleet, types)
+        state = reader.rebuilt(header["state"], first)
+        kept = [(str(name), int(node), dict(parts)) for name, node, parts in reader.rebuilt(header["kept"], None)]
         if type(state) is not type(first):
             raise TypeError(f"it is of type {type(state).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
@@ -112,7 +116,7 @@ def rebuilt(
             f"`out` must hold a {NAME} of its own run; got another state in {folder} ({tensor_file.reason(error)}). "
             f"{_REMEDY}"
         ) from error
-    return Checkpoint(state, meta)
+    return Checkpoint(state, meta, kept)
 
 
 def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:

@@ -5,28 +5,48 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import nn
 
 from fedtangent import catalog
+from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
-from fedtangent.federation import Graph, Method
+from fedtangent.federation import Channel, Graph, Method
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
 
-# The parts that are chosen by name, each from its folder, and the field that holds the options of the chosen one.
+
+class Part(NamedTuple):
+    """A kind of part that is chosen by name.
+
+    Attributes:
+        folder: Where its names are files.
+        options: The experiment's field that holds the options of the chosen one.
+        own: What it may be from Python beside a function; then it has no options.
+        default: What stands for None; without one None leaves the part out.
+        required: Whether it is never left out.
+    """
+
+    folder: str
+    options: str
+    own: tuple[type, ...] = ()
+    default: str | None = None
+    required: bool = False
+
+
 PARTS = {
-    "method": "options",
-    "host": "host_options",
-    "dataset": "dataset_options",
-    "augment": "augment_options",
-    "model": "model_options",
-    "partition": "partition_options",
-    "topology": "topology_options",
+    "method": Part("methods", "options", required=True),
+    "host": Part("methods", "host_options"),  # whose default hangs on the method
+    "dataset": Part("datasets", "dataset_options", (Dataset,), required=True),
+    "augment": Part("augmentations", "augment_options", (Augmentation,)),
+    "model": Part("models", "model_options", (nn.Module,), required=True),
+    "partition": Part("partitions", "partition_options", (Partition,), required=True),
+    "topology": Part("topologies", "topology_options", (Graph,), default="regular"),
+    "channel": Part("channels", "channel_options"),
 }
-DEFAULT_TOPOLOGY, DEFAULT_NODES, DEFAULT_HOST = "regular", 20, "fedavg"
+DEFAULT_NODES, DEFAULT_HOST = 20, "fedavg"
 
 DType = Literal["float32", "float64"]
 GossipWeights = Literal["uniform", "metropolis"]
@@ -66,6 +86,9 @@ class Experiment:
         topology_options: The topology's options by name.
         static: Keep the first round's graph instead of drawing one every round.
         gossip_weights: How a neighbourhood is averaged: uniform or metropolis.
+        channel: What is done to the method's messages on their way, such as topk,quantize one after the other, or files
+            of your own; from Python also functions; none leaves them.
+        channel_options: The channels' options by name, and messages, direction and feedback.
         rounds: How many.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
@@ -97,6 +120,8 @@ class Experiment:
     topology_options: Mapping[str, Any] = field(default_factory=dict)
     static: bool = False
     gossip_weights: GossipWeights = "uniform"
+    channel: str | Callable[..., Channel] | Sequence[str | Callable[..., Channel]] | None = None
+    channel_options: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 30
     seed: int = 0
     engine: str | None = None
@@ -155,7 +180,8 @@ class Experiment:
         Raises:
             ValueError: An option that the part does not have.
         """
-        given = getattr(self, PARTS[part])
+        options_field = PARTS[part].options
+        given = getattr(self, options_field)
         function = factory(part, self.hosted if part == "host" else getattr(self, part))
         if part == "host" and function is None and given:
             raise ValueError(
@@ -164,7 +190,7 @@ class Experiment:
             )
         if function is None and given:
             why = f"when the {part} is an object of your own" if getattr(self, part) is not None else f"without {part}"
-            raise ValueError(f"`{PARTS[part]}` must be left out {why}; got {', '.join(given)}. Drop them.")
+            raise ValueError(f"`{options_field}` must be left out {why}; got {', '.join(given)}. Drop them.")
         if function is None:
             return {}
         found = resolved(f"{part} {_name(function)}", function, given)
@@ -188,7 +214,7 @@ def experiment(method: str | Callable[..., Method], **settings: Any) -> Experime
         TypeError: A value of the wrong type.
     """
     own = {name: value for name, value in settings.items() if name in options(Experiment)}
-    parts: dict[str, dict[str, Any]] = {part: dict(own.get(field, {})) for part, field in PARTS.items()}
+    parts: dict[str, dict[str, Any]] = {part: dict(own.get(kind.options, {})) for part, kind in PARTS.items()}
     known = choices(method, **{part: own[part] for part in PARTS if part in own})
     for name, value in settings.items():
         if name in own:
@@ -199,7 +225,7 @@ def experiment(method: str | Callable[..., Method], **settings: Any) -> Experime
             raise ValueError(shared(name, known[name]))
         part, option = known[name][0]
         parts[part][option.name] = value
-    return Experiment(method=method, **{**own, **{PARTS[part]: given for part, given in parts.items()}})
+    return Experiment(method=method, **{**own, **{PARTS[part].options: given for part, given in parts.items()}})
 
 
 def shared(name: str, owners: list[tuple[str, Option]]) -> str:
@@ -231,18 +257,21 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         ValueError: An unknown name.
         TypeError: Neither a name nor anything that the part can be.
     """
-    if part == "topology" and value is None:
-        value = DEFAULT_TOPOLOGY
+    kind = PARTS.get(part)
+    if kind is not None and value is None:
+        value = kind.default
+        if value is None and not kind.required:
+            return None
+    if part == "channel":
+        return chained(value)
     if isinstance(value, Path):
         value = str(value)
-    absent = value is None and part in ("host", "augment")
-    if absent or isinstance(value, (Dataset, Augmentation, nn.Module, Partition, Graph)):
+    if kind is not None and isinstance(value, kind.own):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":
         return _index_file(value)
     if isinstance(value, str):
-        folder = {"topology": "topologies", "host": "methods", "augment": "augmentations"}.get(part, f"{part}s")
-        return catalog.load(folder, value, part)
+        return catalog.load(f"{part}s" if kind is None else kind.folder, value, part)
     if not callable(value):
         raise TypeError(f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name.")
     return value  # type: ignore[no-any-return]

@@ -9,6 +9,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+# Options that have become parts, and what to use in their place.
+SUCCESSORS = {
+    "sparsity": "--channel topk --channel.share, with --channel.messages factors",
+    "levels": "--channel quantize --channel.levels, with --channel.messages factors",
+    "wire": "--channel bfloat16 --channel.messages directions",
+}
+
 _LISTS = (tuple, list, Sequence)
 REQUIRED = inspect.Parameter.empty
 
@@ -66,6 +73,8 @@ def resolved(owner: str, function: Callable[..., Any], given: Mapping[str, Any])
 
 def unknown(name: str, known: Mapping[str, Any], what: str) -> str:
     """The sentence about a name that does not exist, with the nearest that does."""
+    if (use := SUCCESSORS.get(name.rpartition(".")[2])) is not None:
+        return f"`{name}` must be left out: channels do it, for every method; got a value. Use {use}."
     if near := get_close_matches(name, known, 1):
         return f"`{name}` must be {what}; got an unknown name. Did you mean {near[0]!r}?"
     names = ", ".join(other for other in known if "." not in other)

@@ -131,13 +131,13 @@ def _played(
         fleet = built.fleet(k, wire)
         state, entry, weights, books = step(built, fleet, state, data_k, k)
         rounds.append(entry)
-        whole = None if folder is None else collected(fleet, state)
+        whole, kept = (None, []) if folder is None else (collected(fleet, state), wire.kept(built.nodes))
         if folder is not None and built.leads:
             digests.append(record.append(folder, entry))
             model_file.save(folder, built, weights.value)
             checkpoint.check(whole, types)
             meta = {"round": k, "lines": digests, "ledger": books.state(), "fingerprint": built.fingerprint}
-            checkpoint.save(folder, whole, meta)
+            checkpoint.save(folder, whole, meta, kept)
         if built.leads:
             scalars.log(entry)
             if on_round is not None:
@@ -220,7 +220,10 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
     header, tensors, rounds, digests = told
     if not built.leads:
         fleet.ledger.costs = dict(header["meta"]["ledger"]["costs"])
-    return _Begun(checkpoint.rebuilt(folder, header, tensors, fleet, state, types).state, rounds, digests, types)
+    found = checkpoint.rebuilt(folder, header, tensors, fleet, state, types)
+    if fleet.wire.coding is not None:
+        fleet.wire.coding.restore(found.kept, fleet.wire.transport.here)
+    return _Begun(found.state, rounds, digests, types)
 
 
 def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Sequence[type]) -> Any:

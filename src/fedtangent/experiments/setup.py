@@ -22,6 +22,7 @@ from fedtangent.experiments.build import (
     built_partition,
     built_weights,
     check_borne,
+    check_channel,
     check_own,
     generator,
     initialised,
@@ -29,11 +30,11 @@ from fedtangent.experiments.build import (
     named,
 )
 from fedtangent.experiments.engine import built_engine
-from fedtangent.experiments.experiment import DEFAULT_TOPOLOGY, Experiment, factory
+from fedtangent.experiments.experiment import PARTS, Experiment, factory
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
+from fedtangent.federation import SERVER, Coding, Each, Engine, Fleet, Graph, Method, Transport, Wire
 from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
@@ -122,7 +123,12 @@ class Setup:
 
     def wire(self) -> Wire:
         """A new wire, on which nothing has passed."""
-        return Wire(self.transport)
+        return Wire(self.transport, coding=self._coding())
+
+    def _coding(self) -> Coding | None:
+        """What the channels make of messages, with nothing remembered."""
+        channels = factory("channel", self.experiment.channel)
+        return None if channels is None else channels(**self.experiment.resolved("channel"))
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""
@@ -160,10 +166,11 @@ class Setup:
             "partition": named(asked.partition),
             "partition_options": plain(asked.resolved("partition")),
             "nodes": len(self.data),
-            "topology": named(asked.topology or DEFAULT_TOPOLOGY) if talks else None,
+            "topology": named(asked.topology or PARTS["topology"].default) if talks else None,
             "topology_options": plain(asked.resolved("topology")) if talks else {},
             "static": asked.static if talks else None,
             "gossip_weights": asked.gossip_weights if talks else None,
+            **_described(asked, "channel", factory("channel", asked.channel)),
             "rounds": asked.rounds,
             "seed": asked.seed,
             "engine": self.engine.name,
@@ -201,7 +208,8 @@ class Setup:
 
     def _node_bytes(self, graph: Graph | None) -> Mapping[int, int]:
         """The peak memory of each node's work; where it has neighbours, from the mean rows of its neighbourhood."""
-        needs = self.method.node_bytes
+        coded = self.experiment.channel is not None and self.method.coded_bytes is not None
+        needs = self.method.coded_bytes if coded else self.method.node_bytes
         if needs is None:  # a few copies of weights and data
             weights = trees.payload_bytes(self.task.w_0)
             return {i: 8 * weights + 4 * trees.payload_bytes(data) for i, data in enumerate(self.data)}
@@ -248,6 +256,7 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_borne(experiment, task, method)
+    check_channel(experiment, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     built = Setup(
         experiment,

@@ -1,11 +1,14 @@
 """The contract: who holds a value, the verbs that move it, and what computes, sends and counts; nothing of learning."""
 
+from fedtangent.federation.coding import Channel, Coded, Coding, Draw, Message, Size
 from fedtangent.federation.engine import Engine, NodeError
 from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import generator
 from fedtangent.federation.ledger import SERVER, Ledger
 from fedtangent.federation.method import (
+    WEIGHTS_AT_SERVER,
+    WEIGHTS_BETWEEN,
     Exposure,
     Method,
     Schedule,
@@ -21,7 +24,13 @@ from fedtangent.federation.values import ABSENT, Central, Each, Inbox
 __all__ = [
     "ABSENT",
     "SERVER",
+    "WEIGHTS_AT_SERVER",
+    "WEIGHTS_BETWEEN",
     "Central",
+    "Channel",
+    "Coded",
+    "Coding",
+    "Draw",
     "Each",
     "Engine",
     "Exposure",
@@ -30,9 +39,11 @@ __all__ = [
     "Inbox",
     "Ledger",
     "Link",
+    "Message",
     "Method",
     "NodeError",
     "Schedule",
+    "Size",
     "Tag",
     "Traits",
     "Transport",

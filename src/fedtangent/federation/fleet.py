@@ -18,7 +18,10 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
     within(scope, x_k)         the same Fleet             nothing; `map` on node i runs inside of scope(x_i)
     holding(x, names)          the same Fleet             nothing; what nodes hold already is not sent to them again
+    as_sent(x, message)        the same, as it is seen    nothing; where the sender goes on with what receivers see
 
+A message that has a name bears the run's channels, which change it and take fewer bytes; without them it is as it was
+(`codes(message)` tells which).
 Every process runs the same method on its own nodes, and a Central is absent where the server is not. `map` and `ask`
 only describe: the values are computed, wave of nodes by wave, when a verb needs them all, so that the replies of a
 round never exist at once. `observe(x_k)` is for the record: what is observed must never come back into a verb.
@@ -28,32 +31,26 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from functools import cached_property, partial
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedtangent import many, multiply_adds, trees
+from fedtangent.federation.asking import Asking
+from fedtangent.federation.coding import Way
 from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger
-from fedtangent.federation.transport import Bill, Link, Tag, Wire, nothing
+from fedtangent.federation.transport import Bill, Link, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
 from fedtangent.federation.waves import waves
 
 T = TypeVar("T")
-
-
-class _Answers(NamedTuple):
-    """The way back of an `ask`: its tag, what the nodes of this process answer, all its links, and who asks anew."""
-
-    tag: Tag
-    out: dict[Link, Any]
-    links: list[Link]
-    first: set[int]
+Held = TypeVar("Held", Each[Any], Central[Any])
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,42 @@ class Fleet:
             return Central(cast(T, ABSENT))
         return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *(part.value for part in x))))
 
-    def broadcast(self, x: Central[T]) -> Each[T]:
+    def as_sent(self, x: Held, message: str | None, since_k: Each[Any] | None = None) -> Held:
+        """A server's or every node's value as its receivers will see it, by a verb that names no message any more.
+
+        Args:
+            x: A Central, which goes down, or an Each, which goes to neighbours where there are some and else up.
+            message: Its name, by which the run's channels know it; without one it is as it is.
+            since_k: What both ends have already, of which the channels are given the difference.
+        """
+        way: Way = "down" if isinstance(x, Central) else "up" if self.graph is None else "between"
+        coding = self.wire.coding
+        if coding is None or message is None or not coding.applies(message, way):
+            return x
+
+        def coded(value: Any, node: int, since: Any = None) -> Any:
+            return coding.coded(value, message, partial(self.rng, f"channel of {message}", node), node, since)
+
+        if isinstance(x, Central):
+            return Central(coded(x.value, SERVER)) if x.is_here else x
+        self._check(x)
+
+        def pull(wave: Wave, cache: Cache) -> list[Any]:
+            before = [None] * len(wave.nodes) if since_k is None else since_k.pull(wave, cache)
+            return [coded(*row) for row in zip(x.pull(wave, cache), wave.nodes, before, strict=True)]
+
+        found: Each[Any] = Each(self, pull)
+        return found if coding.feedback == "none" else found.settle()  # what is remembered changes once
+
+    def codes(self, message: str) -> bool:
+        """Whether the run's channels change messages of this name that nodes send."""
+        way: Way = "up" if self.graph is None else "between"
+        return self.wire.coding is not None and self.wire.coding.applies(message, way)
+
+    def broadcast(self, x: Central[T], message: str | None = None) -> Each[T]:
         """The server's value on every node; what a node holds already is not sent again."""
         self._check_central(x)
+        x = self.as_sent(x, message)
         links = [Link(SERVER, node) for node in self.nodes]
         held = {node: {id(tensor) for tensor in own} for node, own in self.held.items()}
         bill = (lambda link, value: trees.payload_bytes(value, held.get(link.target, ()))) if held else None
@@ -165,9 +195,23 @@ class Fleet:
         came = self.wire.exchange(self.wire.tag(), out, links, bill)
         return Each(self, {node: came[Link(SERVER, node)] for node in self.here})
 
-    def mean(self, x_k: Each[T], weight_k: Each[Any] | None = None) -> Central[T]:
-        """sum_k weight_k x_k / sum_k weight_k at the server; the weights travel with the values."""
+    def mean(
+        self,
+        x_k: Each[T],
+        weight_k: Each[Any] | None = None,
+        message: str | None = None,
+        since_k: Each[T] | None = None,
+    ) -> Central[T]:
+        """sum_k weight_k x_k / sum_k weight_k at the server; the weights travel with the values.
+
+        Args:
+            x_k: The values.
+            weight_k: Theirs; 1 where not given.
+            message: As of `as_sent`.
+            since_k: As of `as_sent`.
+        """
         self._check(x_k)
+        x_k = self.as_sent(x_k, message, since_k)
         weights = [1.0] * len(self.nodes)
         if weight_k is not None:
             weights = [float(weight) for weight in self._told(weight_k, None)]
@@ -176,7 +220,7 @@ class Fleet:
             raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
         return self._totalled(x_k, {node: w / whole for node, w in zip(self.nodes, weights, strict=True)})
 
-    def sum(self, x_k: Each[T]) -> tuple[Central[T], Central[int]]:
+    def sum(self, x_k: Each[T], message: str | None = None) -> tuple[Central[T], Central[int]]:
         """sum_k x_k at the server, and how many messages it refused: all that secure aggregation would show it.
 
         Refused, and no part of the sum, are messages of other shapes than most, or with a number that is not finite.
@@ -185,6 +229,7 @@ class Fleet:
             ValueError: No message is left.
         """
         self._check(x_k)
+        x_k = self.as_sent(x_k, message)
         kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
         ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
@@ -195,9 +240,13 @@ class Fleet:
             )
         return self._totalled(x_k, good), self.server(len(kinds) - len(good))
 
-    def gather(self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes) -> Central[list[T]]:
+    def gather(
+        self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes, message: str | None = None
+    ) -> Central[list[T]]:
         """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
-        return Central(self._to_server(x_k, lambda link, value: bill(value)))
+        return Central(
+            self._to_server(self.as_sent(x_k, message), lambda link, value: bill(value) - self.wire.spared(value))
+        )
 
     def observe(self, x_k: Each[T]) -> list[T]:
         """All values, in the order of the nodes, on every process: for record and evaluation, and never billed.
@@ -211,9 +260,10 @@ class Fleet:
             )
         return self._told(x_k, nothing)
 
-    def mix(self, x_k: Each[T]) -> Each[T]:
-        """The gossip matrix times the values: every node averages with its neighbours."""
+    def mix(self, x_k: Each[T], message: str | None = None) -> Each[T]:
+        """The gossip matrix times the values: every node averages with its neighbours what all of them see."""
         self._check(x_k)
+        x_k = self.as_sent(x_k, message)
         x = dict(zip(self.here, x_k.values, strict=True))
         links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
         came = self.wire.exchange(self.wire.tag(), {link: x[link.source] for link in links if link.source in x}, links)
@@ -234,6 +284,7 @@ class Fleet:
         *y_k: Each[Any],
         known_k: Each[Any] | None = None,
         bill: Callable[[T], int] = trees.payload_bytes,
+        message: str | None = None,
     ) -> Each[Inbox]:
         """Node i sends x_i to every neighbour j, which computes fn(x_i, *y_j) and sends it back: i's Inbox.
 
@@ -243,96 +294,46 @@ class Fleet:
             y_k: What the answering node holds.
             known_k: What i has asked the same neighbours with before in this round, and so need not send again.
             bill: Replaces the byte count of an answer, where another form of it is what would be sent.
+            message: The answers' name, as of `as_sent`; of a question `as_sent` gives what is seen.
         """
-        answered = self._answers(fn, x_k, y_k, known_k)
-
-        def pull(wave: Wave, cache: Cache) -> list[Inbox]:
-            tag, answers, links, first = answered(wave, cache)
-            came = self.wire.exchange(tag, answers, links, lambda link, value: bill(value) if link[1] in first else 0)
-            theirs: dict[int, list[T]] = {node: [] for node in wave.nodes}
-            for link in links:
-                if link[1] in theirs:
-                    theirs[link[1]].append(came[link])
-            return self._inboxes(wave.nodes, list(theirs.values()))
-
-        return Each(self, pull)
+        asking = self._asking(fn, x_k, y_k, known_k, message)
+        return Each(self, partial(asking.inboxes, bill))
 
     def ask_sum(
-        self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], known_k: Each[Any] | None = None
+        self,
+        fn: Callable[..., T],
+        x_k: Each[Any],
+        *y_k: Each[Any],
+        known_k: Each[Any] | None = None,
+        message: str | None = None,
     ) -> Each[tuple[T, Tensor]]:
         """The sum of what `ask` brings a node and how many of the answers it refused: all that secure sums would show.
 
         Refused, and no part of the sum, are answers with a number that is not finite: their senders send zeros.
         """
-        answered = self._answers(fn, x_k, y_k, known_k)
+        return Each(self, self._asking(fn, x_k, y_k, known_k, message).sums)
 
-        def pull(wave: Wave, cache: Cache) -> list[tuple[T, Tensor]]:
-            tag, answers, links, first = answered(wave, cache)
-            out = self._vetted(answers)
-
-            def bill(link: Link, value: tuple[T, Tensor]) -> int:
-                return trees.payload_bytes(value[0]) if link[1] in first else 0
-
-            sums = self.wire.total(tag, out, links, bill)
-            return [sums[i] for i in wave.nodes]
-
-        return Each(self, pull)
-
-    def _answers(
-        self, fn: Callable[..., Any], x_k: Each[Any], y_k: Sequence[Each[Any]], known_k: Each[Any] | None
-    ) -> Callable[[Wave, Cache], "_Answers"]:
-        """What the nodes here answer to the questions of a wave; a lonely node asks itself, for the shapes."""
+    def _asking(
+        self,
+        fn: Callable[..., Any],
+        x_k: Each[Any],
+        y_k: Sequence[Each[Any]],
+        known_k: Each[Any] | None,
+        message: str | None,
+    ) -> Asking:
         asked = [x_k] if known_k is None else [known_k, x_k]
         self._check(*asked, *y_k)
         self._require_graph()
         own = dict(zip(self.here, self._settled(y_k), strict=True))
-        asking, answering = self.wire.tag(), self.wire.tag()
-        unsent = set(self.nodes)  # an answer that is computed again, to spare memory, was sent once
 
-        def pull(wave: Wave, cache: Cache) -> _Answers:
-            links = [Link(i, j) for i in wave.everybody for j in self._answering(i)]
-            questions = dict(zip(wave.nodes, _rows([x.pull(wave, cache) for x in asked], len(wave.nodes)), strict=True))
-            first = unsent.intersection(wave.everybody)
-            unsent.difference_update(first)
-            out = {link: questions[link[0]] for link in links if link[0] in questions}
-            sizes: dict[int, int] = {}  # of a question, which goes to all neighbours
+        def code(answer: Any, link: Link) -> Any:
+            coding = self.wire.coding
+            if coding is None or message is None or not coding.applies(message, "between"):
+                return answer
+            return coding.coded(answer, message, partial(self.rng, f"channel of {message} to {link[1]}", link[0]), None)
 
-            def bill(link: Link, value: tuple[Any, ...]) -> int:
-                asker = link[0]
-                if asker not in sizes:
-                    sizes[asker] = trees.payload_bytes(value[-1]) if asker in first else 0
-                return sizes[asker]
-
-            came = self.wire.exchange(asking._replace(wave=wave.number), out, links, bill)
-            pairs = [link for link in links if link in came]
-            found = self._call(fn, [j for _, j in pairs], [(*came[link], *own[link[1]]) for link in pairs])
-            back = [Link(j, i) for i, j in links]
-            replies = iter(found)
-            answers = {turned: next(replies) for link, turned in zip(links, back, strict=True) if link in came}
-            return _Answers(answering._replace(wave=wave.number), answers, back, first)
-
-        return pull
-
-    def _vetted(self, answers: Mapping[Link, Any]) -> dict[Link, tuple[int, tuple[Any, Tensor]]]:
-        """The answers, zeros where one is not finite or to the node itself; and how many were refused, 0 or 1."""
-        none, one = (torch.tensor(count, device=self.device) for count in (0, 1))
-        out = {}
-        for (link, answer), good in zip(answers.items(), many.are_finite([*answers.values()]), strict=True):
-            alone = link.source == link.target
-            kept = answer if good and not alone else trees.zeros_like(answer)
-            out[link] = (1, (kept, none if good or alone else one))
-        return out
-
-    def _answering(self, node: int) -> tuple[int, ...]:
-        return self._neighbours(node) or (node,)
-
-    def _inboxes(self, nodes: Sequence[int], answers: list[list[Any]]) -> list[Inbox]:
-        real = {count: torch.ones(count, dtype=torch.bool, device=self.device) for count in {*map(len, answers)}}
-        inboxes = [Inbox(joined, real[len(its)]) for joined, its in zip(many.joined(answers), answers, strict=True)]
-        return [
-            inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
-            for node, inbox in zip(nodes, inboxes, strict=True)
-        ]
+        call = partial(self._call, fn)
+        return Asking(self.wire, self.nodes, self._neighbours, call, asked, own, code, self.device)
 
     def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
         """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""

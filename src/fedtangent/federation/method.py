@@ -1,15 +1,21 @@
 """What a method is, and what many of them share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from fedtangent.federation.coding import Message
 from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.values import Central, Each
 from fedtangent.shard import Shard
 
 Exposure = Literal["none", "aggregate", "kernel", "raw-equivalent"]
+
+
+WEIGHTS_AT_SERVER = MappingProxyType({"weights": Message(("up", "down"), lasting=True)})
+WEIGHTS_BETWEEN = MappingProxyType({"weights": Message(("between",), lasting=True)})
 
 
 class Traits(NamedTuple):
@@ -64,7 +70,9 @@ class Method(NamedTuple):
         personal: State -> the nodes' own weights, where each has its own.
         clients: Fleet -> who takes part in a round.
         node_bytes: (rows, degree) -> the peak memory of one node's work; None for a few copies of weights and data.
+        coded_bytes: The same where channels change its messages, where that is more.
         schedule: Of its rounds, where they are not all alike.
+        messages: Those that bear channels, by the name that the verbs are given.
     """
 
     name: str
@@ -76,7 +84,9 @@ class Method(NamedTuple):
     personal: Callable[[Any], Each[dict[str, Tensor]]] | None = None
     clients: Callable[[Fleet], Fleet] = everybody
     node_bytes: Callable[[int, int], int] | None = None
+    coded_bytes: Callable[[int, int], int] | None = None
     schedule: Schedule = Schedule()
+    messages: Mapping[str, Message] = MappingProxyType({})
 
 
 def rows(data: Shard) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent import trees
+from fedtangent.federation.coding import Coding
 from fedtangent.federation.ledger import SERVER, Ledger
 
 T = TypeVar("T")
@@ -81,10 +82,11 @@ class Wire:
     Args:
         transport: What brings it to its receiver.
         ledger: The bill.
+        coding: What channels make of messages; None where there are none.
     """
 
-    def __init__(self, transport: Transport, ledger: Ledger | None = None) -> None:
-        self.transport, self.ledger = transport, Ledger() if ledger is None else ledger
+    def __init__(self, transport: Transport, ledger: Ledger | None = None, coding: Coding | None = None) -> None:
+        self.transport, self.ledger, self.coding = transport, Ledger() if ledger is None else ledger, coding
         self._verbs = 0
 
     def tag(self) -> Tag:
@@ -116,17 +118,34 @@ class Wire:
         Args:
             nodes: All of them.
         """
-        blocks, _ = self.transport.blocks(nodes)
-        if len(blocks) == 1:
+        if len(self.transport.blocks(nodes)[0]) == 1:
             return self.ledger
-        own = self.ledger.state()
+        total = Ledger()
+        for state in self._of_all(nodes, self.ledger.state()):
+            total.add(state)
+        return total
+
+    def kept(self, nodes: Sequence[int]) -> list[Any]:
+        """What the channels of all processes remember, where the server is; elsewhere that of this one."""
+        if self.coding is None:
+            return []
+        return [part for state in self._of_all(nodes, self.coding.state()) for part in state]
+
+    def _of_all(self, nodes: Sequence[int], own: T) -> list[T]:
+        """The values of all processes, its own first, where the server is; elsewhere its own."""
+        blocks, _ = self.transport.blocks(nodes)
         links = [Link(block[0], SERVER) for block in blocks if block]
         out = {link: own for link in links if self.transport.here(link.source)}
         came = self.transport.exchange(self.tag(), out, links)
-        total = Ledger()
-        for state in [own, *(state for link, state in came.items() if link not in out)]:
-            total.add(state)
-        return total
+        return [own, *(value for link, value in came.items() if link not in out)]
+
+    def payload_bytes(self, value: Any) -> int:
+        """The bytes of a message."""
+        return int(trees.payload_bytes(value)) - self.spared(value)
+
+    def spared(self, value: Any) -> int:
+        """The bytes that a message takes less than its numbers as they are, by its channels."""
+        return 0 if self.coding is None else self.coding.spared(value)
 
     def _book(self, out: Mapping[Link, Any], bill: Bill | None) -> None:
         if self.ledger.is_paused or bill is nothing:
@@ -138,7 +157,7 @@ class Wire:
             if bill is not None:
                 size = bill(link, value)
             elif (size := known.get(id(value), -1)) < 0:
-                size = known[id(value)] = trees.payload_bytes(value)
+                size = known[id(value)] = self.payload_bytes(value)
             if size and link[0] != link[1]:
                 sent[link[0]] = sent.get(link[0], 0) + size
                 received[link[1]] = received.get(link[1], 0) + size

@@ -10,7 +10,7 @@ Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algori
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent.federation import Each, Fleet, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -51,6 +51,15 @@ def dfedavg(
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         batches_k = fleet.draw(draw, data_k, purpose="batches")
         z_k = fleet.map(train, state.w_k, data_k, batches_k)
-        return State(fleet.mix(z_k)), {}
+        return State(fleet.mix(z_k, "weights")), {}
 
-    return Method("dfedavg", init, round, "aggregate", Traits(neighbours=True), aggregate, of_nodes)
+    return Method(
+        "dfedavg",
+        init,
+        round,
+        "aggregate",
+        Traits(neighbours=True),
+        aggregate,
+        of_nodes,
+        messages=WEIGHTS_BETWEEN,
+    )

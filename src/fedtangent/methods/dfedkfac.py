@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, disclosure, node_mean, of_nodes, rows
+from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers, Inputs
@@ -62,7 +62,6 @@ def dfedkfac(
     guard: bool = False,
     aggregation: Literal["plain", "weighted"] = "plain",
     other: Literal["refuse", "exact"] = "refuse",
-    wire: Literal["full", "bfloat16"] = "full",
 ) -> Method:
     """DFedKFAC; the defaults are tuned on validation rows.
 
@@ -82,9 +81,8 @@ def dfedkfac(
         aggregation: Of the final model, `plain` or `weighted` by rows.
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
             `exact` blocks of the Gauss-Newton matrix.
-        wire: The precision in which a node sends its directions; all work with what was sent.
     """
-    span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
+    span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     if inputs not in ("neighbourhood", "shared"):
         raise ValueError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
     aggregate = node_mean(aggregation)
@@ -100,16 +98,16 @@ def dfedkfac(
         return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        mean_k = fleet.mix(state.w_k)
-        v_k = fleet.mix(state.v_k) if momentum else state.v_k
+        mean_k = fleet.mix(state.w_k, "weights")
+        v_k = fleet.mix(state.v_k, "displacements") if momentum else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
             a_k = _together(fleet, lambda _, a: a, fleet.everywhere(()), a_k)
-        near_k = fleet.ask_sum(node.moments, mean_k, data_k)
+        near_k = fleet.ask_sum(node.moments, mean_k, data_k, message="moments")
         total_k = fleet.map(_with_own, fleet.map(node.moments, mean_k, data_k), near_k)
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
-        basis_k = fleet.map(basis, total_k, a_k, v_k)
+        basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k), "directions")
         q_k = _together(fleet, node.along, basis_k, data_k, known_k=mean_k)
         c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
         asked_k = fleet.map(lambda *known: known, mean_k, basis_k)
@@ -146,6 +144,12 @@ def dfedkfac(
         aggregate,
         of_nodes,
         node_bytes=kfac.node_bytes(task, span.tries),
+        messages={
+            "weights": Message(("between",), lasting=True),
+            **({"displacements": Message(("between",), lasting=True)} if momentum else {}),
+            "moments": Message(("between",)),
+            "directions": Message(("between",)),
+        },
     )
 
 

@@ -12,7 +12,7 @@ Networks from Decentralized Data. AISTATS 2017, Algorithm 1. arXiv 1602.05629.
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
+from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -54,9 +54,9 @@ def fedavg(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        w_k = clients.broadcast(state.w)
+        received_k = clients.broadcast(state.w, "weights")
         batches_k = clients.draw(draw, data_k, purpose="batches")
-        w_k = clients.map(train, w_k, data_k, batches_k)
-        return State(clients.mean(w_k, clients.map(rows, data_k))), {}
+        w_k = clients.map(train, received_k, data_k, batches_k)
+        return State(clients.mean(w_k, clients.map(rows, data_k), "weights", since_k=received_k)), {}
 
-    return Method("fedavg", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    return Method("fedavg", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=WEIGHTS_AT_SERVER)

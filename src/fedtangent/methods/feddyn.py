@@ -16,7 +16,7 @@ Algorithm 1. arXiv 2111.04263. The model that is scored is the server's w, from 
 from typing import Any, NamedTuple
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
+from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -71,11 +71,13 @@ def feddyn(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        w_k = clients.broadcast(state.w)
+        w = clients.as_sent(state.w, "weights")
+        w_k = clients.broadcast(w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         z_k, g_k = clients.map(train, w_k, state.g_k, data_k, batches_k).unzip(2)
         share = len(clients.nodes) / len(fleet.nodes)
-        w, h = fleet.at_server(lambda mean, w, h: step(mean, w, h, share), clients.mean(z_k), state.w, state.h).unzip(2)
+        mean = clients.mean(z_k, message="weights", since_k=w_k)
+        w, h = fleet.at_server(lambda mean, w, h: step(mean, w, h, share), mean, w, state.h).unzip(2)
         return State(w, h, fleet.merge(g_k, state.g_k)), {}
 
     def train(w: Weights, g: Weights, data: Shard, batches: Batches) -> tuple[Weights, Weights]:
@@ -86,4 +88,4 @@ def feddyn(
         h = trees.add_scaled(h, trees.subtract(mean, w), -penalty * share)
         return trees.add_scaled(mean, h, -1 / penalty), h
 
-    return Method("feddyn", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    return Method("feddyn", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=WEIGHTS_AT_SERVER)

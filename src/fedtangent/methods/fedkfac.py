@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers
@@ -66,7 +66,6 @@ def fedkfac(
     decay: float = 5e-4,
     selection: Literal["held-out", "loss"] = "held-out",
     other: Literal["refuse", "exact"] = "refuse",
-    wire: Literal["full", "bfloat16"] = "full",
     balance: float = 10.0,
     guard: bool = True,
 ) -> Method:
@@ -84,7 +83,6 @@ def fedkfac(
             the step was taken with (`loss`).
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
             `exact` blocks of the Gauss-Newton matrix.
-        wire: The precision in which the server sends the directions; all work with what was sent.
         balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
             all clients; 1 for not at all.
         guard: Whether a round is refused whose sums would show a client or a row: of fewer than three clients, one of
@@ -92,7 +90,7 @@ def fedkfac(
             exposure is `kernel`.
     """
     cohort = participants(participation)
-    span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum, wire)
+    span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     if selection not in ("held-out", "loss"):
         raise ValueError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
@@ -121,9 +119,9 @@ def fedkfac(
         if balance > 1:
             here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)))
             by_class = fleet.at_server(partial(labels.weights, most=balance), state.labels, here)
-        w_k, by_class_k = clients.broadcast(state.w), clients.broadcast(by_class)
-        total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k))
-        basis = fleet.at_server(span.basis, total, state.a, state.v)
+        w_k, by_class_k = clients.broadcast(state.w, "weights"), clients.broadcast(by_class)
+        total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k), "moments")
+        basis = clients.as_sent(fleet.at_server(span.basis, total, state.a, state.v), "directions")
         basis_k = clients.broadcast(basis)
         q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k))
         c = fleet.at_server(span.combinations, total, basis, q)
@@ -156,6 +154,11 @@ def fedkfac(
         Traits(tangent=True),
         clients=cohort,
         node_bytes=kfac.node_bytes(task, span.tries),
+        messages={
+            "weights": Message(("down",), lasting=True),
+            "moments": Message(("up",)),
+            "directions": Message(("down",)),
+        },
     )
 
 

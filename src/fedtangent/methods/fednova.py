@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -52,11 +52,12 @@ def fednova(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        w_k = clients.broadcast(state.w)
+        w = clients.as_sent(state.w, "weights")
+        w_k = clients.broadcast(w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         move_k = clients.map(train, w_k, data_k, batches_k)
-        a, d = clients.mean(move_k, clients.map(rows, data_k)).unzip(2)
-        return State(fleet.at_server(lambda w, a, d: trees.add_scaled(w, d, -a), state.w, a, d)), {}
+        a, d = clients.mean(move_k, clients.map(rows, data_k), "moves").unzip(2)
+        return State(fleet.at_server(lambda w, a, d: trees.add_scaled(w, d, -a), w, a, d)), {}
 
     def train(w: Weights, data: Shard, batches: Batches) -> tuple[Tensor, Weights]:
         z = solve(w, data, batches)
@@ -64,4 +65,5 @@ def fednova(
         a = (t - momentum * (1 - momentum**t) / (1 - momentum)) / (1 - momentum)
         return a, trees.scale(trees.subtract(w, z), 1 / a)
 
-    return Method("fednova", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    messages = {"weights": Message(("down",), lasting=True), "moves": Message(("up",), lasting=True)}
+    return Method("fednova", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=messages)

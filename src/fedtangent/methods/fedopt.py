@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
+from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -87,13 +87,14 @@ def fedopt(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        w_k = clients.broadcast(state.w)
+        w = clients.as_sent(state.w, "weights")
+        received_k = clients.broadcast(w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
-        w_k = clients.map(train, w_k, data_k, batches_k)
-        mean = clients.mean(w_k, clients.map(rows, data_k))
-        return State(*fleet.at_server(server.step, mean, *state).unzip(3)), {}
+        w_k = clients.map(train, received_k, data_k, batches_k)
+        mean = clients.mean(w_k, clients.map(rows, data_k), "weights", since_k=received_k)
+        return State(*fleet.at_server(server.step, mean, *state._replace(w=w)).unzip(3)), {}
 
-    return Method("fedopt", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    return Method("fedopt", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=WEIGHTS_AT_SERVER)
 
 
 class Server(NamedTuple):

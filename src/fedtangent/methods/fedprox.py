@@ -13,7 +13,7 @@ Algorithm 2. arXiv 1812.06127. Clients are drawn evenly and weighted by their ro
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
+from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -59,12 +59,14 @@ def fedprox(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        received_k = clients.broadcast(state.w)
+        received_k = clients.broadcast(state.w, "weights")
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, received_k, data_k, batches_k, received_k)
-        return State(clients.mean(w_k, clients.map(rows, data_k))), {}
+        return State(clients.mean(w_k, clients.map(rows, data_k), "weights", since_k=received_k)), {}
 
-    return Method("fedprox", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    return Method(
+        "fedprox", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=WEIGHTS_AT_SERVER
+    )
 
 
 def towards(w_k: Weights, w: Weights, mu: float) -> Weights:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
+from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import dropout, solvers
@@ -88,14 +88,14 @@ def moon(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        received_k = clients.broadcast(state.w)
+        received_k = clients.broadcast(state.w, "weights")
         batches_k = clients.draw(draw, data_k, purpose="batches")
         w_k = clients.map(train, received_k, data_k, batches_k, received_k, state.previous_k, state.met_k)
-        w = clients.mean(w_k, clients.map(rows, data_k))
+        w = clients.mean(w_k, clients.map(rows, data_k), "weights", since_k=received_k)
         met_k = clients.everywhere(marked(fleet, True))
         return State(w, fleet.merge(w_k, state.previous_k), fleet.merge(met_k, state.met_k)), {}
 
-    return Method("moon", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    return Method("moon", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=WEIGHTS_AT_SERVER)
 
 
 def contrast(z: Tensor, z_s: Tensor, z_v: Tensor, temperature: float) -> Tensor:

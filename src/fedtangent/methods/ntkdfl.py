@@ -14,23 +14,26 @@ Neural Tangent Kernel. ICML 2025. arXiv 2410.01922.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import (
+    Rows,
     Score,
     Step,
     bill,
     choose,
+    coded_bytes,
     held_out,
-    linearised_rows,
     mean_loss,
     nothing_found,
     score,
+    written_out,
 )
 from fedtangent.task import Task, Weights
 
@@ -89,14 +92,17 @@ def ntkdfl(
         fit_k = held_k = data_k
         if selection == "held-out":  # the same rows in every round
             fit_k, held_k = replace(fleet, round=0).draw(held_out, data_k, purpose="held-out").unzip(2)
-        mean_k = fleet.mix(state.w_k) if averaging else state.w_k
+        mean_k = fleet.mix(state.w_k, "weights") if averaging else state.w_k
         w_k = mean_k
         if momentum:
-            w_k = fleet.map(lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k))
-        rows_k = fleet.ask(_linearize, w_k, fit_k, bill=answer)
+            w_k = fleet.map(
+                lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k, "displacements")
+            )
+        linear = partial(written_out if exchange == "jacobian" and fleet.codes("factors") else linearised_rows, task)
+        rows_k = fleet.ask(linear, w_k, fit_k, bill=answer, message="factors")
 
         def evolved(w: Weights, data: Shard, inbox: Inbox) -> Tries:
-            return evolve(w, data, inbox, step.rate(k))
+            return evolve(w, linear(w, data), inbox, step.rate(k))
 
         tries_k = fleet.map(evolved, w_k, fit_k, rows_k)
         if selection == "linearised":
@@ -108,14 +114,11 @@ def ntkdfl(
         w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k).unzip(3)
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
 
-    def _linearize(w: Weights, data: Shard) -> Any:
-        return linearised_rows(task, w, data)
-
     def _score(tries: Weights, data: Shard) -> Score:
         return score(task, tries, data)
 
-    def evolve(w: Weights, data: Shard, inbox: Inbox, eta: float) -> Tries:
-        return step.candidates(task, w, shard.join([linearised_rows(task, w, data), inbox.values]), eta)
+    def evolve(w: Weights, own: Rows, inbox: Inbox, eta: float) -> Tries:
+        return step.candidates(task, w, shard.join([own, inbox.values]), eta)
 
     def true_loss(tries: Weights, data: Shard, inbox: Inbox) -> Tensor:
         return mean_loss(score(task, tries, data), inbox.values, inbox.real)
@@ -133,4 +136,10 @@ def ntkdfl(
         aggregate,
         of_nodes,
         node_bytes=step.node_bytes(task),
+        coded_bytes=coded_bytes(task, exchange, step.node_bytes(task)),
+        messages={
+            "weights": Message(("between",), lasting=True),
+            **({"displacements": Message(("between",), lasting=True)} if momentum else {}),
+            "factors": Message(("between",)),
+        },
     )

@@ -10,8 +10,9 @@ Yue, Jin, Pilgrim, Wong, Baron, Dai. Neural Tangent Kernel Empowered Federated L
              w   <- the w(t) of the lowest loss on the clients' rows
 
 CP-NTK-FL, in the same paper, sends less: a client keeps a random part of its rows for the round (`subsample`), the
-largest entries of what it sends (`sparsity`), and those coarsely (`levels`); a server of its own mixes all rows
-(`shuffle`), and the inputs are projected with a seed that the server does not know (`project`, of the experiment).
+largest entries of what it sends, and those coarsely (the channels `topk` and `quantize` on the message `factors`); a
+server of its own mixes all rows (`shuffle`), and the inputs are projected with a seed that the server does not know
+(`project`, of the experiment).
 
 None of it makes the exposure less than raw-equivalent. A row divided by its bias entry still is its input, or its
 projection: from the top 5% of the entries an image comes back at 164 dB, from 10% in 16 levels at 29 dB. Shuffling
@@ -29,25 +30,21 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard, trees
-from fedtangent.channels._chain import payload_bytes, received
-from fedtangent.channels.quantize import quantize
-from fedtangent.channels.topk import topk
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants
+from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task
-from fedtangent.tangent_steps.explicit import LARGEST, explicit
 from fedtangent.tangent_steps.step import (
     Rows,
     Score,
     Step,
     bill,
     choose,
+    coded_bytes,
     held_out,
-    linearised_rows,
     mean_loss,
     nothing_found,
     score,
     some,
+    written_out,
 )
 from fedtangent.task import Task, Weights
 from fedtangent.training import labels
@@ -72,8 +69,6 @@ def ntkfl(
     selection: Literal["loss", "linearised", "held-out"] = "loss",
     exchange: Literal["jacobian", "factors"] = "jacobian",
     subsample: float = 1.0,
-    sparsity: float = 1.0,
-    levels: int | None = None,
     shuffle: bool = False,
     balance: float = 1.0,
 ) -> Method:
@@ -89,11 +84,9 @@ def ntkfl(
         decay: lr shrinks by exp(-decay) every round.
         selection: By the candidates' true `loss`, scored by the rows' owners; by the `linearised` network's; or by the
             true loss on `held-out` rows, a tenth of every client's.
-        exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel. What is compressed,
-            too, and then the Jacobians are written out: at most 2^24 numbers a client.
+        exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel. What channels
+            change, too, and then the Jacobians are written out: at most 2^24 numbers a client.
         subsample: Share of its rows with which a client takes part in a round, in the step and in the choice.
-        sparsity: Share of the entries of every tensor of factors, or of the Jacobian, that is sent: the largest ones.
-        levels: Of the values of those entries, signs counted; none sends them as they are. Odd numbers keep zeros.
         shuffle: Whether a server in between decodes and mixes all rows; what it sends on is not billed.
         balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
             all clients; 1, the paper's, for not at all.
@@ -101,7 +94,7 @@ def ntkfl(
     cohort = participants(participation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
     labels.check(balance)
-    message, part = _Message(task, exchange, sparsity, levels), some(subsample)
+    payload, part = bill(task, exchange), some(subsample)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         if balance == 1:
@@ -116,15 +109,18 @@ def ntkfl(
         if subsample < 1:
             held_k = clients.draw(part, held_k, purpose="subsample")
             fit_k = held_k if selection != "held-out" else clients.draw(part, fit_k, purpose="subsample")
-        rows = clients.gather(clients.map(message.of, clients.broadcast(state.w), fit_k), bill=message.payload)
+        linear = partial(written_out if exchange == "jacobian" and clients.codes("factors") else linearised_rows, task)
+        w = clients.as_sent(state.w, "weights")
+        rows = clients.gather(clients.map(linear, clients.broadcast(w), fit_k), payload, "factors")
         if shuffle:
             rows = fleet.at_server(_shuffled, rows, fleet.server(fleet.rng("shuffle")))
         by_class = fleet.at_server(weights, rows, state.labels) if balance > 1 else state.labels
-        tries, loss = fleet.at_server(partial(evolve, step.rate(k)), state.w, rows, by_class).unzip(2)
+        tries, loss = fleet.at_server(partial(evolve, step.rate(k)), w, rows, by_class).unzip(2)
         if selection != "linearised":
+            tries = clients.as_sent(tries, "candidates")
             score_k = clients.map(_score, clients.broadcast(tries), clients.broadcast(by_class), held_k)
             loss = fleet.at_server(true_loss, clients.gather(score_k))
-        w, time = fleet.at_server(best, state.w, tries, loss).unzip(2)
+        w, time = fleet.at_server(best, w, tries, loss).unzip(2)
         return State(w, state.labels), {"time": time, "failed": fleet.at_server(nothing_found, time)}
 
     def _score(tries: Weights, by_class: Tensor, data: Shard) -> Score:
@@ -152,45 +148,14 @@ def ntkfl(
         "raw-equivalent",
         Traits(tangent=True),
         clients=cohort,
-        node_bytes=message.node_bytes(step),
+        node_bytes=step.node_bytes(task),
+        coded_bytes=coded_bytes(task, exchange, step.node_bytes(task)),
+        messages={
+            "weights": Message(("down",), lasting=True),
+            "candidates": Message(("down",)),
+            "factors": Message(("up",)),
+        },
     )
-
-
-class _Message:
-    """A client's rows as they reach the server, and what they weigh."""
-
-    def __init__(self, task: Task, exchange: Literal["jacobian", "factors"], sparsity: float, levels: int | None):
-        if not 0 < sparsity <= 1:
-            raise ValueError(f"`sparsity` must be in (0, 1]; got {sparsity}. Use 1 to send every entry.")
-        self.task, self.exchange, self.plain = task, exchange, bill(task, exchange)
-        self.wire = [topk(sparsity)] if sparsity < 1 else []
-        self.wire += [] if levels is None else [quantize(levels)]
-
-    def of(self, w: Weights, data: Shard) -> Rows:
-        rows = linearised_rows(self.task, w, data)
-        if not self.wire:
-            return rows
-        sent: Any = rows.factors
-        if self.exchange == "jacobian":
-            sent = explicit(of_task.uses(self.task, w, data.x), rows.factors, w, len(data.y))
-        return rows._replace(factors=received(self.wire, sent, rows.real))
-
-    def payload(self, rows: Rows) -> int:
-        if not self.wire:
-            return int(self.plain(rows))
-        beside = trees.payload_bytes(rows._replace(factors={}))
-        if self.exchange == "jacobian":  # outputs and one-hot labels, as in the papers
-            beside = 2 * rows.f.numel() * rows.f.element_size()
-        return payload_bytes(self.wire, rows.factors) + beside
-
-    def node_bytes(self, step: Step) -> Any:
-        plain = step.node_bytes(self.task)
-        if not self.wire or self.exchange == "factors":
-            return plain
-        *_, last = self.task.w_0.values()  # its length is the number of outputs
-        return lambda rows, degree: (
-            plain(rows, degree) + 8 * last.element_size() * min(LARGEST, rows * len(last) * self.task.size)
-        )
 
 
 def _shuffled(rows: list[Rows], rng: np.random.Generator) -> list[Rows]:

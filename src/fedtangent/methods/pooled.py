@@ -12,7 +12,7 @@ NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), whose messages tell as much as th
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import shard
-from fedtangent.federation import Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -51,7 +51,7 @@ def pooled(
         return State(fleet.everywhere(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        w_k = fleet.mix(state.w_k)
+        w_k = fleet.mix(state.w_k, "weights")
         pool_k = fleet.map(together, data_k, fleet.share(data_k))
         return State(fleet.map(train, w_k, pool_k, fleet.draw(draw, pool_k, purpose="batches"))), {}
 
@@ -59,4 +59,13 @@ def pooled(
         pool: Shard = shard.join([own, inbox.values])
         return pool
 
-    return Method("pooled", init, round, "raw-equivalent", Traits(neighbours=True), aggregate, of_nodes)
+    return Method(
+        "pooled",
+        init,
+        round,
+        "raw-equivalent",
+        Traits(neighbours=True),
+        aggregate,
+        of_nodes,
+        messages=WEIGHTS_BETWEEN,
+    )

@@ -17,7 +17,7 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -67,14 +67,15 @@ def scaffold(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
-        w_k, server_k = clients.broadcast(state.w), clients.broadcast(state.c)
+        w, c = clients.as_sent(state.w, "weights"), clients.as_sent(state.c, "control")
+        w_k, server_k = clients.broadcast(w), clients.broadcast(c)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         moves_k, c_k = clients.map(train, w_k, server_k, state.c_k, data_k, batches_k).unzip(2)
         weight_k = clients.map(rows, data_k) if aggregation == "weighted" else None
-        dw, dc = clients.mean(moves_k, weight_k).unzip(2)
-        w = fleet.at_server(lambda w, dw: trees.add_scaled(w, dw, server_lr), state.w, dw)
+        dw, dc = clients.mean(moves_k, weight_k, "moves").unzip(2)
+        w = fleet.at_server(lambda w, dw: trees.add_scaled(w, dw, server_lr), w, dw)
         share = len(clients.nodes) / len(fleet.nodes)
-        c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, share), state.c, dc)
+        c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, share), c, dc)
         return State(w, c, fleet.merge(c_k, state.c_k)), {}
 
     def train(
@@ -84,4 +85,6 @@ def scaffold(
         dc = trees.map(lambda dw, c: -dw / batches.real.sum() / lr - c, dw, c)
         return (dw, dc), trees.add(c_k, dc)
 
-    return Method("scaffold", init, round, "aggregate", Traits(averages=True), clients=cohort)
+    down = Message(("down",), lasting=True)
+    messages = {"weights": down, "control": down, "moves": Message(("up",), lasting=True)}
+    return Method("scaffold", init, round, "aggregate", Traits(averages=True), clients=cohort, messages=messages)

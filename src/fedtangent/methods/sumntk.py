@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, disclosure, participants, rows
+from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, primal
 from fedtangent.tangent_steps.primal import Features, PrimalFlow, Sums
@@ -86,11 +86,11 @@ def sumntk(
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         clients = cohort(fleet)
         size = fleet.at_server(allowed, clients.gather(clients.map(size_of, data_k)))
-        w_k, seed = clients.broadcast(state.w), int(fleet.rng("projection").integers(2**62))
+        w_k, seed = clients.broadcast(state.w, "weights"), int(fleet.rng("projection").integers(2**62))
         features_k = clients.map(partial(features, seed), w_k, clients.broadcast(size), data_k).settle()
         total, refused = clients.sum(clients.map(sums_of, features_k))
         thetas_k, drift_k = _evolved(clients, evolution, total, slope_of, features_k)
-        move, _ = clients.sum(clients.map(moved, w_k, drift_k, features_k, data_k, *thetas_k))
+        move, _ = clients.sum(clients.map(moved, w_k, drift_k, features_k, data_k, *thetas_k), "moves")
         tries = fleet.at_server(candidates, state.w, move, total)
         loss, _ = clients.sum(clients.map(losses, clients.broadcast(tries), data_k))
         w, time = fleet.at_server(best, state.w, tries, loss).unzip(2)
@@ -131,6 +131,7 @@ def sumntk(
         "aggregate",
         Traits(tangent=True),
         clients=cohort,
+        messages={"weights": Message(("down",), lasting=True), "moves": Message(("up",))},
         node_bytes=_node_bytes(task, columns, len(times)),
     )
 

@@ -21,6 +21,7 @@ STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
 # CPU the tangent methods are fastest node by node.
 TANGENT = {"engine": "sequential"}
 LOCAL = {"epochs": 20, "batch": 25, "lr": 0.1}  # as docs/results/tune_server.py found
+HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
 NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
@@ -41,14 +42,16 @@ COHORT: dict[str, dict[str, Any]] = {
         "method": "ntkfl",
         "exchange": "factors",
         "subsample": 0.3,
+        "channel": "quantize",
         "levels": 15,
+        "messages": ("factors",),
         "shuffle": True,
         **TANGENT,
     },
 }
 NEIGHBOURS: dict[str, dict[str, Any]] = {
     "DFedKFAC": {"method": "dfedkfac", **TANGENT},
-    "DFedKFAC sums": {"method": "dfedkfac", "inputs": "shared", "guard": True, "wire": "bfloat16", **TANGENT},
+    "DFedKFAC sums": {"method": "dfedkfac", "inputs": "shared", "guard": True, **HALVED, **TANGENT},
     "DFedAvg": {"method": "dfedavg"},
     "NTK-DFL": NTKDFL,
     "NTK-DFL momentum": {**NTKDFL, "momentum": 0.8},

@@ -6,7 +6,7 @@ the directions are one damped step and the last displacement; here there is one 
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,14 +37,12 @@ class Span:
         ridges: m, relative to the curvature along every direction.
         scales: s, parts of the way.
         momentum: Whether the last displacement is one of the directions.
-        wire: The precision in which directions are sent; `bfloat16` rounds them before anybody works with them.
     """
 
     dampings: tuple[float, ...]
     ridges: tuple[float, ...]
     scales: tuple[float, ...]
     momentum: bool = True
-    wire: Literal["full", "bfloat16"] = "full"
 
     def __post_init__(self) -> None:
         """Checks what a user may get wrong."""
@@ -52,8 +50,6 @@ class Span:
             values = getattr(self, name)
             if not values or not all(0 < value < math.inf for value in values):
                 raise ValueError(f"`{name}` must be positive numbers; got {list(values)}. Give at least one.")
-        if self.wire not in ("full", "bfloat16"):
-            raise ValueError(f"`wire` must be 'full' or 'bfloat16'; got {self.wire!r}. Choose one of the two.")
 
     @property
     def tries(self) -> int:
@@ -76,7 +72,7 @@ class Span:
         made = {name: torch.where(kept.reshape(-1, *[1] * (d.dim() - 1)), d, 0) for name, d in made.items()}
         if self.momentum:
             made = {name: torch.cat([d, v[name][None]]) for name, d in made.items()}
-        return {name: d.to(torch.bfloat16) for name, d in made.items()} if self.wire == "bfloat16" else made
+        return made
 
     def combinations(self, total: Moments, basis: Weights, curved: Curvature) -> Tensor:
         """s argmin_c g . c + c . (Q + m diag Q) c / 2 for every ridge m and scale s, (tries, k).

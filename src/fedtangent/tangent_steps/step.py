@@ -153,6 +153,22 @@ def linearised_rows(task: Task, w: Weights, data: Shard) -> Rows:
     return Rows(f, data.y, found, like, data.real)
 
 
+def written_out(task: Task, w: Weights, data: Shard) -> Rows:
+    """`linearize` with the Jacobian itself in place of its factors, for messages whose entries are changed."""
+    rows = linearised_rows(task, w, data)
+    j: Any = explicit.explicit(of_task.uses(task, w, data.x), rows.factors, w, len(data.y))
+    return rows._replace(factors=j)
+
+
+def coded_bytes(task: Task, exchange: str, plain: Callable[[int, int], int]) -> Callable[[int, int], int] | None:
+    """(rows, degree) -> the peak memory where Jacobians are `written_out`; None where factors are what is sent."""
+    if exchange != "jacobian":
+        return None
+    *_, last = task.w_0.values()  # its length is the number of outputs
+    number, jacobian = last.element_size(), len(last) * task.size
+    return lambda rows, degree: plain(rows, degree) + 8 * number * min(explicit.LARGEST, rows * jacobian) * (degree + 1)
+
+
 def score(task: Task, tries: Weights, data: Shard) -> Score:
     """The true network's loss of every candidate, summed over a node's rows."""
 

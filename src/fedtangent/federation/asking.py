@@ -1,0 +1,120 @@
+"""Asking: questions to the neighbours and their answers, computed wave of askers by wave."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedtangent import many, trees
+from fedtangent.federation.transport import Link, Tag, Wire
+from fedtangent.federation.values import Cache, Each, Inbox, Wave
+
+Code = Callable[[Any, Link], Any]
+
+
+class _Answers(NamedTuple):
+    """The way back: its tag, what the nodes of this process answer, all its links, and who asks anew."""
+
+    tag: Tag
+    out: dict[Link, Any]
+    links: list[Link]
+    first: set[int]
+
+
+class Asking:
+    """One question of every node to its neighbours; a lonely node asks itself, for the shapes.
+
+    Args:
+        wire: What brings questions and answers.
+        nodes: Who asks, of all processes.
+        neighbours: Those of a node.
+        call: Runs a function on some nodes, each with its own arguments.
+        asked: The questions' parts, of which the last one is new to who is asked.
+        own: What the nodes of this process answer from.
+        code: What is seen of an answer on its way back.
+        device: Of masks and counts.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        nodes: Sequence[int],
+        neighbours: Callable[[int], tuple[int, ...]],
+        call: Callable[[Sequence[int], list[tuple[Any, ...]]], list[Any]],
+        asked: Sequence[Each[Any]],
+        own: Mapping[int, tuple[Any, ...]],
+        code: Code,
+        device: torch.device | str,
+    ) -> None:
+        self._wire, self._neighbours, self._call, self._device = wire, neighbours, call, device
+        self._asked, self._own, self._code = asked, own, code
+        self._asking, self._answering = wire.tag(), wire.tag()
+        self._unsent = set(nodes)  # an answer that is computed again, to spare memory, was sent once
+
+    def inboxes(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> list[Inbox]:
+        """The answers that the wave's nodes of this process get; `bill` is what one of them takes."""
+        tag, answers, links, first = self._answers(wave, cache)
+        answers = {link: self._code(answer, link) for link, answer in answers.items()}
+
+        def booked(link: Link, value: Any) -> int:
+            return bill(value) - self._wire.spared(value) if link[1] in first else 0
+
+        came = self._wire.exchange(tag, answers, links, booked)
+        theirs: dict[int, list[Any]] = {node: [] for node in wave.nodes}
+        for link in links:
+            if link[1] in theirs:
+                theirs[link[1]].append(came[link])
+        return self._put(wave.nodes, list(theirs.values()))
+
+    def sums(self, wave: Wave, cache: Cache) -> list[tuple[Any, Tensor]]:
+        """The sum of a node's answers, and how many of them were refused, for the wave's nodes of this process."""
+        tag, answers, links, first = self._answers(wave, cache)
+
+        def bill(link: Link, value: tuple[Any, Tensor]) -> int:
+            return self._wire.payload_bytes(value[0]) if link[1] in first else 0
+
+        sums = self._wire.total(tag, self._vetted(answers), links, bill)
+        return [sums[i] for i in wave.nodes]
+
+    def _answers(self, wave: Wave, cache: Cache) -> _Answers:
+        links = [Link(i, j) for i in wave.everybody for j in self._neighbours(i) or (i,)]
+        rows = zip(*(x.pull(wave, cache) for x in self._asked), strict=True)
+        questions = dict(zip(wave.nodes, rows, strict=True))
+        first = self._unsent.intersection(wave.everybody)
+        self._unsent.difference_update(first)
+        out = {link: questions[link[0]] for link in links if link[0] in questions}
+        sizes: dict[int, int] = {}  # of a question, which goes to all neighbours
+
+        def bill(link: Link, value: tuple[Any, ...]) -> int:
+            asker = link[0]
+            if asker not in sizes:
+                sizes[asker] = self._wire.payload_bytes(value[-1]) if asker in first else 0
+            return sizes[asker]
+
+        came = self._wire.exchange(self._asking._replace(wave=wave.number), out, links, bill)
+        pairs = [link for link in links if link in came]
+        found = self._call([j for _, j in pairs], [(*came[link], *self._own[link[1]]) for link in pairs])
+        back = [Link(j, i) for i, j in links]
+        replies = iter(found)
+        answers = {turned: next(replies) for link, turned in zip(links, back, strict=True) if link in came}
+        return _Answers(self._answering._replace(wave=wave.number), answers, back, first)
+
+    def _vetted(self, answers: Mapping[Link, Any]) -> dict[Link, tuple[int, tuple[Any, Tensor]]]:
+        """The answers, zeros where one is not finite or to the node itself; and how many were refused, 0 or 1."""
+        none, one = (torch.tensor(count, device=self._device) for count in (0, 1))
+        out = {}
+        for (link, answer), good in zip(answers.items(), many.are_finite([*answers.values()]), strict=True):
+            alone = link.source == link.target
+            kept = answer if good and not alone else trees.zeros_like(answer)
+            out[link] = (1, (self._code(kept, link), none if good or alone else one))
+        return out
+
+    def _put(self, nodes: Sequence[int], answers: list[list[Any]]) -> list[Inbox]:
+        """Every node's answers in an Inbox."""
+        real = {count: torch.ones(count, dtype=torch.bool, device=self._device) for count in {*map(len, answers)}}
+        inboxes = [Inbox(joined, real[len(its)]) for joined, its in zip(many.joined(answers), answers, strict=True)]
+        return [
+            inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
+            for node, inbox in zip(nodes, inboxes, strict=True)
+        ]
