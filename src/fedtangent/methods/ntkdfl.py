@@ -30,6 +30,7 @@ from fedtangent.tangent_steps.step import (
     choose,
     coded_bytes,
     held_out,
+    linearised_rows,
     mean_loss,
     nothing_found,
     score,
