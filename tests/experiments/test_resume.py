@@ -150,12 +150,12 @@ def test_two_own_files_of_one_name_with_states_that_look_alike(tmp_path: Path) -
         "KEPT": "new.w",
     }
     outside = {"INIT": "inner.init(fleet, data_k)", "GIVEN": "state.w", "KEPT": "new"}
-    for folder, texts in (("a", outside), ("b", inside)):
-        (tmp_path / folder).mkdir()
-        text = HOST.replace(", *, host=None", "").replace("host or ", "") if folder == "b" else HOST
+    for place, texts in (("a", outside), ("b", inside)):
+        (tmp_path / place).mkdir()
+        text = HOST.replace(", *, host=None", "").replace("host or ", "") if place == "b" else HOST
         for old, new in texts.items():
             text = text.replace(old, new)
-        (tmp_path / folder / "mine.py").write_text(text)
+        (tmp_path / place / "mine.py").write_text(text)
     asked = settings(str(tmp_path / "a" / "mine.py"), host=str(tmp_path / "b" / "mine.py"), rounds=4)
     whole = fedtangent.run(**asked)
     assert [entry["n"] for entry in whole.rounds] == [0, 1, 2, 3]
