@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -13,18 +12,7 @@ from typing import Any
 
 import torch
 
-
-def seconds(
-    work: Callable[[], Any], repeats: int = 5, pick: Callable[[list[float]], float] = statistics.median
-) -> float:
-    """The median time of a call, or what else is picked, after one that warms up."""
-    work()
-    found = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begin)
-    return pick(found)
+from fedtangent.timing import seconds
 
 
 def once(work: Callable[[], Any]) -> float:

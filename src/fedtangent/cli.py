@@ -24,7 +24,8 @@ from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed
-from fedtangent.federation.engine import NodeError, out_of_memory
+from fedtangent.federation.engine import NodeError
+from fedtangent.memory import out_of_memory
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
 from fedtangent.reports import page, progress, records, search, statistics, table

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import fedtangent
-from fedtangent.experiments import checkpoint, model_file, record, tensor_file
+from fedtangent.experiments import checkpoint, folder, model_file, record, tensor_file
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from tests.experiments.tiny import network, saved, settings, timeless, tiny
@@ -41,11 +41,11 @@ STATES = {
         ),
         ("State(fleet.everywhere(task.w_0))", "State(Inner(Central(0)), fleet.everywhere(task.w_0))"),
         (
-            "State(fleet.mix(z_k)), {}",
-            "State(Inner(fleet.at_server(lambda n: n + 1, state.inner.n)), fleet.mix(z_k)), "
+            'State(fleet.mix(z_k, "weights")), {}',
+            'State(Inner(fleet.at_server(lambda n: n + 1, state.inner.n)), fleet.mix(z_k, "weights")), '
             "{'n': state.inner.n, 'type': str(type(state.inner) is Inner)}",
         ),
-        ("import Each", "import Central, Each"),
+        ("Each, Fleet", "Central, Each, Fleet"),
     ],
 }
 
@@ -150,12 +150,12 @@ def test_two_own_files_of_one_name_with_states_that_look_alike(tmp_path: Path) -
         "KEPT": "new.w",
     }
     outside = {"INIT": "inner.init(fleet, data_k)", "GIVEN": "state.w", "KEPT": "new"}
-    for folder, texts in (("a", outside), ("b", inside)):
-        (tmp_path / folder).mkdir()
-        text = HOST.replace(", *, host=None", "").replace("host or ", "") if folder == "b" else HOST
+    for place, texts in (("a", outside), ("b", inside)):
+        (tmp_path / place).mkdir()
+        text = HOST.replace(", *, host=None", "").replace("host or ", "") if place == "b" else HOST
         for old, new in texts.items():
             text = text.replace(old, new)
-        (tmp_path / folder / "mine.py").write_text(text)
+        (tmp_path / place / "mine.py").write_text(text)
     asked = settings(str(tmp_path / "a" / "mine.py"), host=str(tmp_path / "b" / "mine.py"), rounds=4)
     whole = fedtangent.run(**asked)
     assert [entry["n"] for entry in whole.rounds] == [0, 1, 2, 3]
@@ -172,7 +172,7 @@ def test_two_own_files_of_one_name_with_states_that_look_alike(tmp_path: Path) -
 def test_a_state_whose_type_is_not_found_again_stops_the_first_round(tmp_path: Path) -> None:
     path = own(
         tmp_path,
-        ("State(fleet.mix(z_k))", "late(fleet.mix(z_k))"),
+        ('State(fleet.mix(z_k, "weights"))', 'late(fleet.mix(z_k, "weights"))'),
         ("    check = None", "    class Late(NamedTuple):\n        w_k: Any\n\n    late = Late"),
     )
     run(asked(path))
@@ -279,14 +279,14 @@ def test_frozen_weights_and_buffers_are_part_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("torch", torch), ("numpy", np), ("fedtangent", record), ("networkx", None), ("python", None)]
+    ("name", "module"), [("torch", torch), ("numpy", np), ("fedtangent", folder), ("networkx", None), ("python", None)]
 )
 def test_other_versions(name: str, module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tiny(), tmp_path / "run")
     if module is not None:
         monkeypatch.setattr(module, "__version__", "0.0.1")
     elif name == "python":
-        monkeypatch.setattr(record.platform, "python_version", lambda: "0.0.1")
+        monkeypatch.setattr(folder.platform, "python_version", lambda: "0.0.1")
     else:
         monkeypatch.setattr(record, "version", lambda name: "0.0.1")
     message = (

@@ -2,28 +2,52 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 
-def replaced(path: Path, write: Callable[[Path], None]) -> None:
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns a failure to write into a sentence with a remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"`out` must be a folder that can be written; got {path.parent} ({reason}, at {path.name}). "
+            "Free some space or choose another; what was recorded before is kept, and can be gone on from."
+        ) from error
+
+
+def replaced(
+    path: Path,
+    content: str | Callable[[Path], object],
+    *,
+    draft: Path | None = None,
+    explained: Callable[[Path], AbstractContextManager[None]] = explained,
+) -> None:
     """Writes a file under another name beside it, makes sure that it is on the disk, and renames it.
 
     Args:
         path: The file.
-        write: Writes the file at the path that it is given.
+        content: Its text, or what writes it at the path that it is given.
+        draft: The other name; none is one that the next writer of this file uses again.
+        explained: A context that turns a failure to write into a sentence.
 
     Raises:
         OSError: It cannot be written; an older one is still there.
     """
-    draft = path.with_name(f".{path.name}.new")
+    draft = draft or path.with_name(f".{path.name}.new")
     with explained(path):
         try:
             draft.touch()
             mode = draft.stat().st_mode & 0o777  # what the umask leaves; safetensors makes a file of its own
-            write(draft)
+            if isinstance(content, str):
+                draft.write_text(content, encoding="utf-8", newline="\n")
+            else:
+                content(draft)
             draft.chmod(mode)
             _sync(draft)
             os.replace(draft, path)
@@ -43,19 +67,6 @@ def appended(path: Path, line: bytes) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns a failure to write into a sentence with a remedy."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(
-            f"`out` must be a folder that can be written; got {path.parent} ({reason}, at {path.name}). "
-            "Free some space or choose another; what was recorded before is kept, and can be gone on from."
-        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Graph, Method, coding
 from fedtangent.federation import generator as keyed
-from fedtangent.federation.engine import out_of_memory
+from fedtangent.memory import out_of_memory
 from fedtangent.module_state import borrowed, copied
 from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count

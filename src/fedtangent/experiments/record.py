@@ -11,14 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent import __version__
 from fedtangent.experiments import atomic, lock, same
+from fedtangent.experiments.folder import MANIFEST, check_free, versions
 from fedtangent.experiments.options import plain
-from fedtangent.experiments.same import MANIFEST
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Each
 from fedtangent.multiply_adds import Counting
@@ -34,13 +32,7 @@ def manifest(built: Setup) -> dict[str, Any]:
         "experiment": built.description,
         "fingerprint": built.fingerprint,
         "sources": built.sources,
-        "versions": {
-            "fedtangent": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            **{name: version(name) for name in ("networkx", "scipy")},
-        },
+        "versions": {**versions(), **{name: version(name) for name in ("networkx", "scipy")}},
         "threads": torch.get_num_threads(),
         "chunks": _chunks(built.alone()),
         "machine": _machine(built),
@@ -75,23 +67,15 @@ def claimed(folder: Path, run: Mapping[str, Any], resume: bool) -> Iterator[Path
         OSError: It cannot be written.
     """
     path = folder / MANIFEST
-    _check_free(folder)
+    check_free(folder, "a run")
     with lock.held(folder):
-        _check_free(folder)
+        check_free(folder, "a run")
         if path.is_file():
             same.check(folder, run, resume)
         else:
             text = json.dumps(run, indent=1, sort_keys=False)
-            atomic.replaced(path, lambda draft: _write(draft, text))
+            atomic.replaced(path, text)
         yield folder
-
-
-def _check_free(folder: Path) -> None:
-    held = folder.exists() and not (folder / MANIFEST).is_file()
-    if held and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
-        raise ValueError(
-            f"`out` must be a new folder, or one with a run; got {folder}, which holds something else. Name another."
-        )
 
 
 def line(measured: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,16 +124,12 @@ def cut(folder: Path, digests: Sequence[str]) -> list[dict[str, Any]]:
                 f"`out` must hold the rounds as its run wrote them; got another line {number} in {path}. "
                 "Run anew with another --out."
             )
-    atomic.replaced(path, lambda draft: _write(draft, b"".join(lines).decode()))
+    atomic.replaced(path, b"".join(lines).decode())
     return rounds
 
 
 def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -2,19 +2,17 @@
 
 import json
 import math
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from fedtangent import __version__
 from fedtangent.experiments import atomic
+from fedtangent.experiments.folder import MANIFEST, check_free, versions
 from fedtangent.experiments.options import plain
 
-MANIFEST, ROWS = "manifest.json", "rows.jsonl"
+ROWS = "rows.jsonl"
 
 Row = dict[str, Any]  # flat: texts, numbers and booleans
 
@@ -24,12 +22,7 @@ def manifest(recipe: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "options": plain(options),
-        "versions": {
-            "fedtangent": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
         "threads": torch.get_num_threads(),
         "complete": False,
     }
@@ -47,15 +40,11 @@ def there(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
-            raise ValueError(
-                f"`out` must be a new folder, or one with this recipe's rows; got {folder}, which holds something "
-                "else. Name another."
-            )
+        check_free(folder, "this recipe's rows")
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-        old = {"recipe": found.get("recipe"), **found.get("options", {})}
+        told: dict[str, Any] = json.loads(path.read_bytes())
+        old = {"recipe": told.get("recipe"), **told.get("options", {})}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"`out` must hold a whole {MANIFEST}; got a damaged one in {folder}. Name another.") from error
     new = {"recipe": run["recipe"], **run["options"]}
@@ -65,7 +54,7 @@ def there(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
                 f"`out` must not hold other rows; got {folder}, whose {name} is {old.get(name)!r} and not "
                 f"{new.get(name)!r}. Choose another --out or set it so."
             )
-    return found
+    return told
 
 
 def begin(folder: Path, run: Mapping[str, Any], kept: list[Row]) -> None:
@@ -76,8 +65,8 @@ def begin(folder: Path, run: Mapping[str, Any], kept: list[Row]) -> None:
     """
     with atomic.explained(folder / MANIFEST):
         folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / MANIFEST, json.dumps(run, indent=1))
-    _replace(folder / ROWS, "".join(map(_line, kept)))
+    atomic.replaced(folder / MANIFEST, json.dumps(run, indent=1))
+    atomic.replaced(folder / ROWS, "".join(map(_line, kept)))
 
 
 def append(folder: Path, row: Row) -> None:
@@ -97,18 +86,18 @@ def read(folder: Path) -> list[Row]:
     """
     path = folder / ROWS
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    found = []
+    told = []
     for number, line in enumerate(lines, 1):
         if number == len(lines) and not line.endswith(b"\n"):
             break
         try:
             row = json.loads(line)
-            found.append({name: math.nan if value is None else value for name, value in row.items()})
+            told.append({name: math.nan if value is None else value for name, value in row.items()})
         except (ValueError, AttributeError) as error:
             raise ValueError(
                 f"`out` must hold whole rows; got a damaged one in line {number} of {path}. Name another folder."
             ) from error
-    return found
+    return told
 
 
 def check(row: object, owner: str) -> None:
@@ -127,10 +116,3 @@ def _line(row: Row) -> str:
     """JSON knows neither NaN nor infinity: they are recorded as null, and read as NaN."""
     plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
     return json.dumps(plain, allow_nan=False) + "\n"
-
-
-def _replace(path: Path, text: str) -> None:
-    def write(draft: Path) -> None:
-        draft.write_text(text, encoding="utf-8")
-
-    atomic.replaced(path, write)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedtangent.experiments.folder import MANIFEST
 from fedtangent.experiments.tensor_file import printable
-
-MANIFEST = "manifest.json"
 
 
 def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:

@@ -5,21 +5,13 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, Protocol
 
-from torch import OutOfMemoryError, Tensor
+from torch import Tensor
 
 from fedtangent import trees
 
 
 class NodeError(RuntimeError):
     """A node failed; the message names round, node and method."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, NumPy or PyTorch says that something is too large for memory, or to be addressed."""
-    if isinstance(error, (MemoryError, OutOfMemoryError)):
-        return True
-    told = ("not enough memory", "can't allocate memory", "overflow", "array is too big", "Maximum allowed dimension")
-    return isinstance(error, (RuntimeError, ValueError)) and any(words in str(error) for words in told)
 
 
 class Engine(Protocol):

@@ -5,7 +5,6 @@ open: both report rounds and bytes, at one width. The network is theirs, 784-wid
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -20,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fedtangent.models.mlp import mlp
 from fedtangent.tangents import jacobian, kernel
+from fedtangent.timing import seconds
 
 INPUTS, OUTPUTS = 784, 10
 
@@ -65,7 +65,7 @@ def jacobian_cost(
             "width": width,
             "work": work,
             "way": way,
-            "seconds": seconds(prepare(model, x, alpha), repeats),
+            "seconds": seconds(prepare(model, x, alpha), repeats, min),
             "peak_bytes": peak_bytes(partial(_prepared, prepare, model, x, alpha)),
         }
 
@@ -114,17 +114,6 @@ WAYS: dict[tuple[str, str], Callable[[nn.Module, Tensor, Tensor], Work]] = {
     ("product", "explicit"): explicit_product,
     ("product", "factorised"): free_product,
 }
-
-
-def seconds(work: Work, repeats: int) -> float:
-    """The least time of some calls, after one that warms up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def peak_bytes(work: Work) -> int:

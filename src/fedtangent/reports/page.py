@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from fedtangent.reports import figures, listings, nodes, statistics, table
+from fedtangent.experiments import atomic
+from fedtangent.reports import figures, listings, nodes, statistics, table, template
 from fedtangent.reports.finding import finding
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 
@@ -29,11 +27,12 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
     kind = measure(records)
     target = statistics.common_target(compared, kind) if target is None else table.checked_target(target, kind)
     keys = [look.key for look in figures.looks(compared)]
-    return Template(_asset("page.html")).substitute(
-        title=escape(_title(compared)),
-        css=_asset("page.css").strip(),
-        finding=escape(finding(compared, kind, target)),
-        setting=escape(_setting(compared)),
+    return template.page(
+        "report.html",
+        title=_title(compared),
+        kicker="fedtangent report",
+        finding=finding(compared, kind, target),
+        introduction=f'<p class="setting">{escape(_setting(compared))}</p>',
         table=table.html(compared, kind, target, keys),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in table.notes(compared)),
         heading="Accuracy" if kind == "accuracy" else "Loss",
@@ -57,21 +56,9 @@ def write(records: Sequence[Record], path: str | Path, target: float | None = No
     """
     path, text = Path(path), page(records, target)
     ready(path)
-    with _explained(path):
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            # A temporary file is for its owner's eyes only; a page is like any other file.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(draft, 0o666 & ~mask)
-            os.replace(draft, path)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
+    # Nobody locks a page's folder, so that two reports may be written at once, each by a process of its own.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    atomic.replaced(path, text, draft=draft, explained=_explained)
 
 
 def ready(path: str | Path) -> None:
@@ -97,10 +84,6 @@ def _explained(path: Path) -> Iterator[None]:
         raise OSError(
             f"`out` must be a file that can be written; got {str(path)!r} ({reason}). Name another."
         ) from error
-
-
-def _asset(name: str) -> str:
-    return resources.files("fedtangent.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def _title(compared: Sequence[Group]) -> str:

@@ -12,9 +12,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import matplotlib
@@ -26,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtangent.experiments import atomic
-from fedtangent.reports import svg
+from fedtangent.reports import svg, template
 from fedtangent.reports.listings import plain
 from fedtangent.reports.records import flat
 from fedtangent.reports.statistics import MISSING
@@ -95,12 +93,13 @@ def write(
         _plain_powers(drawn)
         finding, *notes = _paragraphs(measure)
         drawing = svg.inline(drawn, "recipe", finding)
-    text = Template(_asset("recipe.html")).substitute(
-        title=escape(summary[:1].upper() + summary[1:].rstrip(".")),
-        css=_asset("page.css").strip(),
+    text = template.page(
+        "recipe.html",
+        title=summary[:1].upper() + summary[1:].rstrip("."),
+        kicker=f"fedtangent recipe {manifest['recipe']}",
+        finding=finding,
+        introduction="\n".join(f'<p class="note">{escape(note)}</p>' for note in notes),
         name=escape(manifest["recipe"]),
-        finding=escape(finding),
-        notes="\n".join(f'<p class="note">{escape(note)}</p>' for note in notes),
         width=round(0.75 * 72 * drawn.get_size_inches()[0]),
         drawing=drawing,
         table=_html(table),
@@ -108,11 +107,7 @@ def write(
         csv=_csv(rows),
         count=f"{len(rows):,}",
     )
-
-    def whole(draft: Path) -> None:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-
-    atomic.replaced(path, whole)
+    atomic.replaced(path, text)
 
 
 def picture(path: Path, rows: Rows, figure: Callable[[Any], Figure]) -> None:
@@ -209,7 +204,3 @@ def _plain_powers(figure: Figure) -> None:
             if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
                 axis.set_major_formatter(_Powers())
                 axis.set_minor_formatter(_Powers())
-
-
-def _asset(name: str) -> str:
-    return resources.files("fedtangent.reports").joinpath(name).read_text(encoding="utf-8")

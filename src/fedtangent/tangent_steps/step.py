@@ -154,7 +154,7 @@ def linearised_rows(task: Task, w: Weights, data: Shard) -> Rows:
 
 
 def written_out(task: Task, w: Weights, data: Shard) -> Rows:
-    """`linearize` with the Jacobian itself in place of its factors, for messages whose entries are changed."""
+    """`linearised_rows` with the Jacobian itself in place of its factors, for messages whose entries are changed."""
     rows = linearised_rows(task, w, data)
     j: Any = explicit.explicit(of_task.uses(task, w, data.x), rows.factors, w, len(data.y))
     return rows._replace(factors=j)

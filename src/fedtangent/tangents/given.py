@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import passes, trees
-from fedtangent.tangents.capture.functional import Weights, call, first_line, out_of_memory, plain, result, trainable
+from fedtangent.memory import out_of_memory
+from fedtangent.tangents.capture.functional import Weights, call, first_line, plain, result, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
 from fedtangent.tangents.capture.samples import Samples, checked, leaves, names, shape
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.module_state import copied
+from fedtangent.outside_vmap import look
 from fedtangent.tangents.capture.derivatives import Ways, push, ways
 from fedtangent.tangents.capture.functional import Weights, call, plain, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
-from fedtangent.tangents.capture.outside_vmap import look
 from fedtangent.tangents.capture.samples import Samples, samples
 from fedtangent.tangents.given import looked
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.capture.functional import Weights, call, first_line, out_of_memory, plain_forward, trainable
+from fedtangent.memory import out_of_memory
+from fedtangent.tangents.capture.functional import Weights, call, first_line, plain_forward, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.given import looked

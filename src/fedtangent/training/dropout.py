@@ -75,10 +75,15 @@ def is_on() -> bool:
 def place(model: nn.Module) -> str | None:
     """The name of the first module of torch's that draws random numbers in train mode; None if there is none."""
     for name, part in model.named_modules():
-        drops = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
-        if part.training and (isinstance(part, nn.RReLU) or (isinstance(drops, float) and drops > 0)):
+        if part.training and (isinstance(part, nn.RReLU) or drop_rate(part) > 0):
             return str(name)
     return None
+
+
+def drop_rate(part: nn.Module) -> float:
+    """The share of its numbers that a module of torch's, on its own, drops in train mode."""
+    rate = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
+    return rate if isinstance(rate, float) else 0.0
 
 
 def _wrapped(number: int) -> int:

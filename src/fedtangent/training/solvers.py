@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.multiply_adds import repeated
+from fedtangent.outside_vmap import true_for_all
 from fedtangent.shard import Shard, at
 from fedtangent.training import losses
 from fedtangent.training.task import Augmentation, Task, Weights, training
@@ -232,7 +233,7 @@ def _solver(
         changes = trees.unstack(batches.changes, len(batches.real))
         keys = batches.keys if draws else [None] * len(batches.real)
         full = (batches.rows > 0).all(1)
-        known = _everywhere(batches.real), _everywhere(full)
+        known = true_for_all(batches.real), true_for_all(full)
         steps = zip(batches.rows, batches.real, *known, changes, keys, strict=True)
         for index, real, everywhere, whole, change, key in repeated(steps):
             rows = (index - 1).clamp(min=0)
@@ -249,28 +250,6 @@ def _solver(
         return w
 
     return solve
-
-
-def _everywhere(mask: Tensor) -> list[bool]:
-    """The entries of a mask; under vmap, whether each is true for all."""
-    found: list[bool] = []
-    _Shown.apply(lambda plain: found.extend(plain.tolist()), mask)
-    return found
-
-
-class _Shown(torch.autograd.Function):
-    @staticmethod
-    def forward(show: Callable[[Tensor], None], mask: Tensor) -> Tensor:
-        show(mask)
-        return mask.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing to keep: there is no backward pass."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, show: Callable[[Tensor], None], mask: Tensor) -> tuple[Tensor, None]:
-        return _Shown.apply(show, mask.all(in_dims[1])), None
 
 
 def mean_loss(task: Task, w: Weights, data: Shard) -> Tensor:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.memory import out_of_memory
 from fedtangent.multiply_adds import uncounted
+from fedtangent.outside_vmap import look
 from fedtangent.tangents.capture import products
-from fedtangent.tangents.capture.functional import Weights, call, first_line, out_of_memory, plain, plain_forward
-from fedtangent.tangents.capture.outside_vmap import look
+from fedtangent.tangents.capture.functional import Weights, call, first_line, plain, plain_forward
 from fedtangent.tangents.capture.samples import Samples
 
 _FEW = 3  # samples that are compared

@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
 from fedtangent.forward import run
+from fedtangent.memory import out_of_memory
 from fedtangent.module_state import unchanged
 from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Batch, Samples
 from fedtangent.tied import every_name
+from fedtangent.training.dropout import drop_rate
 
 Weights = dict[str, Tensor]
 
@@ -86,8 +87,7 @@ def check(model: nn.Module) -> None:
             raise ValueError(
                 f"`model` must look up {name!r} without max_norm and scale_grad_by_freq; got one of them. Leave it out."
             )
-        drops = part.p if isinstance(part, _DropoutNd) else getattr(part, "dropout", 0)
-        if part.training and isinstance(drops, float) and drops > 0:
+        if part.training and drop_rate(part) > 0:
             raise ValueError(
                 f"`model` must be deterministic; got dropout in train mode at {name!r}. Call model.eval()."
             )
@@ -236,11 +236,6 @@ def one_by_one(fn: Callable[..., Any], *stacked: Any) -> Any:
     """The same in a loop."""
     count = len(trees.leaves(stacked)[0])
     return trees.stack([fn(*trees.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(count)])
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether torch has found too little memory, so that other ways would not either."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def first_line(error: Exception) -> str:

@@ -13,8 +13,8 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from fedtangent.outside_vmap import hooks_allowed
 from fedtangent.tangents.capture.functional import Weights, call, holding, plain
-from fedtangent.tangents.capture.outside_vmap import hooks_allowed
 from fedtangent.tangents.capture.samples import Samples
 
 Leaves = tuple[Tensor, ...]

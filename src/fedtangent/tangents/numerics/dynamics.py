@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.multiply_adds import repeated
+from fedtangent.outside_vmap import outside_vmap
 from fedtangent.tangents.capture.kernel_operator import Factored, Full, Trace
-from fedtangent.tangents.capture.outside_vmap import outside_vmap
 from fedtangent.tangents.numerics.integrate import (
     check_reach,
     phi_series,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.tangents.capture.outside_vmap import look, outside_vmap
+from fedtangent.outside_vmap import look, outside_vmap, true_for_all
 
 
 def test_the_whole_batch_is_seen_at_once() -> None:
@@ -23,6 +23,7 @@ def test_the_whole_batch_is_seen_at_once() -> None:
     assert seen == [([1.0], [[5.0]]), ([1.0, 2.0], [[3.0], [5.0]]), ([2.0], [[3.0, 5.0]])]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch loads forward mode so
 def test_a_look_at_the_first_of_what_is_mapped() -> None:
     seen: list[list[float]] = []
 
@@ -49,3 +50,17 @@ def test_a_look_may_set_hooks_that_transforms_forbid() -> None:
     torch.func.grad(lambda x: (look(see, x), x.sum())[1])(torch.ones(2))
     with pytest.raises(RuntimeError, match="saved tensor hooks"):
         torch.func.grad(lambda x: (see(x), x.sum())[1])(torch.ones(2))
+
+
+def test_what_is_true_for_all_that_is_mapped() -> None:
+    seen = []
+
+    def fn(mask: Tensor) -> Tensor:
+        seen.append(true_for_all(mask))
+        return mask
+
+    mask = torch.tensor([[[True, False, True], [True, True, True]], [[True, True, False], [True, True, True]]])
+    fn(mask[0, 0])
+    torch.func.vmap(fn)(mask[0])
+    torch.func.vmap(torch.func.vmap(fn), in_dims=1)(mask)
+    assert seen == [[True, False, True], [True, False, True], [True, False, False]]

@@ -1,6 +1,6 @@
 """Functions whose course depends on their data, under `torch.func.vmap`: they see the whole batch as plain tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,12 +46,27 @@ def look(see: Callable[[Any], None], tree: Any) -> None:
     """`see(tree)` outside of all transforms of torch.func; of what is mapped by vmap the first entries."""
     leaves: list[Tensor]
     leaves, structure = optree.tree_flatten(tree)
-    _Look.apply(lambda leaves: see(optree.tree_unflatten(structure, leaves)), *(leaf.detach() for leaf in leaves))
+    _Seen.apply(
+        lambda leaves: see(optree.tree_unflatten(structure, leaves)),
+        lambda leaf, axis: leaf.select(axis, 0),
+        *(leaf.detach() for leaf in leaves),
+    )
 
 
-class _Look(torch.autograd.Function):
+def true_for_all(mask: Tensor) -> list[bool]:
+    """The entries of a mask; under vmap, whether each is true for all."""
+    entries: list[bool] = []
+    _Seen.apply(lambda leaves: entries.extend(leaves[0].tolist()), lambda leaf, axis: leaf.all(axis), mask)
+    return entries
+
+
+class _Seen(torch.autograd.Function):
+    """Shows plain tensors; what is mapped by vmap is first brought to one entry by `pick`, (leaf, axis) -> leaf."""
+
     @staticmethod
-    def forward(see: Callable[[Any], None], *leaves: Tensor) -> Tensor:
+    def forward(
+        see: Callable[[Sequence[Tensor]], None], pick: Callable[[Tensor, int], Tensor], *leaves: Tensor
+    ) -> Tensor:
         with hooks_allowed():
             see(leaves)
         return leaves[0].new_zeros(())
@@ -61,9 +76,15 @@ class _Look(torch.autograd.Function):
         """Nothing to keep: there is no backward pass."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, see: Callable[[Any], None], *leaves: Tensor) -> tuple[Tensor, None]:
-        first = (leaf if dim is None else leaf.select(dim, 0) for leaf, dim in zip(leaves, in_dims[1:], strict=True))
-        return _Look.apply(see, *first), None
+    def vmap(
+        info: Any,
+        in_dims: Any,
+        see: Callable[[Sequence[Tensor]], None],
+        pick: Callable[[Tensor, int], Tensor],
+        *leaves: Tensor,
+    ) -> tuple[Tensor, None]:
+        picked = (leaf if dim is None else pick(leaf, dim) for leaf, dim in zip(leaves, in_dims[2:], strict=True))
+        return _Seen.apply(see, pick, *picked), None
 
 
 @contextmanager
