@@ -272,8 +272,8 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
     return method
 
 
-def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
-    """Raises where a method cannot bear the model's batch norm, dropout or inputs, or leaves out the augmentation."""
+def check_compatible(experiment: Experiment, task: Task, method: Method) -> None:
+    """Raises ValueError if a method does not support the model's batch norm or dropout, or an augmentation."""
     names, tangent = list(batch_norm.layers(task.model)), method.traits.tangent
     if names and not method.traits.averages:
         raise ValueError(

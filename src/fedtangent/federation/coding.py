@@ -182,7 +182,7 @@ def _travels(leaf: Any) -> bool:
 
 
 def check(coding: Coding, method: str, messages: Mapping[str, Message]) -> None:
-    """Raises where channels would meet no message of a method, or one that cannot bear them."""
+    """Raises where channels would meet no message of a method, or one that does not support them."""
     names = ", ".join(messages)
     if not messages:
         raise ValueError(

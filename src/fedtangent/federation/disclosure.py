@@ -12,7 +12,7 @@ OWNERS = 3
 
 
 def least(fan_in: int) -> int:
-    """The rows of a sum of u u^T that does not tell which they are: twice the entries of u."""
+    """Minimum number of rows for which a sum of u u^T does not reveal membership: twice the entries of u."""
     return 2 * fan_in
 
 

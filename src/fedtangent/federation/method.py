@@ -25,9 +25,8 @@ class Traits(NamedTuple):
         neighbours: Its nodes talk to neighbours, and so need a topology.
         tangent: It works in the tangent space of one function of the weights, on all rows and no batches: the function
             must not change by chance, and augmentation has no place.
-        averages: It averages weights at a server and bears partial updates: its state's `w` are the server's weights,
-            each number of which moves without regard to how many others do, and it computes on, and hears of, no nodes
-            but its `clients`.
+        averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
+            weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
     """
 
     neighbours: bool = False
@@ -36,7 +35,7 @@ class Traits(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """cycle: The fewest rounds of a run. opening: The first of these, where they never come again."""
+    """cycle: The fewest rounds of a run. opening: How many initial rounds later cycles do not repeat."""
 
     cycle: int = 1
     opening: int = 0

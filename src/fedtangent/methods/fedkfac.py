@@ -83,8 +83,8 @@ def fedkfac(
             the step was taken with (`loss`).
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
             `exact` blocks of the Gauss-Newton matrix.
-        balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
-            all clients; 1 for not at all.
+        balance: Class weights, by a class's share in a round and over all clients, are clipped to
+            [1 / balance, balance]; 1 switches them off.
         guard: Whether a round is refused whose sums would show a client or a row: of fewer than three clients, one of
             which may not hold more than half of the rows, or of fewer rows than twice a layer's inputs. Without it the
             exposure is `kernel`.

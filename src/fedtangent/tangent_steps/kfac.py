@@ -52,7 +52,7 @@ class Block(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a node says of its rows: sums over them, and nothing else. Any sum of moments is moments.
+    """Additive sufficient statistics of a client's rows: a sum of several clients' moments is moments, too.
 
     Attributes:
         gradient: Of the loss by the parameters.

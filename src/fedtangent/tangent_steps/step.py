@@ -186,7 +186,7 @@ def countable(found: Score) -> tuple[Score, Tensor]:
 
 
 def summed_loss(found: tuple[Score, Tensor]) -> Tensor:
-    """The mean loss (T,) from a sum of `countable` scores; inf for candidates that fail more owners than others do."""
+    """The mean loss (T,) from a sum of `countable` scores; inf where it is not finite on more rows than at best."""
     (total, rows), failed = found
     return torch.where((failed > failed.min()) | (failed >= rows), torch.inf, total / (rows - failed))
 

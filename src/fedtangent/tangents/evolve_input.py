@@ -89,7 +89,7 @@ def steps(t: float | Sequence[float], loss: Loss, clock: str) -> list[float]:
 
 
 def check_settings(loss: Any, clock: str, lr: float, momentum: float, tolerance: float) -> None:
-    """All that is no tensor but the times."""
+    """Validates the arguments that are not tensors, except the times."""
     if not isinstance(loss, Loss):
         raise TypeError(f"`loss` must be a Loss; got {type(loss).__name__}. Take one of losses, or losses.custom.")
     if clock not in ("flow", "descent"):

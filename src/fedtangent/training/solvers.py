@@ -203,7 +203,7 @@ def _solver(
 ) -> Solver:
     """The loop over steps: step(w, g, memory, own) -> (w, memory), whose memory begins as start(w).
 
-    Where w is the loop's `own`, and no longer needed, a step may write over it.
+    If `own`, w was made by the loop and is not needed afterwards: the step may update it in place.
     """
     draws = task.draws
 

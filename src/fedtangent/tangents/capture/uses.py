@@ -56,7 +56,7 @@ class Uses:
             of all the whole model's, of the parameters that could not be followed.
         outputs: C.
         last: The linear map whose result is f, if it ends in one: its sensitivities are the identity.
-        gated: The linear map that only functions of one number and the last one follow, if there is one.
+        gated: The linear map followed only by elementwise activations and the last linear map, if there is one.
         touched: Numbers in all results of torch functions for one sample that are no views.
         widest: Numbers in the largest of them that may depend on a parameter.
         sample: Numbers of a sample.
