@@ -1,6 +1,6 @@
 """Sums, scalings and inner products of parameter trees: dicts, tuples and lists of tensors, nested at will."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
@@ -90,19 +90,14 @@ def unstack(tree: Any, count: int) -> list[Any]:
     )
 
 
-def payload_bytes(tree: Any, without: Container[int] = ()) -> int:
-    """The bytes of all numbers in a tree of real rows, from shapes and dtypes; the masks of padding are not sent.
-
-    Args:
-        tree: The message.
-        without: The ids of tensors that need not be sent.
-    """
+def payload_bytes(tree: Any) -> int:
+    """The bytes of all numbers in a tree of real rows, from shapes and dtypes; the masks of padding are not sent."""
     total = 0
     stack_ = [tree]
     while stack_:
         item = stack_.pop()
         if isinstance(item, Tensor):
-            total += 0 if without and id(item) in without else item.nbytes
+            total += item.nbytes
         elif isinstance(item, dict):
             stack_.extend(item.values())
         elif hasattr(item, "_fields"):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fedtangent.federation import SERVER, Central, Fleet, Graph
 from tests import tiny_federation as federation
-from tests.tiny_federation import assert_close, assert_same
+from tests.tiny_federation import assert_same
 
 LINE = Graph([(0, 1), (1, 2)], 4)  # and node 3 alone
 
@@ -94,39 +94,6 @@ class TestSum:
     def test_a_central_is_no_each(self) -> None:
         with pytest.raises(TypeError, match=r"^`x_k` must be of type Each; got Central. Broadcast a Central first.$"):
             line().sum(Central(torch.tensor(1.0)))  # type: ignore[arg-type]
-
-
-class TestAskOfWhatIsKnown:
-    def test_the_answer_takes_both_and_only_the_new_question_is_booked(self) -> None:
-        """100 k + 10 q - y: known things of 24 bytes, questions of 4, answers of 8."""
-        fleet = line()
-        x_k = fleet.each(numbers(2, 3, 5, 7))
-        known_k = fleet.map(lambda x: 100 * x.expand(3), x_k)
-        question_k = fleet.map(lambda x: (10 * x).float(), x_k)
-        inbox_k = fleet.ask(lambda k, q, y: k[0] + q - y, question_k, x_k, known_k=known_k)
-        assert [inbox.values.tolist() for inbox in inbox_k.values] == [[217], [328, 325], [547], []]
-        assert dict(fleet.ledger.sent) == dict(fleet.ledger.received) == {0: 12, 1: 24, 2: 12}
-
-    def test_is_the_same_as_asking_with_both(self) -> None:
-        fleet = line()
-        x_k, known_k = fleet.each(numbers(2, 3, 5, 7)), fleet.each(numbers(11, 13, 17, 19))
-        both_k = fleet.map(lambda known, x: (known, x), known_k, x_k)
-        short = fleet.ask(lambda known, x, y: known * x - y, x_k, x_k, known_k=known_k).values
-        whole = fleet.ask(lambda both, y: both[0] * both[1] - y, both_k, x_k).values
-        assert_close(short, whole, 0)
-
-    @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
-    def test_with_questions_that_are_known_to_all(self, engine: str) -> None:
-        fleet = federation.fleet(4, graph=LINE, engine=federation.engine(engine, memory=4))
-        one_k = fleet.everywhere(torch.tensor(2.0).double())
-        found = fleet.ask(lambda k, q, y: k * y - q, one_k, fleet.each(numbers(2, 3, 5, 7)), known_k=one_k)
-        assert [inbox.values.tolist() for inbox in found.values] == [[4], [2, 8], [4], []]
-
-    def test_it_must_be_an_each_too(self) -> None:
-        fleet = line()
-        x_k = fleet.each(numbers(2, 3, 5, 7))
-        with pytest.raises(TypeError, match=r"^`x_k` must be of type Each; got Central. Broadcast a Central first.$"):
-            fleet.ask(torch.add, x_k, known_k=Central(torch.tensor(1.0)))  # type: ignore[arg-type]
 
 
 class TestAskSum:

@@ -67,7 +67,7 @@ def verbs(fleet: Fleet, data_k: Each[Shard]) -> dict[str, Any]:
         "share": fleet.share(total_k),
         "rows": fleet.share(data_k),
         "ask": fleet.ask(product, total_k, data_k),
-        "known": fleet.ask(lambda k, x, d: product(k + x, d), total_k, data_k, known_k=total_k),
+        "known": fleet.ask(lambda x, d: product(x[0] + x[1], d), total_k.zip(total_k), data_k),
         "ask_sum": fleet.ask_sum(product, total_k, data_k),
         "cohort": fleet.merge(half.mix(half.map(lambda x: 2 * x, total_k)), total_k),
         "cohort sum": half.sum(half.map(lambda x: x, total_k))[0],

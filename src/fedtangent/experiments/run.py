@@ -136,7 +136,8 @@ def _played(
             digests.append(record.append(folder, entry))
             model_file.save(folder, built, weights.value)
             checkpoint.check(whole, types)
-            meta = {"round": k, "lines": digests, "ledger": books.state(), "fingerprint": built.fingerprint}
+            meta = {"round": k, "lines": digests, "fingerprint": built.fingerprint}
+            meta |= {"ledger": books.state(), "held": wire.cache.state()}
             checkpoint.save(folder, whole, meta, kept)
         if built.leads:
             scalars.log(entry)
@@ -234,7 +235,7 @@ def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Seque
         return None
     header, tensors = found
     meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types).meta
-    if not _restored(built, fleet.ledger, meta):
+    if not _restored(built, fleet.wire, meta):
         raise ValueError(
             f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
             "Run anew with another --out."
@@ -242,10 +243,11 @@ def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Seque
     return header, tensors, record.cut(folder, meta["lines"]), meta["lines"]
 
 
-def _restored(built: Setup, ledger: Ledger, meta: dict[str, Any]) -> bool:
-    """Takes back the ledger of a checkpoint; False where that is not of this run."""
+def _restored(built: Setup, wire: Wire, meta: dict[str, Any]) -> bool:
+    """Takes back ledger and cache of a checkpoint; False where they are not of this run."""
     try:
-        ledger.restore(meta["ledger"])
+        wire.ledger.restore(meta["ledger"])
+        wire.cache.restore(meta["held"])
         whole = len(meta["lines"]) == meta["round"] <= built.experiment.rounds
     except (KeyError, TypeError, ValueError):
         return False

@@ -5,7 +5,7 @@ from fedtangent.federation.engine import Engine, NodeError
 from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import generator
-from fedtangent.federation.ledger import SERVER, Ledger
+from fedtangent.federation.ledger import SERVER, Ledger, Link
 from fedtangent.federation.method import (
     WEIGHTS_AT_SERVER,
     WEIGHTS_BETWEEN,
@@ -18,7 +18,7 @@ from fedtangent.federation.method import (
     participants,
     rows,
 )
-from fedtangent.federation.transport import Link, Tag, Transport, Wire
+from fedtangent.federation.transport import Tag, Transport, Wire
 from fedtangent.federation.values import ABSENT, Central, Each, Inbox
 
 __all__ = [

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fedtangent import many, trees
-from fedtangent.federation.transport import Link, Tag, Wire
+from fedtangent.federation.ledger import Link
+from fedtangent.federation.transport import Tag, Wire
 from fedtangent.federation.values import Cache, Each, Inbox, Wave
 
 Code = Callable[[Any, Link], Any]
@@ -30,10 +31,11 @@ class Asking:
         nodes: Who asks, of all processes.
         neighbours: Those of a node.
         call: Runs a function on some nodes, each with its own arguments.
-        asked: The questions' parts, of which the last one is new to who is asked.
+        asked: The questions; what a neighbour has got in this round already is not sent again.
         own: What the nodes of this process answer from.
         code: What is seen of an answer on its way back.
         device: Of masks and counts.
+        round: In which this is.
     """
 
     def __init__(
@@ -42,13 +44,14 @@ class Asking:
         nodes: Sequence[int],
         neighbours: Callable[[int], tuple[int, ...]],
         call: Callable[[Sequence[int], list[tuple[Any, ...]]], list[Any]],
-        asked: Sequence[Each[Any]],
+        asked: Each[Any],
         own: Mapping[int, tuple[Any, ...]],
         code: Code,
         device: torch.device | str,
+        round: int,
     ) -> None:
         self._wire, self._neighbours, self._call, self._device = wire, neighbours, call, device
-        self._asked, self._own, self._code = asked, own, code
+        self._asked, self._own, self._code, self._round = asked, own, code, round
         self._asking, self._answering = wire.tag(), wire.tag()
         self._unsent = set(nodes)  # an answer that is computed again, to spare memory, was sent once
 
@@ -79,22 +82,13 @@ class Asking:
 
     def _answers(self, wave: Wave, cache: Cache) -> _Answers:
         links = [Link(i, j) for i in wave.everybody for j in self._neighbours(i) or (i,)]
-        rows = zip(*(x.pull(wave, cache) for x in self._asked), strict=True)
-        questions = dict(zip(wave.nodes, rows, strict=True))
+        questions = dict(zip(wave.nodes, self._asked.pull(wave, cache), strict=True))
         first = self._unsent.intersection(wave.everybody)
         self._unsent.difference_update(first)
         out = {link: questions[link[0]] for link in links if link[0] in questions}
-        sizes: dict[int, int] = {}  # of a question, which goes to all neighbours
-
-        def bill(link: Link, value: tuple[Any, ...]) -> int:
-            asker = link[0]
-            if asker not in sizes:
-                sizes[asker] = self._wire.payload_bytes(value[-1]) if asker in first else 0
-            return sizes[asker]
-
-        came = self._wire.exchange(self._asking._replace(wave=wave.number), out, links, bill)
+        came = self._wire.exchange(self._asking._replace(wave=wave.number), out, links, self._wire.once(self._round))
         pairs = [link for link in links if link in came]
-        found = self._call([j for _, j in pairs], [(*came[link], *self._own[link[1]]) for link in pairs])
+        found = self._call([j for _, j in pairs], [(came[link], *self._own[link[1]]) for link in pairs])
         back = [Link(j, i) for i, j in links]
         replies = iter(found)
         answers = {turned: next(replies) for link, turned in zip(links, back, strict=True) if link in came}

@@ -17,7 +17,6 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     ask_sum(fn, x_k, *y_k)     Each of their sum          the same; none of the answers need be seen
     cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
     within(scope, x_k)         the same Fleet             nothing; `map` on node i runs inside of scope(x_i)
-    holding(x, names)          the same Fleet             nothing; what nodes hold already is not sent to them again
     as_sent(x, message)        the same, as it is seen    nothing; where the sender goes on with what receivers see
 
 A message that has a name bears the run's channels, which change it and take fewer bytes; without them it is as it was
@@ -44,8 +43,8 @@ from fedtangent.federation.coding import Way
 from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
-from fedtangent.federation.ledger import SERVER, Ledger
-from fedtangent.federation.transport import Bill, Link, Wire, nothing
+from fedtangent.federation.ledger import SERVER, Ledger, Link
+from fedtangent.federation.transport import Bill, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
 from fedtangent.federation.waves import waves
 
@@ -69,7 +68,6 @@ class Fleet:
         method: For error messages.
         device: Where drawn numbers are put.
         scope: What every function of `map` runs inside of; from `within`.
-        held: Tensors that nodes hold already; from `holding`.
         blind: Whether `observe` is refused.
     """
 
@@ -84,7 +82,6 @@ class Fleet:
     method: str = ""
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
-    held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
     blind: bool = False
 
     @cached_property
@@ -189,10 +186,8 @@ class Fleet:
         self._check_central(x)
         x = self.as_sent(x, message)
         links = [Link(SERVER, node) for node in self.nodes]
-        held = {node: {id(tensor) for tensor in own} for node, own in self.held.items()}
-        bill = (lambda link, value: trees.payload_bytes(value, held.get(link.target, ()))) if held else None
         out = dict.fromkeys(links, x.value) if self._serves else {}
-        came = self.wire.exchange(self.wire.tag(), out, links, bill)
+        came = self.wire.exchange(self.wire.tag(), out, links, self.wire.once(self.round))
         return Each(self, {node: came[Link(SERVER, node)] for node in self.here})
 
     def mean(
@@ -282,21 +277,19 @@ class Fleet:
         fn: Callable[..., T],
         x_k: Each[Any],
         *y_k: Each[Any],
-        known_k: Each[Any] | None = None,
         bill: Callable[[T], int] = trees.payload_bytes,
         message: str | None = None,
     ) -> Each[Inbox]:
         """Node i sends x_i to every neighbour j, which computes fn(x_i, *y_j) and sends it back: i's Inbox.
 
         Args:
-            fn: Of i's question and j's own values; of what j knows of i, the question and j's own where that is given.
-            x_k: The questions.
+            fn: Of i's question and j's own values.
+            x_k: The questions. What i has sent the same neighbours before in this round is not sent again.
             y_k: What the answering node holds.
-            known_k: What i has asked the same neighbours with before in this round, and so need not send again.
             bill: Replaces the byte count of an answer, where another form of it is what would be sent.
             message: The answers' name, as of `as_sent`; of a question `as_sent` gives what is seen.
         """
-        asking = self._asking(fn, x_k, y_k, known_k, message)
+        asking = self._asking(fn, x_k, y_k, message)
         return Each(self, partial(asking.inboxes, bill))
 
     def ask_sum(
@@ -304,25 +297,22 @@ class Fleet:
         fn: Callable[..., T],
         x_k: Each[Any],
         *y_k: Each[Any],
-        known_k: Each[Any] | None = None,
         message: str | None = None,
     ) -> Each[tuple[T, Tensor]]:
         """The sum of what `ask` brings a node and how many of the answers it refused: all that secure sums would show.
 
         Refused, and no part of the sum, are answers with a number that is not finite: their senders send zeros.
         """
-        return Each(self, self._asking(fn, x_k, y_k, known_k, message).sums)
+        return Each(self, self._asking(fn, x_k, y_k, message).sums)
 
     def _asking(
         self,
         fn: Callable[..., Any],
         x_k: Each[Any],
         y_k: Sequence[Each[Any]],
-        known_k: Each[Any] | None,
         message: str | None,
     ) -> Asking:
-        asked = [x_k] if known_k is None else [known_k, x_k]
-        self._check(*asked, *y_k)
+        self._check(x_k, *y_k)
         self._require_graph()
         own = dict(zip(self.here, self._settled(y_k), strict=True))
 
@@ -333,17 +323,11 @@ class Fleet:
             return coding.coded(answer, message, partial(self.rng, f"channel of {message} to {link[1]}", link[0]), None)
 
         call = partial(self._call, fn)
-        return Asking(self.wire, self.nodes, self._neighbours, call, asked, own, code, self.device)
+        return Asking(self.wire, self.nodes, self._neighbours, call, x_k, own, code, self.device, self.round)
 
     def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
         """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""
         return replace(self, scope=(scope, x_k))
-
-    def holding(self, x: Central[Mapping[str, Tensor]], names: Central[Mapping[int, Sequence[str]]]) -> "Fleet":
-        """The same nodes, some of which hold already the tensors of x that `names` tells: no broadcast bills these."""
-        self._check_central(x, names)
-        known = names.value if self._serves else {}  # who sends alone makes the bill
-        return replace(self, held={i: tuple(x.value[name] for name in own) for i, own in known.items()})
 
     def cohort(self, size: int) -> "Fleet":
         """A fleet of `size` nodes drawn for this round."""

@@ -3,13 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fedtangent import multiply_adds
 
 T = TypeVar("T")
 
 SERVER = -1
+
+
+class Link(NamedTuple):
+    """From whom to whom a message goes: the numbers of nodes, or SERVER."""
+
+    source: int
+    target: int
 
 
 class Ledger:

@@ -4,17 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent import trees
+from fedtangent.federation.cache import Cache
 from fedtangent.federation.coding import Coding
-from fedtangent.federation.ledger import SERVER, Ledger
+from fedtangent.federation.ledger import SERVER, Ledger, Link
 
 T = TypeVar("T")
-
-
-class Link(NamedTuple):
-    """From whom to whom a message goes: the numbers of nodes, or SERVER."""
-
-    source: int
-    target: int
 
 
 class Tag(NamedTuple):
@@ -87,6 +81,7 @@ class Wire:
 
     def __init__(self, transport: Transport, ledger: Ledger | None = None, coding: Coding | None = None) -> None:
         self.transport, self.ledger, self.coding = transport, Ledger() if ledger is None else ledger, coding
+        self.cache = Cache()
         self._verbs = 0
 
     def tag(self) -> Tag:
@@ -97,7 +92,7 @@ class Wire:
     def exchange(
         self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link], bill: Bill | None = None
     ) -> dict[Link, Any]:
-        """`Transport.exchange`; `bill` replaces the byte count of a message."""
+        """`Transport.exchange`; `bill` replaces the byte count of a message, from all that is sent."""
         self._book(out, bill)
         return self.transport.exchange(tag, out, links)
 
@@ -142,6 +137,14 @@ class Wire:
     def payload_bytes(self, value: Any) -> int:
         """The bytes of a message."""
         return int(trees.payload_bytes(value)) - self.spared(value)
+
+    def once(self, round: int) -> Bill:
+        """The bill of messages that their receivers keep: what they have in this round, or had, is not sent again."""
+
+        def bill(link: Link, value: Any) -> int:
+            return 0 if link[0] == link[1] else sum(map(self.payload_bytes, self.cache.fresh(link, value, round)))
+
+        return bill
 
     def spared(self, value: Any) -> int:
         """The bytes that a message takes less than its numbers as they are, by its channels."""

@@ -112,6 +112,14 @@ class Each(Generic[T]):
         self.settle()
         return [self._values[node] for node in nodes]
 
+    def zip(self, *others: "Each[Any]") -> "Each[tuple[Any, ...]]":
+        """The tuples of what every node holds of this and the others."""
+
+        def pull(wave: Wave, cache: Cache) -> list[tuple[Any, ...]]:
+            return list(zip(*(x.pull(wave, cache) for x in (self, *others)), strict=True))
+
+        return Each(self._fleet, pull)
+
     def unzip(self, count: int) -> tuple["Each[Any]", ...]:
         """One Each for every part of an Each of tuples of so many parts."""
         parts = [{node: value[i] for node, value in self.settle()._values.items()} for i in range(count)]  # type: ignore[index]

@@ -29,7 +29,7 @@ from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers, Inputs
 from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Span, candidates
+from fedtangent.tangent_steps.span import Curvature, Span, candidates
 from fedtangent.tangent_steps.step import Score, choose, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 
@@ -108,11 +108,11 @@ def dfedkfac(
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
         basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k), "directions")
-        q_k = _together(fleet, node.along, basis_k, data_k, known_k=mean_k)
+        asked_k = mean_k.zip(basis_k)
+        q_k = _together(fleet, along, asked_k, data_k)
         c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
-        asked_k = fleet.map(lambda *known: known, mean_k, basis_k)
         if span.tries > 1:
-            loss_k = fleet.map(summed_loss, _together(fleet, losses, c_k, data_k, known_k=asked_k))
+            loss_k = fleet.map(summed_loss, _together(fleet, losses, asked_k.zip(c_k), data_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
         w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k).unzip(4)
@@ -125,8 +125,12 @@ def dfedkfac(
     def basis(total: Moments, a: Inputs, v: Weights) -> Weights:
         return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v)
 
-    def losses(asked: tuple[Weights, Weights], c: Tensor, data: Shard) -> tuple[Score, Tensor]:
-        return node.losses(*asked, c, data)
+    def along(asked: tuple[Weights, Weights], data: Shard) -> Curvature:
+        return node.along(*asked, data)
+
+    def losses(asked: tuple[tuple[Weights, Weights], Tensor], data: Shard) -> tuple[Score, Tensor]:
+        (mean, basis), c = asked
+        return node.losses(mean, basis, c, data)
 
     def best(
         asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, near: tuple[Moments, Tensor]
@@ -153,12 +157,9 @@ def dfedkfac(
     )
 
 
-def _together(
-    fleet: Fleet, fn: Callable[..., Any], x_k: Each[Any], *y_k: Each[Any], known_k: Each[Any] | None = None
-) -> Each[Any]:
+def _together(fleet: Fleet, fn: Callable[..., Any], x_k: Each[Any], *y_k: Each[Any]) -> Each[Any]:
     """The sum over a neighbourhood of what its nodes make of a question."""
-    own_k = fleet.map(fn, *([x_k] if known_k is None else [known_k, x_k]), *y_k)
-    return fleet.map(_with_own, own_k, fleet.ask_sum(fn, x_k, *y_k, known_k=known_k))
+    return fleet.map(_with_own, fleet.map(fn, x_k, *y_k), fleet.ask_sum(fn, x_k, *y_k))
 
 
 def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:

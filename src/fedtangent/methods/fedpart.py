@@ -19,8 +19,6 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import optree
-import torch
-from torch import Tensor
 
 from fedtangent import catalog
 from fedtangent.federation import Central, Each, Fleet, Method, Schedule
@@ -32,17 +30,9 @@ Order = Literal["sequential", "reverse", "random", "drawn"]
 
 
 class State(NamedTuple):
-    """What is known between two rounds.
-
-    Attributes:
-        host: The host's state, whole.
-        changed: The last round that changed each parameter, (names,) in the order of w_0; 0 before the first.
-        synced: The last round in which each client was brought up to date, (nodes,); 0 before the first.
-    """
+    """host: its state, whole. What a client lacks of it, the wire knows."""
 
     host: Any
-    changed: Central[Tensor]
-    synced: Central[Tensor]
 
 
 def fedpart(
@@ -90,39 +80,26 @@ def fedpart(
         return build(task.part(names))
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        unseen = torch.zeros(len(fleet.nodes), dtype=torch.int64)
-        unchanged = torch.zeros(len(everything), dtype=torch.int64)
-        return State(whole.init(fleet, data_k), fleet.server(unchanged), fleet.server(unseen))
+        return State(whole.init(fleet, data_k))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         first, visit = scheduled(k, len(parts), warm_up, rounds_per_group, warm_up_once)
         names = everything if visit is None else parts[_turn(fleet, order, first, visit, len(parts))]
         present = whole.clients(fleet).nodes
-        place = {node: i for i, node in enumerate(fleet.nodes)}
-
-        def known(changed: Tensor, synced: Tensor) -> dict[int, list[str]]:
-            since = {node: int(synced[place[node]]) for node in present}
-            when = dict(zip(everything, changed.tolist(), strict=True))
-            return {node: [name for name in everything if when[name] < since[node]] for node in present}
-
-        fleet = fleet.holding(state.host.w, fleet.at_server(known, state.changed, state.synced))
         clients = replace(fleet, nodes=present)
         if len(names) == len(everything):
             kept, extra = whole.round(fleet, state.host, data_k, k)
         else:
             frozen = [name for name in everything if name not in names]
-            frozen_k = clients.broadcast(fleet.at_server(lambda w: {name: w[name] for name in frozen}, state.host.w))
+            rest = fleet.at_server(lambda w: {name: w[name] for name in frozen}, state.host.w)
+            frozen_k = clients.broadcast(rest, "weights")
             part = _each_field(lambda tree: _cut(tree, everything, names), clients, state.host)
             part, extra = on(names).round(fleet.within(holding, frozen_k), part, data_k, k)
             joined = _each_field(lambda old, new: _joined(old, new, everything, names), clients, state.host, part)
             pairs = zip(joined, state.host, strict=True)
             kept = type(joined)(*(fleet.merge(new, old) if isinstance(new, Each) else new for new, old in pairs))
-        moved = fleet.server(torch.tensor([name in names for name in everything]))
-        met = fleet.server(torch.tensor([node in present for node in fleet.nodes]))
-        changed = fleet.at_server(_stamped, state.changed, moved, fleet.server(torch.tensor(k)))
-        synced = fleet.at_server(_stamped, state.synced, met, fleet.server(torch.tensor(k)))
         trained = sum(task.w_0[name].numel() for name in names)
-        return State(kept, changed, synced), {**extra, "trained_parameters": trained}
+        return State(kept), {**extra, "trained_parameters": trained}
 
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return whole.aggregate(fleet, state.host, data_k)
@@ -157,10 +134,6 @@ def _turn(fleet: Fleet, order: Order, first: int, visit: int, count: int) -> int
         return visit if order == "sequential" else count - 1 - visit
     rng = replace(fleet, round=first).rng("order")
     return int((rng.permutation(count) if order == "random" else rng.integers(count, size=count))[visit])
-
-
-def _stamped(last: Tensor, which: Tensor, now: Tensor) -> Tensor:
-    return torch.where(which.to(last.device), now.to(last.device), last)
 
 
 def _each_field(fn: Callable[..., Any], clients: Fleet, *states: Any) -> Any:

@@ -5,8 +5,8 @@ from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from fedtangent import trees
-from fedtangent.federation.ledger import SERVER
-from fedtangent.federation.transport import Link, Tag
+from fedtangent.federation.ledger import SERVER, Link
+from fedtangent.federation.transport import Tag
 
 T = TypeVar("T")
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from fedtangent import many
-from fedtangent.federation.transport import Link, Tag
+from fedtangent.federation.ledger import Link
+from fedtangent.federation.transport import Tag
 
 T = TypeVar("T")
 
