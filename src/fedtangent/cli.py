@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from fedtangent import __version__, catalog
+from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
@@ -58,9 +59,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return FAILED
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         told = str(error)
-        if not isinstance(error, (OSError, NodeError)) and " must " not in told:
+        if not isinstance(error, (UserError, OSError, NodeError)):
             if not out_of_memory(error):
-                raise  # no rule that a user broke: a fault of the program, which its traceback explains
+                raise  # a fault of the program, which its traceback explains
             told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
         place, own = rank(), isinstance(error, NodeError) or out_of_memory(error)
         if place is None or place == 0 or own:  # the other ranks have found the same
@@ -96,7 +97,9 @@ def run(
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
-        raise ValueError(f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest.")
+        raise SettingError(
+            f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest."
+        )
     if seeds is None:
         asked = [(experiment(**settings), out)]
     else:
@@ -222,10 +225,10 @@ def _command(words: list[str]) -> int:
     if words[0] not in commands:
         for first, folder in {"run": "methods", "recipe": "recipes"}.items():
             if words[0] in catalog.names(folder):
-                raise ValueError(
+                raise SettingError(
                     f"`{words[0]}` must come after {first}; got it first. Use fedtangent {first} {words[0]}."
                 )
-        raise ValueError(unknown(words[0], commands, "a command"))
+        raise SettingError(unknown(words[0], commands, "a command"))
     name, rest = words[0], words[1:]
     if name in ("run", "check"):
         return _parse_run(rest, name)
@@ -252,7 +255,7 @@ def _parse_run(words: list[str], name: str = "run") -> int:
             )
             return 0
         got = repr(words[0]) if words else "nothing"
-        raise ValueError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
+        raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
     method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
     for part in ("method", *(kind.options for kind in PARTS.values())):
         fields.pop(part)
@@ -274,7 +277,7 @@ def _parse_run(words: list[str], name: str = "run") -> int:
         return check(settings)
     if command.get("ranks") is not None and not launch.launched():
         if command.get("dry_run"):
-            raise ValueError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
+            raise SettingError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
         return launch.launch(["run", *words], command["ranks"], experiment(**settings).size)
     launch.watch()
     return run(settings, **command)
@@ -288,7 +291,7 @@ def _parse_recipe(words: list[str]) -> int:
         return 0
     if words[0].startswith("-"):
         names = ", ".join(catalog.names("recipes"))
-        raise ValueError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
+        raise SettingError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
     chosen, own = recipes.load(words[0]), options(recipe)
     known = {**own, **chosen.options}
     parser = Parser(f"fedtangent recipe {words[0]}", f"{chosen.name}: {chosen.summary}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fedtangent import catalog
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import PARTS, shared
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown
 
@@ -40,16 +41,16 @@ class Parser(argparse.ArgumentParser):
         given, extra = self.parse_known_args(words)
         for word in extra:
             if not word.startswith("-"):
-                raise ValueError(f"options must have the form --name value; got {word!r} alone. Drop it.")
+                raise SettingError(f"options must have the form --name value; got {word!r} alone. Drop it.")
             name = word.lstrip("-").split("=")[0].replace("-", "_")
-            raise ValueError(shared(name, known[name]) if name in known else unknown(name, known, what))
+            raise SettingError(shared(name, known[name]) if name in known else unknown(name, known, what))
         return {key: "--" if value == [] else value for key, value in vars(given).items()}  # of --name=--
 
     def error(self, message: str) -> NoReturn:
         """Raises a sentence instead of printing the usage."""
         match = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message)
         name, wrong = match.groups() if match else (self.prog, message)
-        raise ValueError(f"`{name}` must be given as --help tells; {wrong}.")
+        raise SettingError(f"`{name}` must be given as --help tells; {wrong}.")
 
 
 def run_parser(

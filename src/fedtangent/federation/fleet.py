@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import many, multiply_adds, trees
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.federation.asking import Asking
 from fedtangent.federation.coding import Way
 from fedtangent.federation.engine import Engine, blamed, inside
@@ -212,7 +213,7 @@ class Fleet:
             weights = [float(weight) for weight in self._told(weight_k, None)]
         whole = sum(weights)
         if whole == 0:
-            raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
+            raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
         return self._totalled(x_k, {node: w / whole for node, w in zip(self.nodes, weights, strict=True)})
 
     def sum(self, x_k: Each[T], message: str | None = None) -> tuple[Central[T], Central[int]]:
@@ -229,7 +230,7 @@ class Fleet:
         ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
         if not good:
-            raise ValueError(
+            raise SettingError(
                 f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(kinds)} in round "
                 f"{self.round}. Use smaller steps, or look at the data."
             )
@@ -332,7 +333,7 @@ class Fleet:
     def cohort(self, size: int) -> "Fleet":
         """A fleet of `size` nodes drawn for this round."""
         if not 1 <= size <= len(self.nodes):
-            raise ValueError(f"`size` must be between 1 and {len(self.nodes)} nodes; got {size}. Draw fewer nodes.")
+            raise SettingError(f"`size` must be between 1 and {len(self.nodes)} nodes; got {size}. Draw fewer nodes.")
         drawn = self.rng("cohort").choice(len(self.nodes), size, replace=False)
         nodes = tuple(self.nodes[i] for i in sorted(drawn))
         return replace(self, nodes=nodes, graph=self.graph and self.graph.induced(nodes))
@@ -378,7 +379,7 @@ class Fleet:
 
     def _require_graph(self) -> Graph:
         if self.graph is None:
-            raise ValueError(
+            raise SettingError(
                 f"`topology` must be given for {self.method or 'this method'}; got none. Choose one, such as 'regular'."
             )
         return self.graph
@@ -393,10 +394,12 @@ class Fleet:
     def _check(self, *x_k: Each[Any]) -> None:
         for x in x_k:
             if not isinstance(x, Each):
-                raise TypeError(f"`x_k` must be of type Each; got {type(x).__name__}. Broadcast a Central first.")
+                raise SettingTypeError(
+                    f"`x_k` must be of type Each; got {type(x).__name__}. Broadcast a Central first."
+                )
             absent = sorted(set(self.nodes).difference(x.nodes))
             if absent:
-                raise ValueError(
+                raise SettingError(
                     f"`x_k` must hold a value of every node; got none of node {absent[0]}. "
                     "Merge a cohort's values with all nodes' old ones first."
                 )
@@ -404,7 +407,7 @@ class Fleet:
     def _check_central(self, *x: Central[Any]) -> None:
         for part in x:
             if not isinstance(part, Central):
-                raise TypeError(
+                raise SettingTypeError(
                     f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
                 )
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.federation.coding import Message
 from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.values import Central, Each
@@ -96,7 +97,7 @@ def rows(data: Shard) -> Tensor:
 def participants(participation: float) -> Callable[[Fleet], Fleet]:
     """Of a round's fleet, max(C K, 1) drawn nodes; C is the share that takes part."""
     if not 0 < participation <= 1:
-        raise ValueError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
+        raise SettingError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
     # 0.29 of 100 is 28.99...
     return lambda fleet: fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))
 
@@ -104,7 +105,7 @@ def participants(participation: float) -> Callable[[Fleet], Fleet]:
 def node_mean(aggregation: str) -> Callable[[Fleet, Any, Each[Shard]], Central[Any]]:
     """The `aggregate` of a method whose state holds `w_k`: their mean, `plain` or `weighted` by rows."""
     if aggregation not in ("plain", "weighted"):
-        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
+        raise SettingError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     return lambda fleet, state, data_k: fleet.mean(
         state.w_k, fleet.map(rows, data_k) if aggregation == "weighted" else None
     )

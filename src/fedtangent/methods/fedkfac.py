@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
@@ -92,7 +93,7 @@ def fedkfac(
     cohort = participants(participation)
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     if selection not in ("held-out", "loss"):
-        raise ValueError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
+        raise SettingError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
     client = Answers(task, other, decay)
 

@@ -7,6 +7,7 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import Loss, scaled
 from fedtangent.training.task import Task
@@ -58,4 +59,4 @@ def balanced(task: Task, by_class: Tensor) -> Task:
 def check(balance: float) -> None:
     """Raises ValueError if `balance` is below 1."""
     if not balance >= 1:
-        raise ValueError(f"`balance` must be at least 1; got {balance}. Use 1 to weigh all rows alike.")
+        raise SettingError(f"`balance` must be at least 1; got {balance}. Use 1 to weigh all rows alike.")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.dependence import Dependence, tensors
 from fedtangent.tangents.capture.flow import Flow
 from fedtangent.tangents.capture.functional import Weights, call, plain
@@ -37,7 +38,7 @@ Use = Followed | Whole
 WHOLE = "(whole model)"
 
 
-class UsesDiffer(ValueError):
+class UsesDiffer(SettingError):
     """A sample uses parameters otherwise than the first one did."""
 
     def __init__(self) -> None:
@@ -137,7 +138,7 @@ def outputs(f: Any) -> Tensor:
     """
     if not isinstance(f, Tensor) or f.dim() != 2 or len(f) != 1:
         got = f"shape {tuple(f.shape)}" if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(f"`model` must return (rows, outputs); got {got} for one row. Flatten its outputs.")
+        raise SettingError(f"`model` must return (rows, outputs); got {got} for one row. Flatten its outputs.")
     return f
 
 
