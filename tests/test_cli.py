@@ -359,15 +359,30 @@ def test_a_fault_of_the_program_keeps_its_traceback(
         cli.main(dfedavg)
 
 
-def test_every_sentence_of_the_package_says_what_must_be() -> None:
-    """By this word the command line tells a user's mistake from its own."""
+def test_every_rule_of_the_package_is_told_by_its_type() -> None:
+    """A message with a rule, or with a name in backticks, is for the user; so the command line knows by the type."""
+    plain = {"ValueError", "TypeError"}
     for path in Path(cli.__file__).parent.rglob("*.py"):
-        text = path.read_text()
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 kind, said = ast.unparse(node.exc.func), ast.unparse(node.exc.args[0])
-                if kind in ("ValueError", "TypeError") and "`" in said:
-                    assert " must " in said, (path.name, node.lineno)
+                place = (str(path), node.lineno)
+                assert kind not in plain or not (" must " in said or "`" in said), place
+                assert (
+                    not kind.startswith("Setting")
+                    or " must " in said
+                    or isinstance(node.exc.args[0], ast.Call | ast.Name)
+                    or "rule" in said
+                ), place
+
+
+def test_what_a_dependency_says_must_be_is_a_fault(dfedavg: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **more: Any) -> None:
+        raise RuntimeError("mat1 and mat2 must have the same dtype")
+
+    monkeypatch.setattr(cli, "setup", broken)
+    with pytest.raises(RuntimeError):
+        cli.main(dfedavg)
 
 
 @pytest.mark.parametrize("fault", [MemoryError("Unable to allocate"), RuntimeError("not enough memory: you tried to")])

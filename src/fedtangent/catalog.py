@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from fedtangent.errors import SettingError
+
 FOLDERS = (
     "methods",
     "models",
@@ -25,7 +27,7 @@ FOLDERS = (
 def names(folder: str) -> list[str]:
     """The names that a folder offers, sorted: its public files that define a function of their own name."""
     if folder not in FOLDERS:
-        raise ValueError(f"`folder` must be one of {', '.join(FOLDERS)}; got {folder!r}.")
+        raise SettingError(f"`folder` must be one of {', '.join(FOLDERS)}; got {folder!r}.")
     files = [path for path in (Path(__file__).parent / folder).glob("*.py") if not path.stem.startswith("_")]
     return sorted(path.stem for path in files if f"\ndef {path.stem}(" in path.read_text(encoding="utf-8"))
 
@@ -47,7 +49,7 @@ def load(folder: str, name: str, argument: str | None = None) -> Callable[..., A
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f"Did you mean {near[0]!r}?" if near else "Or give the path of a file of your own."
-        raise ValueError(f"`{argument or _one(folder)}` must be one of {', '.join(known)}; got {name!r}. {hint}")
+        raise SettingError(f"`{argument or _one(folder)}` must be one of {', '.join(known)}; got {name!r}. {hint}")
     return _defined(importlib.import_module(f"fedtangent.{folder}.{name}"), name, name)
 
 
@@ -65,7 +67,7 @@ def _one(folder: str) -> str:
 def _module_at(path: Path, argument: str) -> Any:
     """The module that a user's file defines: run once as it stands, and anew where it was edited since."""
     if not path.is_file():
-        raise ValueError(f"`{argument}` must name a file that exists; got {str(path)!r}. Check the path.")
+        raise SettingError(f"`{argument}` must name a file that exists; got {str(path)!r}. Check the path.")
     path, source = path.resolve(), path.read_bytes()
     key = hashlib.sha256(str(path).encode(errors="surrogateescape") + b"\0" + source).hexdigest()
     name = f"fedtangent_user_{path.stem}_{key[:16]}"  # two files of one name are two modules
@@ -79,7 +81,7 @@ def _module_at(path: Path, argument: str) -> Any:
         exec(compile(source, str(path), "exec"), module.__dict__)  # not a .pyc, which may be of the file before
     except Exception as error:
         del sys.modules[name]
-        raise ValueError(
+        raise SettingError(
             f"`{path}` must be a Python file that imports; got {type(error).__name__}: {error}. Mend the file."
         ) from error
     return module
@@ -88,5 +90,7 @@ def _module_at(path: Path, argument: str) -> Any:
 def _defined(module: Any, name: str, given: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not callable(found):
-        raise ValueError(f"`{given}` must define a function named {name!r}; got none. Name the function like its file.")
+        raise SettingError(
+            f"`{given}` must define a function named {name!r}; got none. Name the function like its file."
+        )
     return found  # type: ignore[no-any-return]

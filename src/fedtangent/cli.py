@@ -1,31 +1,31 @@
 """The command line: parses, calls, prints. Every option is read off a signature."""
 
-import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from inspect import getdoc, signature
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
 from fedtangent import __version__, catalog
+from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
-from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, shared, takes_host
-from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
+from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, takes_host
+from fedtangent.experiments.options import Option, options, unknown
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
+from fedtangent.parser import Parser, dashed, run_parser, typed
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
 from fedtangent.reports import page, progress, records, search, statistics, table
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _command([_dashed(word) for word in (sys.argv[1:] if words is None else words)])
+            return _command([dashed(word) for word in (sys.argv[1:] if words is None else words)])
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # as of `fedtangent list | head -1`
@@ -59,9 +59,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return FAILED
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         told = str(error)
-        if not isinstance(error, (OSError, NodeError)) and " must " not in told:
+        if not isinstance(error, (UserError, OSError, NodeError)):
             if not out_of_memory(error):
-                raise  # no rule that a user broke: a fault of the program, which its traceback explains
+                raise  # a fault of the program, which its traceback explains
             told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
         place, own = rank(), isinstance(error, NodeError) or out_of_memory(error)
         if place is None or place == 0 or own:  # the other ranks have found the same
@@ -97,7 +97,9 @@ def run(
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
-        raise ValueError(f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest.")
+        raise SettingError(
+            f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest."
+        )
     if seeds is None:
         asked = [(experiment(**settings), out)]
     else:
@@ -223,16 +225,16 @@ def _command(words: list[str]) -> int:
     if words[0] not in commands:
         for first, folder in {"run": "methods", "recipe": "recipes"}.items():
             if words[0] in catalog.names(folder):
-                raise ValueError(
+                raise SettingError(
                     f"`{words[0]}` must come after {first}; got it first. Use fedtangent {first} {words[0]}."
                 )
-        raise ValueError(unknown(words[0], commands, "a command"))
+        raise SettingError(unknown(words[0], commands, "a command"))
     name, rest = words[0], words[1:]
     if name in ("run", "check"):
         return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
-    parser = _Parser(f"fedtangent {name}", _first_line(commands[name]))
+    parser = Parser(f"fedtangent {name}", _first_line(commands[name]))
     if name == "report":
         parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
     known = options(commands[name])
@@ -240,7 +242,7 @@ def _command(words: list[str]) -> int:
         parser.offer(option, option.name)
     values = parser.values(rest, known, f"an option of {name}")
     folders = [values.pop("folders")] if name == "report" else []
-    return commands[name](*folders, **{key: _value(known[key], value) for key, value in values.items()})
+    return commands[name](*folders, **{key: typed(known[key], value) for key, value in values.items()})
 
 
 def _parse_run(words: list[str], name: str = "run") -> int:
@@ -253,11 +255,11 @@ def _parse_run(words: list[str], name: str = "run") -> int:
             )
             return 0
         got = repr(words[0]) if words else "nothing"
-        raise ValueError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
+        raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
     method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
     for part in ("method", *(kind.options for kind in PARTS.values())):
         fields.pop(part)
-    first = _Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
+    first = Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
     for part in PARTS:
         first.offer(Option(part, str, None, ""), part)
     chosen = vars(first.parse_known_args(words[1:])[0])
@@ -265,17 +267,17 @@ def _parse_run(words: list[str], name: str = "run") -> int:
     known = choices(method, **chosen)
     if not takes_host(method):
         fields.pop("host")
-    parser = _run_parser(name, method, own, fields, known)
+    parser = run_parser(name, method, own, fields, known)
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
     for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {name}").items():
         into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
-        into[key] = _value(option, value)
+        into[key] = typed(option, value)
     if name == "check":
         return check(settings)
     if command.get("ranks") is not None and not launch.launched():
         if command.get("dry_run"):
-            raise ValueError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
+            raise SettingError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
         return launch.launch(["run", *words], command["ranks"], experiment(**settings).size)
     launch.watch()
     return run(settings, **command)
@@ -289,99 +291,15 @@ def _parse_recipe(words: list[str]) -> int:
         return 0
     if words[0].startswith("-"):
         names = ", ".join(catalog.names("recipes"))
-        raise ValueError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
+        raise SettingError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
     chosen, own = recipes.load(words[0]), options(recipe)
     known = {**own, **chosen.options}
-    parser = _Parser(f"fedtangent recipe {words[0]}", f"{chosen.name}: {chosen.summary}")
+    parser = Parser(f"fedtangent recipe {words[0]}", f"{chosen.name}: {chosen.summary}")
     for option in known.values():
         parser.offer(option, option.name)
     given = parser.values(words[1:], known, f"an option of {chosen.name}")
-    settings = {key: _value(known[key], value) for key, value in given.items()}
+    settings = {key: typed(known[key], value) for key, value in given.items()}
     return recipe(chosen, settings, **{key: settings.pop(key) for key in own if key in settings})
-
-
-def _run_parser(
-    command: str,
-    method: str,
-    own: dict[str, Option],
-    fields: dict[str, Option],
-    known: dict[str, list[tuple[str, Option]]],
-) -> "_Parser":
-    name = method if method in catalog.names("methods") else Path(method).stem
-    parser = _Parser(f"fedtangent {command} {method}", f"{name}: {catalog.summary('methods', method)}")
-    parser.epilog = (
-        "fedtangent list tells the names of data sets, augmentations, models, partitions, topologies and engines."
-    )
-    for title, offered in (("this command", own), ("the experiment", fields)):
-        group = parser.add_argument_group(title)
-        for option in offered.values():
-            parser.offer(option, option.name, group=group)
-    for part in PARTS:
-        group = parser.add_argument_group(f"the {part}")
-        for key in (key for key in known if key.startswith(f"{part}.")):
-            option = known[key][0][1]
-            free = option.name not in own and len(known.get(option.name, ())) == 1
-            parser.offer(option, *([option.name] if free else []), key, to=key, group=group)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser without abbreviations, whose errors are sentences."""
-
-    def __init__(self, prog: str, description: str = "", add_help: bool = True) -> None:
-        usage = f"{prog}{' DIR ...' if prog == 'fedtangent report' else ''} [options]"
-        text = description.replace("%", "%%")
-        super().__init__(prog=prog, usage=usage, description=text, allow_abbrev=False, add_help=add_help)
-
-    def offer(self, option: Option, *names: str, to: str | None = None, group: Any = None) -> None:
-        """Adds an option under its names, of which --help shows the first."""
-        silent = option.default is REQUIRED or option.default is False
-        default = "" if silent else f" (default: {_text(option.default)})"
-        details: dict[str, Any] = {"dest": to or option.name, "default": argparse.SUPPRESS}
-        if option.kind is bool:
-            details["action"] = "store_true" if option.default is False else argparse.BooleanOptionalAction
-        else:
-            details["metavar"] = option.name.upper()
-        for name in names:
-            help_ = (option.help + default).replace("%", "%%") if name == names[0] else argparse.SUPPRESS
-            (group or self).add_argument(_dashed(f"--{name}"), help=help_, **details)
-
-    def values(self, words: Sequence[str], known: Mapping[str, Any], what: str) -> dict[str, Any]:
-        """What the words give, by option.
-
-        Raises:
-            ValueError: A word that is no option, or one that could be that of several parts.
-        """
-        given, extra = self.parse_known_args(words)
-        for word in extra:
-            if not word.startswith("-"):
-                raise ValueError(f"options must have the form --name value; got {word!r} alone. Drop it.")
-            name = word.lstrip("-").split("=")[0].replace("-", "_")
-            raise ValueError(shared(name, known[name]) if name in known else unknown(name, known, what))
-        return {key: "--" if value == [] else value for key, value in vars(given).items()}  # of --name=--
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a sentence instead of printing the usage."""
-        match = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message)
-        name, wrong = match.groups() if match else (self.prog, message)
-        raise ValueError(f"`{name}` must be given as --help tells; {wrong}.")
-
-
-def _dashed(word: str) -> str:
-    """The word, with dashes in the name of an option."""
-    name, *value = word.split("=", 1)
-    return "=".join([name.replace("_", "-"), *value]) if word.startswith("--") else word
-
-
-def _value(option: Option, value: Any) -> Any:
-    return parsed(option, value) if isinstance(value, str) else value
-
-
-def _text(value: Any) -> str:
-    """A default as one would type it."""
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _first_line(function: Callable[..., Any]) -> str:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.errors import SettingTypeError
 from fedtangent.tied import every_name
 
 Picker = str | int | Callable[[Any], Tensor]  # a key, an attribute or a place, or a function of what a model returns
 
 
-class NoOutputs(TypeError):
+class NoOutputs(SettingTypeError):
     """What a model returns is no tensor, nor is what is picked of it."""
 
 

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedBuffer
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 
 # Longer containers are data, such as a vocabulary: of a list only what a pass appends is taken off again.
 LONGEST = 1000
@@ -29,7 +30,7 @@ def copied(model: nn.Module) -> nn.Module:
         with _WithoutHistory():
             return deepcopy(model)
     except Exception as error:
-        raise ValueError(
+        raise SettingError(
             f"`model` must be a module that copy.deepcopy can copy; got {type(error).__name__}: "
             f"{' '.join(str(error).split())}. Keep what cannot be copied outside of the module."
         ) from error

@@ -91,7 +91,7 @@ def run(fn: Callable[..., T], *args: Any, like: Callable[..., Any] | None = None
     Args:
         fn: The function.
         args: Trees of tensors.
-        like: What the function was made of, where it is made anew for every call.
+        like: A stable cache key of the function, if it is created anew at every call.
         times: How many nodes take over the result.
     """
     tally = _TALLY.get()
@@ -126,7 +126,7 @@ def repeated(steps: Iterable[T]) -> Iterator[T]:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Nothing inside is counted: what is done once, whoever comes first."""
+    """Suspends counting: for work that is done once and not by every node."""
     counting = _COUNTING.get()
     if counting is None or counting.away:
         yield

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 
 Forward = Callable[[], Tensor]
 
@@ -44,14 +45,14 @@ def check_chance(model: nn.Module, forward: Forward) -> None:
         again, _ = _seeded(0, forward)
         for name, buffer in _floating(model).items():
             if name in before and _difference(buffer, before[name]) > 0:
-                raise ValueError(
+                raise SettingError(
                     f"`model` must not change in a forward pass; got other numbers in its buffer {name!r}. Call "
                     "model.eval(), or eval() of that part."
                 )
         off = _difference(first, again)
         if off > (_rounding(first) if first.is_cuda else 16 * torch.finfo(first.dtype).eps * _size(first)):
             at = _place(model, partial(_outputs, 0, forward), partial(_outputs, 0, forward))
-            raise ValueError(
+            raise SettingError(
                 f"`model` must give the same outputs for the same rows; got others in a second pass{at}. Call "
                 "model.eval(), and let a forward pass change nothing."
             )
@@ -60,7 +61,7 @@ def check_chance(model: nn.Module, forward: Forward) -> None:
             other, _ = _seeded(seed, forward)
             if _difference(first, other) > least:
                 at = _place(model, partial(_outputs, 0, forward), partial(_outputs, seed, forward))
-                raise ValueError(
+                raise SettingError(
                     f"`model` must be deterministic; got outputs that change with the random seed{at}. Call "
                     "model.eval(), or draw nothing at random in a forward pass."
                 )
@@ -97,13 +98,13 @@ def check_rows(model: nn.Module, forward: Callable[[Any], Tensor], x: Any) -> No
                 continue  # only some engines pad, and such a pass would not go unnoticed
             if _difference(f[own], found[own]) > _rounding(f):
                 at = _place(model, partial(forward, x), partial(forward, other), own)
-                raise ValueError(
+                raise SettingError(
                     f"`model` must treat every row on its own; got outputs that change with the other rows{at}. Use "
                     "GroupNorm, or fedtangent.batch_norm.BatchNorm, or eval mode."
                 )
         got = _alone(forward, trees.map(lambda leaf: leaf[:1], x), f)
     if got is not None:
-        raise ValueError(
+        raise SettingError(
             f"`model` must give a row the same outputs alone and in a batch, {tuple(f[:1].shape)} here; got {got} for "
             "it alone. Keep the rows' axis, as squeeze(1) does and squeeze() does not, and do not count rows."
         )

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
+
 
 def project(inputs: int, size: int, rng: np.random.Generator) -> Tensor:
     """P (inputs, size) in float64 with independent entries of N(0, 1 / size), so that E |x P|^2 = |x|^2.
@@ -26,7 +28,7 @@ def project(inputs: int, size: int, rng: np.random.Generator) -> Tensor:
         ValueError: A size below 1 or above the inputs.
     """
     if not 1 <= size <= inputs:
-        raise ValueError(f"`project` must be between 1 and {inputs}, the number of inputs; got {size}. Choose fewer.")
+        raise SettingError(f"`project` must be between 1 and {inputs}, the number of inputs; got {size}. Choose fewer.")
     matrix: Tensor = torch.from_numpy(rng.standard_normal((inputs, size))) / size**0.5
     return matrix
 
@@ -38,5 +40,5 @@ def projected(x: Tensor, matrix: Tensor) -> Tensor:
         TypeError: Inputs that are not floats.
     """
     if not x.is_floating_point():
-        raise TypeError(f"`project` must be left out for inputs that are not floats; got {x.dtype}. Drop it.")
+        raise SettingTypeError(f"`project` must be left out for inputs that are not floats; got {x.dtype}. Drop it.")
     return x.flatten(1) @ matrix.to(x)

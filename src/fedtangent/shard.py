@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 
 
 class Shard(NamedTuple):
@@ -80,7 +81,7 @@ def shards(dataset: Dataset, partition: Partition) -> list[Shard]:
     x = dataset.x_train if partition.x is None else partition.x
     for node, index in enumerate(partition.index):
         if len(index) == 0:
-            raise ValueError(
+            raise SettingError(
                 f"`partition` must give every node at least one row; got none for node {node}. Use fewer nodes."
             )
     counts = [len(index) for index in partition.index]

@@ -7,6 +7,8 @@ import optree
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingTypeError
+
 
 def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """The tree of `fn(leaf, *matching leaves)`."""
@@ -107,7 +109,7 @@ def payload_bytes(tree: Any) -> int:
         elif isinstance(item, (int, float)):
             total += 8
         elif item is not None:
-            raise TypeError(f"a message must hold tensors and numbers; got {type(item).__name__}. Convert it.")
+            raise SettingTypeError(f"a message must hold tensors and numbers; got {type(item).__name__}. Convert it.")
     return total
 
 

@@ -35,7 +35,7 @@ def found(method: str, out: Path | None = None, resume: bool = False, **change: 
 
 @pytest.mark.parametrize("method", AVERAGING)
 def test_every_method_that_averages_at_a_server_bears_it_in_both_engines(method: str) -> None:
-    """Without a bias before the normalisation, whose gradient is zero, and in one engine rounding makes another of it."""
+    """Without a bias before the normalisation, whose gradient is zero, or what rounding makes of that."""
     model = network()
     model[0].bias = None
     one, many = (found(method, engine=name, model=model) for name in ("sequential", "vectorized"))

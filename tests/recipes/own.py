@@ -6,6 +6,8 @@ OWN = '''"""mine: squares grow."""
 
 from matplotlib.figure import Figure
 
+from fedtangent.errors import SettingError
+
 
 def mine(done=(), *, count: int = 4, power: float = 2.0, loud=False):
     """Squares grow faster than what is squared.
@@ -19,7 +21,7 @@ def mine(done=(), *, count: int = 4, power: float = 2.0, loud=False):
         loud: Whether to say so.
     """
     if count < 0:
-        raise ValueError(f"`count` must not be negative; got {count}. Give a whole number.")
+        raise SettingError(f"`count` must not be negative; got {count}. Give a whole number.")
     for n in range(len(done) + 1, count + 1):
         yield {"n": n, "square": n**power, "loud": loud}
 

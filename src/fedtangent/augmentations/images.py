@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.shard import channels_last
 from fedtangent.training.task import Augmentation
 
@@ -56,9 +57,9 @@ def moves(rng: np.random.Generator, rows: int, *, padding: int = 4, mirror: bool
         degrees: The largest turn.
     """
     if padding < 0:
-        raise ValueError(f"`padding` must not be negative; got {padding}. Use 4, or 0 for none.")
+        raise SettingError(f"`padding` must not be negative; got {padding}. Use 4, or 0 for none.")
     if not 0 <= degrees <= 180:
-        raise ValueError(f"`degrees` must be from 0 to 180; got {degrees}. Use 15, or 0 for none.")
+        raise SettingError(f"`degrees` must be from 0 to 180; got {degrees}. Use 15, or 0 for none.")
     down, right = (torch.from_numpy(rng.integers(-padding, padding + 1, rows)) for _ in range(2))
     mirrored = torch.from_numpy(rng.integers(0, 2, rows) == 1) if mirror else torch.zeros(rows, dtype=torch.bool)
     return Moves(down, right, mirrored, torch.from_numpy(np.deg2rad(rng.uniform(-degrees, degrees, rows))))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from fedtangent.errors import SettingError
 from fedtangent.federation.coding import Channel, Coded, Draw, Size
 
 
@@ -33,12 +34,12 @@ def quantize(*, levels: int = 256, rounding: Literal["nearest", "stochastic"] = 
         ValueError: Other levels, or an even number of them for stochastic rounding.
     """
     if not 2 <= levels <= 2**16:
-        raise ValueError(f"`levels` must be from 2 to 65536; got {levels}. Use 16 for four bits an entry.")
+        raise SettingError(f"`levels` must be from 2 to 65536; got {levels}. Use 16 for four bits an entry.")
     if rounding not in ("nearest", "stochastic"):
-        raise ValueError(f"`rounding` must be 'nearest' or 'stochastic'; got {rounding!r}. Choose one of the two.")
+        raise SettingError(f"`rounding` must be 'nearest' or 'stochastic'; got {rounding!r}. Choose one of the two.")
     odd, parts = levels % 2 == 1, levels // 2
     if rounding == "stochastic" and not odd:
-        raise ValueError(
+        raise SettingError(
             f"`levels` must be odd for stochastic rounding, whose grid holds both ends; got {levels}. Use {levels - 1}."
         )
 

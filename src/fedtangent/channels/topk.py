@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from fedtangent.errors import SettingError
 from fedtangent.federation.coding import Channel, Coded, Draw, Size
 
 
@@ -28,9 +29,9 @@ def topk(*, share: float = 0.1, entries: Literal["largest", "random"] = "largest
         ValueError: Another share.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"`share` must be in (0, 1]; got {share}. Use 1 to send every entry.")
+        raise SettingError(f"`share` must be in (0, 1]; got {share}. Use 1 to send every entry.")
     if entries not in ("largest", "random"):
-        raise ValueError(f"`entries` must be 'largest' or 'random'; got {entries!r}. Choose one of the two.")
+        raise SettingError(f"`entries` must be 'largest' or 'random'; got {entries!r}. Choose one of the two.")
 
     def code(x: Coded, draw: Draw) -> Coded:
         drawn = entries == "random"

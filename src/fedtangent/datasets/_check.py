@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.shard import Dataset
 
 
@@ -29,12 +30,12 @@ def checked(dataset: Dataset) -> Dataset:
     _rows_match("test", x_test, y_test)
     train, test = (trees.map(lambda leaf: tuple(leaf.shape[1:]), x) for x in (x_train, x_test))
     if train != test:
-        raise ValueError(
+        raise SettingError(
             f"`x_test` must have rows of the shape of `x_train`'s, {train}; got {test}. Prepare both splits in the "
             "same way."
         )
     if y_train.is_floating_point() != y_test.is_floating_point():
-        raise ValueError(
+        raise SettingError(
             f"`y_test` must be of the kind of `y_train`, {y_train.dtype}; got {y_test.dtype}. "
             "Use integers for labels and floats for targets in both."
         )
@@ -49,7 +50,7 @@ def checked(dataset: Dataset) -> Dataset:
 def _check_real(array: str, value: Any) -> None:
     if not isinstance(value, Tensor) or value.is_complex():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"`{array}` must be a tensor of real numbers; got {got}. Convert it.")
+        raise SettingTypeError(f"`{array}` must be a tensor of real numbers; got {got}. Convert it.")
 
 
 def _inputs(array: str, value: Any) -> Any:
@@ -85,9 +86,11 @@ def _sites(site_train: Tensor | None, rows: int) -> Tensor | None:
     if site_train is None:
         return None
     if not isinstance(site_train, Tensor):
-        raise TypeError(f"`site_train` must be a tensor of integers; got {type(site_train).__name__}. Convert it.")
+        raise SettingTypeError(
+            f"`site_train` must be a tensor of integers; got {type(site_train).__name__}. Convert it."
+        )
     if site_train.is_floating_point() or site_train.is_complex() or site_train.shape != (rows,):
-        raise ValueError(
+        raise SettingError(
             f"`site_train` must hold one integer for each of the {rows} rows of `x_train`; got {site_train.dtype} of "
             f"shape {tuple(site_train.shape)}. Number the sites, or leave it out."
         )
@@ -98,15 +101,17 @@ def _rows_match(split: str, x: Any, y: Tensor) -> None:
     parts = trees.leaves(x)
     axes = 2 if isinstance(x, Tensor) else 1
     if any(part.ndim < axes or part.numel() == 0 for part in parts):
-        raise ValueError(
+        raise SettingError(
             f"`x_{split}` must have the shape (rows, *inputs) with at least one row; got {_shapes(x)}. "
             "Give every split some rows, and a lone feature an axis of its own."
         )
     if len({len(part) for part in parts}) > 1:
-        raise ValueError(f"`x_{split}` must have as many rows in every part; got {_shapes(x)}. Prepare them together.")
+        raise SettingError(
+            f"`x_{split}` must have as many rows in every part; got {_shapes(x)}. Prepare them together."
+        )
     x = parts[0]
     if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(
+        raise SettingError(
             f"`y_{split}` must have one row for each of the {len(x)} rows of `x_{split}`; got shape {tuple(y.shape)}. "
             "Check that inputs and labels come from the same split."
         )
@@ -120,7 +125,7 @@ def _finite(array: str, value: Tensor) -> Tensor:
     value = value.to(torch.float32)
     bad = value.numel() - int(torch.isfinite(value).sum())
     if bad:
-        raise ValueError(
+        raise SettingError(
             f"`{array}` must hold finite float32 numbers; got {bad} that are NaN, infinite or too large. "
             "Fill in or drop these rows."
         )
@@ -129,13 +134,13 @@ def _finite(array: str, value: Tensor) -> Tensor:
 
 def _targets(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tensor, int]:
     if classes:
-        raise ValueError(
+        raise SettingError(
             f"`classes` must be 0 for targets that are floats; got {classes}. Give the labels as integers instead."
         )
     y_train, y_test = (y[:, None] if y.ndim == 1 else y for y in (y_train, y_test))
     for array, y in (("y_train", y_train), ("y_test", y_test)):
         if y.ndim != 2 or y.shape[1] == 0 or y.shape[1] != y_train.shape[1]:
-            raise ValueError(
+            raise SettingError(
                 f"`{array}` must hold targets of shape (rows, outputs), alike in both splits; got {tuple(y.shape)}. "
                 "Flatten the outputs of a row."
             )
@@ -145,7 +150,7 @@ def _targets(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Ten
 def _labels(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tensor, int]:
     for array, y in (("y_train", y_train), ("y_test", y_test)):
         if y.ndim != 1:
-            raise ValueError(
+            raise SettingError(
                 f"`{array}` must hold one integer label a row; got shape {tuple(y.shape)}. "
                 "Flatten it, take the argmax of one-hot rows, or use floats for regression."
             )
@@ -153,14 +158,14 @@ def _labels(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tens
     rows, known = len(y_train) + len(y_test), classes
     classes = classes or int(y_train.max()) + 1
     if not known and classes > rows:
-        raise ValueError(
+        raise SettingError(
             f"`y_train` must number the classes from 0, at most one a row; got labels up to {classes - 1} in {rows} "
             "rows. Number them anew, as numpy.unique(y, return_inverse=True) does, or give the number of classes."
         )
     for array, y in (("y_train", y_train), ("y_test", y_test)):
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= classes:
-            raise ValueError(
+            raise SettingError(
                 f"`{array}` must hold labels from 0 to {classes - 1}; got {low if low < 0 else high}. "
                 "Number the classes of the training set from 0, and drop rows of other classes."
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._files import existing, stored
 from fedtangent.datasets._pickled import ADVICE, unpickled
+from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
 SHAPE = (3, 32, 32)
@@ -62,24 +63,24 @@ def cifar(name: str, data_dir: str | Path | None, layout: Layout) -> Dataset:
 def _batch(path: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (rows, 3, 32, 32) and labels of one file."""
     if not path.is_file():
-        raise ValueError(f"`data_dir` must hold {path.parent.name}/{path.name}; got none. {ADVICE}")
+        raise SettingError(f"`data_dir` must hold {path.parent.name}/{path.name}; got none. {ADVICE}")
     batch = unpickled(path)
     if not isinstance(batch, dict) or not {"data", labels} <= set(batch):
-        raise ValueError(f"`{path}` must hold the entries data and {labels}; got another form. {ADVICE}")
+        raise SettingError(f"`{path}` must hold the entries data and {labels}; got another form. {ADVICE}")
     x, y = np.asarray(batch["data"]), np.asarray(batch[labels])
     pixels = int(np.prod(SHAPE))
     if x.ndim != 2 or x.shape[1] != pixels:
-        raise ValueError(f"`{path}` must hold images as rows of {pixels} values; got shape {x.shape}. {ADVICE}")
+        raise SettingError(f"`{path}` must hold images as rows of {pixels} values; got shape {x.shape}. {ADVICE}")
     return _checked(path, x.reshape(-1, *SHAPE), y)
 
 
 def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if x.dtype != np.uint8 or x.shape[1:] != SHAPE:
-        raise ValueError(
+        raise SettingError(
             f"`{path}` must hold 8-bit images of shape (rows, 3, 32, 32); got {x.dtype} of shape {x.shape}. {ADVICE}"
         )
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        raise ValueError(
+        raise SettingError(
             f"`{path}` must hold one integer label for each of its {len(x)} images; got {y.dtype} of shape {y.shape}. "
             f"{ADVICE}"
         )

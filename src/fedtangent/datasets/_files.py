@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtangent.errors import SettingError
+
 
 def existing(data_dir: str | Path | None, names: Sequence[str]) -> Path:
     """The first of these files or folders that exists in `data_dir`.
@@ -16,13 +18,13 @@ def existing(data_dir: str | Path | None, names: Sequence[str]) -> Path:
     """
     wanted = f"hold {' or '.join(names)}"
     if data_dir is None:
-        raise ValueError(f"`data_dir` must be given and {wanted}; got none. Name the folder with --data-dir.")
+        raise SettingError(f"`data_dir` must be given and {wanted}; got none. Name the folder with --data-dir.")
     folder = Path(data_dir).expanduser()
     for name in names:
         if (folder / name).exists():
             return folder / name
     what = "without it" if folder.is_dir() else "which is no folder"
-    raise ValueError(f"`data_dir` must {wanted}; got {str(data_dir)!r}, {what}. Name the folder with --data-dir.")
+    raise SettingError(f"`data_dir` must {wanted}; got {str(data_dir)!r}, {what}. Name the folder with --data-dir.")
 
 
 def stored(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -36,12 +38,12 @@ def stored(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
             missing = [array for array in needed if array not in file]
             arrays = {} if missing else {array: file[array] for array in (*needed, *optional) if array in file}
     except (ValueError, OSError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
+        raise SettingError(
             f"`data_dir` must be a whole .npz file of plain numbers; got {str(path)!r} ({error}). "
             "Write it with numpy.savez, without object arrays."
         ) from error
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"`data_dir` must be a .npz file with {', '.join(needed)}; got {str(path)!r} without {', '.join(missing)}. "
             "Save it with these names."
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.datasets._check import checked
+from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -62,14 +63,14 @@ def _array(raw: Path, file: str) -> Tensor:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(_damaged(path, str(error))) from error
+        raise SettingError(_damaged(path, str(error))) from error
     axes = int(file.split("-idx")[1][0])
     if data[:4] != bytes((0, 0, 8, axes)) or len(data) < 4 + 4 * axes:
-        raise ValueError(_damaged(path, f"the header {data[:4].hex()!r}"))
+        raise SettingError(_damaged(path, f"the header {data[:4].hex()!r}"))
     shape = np.frombuffer(data, ">u4", axes, offset=4).astype(np.int64)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if len(values) != shape.prod():
-        raise ValueError(_damaged(path, f"{len(values)} bytes of the {shape.prod()} announced"))
+        raise SettingError(_damaged(path, f"{len(values)} bytes of the {shape.prod()} announced"))
     return torch.from_numpy(values.reshape(shape).copy())
 
 
@@ -91,7 +92,7 @@ def _download(folder: str, raw: Path) -> None:
                 part.replace(raw / path.name)
     except (OSError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".:")
-        raise ValueError(
+        raise SettingError(
             f"`data_dir` must hold {folder}/raw/ with the four idx files where they cannot be downloaded; "
             f"got {str(raw.parent.parent)!r} without them ({reason}). "
             "Name the folder that has them with --data-dir (`data_dir`), or connect to the network."

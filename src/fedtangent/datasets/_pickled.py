@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fedtangent.errors import SettingError
+
 ADVICE = "Unpack the archive anew."
 
 
@@ -23,7 +25,7 @@ def unpickled(path: Path) -> Any:
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
-        raise ValueError(
+        raise SettingError(
             f"`{path}` must be a whole pickle of plain arrays; got {type(error).__name__}: {error}. {ADVICE}"
         ) from error
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.shard import channels_last
 
 
@@ -15,14 +16,14 @@ def scaled(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: One split is 8-bit and the other is not, or images have their channels last.
     """
     if (x_train.dtype == torch.uint8) != (x_test.dtype == torch.uint8):
-        raise ValueError(
+        raise SettingError(
             f"`x_test` must be 8-bit if and only if `x_train` is, which is {x_train.dtype}; got {x_test.dtype}. "
             "Save both splits with the same dtype."
         )
     if x_train.dtype != torch.uint8 or x_train.numel() == 0 or x_train.shape[1:] != x_test.shape[1:]:
         return x_train.to(torch.float32), x_test.to(torch.float32)
     if channels_last(x_train.shape[1:]):
-        raise ValueError(
+        raise SettingError(
             f"`x_train` must hold images with their channels first, (rows, channels, height, width); "
             f"got {tuple(x_train.shape)}. Transpose with (0, 3, 1, 2)."
         )

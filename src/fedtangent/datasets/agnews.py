@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._files import existing, stored
+from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
 FILES = ("agnews_tokens.npz", "agnews.npz", "agnews/agnews_tokens.npz")
@@ -34,7 +35,7 @@ def agnews(data_dir: str | Path | None = None, *, length: int = 64, words: int =
     """
     for name, value in (("length", length), ("words", words)):
         if not 1 <= value < 2**24:  # up to where float32 counts
-            raise ValueError(f"`{name}` must be at least 1 and below 2**24; got {value}. Use a value such as 64.")
+            raise SettingError(f"`{name}` must be at least 1 and below 2**24; got {value}. Use a value such as 64.")
     path = existing(data_dir, FILES)
     arrays = stored(path, [f"{split}_{part}" for split in ("train", "test") for part in PARTS])
     (x_train, y_train), (x_test, y_test) = (_rows(path, arrays, split, length, words) for split in ("train", "test"))
@@ -46,18 +47,18 @@ def _rows(path: Path, arrays: dict[str, np.ndarray], split: str, length: int, wo
     tokens, offsets, labels = (arrays[f"{split}_{part}"] for part in PARTS)
     for part, array in zip(PARTS, (tokens, offsets, labels), strict=True):
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ValueError(
+            raise SettingError(
                 f"`{split}_{part}` must be a list of integers; got {array.dtype} {array.shape} in {path.name}. "
                 "Write the file anew."
             )
     cuts = offsets.astype(np.int64)
     if len(cuts) != len(labels) + 1 or cuts[0] != 0 or cuts[-1] != len(tokens) or np.any(np.diff(cuts) < 0):
-        raise ValueError(
+        raise SettingError(
             f"`{split}_offsets` must rise from 0 to the number of tokens, {len(tokens)}, one more than labels; got "
             f"{len(cuts)} offsets and {len(labels)} labels in {path.name}. Write the file anew."
         )
     if len(tokens) and tokens.min() < 1:
-        raise ValueError(
+        raise SettingError(
             f"`{split}_tokens` must be ids from 1, since 0 is the padding; got {tokens.min()} in {path.name}. Add 1."
         )
     at = np.arange(length)

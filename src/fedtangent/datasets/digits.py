@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fedtangent.datasets._check import checked
+from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
 SPLIT_SEED = 0  # of the stratified split into 1,437 training and 360 test images
@@ -21,7 +22,9 @@ def digits(data_dir: str | Path | None = None) -> Dataset:
         data_dir: Has no use here, and is refused.
     """
     if data_dir is not None:
-        raise ValueError(f"`data_dir` must be left out for digits, which is built in; got {str(data_dir)!r}. Drop it.")
+        raise SettingError(
+            f"`data_dir` must be left out for digits, which is built in; got {str(data_dir)!r}. Drop it."
+        )
     from sklearn.datasets import load_digits  # slow to import
     from sklearn.model_selection import train_test_split
 

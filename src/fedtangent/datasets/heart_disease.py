@@ -12,6 +12,7 @@ import torch
 
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._files import existing
+from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")  # sites 0 to 3
@@ -70,7 +71,7 @@ def _patients(path: Path) -> np.ndarray:
                 raise ValueError
             values = [np.nan if word.strip() == "?" else float(word) for word in words]
         except ValueError as error:
-            raise ValueError(
+            raise SettingError(
                 f"`{path}` must hold {COLUMNS} numbers or ? a line, with commas between them; got {line[:60]!r} in "
                 f"line {number}. Download it anew."
             ) from error
@@ -78,7 +79,7 @@ def _patients(path: Path) -> np.ndarray:
         if not np.isnan(row).any():
             kept.append(row)
     if len(kept) < 2:
-        raise ValueError(
+        raise SettingError(
             f"`{path}` must hold at least two patients of whom nothing is missing; got {len(kept)}. Download it anew."
         )
     rows = np.array(kept)
@@ -89,7 +90,7 @@ def _features(path: Path, rows: np.ndarray) -> np.ndarray:
     plain, pain, ecg = rows[:, : len(PLAIN)], rows[:, -3], rows[:, -2]
     for name, values, known in (("chest pain", pain, (1, 2, 3, 4)), ("cardiogram", ecg, (0, 1, 2))):
         if strange := sorted(set(values) - set(known)):
-            raise ValueError(
+            raise SettingError(
                 f"`{path}` must have a {name} of {', '.join(map(str, known))}; got {strange[0]:g}. Download it anew."
             )
     return np.column_stack([plain, *(pain == kind for kind in (2, 3, 4)), *(ecg == kind for kind in (1, 2))])

@@ -9,6 +9,7 @@ from torch import Tensor
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._files import stored
 from fedtangent.datasets._scale import scaled
+from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -28,7 +29,9 @@ def npz(data_dir: str | Path | None = None) -> Dataset:
     """
     if data_dir is None or not Path(data_dir).expanduser().is_file():
         got = "none" if data_dir is None else repr(str(data_dir))
-        raise ValueError(f"`data_dir` must be the path of a .npz file for this data set; got {got}. Check --data-dir.")
+        raise SettingError(
+            f"`data_dir` must be the path of a .npz file for this data set; got {got}. Check --data-dir."
+        )
     path = Path(data_dir).expanduser()
     arrays = {array: _tensor(array, value) for array, value in stored(path, ARRAYS, (SITES,)).items()}
     x_train, y_train, x_test, y_test = (arrays[array] for array in ARRAYS)
@@ -38,7 +41,7 @@ def npz(data_dir: str | Path | None = None) -> Dataset:
 
 def _tensor(array: str, value: np.ndarray) -> Tensor:
     if value.dtype.kind not in "biuf":
-        raise ValueError(f"`{array}` must hold numbers; got dtype {value.dtype}. Encode them as integers or floats.")
+        raise SettingError(f"`{array}` must hold numbers; got dtype {value.dtype}. Encode them as integers or floats.")
     native = value.astype(value.dtype.newbyteorder("="), copy=False)
     # torch has no arithmetic for the wider unsigned and floating-point types
     wide = {"u2": np.int64, "u4": np.int64, "u8": np.int64, "f16": np.float64}.get(native.dtype.str[1:])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._scale import scaled
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.shard import Dataset
 
 
@@ -34,12 +35,12 @@ def torch_dataset(train: Any, test: Any, *, name: str = "custom") -> Dataset:
 
 def _rows(split: str, data: Any) -> tuple[Tensor, Tensor]:
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise TypeError(
+        raise SettingTypeError(
             f"`{split}` must be a map-style torch Dataset, with a length and items; got {type(data).__name__}. "
             "Put an iterable one's rows into a list."
         )
     if len(data) == 0:
-        raise ValueError(f"`{split}` must have at least one row; got none. Give it some.")
+        raise SettingError(f"`{split}` must have at least one row; got none. Give it some.")
     pairs = [_pair(split, data[row]) for row in range(len(data))]
     return _stack(split, "x", [x for x, _ in pairs]), _stack(split, "y", [y for _, y in pairs])
 
@@ -53,7 +54,7 @@ def _pair(split: str, item: Any) -> tuple[Tensor, Tensor]:
             raise TypeError(f"an x of type {type(x).__name__}")
         return torch.as_tensor(x), torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
+        raise SettingTypeError(
             f"`{split}` must yield pairs (x, y) of numbers; got {error}. Convert images with transforms.ToTensor()."
         ) from error
 
@@ -61,7 +62,7 @@ def _pair(split: str, item: Any) -> tuple[Tensor, Tensor]:
 def _stack(split: str, part: str, rows: list[Tensor]) -> Tensor:
     odd = next((row for row, value in enumerate(rows) if value.shape != rows[0].shape), None)
     if odd is not None:
-        raise ValueError(
+        raise SettingError(
             f"`{split}` must yield every {part} in one shape, {tuple(rows[0].shape)} like row 0; "
             f"got {tuple(rows[odd].shape)} in row {odd}. Crop, pad or resize the rows."
         )

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from fedtangent import forward, trees
 from fedtangent.datasets._check import checked
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Graph, Method, coding
@@ -45,12 +46,14 @@ def built_device(experiment: Experiment) -> torch.device:
     try:
         device = torch.device(experiment.device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"`device` must be cpu or cuda; got {experiment.device!r}. Choose one of the two.") from error
+        raise SettingError(
+            f"`device` must be cpu or cuda; got {experiment.device!r}. Choose one of the two."
+        ) from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"`device` must be cpu or cuda; got {experiment.device!r}. Choose one of the two.")
+        raise SettingError(f"`device` must be cpu or cuda; got {experiment.device!r}. Choose one of the two.")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= count and device.type == "cuda":
-        raise ValueError(
+        raise SettingError(
             f"`device` must be one that this machine has; got {experiment.device!r} with {count} CUDA devices. "
             "Use cpu, or a number below that."
         )
@@ -67,13 +70,15 @@ def built_dataset(experiment: Experiment) -> Dataset:
         try:
             signature(function).bind(experiment.data_dir, **options)
         except TypeError as error:
-            raise TypeError(
+            raise SettingTypeError(
                 f"`dataset` must be a function of data_dir alone; got {named(function)}, which is not ({error}). "
                 "Call it from Python and give what it returns."
             ) from error
         dataset = function(experiment.data_dir, **options)
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"`dataset` must be a Dataset or give one; got {type(dataset).__name__}. Return a Dataset.")
+        raise SettingTypeError(
+            f"`dataset` must be a Dataset or give one; got {type(dataset).__name__}. Return a Dataset."
+        )
     return checked(dataset)
 
 
@@ -91,17 +96,17 @@ def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
         x = dataset.x_train if isinstance(dataset.x_train, Tensor) else torch.arange(rows)
         partition = function(x, dataset.y_train, experiment.size, rng, *sites, **chosen)
     if not isinstance(partition, Partition):
-        raise TypeError(
+        raise SettingTypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."
         )
     for node, index in enumerate(partition.index):
         array = np.asarray(index)
         if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
-            raise TypeError(
+            raise SettingTypeError(
                 f"`partition` must list integers for every node; got {array.dtype} for node {node}. Cast it."
             )
         if len(array) and (array.min() < 0 or array.max() >= rows):
-            raise ValueError(
+            raise SettingError(
                 f"`partition` must list rows from 0 to {rows - 1}; got {array.min()} to {array.max()} for node {node}. "
                 "Use the data set that it was made for."
             )
@@ -113,7 +118,7 @@ def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tup
     if experiment.project is None:
         return dataset, partition
     if not isinstance(dataset.x_train, Tensor):
-        raise ValueError(
+        raise SettingError(
             f"`project` must be left out for inputs that are several tensors; got {experiment.project}. Drop it."
         )
     inputs = int(np.prod(dataset.x_train.shape[1:]))
@@ -127,7 +132,7 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
     """The model, for inputs of this shape, or of these where they are several tensors."""
     function = factory("model", experiment.model)
     if _is_ours(experiment.model) and not _is_shape(inputs):
-        raise ValueError(
+        raise SettingError(
             f"`model` must be one of your own for inputs that are several tensors; got {experiment.model!r}. Give a "
             "module that takes them."
         )
@@ -139,14 +144,16 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            raise ValueError(f"`model` must fit into memory; got {short(error)}. Choose a smaller one.") from error
+            raise SettingError(f"`model` must fit into memory; got {short(error)}. Choose a smaller one.") from error
     model = getattr(model, "_orig_mod", model)  # of torch.compile, which torch.func does not go through
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
+        raise SettingTypeError(
             f"`model` must be a module of Python code; got a {type(model).__name__}. Give the one that it was made of."
         )
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a module or give one; got {type(model).__name__}. Return a torch.nn.Module.")
+        raise SettingTypeError(
+            f"`model` must be a module or give one; got {type(model).__name__}. Return a torch.nn.Module."
+        )
     return model
 
 
@@ -165,17 +172,17 @@ def built_augmentation(experiment: Experiment, x: Any) -> Augmentation | None:
     if found is None:
         return None
     if not isinstance(found, Augmentation):
-        raise TypeError(f"`augment` must give an Augmentation; got {type(found).__name__}. Return one.")
+        raise SettingTypeError(f"`augment` must give an Augmentation; got {type(found).__name__}. Return one.")
     try:
         changed = found.apply(x, found.draw(generator(experiment, "augment"), count(x)))
     except Exception as error:
-        raise ValueError(
+        raise SettingError(
             f"`augment` must take inputs of shape {shape(x)}; got {short(error)}. "
             "Leave it out, or choose one for these data."
         ) from error
     kept, got = (trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), part) for part in (x, changed))
     if got != kept:
-        raise ValueError(f"`augment` must keep the inputs' shape and type, {kept}; got {got}. Return such inputs.")
+        raise SettingError(f"`augment` must keep the inputs' shape and type, {kept}; got {got}. Return such inputs.")
     return found
 
 
@@ -189,16 +196,16 @@ def built_loss(experiment: Experiment, dataset: Dataset) -> Loss:
     elif isinstance(loss, str):
         if loss not in losses.NAMES:
             names = ", ".join(losses.NAMES)
-            raise ValueError(
+            raise SettingError(
                 f"`loss` must be one of {names}; got {loss!r}. Choose one, or give a function from Python."
             )
         found = losses.NAMES[loss]
     elif callable(loss):
         found = losses.custom(loss)
     else:
-        raise TypeError(f"`loss` must be a name or a function; got {type(loss).__name__}. Give one of these.")
+        raise SettingTypeError(f"`loss` must be a name or a function; got {type(loss).__name__}. Give one of these.")
     if found is losses.cross_entropy and not dataset.classes:
-        raise ValueError("`loss` must suit targets in a regression; got cross_entropy. Use squared or leave it out.")
+        raise SettingError("`loss` must suit targets in a regression; got cross_entropy. Use squared or leave it out.")
     return found
 
 
@@ -208,7 +215,7 @@ def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition
     if asked is None:
         return None
     if not classes:
-        raise ValueError(f"`class_weights` must be left out in a regression; got {plain(asked)}. Drop it.")
+        raise SettingError(f"`class_weights` must be left out in a regression; got {plain(asked)}. Drop it.")
     labels = dataset.y_train.numpy()
     rows = np.zeros(classes)
     for index in partition.index:
@@ -221,7 +228,7 @@ def built_weights(experiment: Experiment, dataset: Dataset, partition: Partition
     except (TypeError, ValueError):
         given = np.zeros(0)
     if given.shape != (classes,) or not np.isfinite(given).all() or given.min() < 0 or not given @ rows > 0:
-        raise ValueError(
+        raise SettingError(
             f"`class_weights` must be 'balanced' or {classes} numbers, one a class and none negative; got "
             f"{plain(asked)!r}. Give such weights."
         )
@@ -244,11 +251,11 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
     hosted = {} if host is None else {"host": partial(host, **experiment.resolved("host"))}
     method = function(task, **experiment.resolved("method"), **hosted)
     if not isinstance(method, Method):
-        raise TypeError(
+        raise SettingTypeError(
             f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.federation.Method(...)."
         )
     if experiment.rounds < method.schedule.cycle:
-        raise ValueError(
+        raise SettingError(
             f"`rounds` must be at least {method.schedule.cycle}, one cycle of {method.name}'s schedule; got "
             f"{experiment.rounds}. Run longer, or shorten the schedule."
         )
@@ -260,35 +267,35 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
             **({} if experiment.gossip_weights == "uniform" else {"gossip_weights": experiment.gossip_weights}),
         }
         for name, value in given.items():
-            raise ValueError(
+            raise SettingError(
                 f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; "
                 f"got {plain(value)!r}. Drop it."
             )
     elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != nodes:
-        raise ValueError(
+        raise SettingError(
             f"`topology` must have as many nodes as the experiment, {nodes}; "
             f"got {experiment.topology.nodes}. Change either of them."
         )
     return method
 
 
-def check_borne(experiment: Experiment, task: Task, method: Method) -> None:
-    """Raises where a method cannot bear the model's batch norm, dropout or inputs, or leaves out the augmentation."""
+def check_compatible(experiment: Experiment, task: Task, method: Method) -> None:
+    """Raises ValueError if a method does not support the model's batch norm or dropout, or an augmentation."""
     names, tangent = list(batch_norm.layers(task.model)), method.traits.tangent
     if names and not method.traits.averages:
-        raise ValueError(
+        raise SettingError(
             f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
             f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group', or "
             "freeze torch's by model.eval()."
         )
     if tangent and task.draws:
         name = dropout.place(task.model)
-        raise ValueError(
+        raise SettingError(
             f"`model` must draw nothing for {method.name}, which trains in the tangent space of one function; got "
             f"dropout in train mode{'' if name is None else f' at {name!r}'}. Call model.eval()."
         )
     if task.augment is not None and tangent:
-        raise ValueError(
+        raise SettingError(
             f"`augment` must be left out for {method.name}, which trains on no batches; got "
             f"{named(experiment.augment)!r}. Drop it."
         )
@@ -312,7 +319,7 @@ def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:
         try:
             forward.run(model.eval(), {}, x)
         except Exception as error:
-            raise ValueError(
+            raise SettingError(
                 f"`model` must take inputs of shape {shape(x)}; got {short(error)}. Fit its layers to the data."
             ) from error
     for part, mode in modes.items():
@@ -323,7 +330,7 @@ def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:
 def check_own(model: nn.Module, task: Task, x: Any) -> None:
     """Raises where the task's copy of a model computes with parameters of the model itself, which are not trained."""
     if name := borrowed(model, lambda: task.predict(task.w_0, x)):
-        raise ValueError(
+        raise SettingError(
             f"`model` must reach its layers as its attributes; got {name!r} used by a hook or a function that holds "
             "the layer itself, and so is not copied with it. Write it as a method of the module."
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fedtangent import catalog
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.options import options
 from fedtangent.federation import Channel, Coding
 from fedtangent.federation.coding import Feedback, Way
@@ -28,7 +29,7 @@ def chained(value: Any) -> Callable[..., Coding] | None:
     functions = [_function(name) for name in links(value)]
     known = [options(function) for function in functions]
     if len({_name(function) for function in functions}) < len(functions):
-        raise ValueError(
+        raise SettingError(
             f"`channel` must name each once; got {', '.join(map(_name, functions))}. Leave the second out."
         )
 
@@ -48,11 +49,11 @@ def chained(value: Any) -> Callable[..., Coding] | None:
             **given: The channels' own.
         """
         if direction not in get_args(Direction):
-            raise ValueError(
+            raise SettingError(
                 f"`direction` must be one of {', '.join(get_args(Direction))}; got {direction!r}. Choose one of these."
             )
         if feedback not in get_args(Feedback):
-            raise ValueError(f"`feedback` must be 'none' or 'error'; got {feedback!r}. Choose one of the two.")
+            raise SettingError(f"`feedback` must be 'none' or 'error'; got {feedback!r}. Choose one of the two.")
         made = [
             _checked(function, function(**{name: given[name] for name in own}))
             for function, own in zip(functions, known, strict=True)
@@ -84,7 +85,7 @@ def _described(chain: Callable[..., Coding], functions: Sequence[Callable[..., A
         if option.name not in {parameter.name for parameter in own}
     }
     if len(added) < len(offered):
-        raise ValueError(
+        raise SettingError(
             "`channel` must be of channels whose options have names of their own; got two alike. Rename one."
         )
     chain.__name__ = "+".join(map(_name, functions))
@@ -99,7 +100,7 @@ def _function(name: Any) -> Callable[..., Any]:
     if isinstance(name, (str, Path)):
         return catalog.load("channels", str(name), "channel")
     if not callable(name):
-        raise TypeError(f"`channel` must be names or functions; got {type(name).__name__}. Give a name.")
+        raise SettingTypeError(f"`channel` must be names or functions; got {type(name).__name__}. Give a name.")
     return name  # type: ignore[no-any-return]
 
 
@@ -109,7 +110,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 def _checked(function: Callable[..., Any], made: Any) -> Channel:
     if not isinstance(made, Channel):
-        raise TypeError(
+        raise SettingTypeError(
             f"`channel` must give a Channel; got {type(made).__name__} from {_name(function)}. Return "
             "fedtangent.federation.Channel(...)."
         )

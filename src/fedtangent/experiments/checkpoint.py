@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.tensor_file import Tensors
 from fedtangent.federation import Central, Each, Fleet
@@ -59,7 +60,7 @@ def check(state: Any, types: Sequence[type]) -> None:
     """Raises TypeError for a state with a type that `known_types` has not found, and `load` would not find."""
     for type_ in _types(state):
         if type_ not in types:
-            raise TypeError(
+            raise SettingTypeError(
                 f"a state must be of types that the method's first state or its file holds; got {type_.__qualname__}. "
                 "Define it at the top of the method's file."
             )
@@ -112,7 +113,7 @@ def rebuilt(
         if type(state) is not type(first):
             raise TypeError(f"it is of type {type(state).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
-        raise ValueError(
+        raise SettingError(
             f"`out` must hold a {NAME} of its own run; got another state in {folder} ({tensor_file.reason(error)}). "
             f"{_REMEDY}"
         ) from error
@@ -151,7 +152,7 @@ class _Writer:
         for name, kind in _SEQUENCES.items():
             if isinstance(value, kind):
                 return {name: self._each(value)}
-        raise TypeError(f"a state must hold tensors and numbers; got {type(value).__name__}. Convert it.")
+        raise SettingTypeError(f"a state must hold tensors and numbers; got {type(value).__name__}. Convert it.")
 
     def _each(self, values: Iterable[Any]) -> list[Any]:
         return [self.laid_out(part) for part in values]
@@ -161,7 +162,7 @@ class _Writer:
         if id(tensor) in self._names:
             return self._names[id(tensor)]
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise TypeError(f"a state must hold dense tensors; got a {tensor.layout} one. Call to_dense().")
+            raise SettingTypeError(f"a state must hold dense tensors; got a {tensor.layout} one. Call to_dense().")
         name = self._names[id(tensor)] = f"{len(self._names):06d}"
         order = trees.in_memory(tensor)
         plain = tensor.detach().permute(order)
@@ -173,7 +174,7 @@ class _Writer:
 
 def _key(key: Any) -> Any:
     if key is not None and not isinstance(key, (bool, int, float, str)):
-        raise TypeError(
+        raise SettingTypeError(
             f"a state must have texts and numbers as keys; got {type(key).__name__}. Use a text in its place."
         )
     return key

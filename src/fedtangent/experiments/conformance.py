@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
@@ -53,17 +54,19 @@ def _tried(play: Callable[[], Result], rule: str) -> Result:
         return play()
     except Exception as error:
         told = " ".join(str(error).split())[:200]
-        raise ValueError(f"{rule}; got {type(error).__name__}: {told}. Look for Python that reads a value.") from error
+        raise SettingError(
+            f"{rule}; got {type(error).__name__}: {told}. Look for Python that reads a value."
+        ) from error
 
 
 def _same(first: Result, other: Result, tolerance: float, rule: str, remedy: str) -> None:
     for old, new in zip(first.rounds, other.rounds, strict=True):
         for key in old.keys() - {"seconds", *(["multiply_adds"] if tolerance else [])}:
             if not _close(old[key], new[key], tolerance):
-                raise ValueError(f"{rule}; got another {key} in round {old['round']}. {remedy}")
+                raise SettingError(f"{rule}; got another {key} in round {old['round']}. {remedy}")
     for key, w in first.weights.items():
         if not torch.allclose(w, other.weights[key], rtol=tolerance, atol=tolerance, equal_nan=True):
-            raise ValueError(f"{rule}; got other weights {key}. {remedy}")
+            raise SettingError(f"{rule}; got other weights {key}. {remedy}")
 
 
 def _close(old: Any, new: Any, tolerance: float) -> bool:

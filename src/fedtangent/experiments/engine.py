@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog, trees
+from fedtangent.errors import SettingError
 from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
@@ -55,7 +56,7 @@ def built_engine(
         if fault is not None and experiment.engine is None:
             name, reason = "sequential", f"vectorized cannot run this model on many nodes at once: {fault}"
         elif fault is not None and _SLOW not in fault:
-            raise ValueError(
+            raise SettingError(
                 f"`engine` must be able to run the model on many nodes at once; got {name}: {fault}. Use sequential, "
                 "or leave it out."
             )
@@ -90,7 +91,7 @@ def _alone(fn: Callable[..., Any], rows: list[tuple[Any, ...]], local: bool) -> 
     except Exception as error:
         if not local or not isinstance(error, RuntimeError):
             return None
-        raise ValueError(
+        raise SettingError(
             f"`model` must have gradients by torch.func in training; got {short(error)}. Leave out what has none."
         ) from error
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import nn
 
 from fedtangent import catalog
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
 from fedtangent.federation import Channel, Graph, Method
@@ -138,18 +139,18 @@ class Experiment:
             if value is None and name in ("nodes", "project", "memory"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
+                raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
             if not least <= value < 2**63:
-                raise ValueError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
+                raise SettingError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
         for name, kind in (("dtype", DType), ("gossip_weights", GossipWeights)):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(
+                raise SettingError(
                     f"`{name}` must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}. Choose one."
                 )
         for part in PARTS:
             self.resolved(part)
         if self.data_dir is not None and isinstance(self.dataset, Dataset):
-            raise ValueError(
+            raise SettingError(
                 f"`data_dir` must be left out when a Dataset is given; got {str(self.data_dir)!r}. Drop it."
             )
 
@@ -170,7 +171,7 @@ class Experiment:
         if isinstance(self.partition, Partition):
             held = len(self.partition.index)
             if self.nodes not in (None, held):
-                raise ValueError(f"`nodes` must be the partition's, {held}; got {self.nodes}. Drop it.")
+                raise SettingError(f"`nodes` must be the partition's, {held}; got {self.nodes}. Drop it.")
             return held
         return DEFAULT_NODES if self.nodes is None and not _decides(self.partition) else self.nodes
 
@@ -184,13 +185,13 @@ class Experiment:
         given = getattr(self, options_field)
         function = factory(part, self.hosted if part == "host" else getattr(self, part))
         if part == "host" and function is None and given:
-            raise ValueError(
+            raise SettingError(
                 f"`host_options` must be left out for {self.name}, which takes no host; got {', '.join(given)}. "
                 "Drop them."
             )
         if function is None and given:
             why = f"when the {part} is an object of your own" if getattr(self, part) is not None else f"without {part}"
-            raise ValueError(f"`{options_field}` must be left out {why}; got {', '.join(given)}. Drop them.")
+            raise SettingError(f"`{options_field}` must be left out {why}; got {', '.join(given)}. Drop them.")
         if function is None:
             return {}
         found = resolved(f"{part} {_name(function)}", function, given)
@@ -220,9 +221,11 @@ def experiment(method: str | Callable[..., Method], **settings: Any) -> Experime
         if name in own:
             continue
         if name not in known:
-            raise ValueError(unknown(name, {**options(Experiment), **known}, "a setting or an option of a chosen part"))
+            raise SettingError(
+                unknown(name, {**options(Experiment), **known}, "a setting or an option of a chosen part")
+            )
         if len(known[name]) > 1:
-            raise ValueError(shared(name, known[name]))
+            raise SettingError(shared(name, known[name]))
         part, option = known[name][0]
         parts[part][option.name] = value
     return Experiment(method=method, **{**own, **{PARTS[part].options: given for part, given in parts.items()}})
@@ -273,7 +276,9 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
     if isinstance(value, str):
         return catalog.load(f"{part}s" if kind is None else kind.folder, value, part)
     if not callable(value):
-        raise TypeError(f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name.")
+        raise SettingTypeError(
+            f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name."
+        )
     return value  # type: ignore[no-any-return]
 
 
@@ -293,7 +298,7 @@ def _hosted(method: Any, host: Any) -> Any:
     if takes_host(method):
         return DEFAULT_HOST if host is None else host
     if host is not None:
-        raise ValueError(
+        raise SettingError(
             f"`host` must be left out for {_name(factory('method', method))}, which takes none; got "
             f"{str(host) if isinstance(host, (str, Path)) else _name(host)!r}. Drop it."
         )

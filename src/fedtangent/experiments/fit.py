@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import forward, passes, trees
+from fedtangent.errors import SettingError
 from fedtangent.experiments.build import shape, short
 from fedtangent.shard import Dataset, at, channels_last, count
 from fedtangent.training import dropout
@@ -55,15 +56,17 @@ def _outputs(task: Task, x: Any, classes: int) -> Tensor:
     except Exception as error:
         last = isinstance(x, Tensor) and channels_last(x.shape[1:])
         remedy = "Transpose the images with (0, 3, 1, 2)." if last else "Fit its first layer to the data."
-        raise ValueError(f"`model` must take inputs of shape {shape(x)}; got {short(error)}. {remedy}") from error
+        raise SettingError(f"`model` must take inputs of shape {shape(x)}; got {short(error)}. {remedy}") from error
     if f.ndim != 2 or len(f) != count(x) or f.shape[1] < max(classes, 1):
-        raise ValueError(
+        raise SettingError(
             f"`model` must give outputs of shape (rows, {classes or 'outputs'}), {count(x)} rows here; got "
             f"{tuple(f.shape)}. Fit its last layer to the data."
         )
     if not f.is_floating_point() or not bool(f.isfinite().all()):
         got = "NaN or infinity" if f.is_floating_point() else str(f.dtype)
-        raise ValueError(f"`model` must give finite real numbers; got {got}. Look at its first weights and the inputs.")
+        raise SettingError(
+            f"`model` must give finite real numbers; got {got}. Look at its first weights and the inputs."
+        )
     return f
 
 
@@ -82,7 +85,7 @@ def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) ->
     except Exception as error:
         got = short(error)
     if got != str(outputs):
-        raise ValueError(
+        raise SettingError(
             f"`model` must give the outputs of eval mode, {outputs}, in train mode too; got {got}. Call model.eval(), "
             "or build it without auxiliary outputs."
         )
@@ -111,11 +114,11 @@ def _examples(dataset: Dataset) -> list[int]:
 def _check_loss(loss: Loss, f: Tensor, y: Tensor) -> None:
     """Raises where a loss does not take these outputs and labels or targets, or mixes rows."""
     if loss.outputs not in (None, f.shape[1]):
-        raise ValueError(
+        raise SettingError(
             f"`model` must give the {loss.outputs} outputs that the loss states; got {f.shape[1]}. Fit its last layer."
         )
     if loss.outputs is None and y.is_floating_point() and f.shape != y.shape:
-        raise ValueError(
+        raise SettingError(
             f"`model` must give as many outputs as the targets have, {y.shape[1]}; got {f.shape[1]}. Fit its last "
             "layer, or state a loss of another width by losses.custom(fn, outputs=...)."
         )
@@ -124,16 +127,18 @@ def _check_loss(loss: Loss, f: Tensor, y: Tensor) -> None:
     except Exception as error:
         if str(error).startswith("`loss` must"):
             raise
-        raise ValueError(
+        raise SettingError(
             f"`loss` must take outputs {tuple(f.shape)} and labels or targets {tuple(y.shape)}; got "
             f"{short(error)}. Fit the last layer or the loss."
         ) from error
     if each.shape != (len(y),):
-        raise ValueError(f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs.")
+        raise SettingError(
+            f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs."
+        )
     for part in _parts(y):
         some = loss.per_sample(f[part], y[part])
         if not torch.allclose(some, each[part], rtol=1e-3, atol=1e-6, equal_nan=True):
-            raise ValueError(
+            raise SettingError(
                 "`loss` must give every row a number of its own; got others in another batch. Sum over no rows."
             )
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from fedtangent import __version__
+from fedtangent.errors import SettingError
 
 MANIFEST = "manifest.json"
 
@@ -20,7 +21,7 @@ def check_free(folder: Path, expected: str) -> None:
     """
     held = folder.exists() and not (folder / MANIFEST).is_file()
     if held and (not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())):
-        raise ValueError(
+        raise SettingError(
             f"`out` must be a new folder, or one with {expected}; got {folder}, which holds something else. "
             "Name another."
         )

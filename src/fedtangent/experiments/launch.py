@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from fedtangent.errors import SettingError
+
 LAUNCHED = "FEDTANGENT_LAUNCHED"
 FAILED, WRONG = 1, 2
 _A_CORE = 16  # ranks, at most
@@ -30,14 +32,14 @@ def launch(words: Sequence[str], count: int, nodes: int | None = None) -> int:
         ValueError: Fewer than one, or too many; or torchrun has started this process.
     """
     if count < 1:
-        raise ValueError(f"`ranks` must be at least 1; got {count}. Leave it out for one process.")
+        raise SettingError(f"`ranks` must be at least 1; got {count}. Leave it out for one process.")
     cores = os.cpu_count() or 1
     if nodes is not None and count > nodes:
-        raise ValueError(f"`ranks` must be at most the nodes, {nodes}; got {count}. Start fewer.")
+        raise SettingError(f"`ranks` must be at most the nodes, {nodes}; got {count}. Start fewer.")
     if count > _A_CORE * cores:
-        raise ValueError(f"`ranks` must be at most {_A_CORE * cores} on {cores} cores; got {count}. Start fewer.")
+        raise SettingError(f"`ranks` must be at most {_A_CORE * cores} on {cores} cores; got {count}. Start fewer.")
     if "RANK" in os.environ:
-        raise ValueError("`ranks` must be left out under torchrun, which starts them; got both. Drop it.")
+        raise SettingError("`ranks` must be left out under torchrun, which starts them; got both. Drop it.")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count), LAUNCHED: "1"}
     threads = {"OMP_NUM_THREADS": str(max(1, cores // count))}
     processes = [

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from errno import EACCES, EAGAIN
 from pathlib import Path
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments import atomic
 from fedtangent.experiments.tensor_file import printable
 
@@ -68,7 +69,7 @@ def _lock(handle: int, path: Path) -> None:
         if error.errno not in (EAGAIN, EACCES):  # no such locks on this file system
             return
         owner = printable(os.pread(handle, 100, 0).decode(errors="replace").strip()) or "another one"
-        raise ValueError(
+        raise SettingError(
             f"`out` must not be in use; got {path.parent}, in which process {owner} records. Wait until it ends, "
             "or choose another --out."
         ) from error

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtangent import catalog, trees
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.experiment import DType, factory
 from fedtangent.experiments.options import resolved
@@ -36,12 +37,12 @@ def check(model: nn.Module) -> None:
     """
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
-            raise TypeError(
+            raise SettingTypeError(
                 f"`model` must hold nothing but tensors in its state_dict to be recorded; got {type(value).__name__} "
                 f"at {name!r}. Keep it elsewhere, or leave out `out`."
             )
         if value.layout != torch.strided or value.is_quantized or value.dtype == torch.complex128:
-            raise TypeError(
+            raise SettingTypeError(
                 f"`model` must hold dense tensors to be recorded, complex ones as complex64; got {value.dtype}, "
                 f"{value.layout} at {name!r}. Convert it, or leave out `out`."
             )
@@ -89,7 +90,7 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise ValueError(
+        raise SettingError(
             f"`model` must take the tensors of the run in {folder}; got {reason(error)}. Pass a module like the run's."
         ) from error
     _check_loaded(module, how, tensors, folder)
@@ -118,7 +119,7 @@ def _checked(how: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     }
     for name, right in rules.items():
         if name not in how or not right(how[name]):
-            raise ValueError(
+            raise SettingError(
                 f"`folder` must hold a {NAME} that says what it is; got {name} {str(how.get(name))[:60]!r} in "
                 f"{folder}. {REMEDY}"
             )
@@ -161,7 +162,7 @@ def _plain(value: Any) -> bool:
 def _built(folder: str | Path, how: dict[str, Any], tensors: Tensors, model: Any) -> nn.Module:
     """The module that the caller's function, or one of the package's own models, builds."""
     if model is None and how["model"] is None:
-        raise ValueError(
+        raise SettingError(
             f"`model` must be given for {folder}, whose run had a model of its own; got none. Pass a module of the "
             "same shape, or the function or file that builds it."
         )
@@ -175,11 +176,13 @@ def _built(folder: str | Path, how: dict[str, Any], tensors: Tensors, model: Any
             _check_sizes(options, tensors)
         found = function(_tuples(how["inputs"]), how["outputs"], rng, **resolved("model", function, options))
     except Exception as error:
-        raise ValueError(
+        raise SettingError(
             f"`folder` must hold a {NAME} whose model can be built; got {reason(error)} in {folder}. {REMEDY}"
         ) from error
     if not isinstance(found, nn.Module):
-        raise TypeError(f"`model` must be a module or give one; got {type(found).__name__}. Return a torch.nn.Module.")
+        raise SettingTypeError(
+            f"`model` must be a module or give one; got {type(found).__name__}. Return a torch.nn.Module."
+        )
     return found
 
 
@@ -215,7 +218,7 @@ def _check_same(own: dict[str, Any], tensors: Tensors, folder: str | Path) -> No
             got = f"{name!r} of shape {tuple(mine.shape)} and {mine.dtype}, and not {tuple(its.shape)} and {its.dtype}"
         else:
             got = f"none named {name!r}" if name in tensors else f"{name!r}, which the run has not"
-        raise ValueError(
+        raise SettingError(
             f"`model` must have the tensors of the run in {folder}; got {got}. Pass a module like the run's."
         )
 
@@ -224,7 +227,7 @@ def _check_loaded(module: nn.Module, how: dict[str, Any], tensors: Tensors, fold
     """Raises where the module is another one all the same: by its ties, its activations or what no file holds of it."""
     for name, value in module.state_dict().items():
         if not torch.equal(_bits(value.cpu()), _bits(tensors[name])):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must tie no other tensors than the run in {folder}; got another value at {name!r}. Pass a "
                 "module like the run's."
             )
@@ -233,7 +236,7 @@ def _check_loaded(module: nn.Module, how: dict[str, Any], tensors: Tensors, fold
     told, found = (torch.tensor(one, dtype=torch.float64) for one in (how["probe"], _probed(module, how) or []))
     room = 0.01 * float(told.nan_to_num(0, 0, 0).abs().max())  # another machine rounds otherwise, and no more than that
     if told.shape != found.shape or not torch.allclose(found, told, 0, room, equal_nan=True):
-        raise ValueError(
+        raise SettingError(
             f"`model` must compute what that of the run in {folder} does; got the same tensors and other outputs. Pass "
             "a module with the run's activations, settings and buffers that are not persistent."
         )

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from fedtangent.errors import SettingError
+
 # Options that have become parts, and what to use in their place.
 SUCCESSORS = {
     "sparsity": "--channel topk --channel.share, with --channel.messages factors",
@@ -64,10 +66,10 @@ def resolved(owner: str, function: Callable[..., Any], given: Mapping[str, Any])
     known = options(function)
     for name in given:
         if name not in known:
-            raise ValueError(unknown(name, known, f"an option of {owner}"))
+            raise SettingError(unknown(name, known, f"an option of {owner}"))
     for option in known.values():
         if option.default is REQUIRED and option.name not in given:
-            raise ValueError(f"`{option.name}` must be given for {owner}; got nothing. {option.help}".strip())
+            raise SettingError(f"`{option.name}` must be given for {owner}; got nothing. {option.help}".strip())
     return {name: given.get(name, option.default) for name, option in known.items()}
 
 
@@ -91,7 +93,7 @@ def parsed(option: Option, text: str) -> Any:
     for read in _readers(option.kind):
         with suppress(ValueError):
             return read(text)
-    raise ValueError(f"`{option.name}` must be {_described(option.kind)}; got {text!r}. Give such a value.")
+    raise SettingError(f"`{option.name}` must be {_described(option.kind)}; got {text!r}. Give such a value.")
 
 
 def plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments import atomic, lock, same
 from fedtangent.experiments.folder import MANIFEST, check_free, versions
 from fedtangent.experiments.options import plain
@@ -83,7 +84,7 @@ def line(measured: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
     added = {name: _compact(value) for name, value in extra.items()}
     clash = sorted(set(measured) & set(added))
     if clash:
-        raise ValueError(f"a method must not record {clash[0]!r}; the experiment does. Choose another name.")
+        raise SettingError(f"a method must not record {clash[0]!r}; the experiment does. Choose another name.")
     return {**{name: _finite(value) for name, value in measured.items()}, **added}
 
 
@@ -114,13 +115,13 @@ def cut(folder: Path, digests: Sequence[str]) -> list[dict[str, Any]]:
     with suppress(ValueError, RecursionError):
         rounds += map(json.loads, lines)
     if len(rounds) < count:
-        raise ValueError(
+        raise SettingError(
             f"`out` must hold the {count} rounds of its checkpoint; got {len(rounds)} whole ones in {path}. "
             "Run anew with another --out."
         )
     for number, (line, digest) in enumerate(zip(lines, digests, strict=True), 1):
         if _digest(line) != digest:
-            raise ValueError(
+            raise SettingError(
                 f"`out` must hold the rounds as its run wrote them; got another line {number} in {path}. "
                 "Run anew with another --out."
             )

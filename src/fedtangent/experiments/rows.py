@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import atomic
 from fedtangent.experiments.folder import MANIFEST, check_free, versions
 from fedtangent.experiments.options import plain
@@ -46,11 +47,13 @@ def there(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         told: dict[str, Any] = json.loads(path.read_bytes())
         old = {"recipe": told.get("recipe"), **told.get("options", {})}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"`out` must hold a whole {MANIFEST}; got a damaged one in {folder}. Name another.") from error
+        raise SettingError(
+            f"`out` must hold a whole {MANIFEST}; got a damaged one in {folder}. Name another."
+        ) from error
     new = {"recipe": run["recipe"], **run["options"]}
     for name in {**new, **old}:
         if old.get(name) != new.get(name):
-            raise ValueError(
+            raise SettingError(
                 f"`out` must not hold other rows; got {folder}, whose {name} is {old.get(name)!r} and not "
                 f"{new.get(name)!r}. Choose another --out or set it so."
             )
@@ -94,7 +97,7 @@ def read(folder: Path) -> list[Row]:
             row = json.loads(line)
             told.append({name: math.nan if value is None else value for name, value in row.items()})
         except (ValueError, AttributeError) as error:
-            raise ValueError(
+            raise SettingError(
                 f"`out` must hold whole rows; got a damaged one in line {number} of {path}. Name another folder."
             ) from error
     return told
@@ -103,10 +106,10 @@ def read(folder: Path) -> list[Row]:
 def check(row: object, owner: str) -> None:
     """Raises TypeError for a row that is not a dict of texts, numbers and booleans."""
     if not isinstance(row, dict):
-        raise TypeError(f"`{owner}` must yield rows as dicts; got {type(row).__name__}. Yield dict(name=value).")
+        raise SettingTypeError(f"`{owner}` must yield rows as dicts; got {type(row).__name__}. Yield dict(name=value).")
     for name, value in row.items():
         if not isinstance(value, (str, int, float)):  # a bool is an int
-            raise TypeError(
+            raise SettingTypeError(
                 f"`{owner}` must yield rows of texts, numbers and booleans; got {type(value).__name__} for {name!r}. "
                 "Convert it, as with .item()."
             )

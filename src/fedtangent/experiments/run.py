@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.experiments import checkpoint, model_file, record
 from fedtangent.experiments.evaluate import evaluate
 from fedtangent.experiments.experiment import Experiment, factory
@@ -76,7 +77,7 @@ def run(
         NodeError: A node failed; what was recorded is kept.
     """
     if resume and out is None:
-        raise ValueError("`resume` must have a folder to go on from; got no `out`. Give --out.")
+        raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
     manifest = record.manifest(built)
     scalars = Scalars(out if built.leads else None, tensorboard and built.leads)
@@ -166,7 +167,7 @@ def step(
     seconds = _now(built) - begin
     weights = _aggregated(built, fleet, state, data_k)
     if not fleet.wire.tell(built.leads and bool(trees.all_finite(weights.value))):
-        raise ValueError(
+        raise SettingError(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
             "Use smaller steps; the rounds before this one are kept."
         )
@@ -192,7 +193,7 @@ def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
     held = extra["failed"]
     failed = [bool(one) for one in (held if isinstance(held, list) else [held])]
     if all(failed):
-        raise ValueError(
+        raise SettingError(
             f"`{built.method.name}` must find finite weights somewhere; got none on any node in round {k}. "
             "Use smaller steps; the rounds before this one are kept."
         )
@@ -236,7 +237,7 @@ def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Seque
     header, tensors = found
     meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types).meta
     if not _restored(built, fleet.wire, meta):
-        raise ValueError(
+        raise SettingError(
             f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
             "Run anew with another --out."
         )

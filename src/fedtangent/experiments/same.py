@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments.folder import MANIFEST
 from fedtangent.experiments.tensor_file import printable
 
@@ -25,28 +26,28 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
     for name in {**new, **old}:
         before, after = old.get(name), new.get(name)
         if not _equal(before, after):
-            raise ValueError(
+            raise SettingError(
                 f"`out` must not hold another experiment; got {folder}, whose {printable(name)[:80]} is "
                 f"{short(before)} and not {short(after)}. Choose another --out or set it so."
             )
     if not resume:
-        raise ValueError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
+        raise SettingError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
     check_versions(folder, there, now)
     for part in {**now["sources"], **_dict(there.get("sources"))}:
         check_source(folder, part, _dict(there.get("sources")).get(part), now["sources"].get(part))
     if not _equal(there.get("chunks"), now["chunks"]):
-        raise ValueError(
+        raise SettingError(
             f"a run must be resumed with the chunks of nodes it began with; got others in {folder}. "
             "Give it the memory that it had, or another --out."
         )
     if not _equal(there.get("fingerprint"), now["fingerprint"]):
-        raise ValueError(
+        raise SettingError(
             f"`out` must not hold another experiment; got {folder}, whose data or first weights differ. "
             "Choose another --out."
         )
     for name in sorted(now.keys() - {"machine", "versions", "engine_reason"}):
         if not _equal(there.get(name), now[name]):
-            raise ValueError(
+            raise SettingError(
                 f"`out` must hold the {MANIFEST} that its run wrote; got another {name} in {folder}. Choose another "
                 "--out."
             )
@@ -60,13 +61,13 @@ def check_versions(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any
         if name == "python" and isinstance(before, str):  # a patch release computes the same
             same = before.split(".")[:2] == version.split(".")[:2]
         if not same:
-            raise ValueError(
+            raise SettingError(
                 f"a run must be resumed under the versions it began with, {name} {short(before)} in {folder}; got "
                 f"{version!r}. Install that version, or run anew with another --out."
             )
     if not _equal(there.get("threads"), now["threads"]):
         threads = short(there.get("threads"))
-        raise ValueError(
+        raise SettingError(
             f"a run must be resumed with the threads it began with, {threads}; got {now['threads']}. "
             f"Set OMP_NUM_THREADS={threads}."
         )
@@ -76,7 +77,7 @@ def check_source(folder: Path, part: str, before: Any, now: Mapping[str, str] | 
     """Raises where a file, function or module was edited since; both as in `sources`."""
     old, new = _dict(before).get("digest"), now or {}
     if old != new.get("digest"):
-        raise ValueError(
+        raise SettingError(
             f"`{printable(part)[:80]}` must be as it was when the run in {folder} began; got {new.get('name', 'none')} "
             f"with the digest {new.get('digest')} and not {short(old)}. Undo the edit, or run anew with another --out."
         )
@@ -87,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
         there = json.loads(path.read_bytes())
         _leaves(there["experiment"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise SettingError(
             f"`out` must hold a whole {path.name}; got a damaged one in {path.parent}. Name another."
         ) from error
     return dict(there)

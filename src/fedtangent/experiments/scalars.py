@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedtangent.errors import SettingError
+
 
 class Scalars:
     """Writes the numbers of every round into the folder `tensorboard` of a run."""
@@ -20,11 +22,11 @@ class Scalars:
         if not wanted:
             return
         if out is None:
-            raise ValueError("`tensorboard` must have a folder to write to; got no `out`. Give --out.")
+            raise SettingError("`tensorboard` must have a folder to write to; got no `out`. Give --out.")
         try:
             self._make = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         except ImportError as error:
-            raise ValueError(
+            raise SettingError(
                 "`tensorboard` must be installed to be written; got none. Install fedtangent[tensorboard]."
             ) from error
         self._folder = Path(out) / "tensorboard"

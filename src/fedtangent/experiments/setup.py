@@ -21,8 +21,8 @@ from fedtangent.experiments.build import (
     built_model,
     built_partition,
     built_weights,
-    check_borne,
     check_channel,
+    check_compatible,
     check_own,
     generator,
     initialised,
@@ -255,7 +255,7 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
     check_fit(task, dataset)
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
-    check_borne(experiment, task, method)
+    check_compatible(experiment, task, method)
     check_channel(experiment, method)
     data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
     built = Setup(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedtangent import __version__
+from fedtangent.errors import SettingError
 from fedtangent.experiments import atomic
 
 FORMAT = 2  # 1, without a number, was that of 0.1.0
@@ -53,7 +54,7 @@ def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensor
         ValueError: It is damaged, or of another version's format.
     """
     if not path.is_file():
-        raise ValueError(f"`{argument}` must hold a {path.name}; got none in {path.parent}. {remedy}")
+        raise SettingError(f"`{argument}` must hold a {path.name}; got none in {path.parent}. {remedy}")
     tensors: Tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -67,12 +68,12 @@ def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensor
                     raise ValueError("its digest is another")
                 header = dict(json.loads(outer["header"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise SettingError(
             f"`{argument}` must hold a whole {path.name}; got a damaged one in {path.parent} ("
             f"{reason(error)}). {remedy}"
         ) from error
     if other:
-        raise ValueError(
+        raise SettingError(
             f"`{argument}` must hold a {path.name} that fedtangent {__version__} can read; got one of {version!r} in "
             f"{path.parent}. Use that version for it, or run anew."
         )

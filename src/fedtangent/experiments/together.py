@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import record
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.same import short
@@ -28,7 +29,7 @@ def agreed(experiment: Experiment) -> Setup:
         built = setup(experiment, partial(ranks.ranks, device=experiment.device))
         mine = {"manifest": json.dumps(record.manifest(built))}
     except Exception as error:
-        mine = {"error": f"{type(error).__name__}: {error}" if " must " not in str(error) else str(error)}
+        mine = {"error": str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"}
     check(ranks.everybody(mine))
     assert built is not None
     return built
@@ -40,7 +41,7 @@ def check(told: Sequence[Told]) -> None:
     if errors:
         place, first = errors[0]
         alike = len(errors) == len(told) and len({error for _, error in errors}) == 1
-        raise ValueError(first if alike else f"rank {place} must be able to run this; got there: {first}")
+        raise SettingError(first if alike else f"rank {place} must be able to run this; got there: {first}")
     manifests = [json.loads(own["manifest"]) for own in told]
     for place, own in enumerate(manifests[1:], 1):
         for name in ("experiment", "versions", "sources", "threads", "fingerprint"):
@@ -54,11 +55,11 @@ def _compare(name: str, first: Any, other: Any, place: int) -> None:
         for key in {**first, **other}:
             _compare(key, first.get(key), other.get(key), place)
     if name == "fingerprint":
-        raise ValueError(
+        raise SettingError(
             f"`ranks` must all have the same data and first weights; got others on rank {place}. Give all the "
             "same files."
         )
-    raise ValueError(
+    raise SettingError(
         f"`{name}` must be the same on every rank; got {short(first)} on rank 0 and {short(other)} on rank {place}. "
         "Start all with the same command, code and versions."
     )
@@ -68,6 +69,6 @@ def _check_device(device: str) -> None:
     if not device.startswith("cuda"):
         return
     if device != "cuda":
-        raise ValueError(f"`device` must be cuda without a number on ranks; got {device}. Each takes one of its own.")
+        raise SettingError(f"`device` must be cuda without a number on ranks; got {device}. Each takes one of its own.")
     if torch.cuda.is_available() and torch.cuda.current_device() >= torch.cuda.device_count():
-        raise ValueError("`device` must have a GPU for every rank; got fewer. Start fewer ranks, or use cpu.")
+        raise SettingError("`device` must have a GPU for every rank; got fewer. Start fewer ranks, or use cpu.")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 
 Way = Literal["up", "down", "between"]
 Feedback = Literal["none", "error"]
@@ -182,26 +183,26 @@ def _travels(leaf: Any) -> bool:
 
 
 def check(coding: Coding, method: str, messages: Mapping[str, Message]) -> None:
-    """Raises where channels would meet no message of a method, or one that cannot bear them."""
+    """Raises where channels would meet no message of a method, or one that does not support them."""
     names = ", ".join(messages)
     if not messages:
-        raise ValueError(
+        raise SettingError(
             f"`channel` must be left out for {method}, which names no message that bears one; got a channel. Drop it."
         )
     for name in coding.messages or ():
         if name not in messages:
-            raise ValueError(f"`messages` must be of those of {method}, {names}; got {name!r}. Choose one of them.")
+            raise SettingError(f"`messages` must be of those of {method}, {names}; got {name!r}. Choose one of them.")
     met = {name: [way for way in message.ways if coding.applies(name, way)] for name, message in messages.items()}
     if not any(met.values()):
         told = "; ".join(f"{name} goes {' and '.join(message.ways)}" for name, message in messages.items())
-        raise ValueError(
+        raise SettingError(
             f"`direction` must be one on which a message of {method} goes ({told}); got {', '.join(coding.ways)}. "
             "Choose another."
         )
     fleeting = [name for name, ways in met.items() if ways and not messages[name].lasting]
     if coding.feedback != "none" and fleeting:
         lasting = [name for name in messages if messages[name].lasting]
-        raise ValueError(
+        raise SettingError(
             f"`feedback` must be none for {fleeting[0]!r} of {method}, which is another in every round; got "
             f"{coding.feedback!r}. " + (f"Give messages, of {', '.join(lasting)}." if lasting else "Drop it.")
         )

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
+
 OWNERS = 3
 
 
 def least(fan_in: int) -> int:
-    """The rows of a sum of u u^T that does not tell which they are: twice the entries of u."""
+    """Minimum number of rows for which a sum of u u^T does not reveal membership: twice the entries of u."""
     return 2 * fan_in
 
 
@@ -28,13 +30,13 @@ def check(rows: Sequence[int], fewest: int, remedy: str = "Raise participation o
         ValueError: Fewer than three owners, one with more than half of the rows, or too few rows.
     """
     if len(rows) < OWNERS:
-        raise ValueError(f"`nodes` must be at least {OWNERS} in a sum; got {len(rows)}. {remedy}")
+        raise SettingError(f"`nodes` must be at least {OWNERS} in a sum; got {len(rows)}. {remedy}")
     if 2 * max(rows) > sum(rows):
-        raise ValueError(
+        raise SettingError(
             f"`nodes` must hold at most half of the rows of a sum each; got {max(rows)} of {sum(rows)}. {remedy}"
         )
     if sum(rows) < fewest:
-        raise ValueError(
+        raise SettingError(
             f"`nodes` must have at least {fewest} rows in a sum, twice a layer's inputs; got {sum(rows)}. {remedy}"
         )
 

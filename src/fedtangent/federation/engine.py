@@ -1,4 +1,4 @@
-"""Calls: a function on many nodes, by an engine; who failed, and inside of what it runs."""
+"""Engine protocol, context scopes, and errors that name the failing node."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager

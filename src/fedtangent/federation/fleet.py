@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import many, multiply_adds, trees
+from fedtangent.errors import SettingError
 from fedtangent.federation.asking import Asking
 from fedtangent.federation.coding import Way
 from fedtangent.federation.engine import Engine, blamed, inside
@@ -207,11 +208,10 @@ class Fleet:
         """
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message, since_k)
-        told = [1] * len(self.nodes) if weight_k is None else self._told(weight_k, None)
-        weights = [float(weight) for weight in told]
+        weights = [1.0] * len(self.nodes) if weight_k is None else [float(n) for n in self._told(weight_k, None)]
         whole = sum(weights)
         if whole == 0:
-            raise ValueError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
+            raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
         return self._totalled(x_k, {node: w / whole for node, w in zip(self.nodes, weights, strict=True)})
 
     def sum(self, x_k: Each[T], message: str | None = None) -> tuple[Central[T], Central[int]]:
@@ -228,7 +228,7 @@ class Fleet:
         ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
         if not good:
-            raise ValueError(
+            raise SettingError(
                 f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(kinds)} in round "
                 f"{self.round}. Use smaller steps, or look at the data."
             )
@@ -331,7 +331,7 @@ class Fleet:
     def cohort(self, size: int) -> "Fleet":
         """A fleet of `size` nodes drawn for this round."""
         if not 1 <= size <= len(self.nodes):
-            raise ValueError(f"`size` must be between 1 and {len(self.nodes)} nodes; got {size}. Draw fewer nodes.")
+            raise SettingError(f"`size` must be between 1 and {len(self.nodes)} nodes; got {size}. Draw fewer nodes.")
         drawn = self.rng("cohort").choice(len(self.nodes), size, replace=False)
         nodes = tuple(self.nodes[i] for i in sorted(drawn))
         return replace(self, nodes=nodes, graph=self.graph and self.graph.induced(nodes))
@@ -377,7 +377,7 @@ class Fleet:
 
     def _require_graph(self) -> Graph:
         if self.graph is None:
-            raise ValueError(
+            raise SettingError(
                 f"`topology` must be given for {self.method or 'this method'}; got none. Choose one, such as 'regular'."
             )
         return self.graph

@@ -10,6 +10,8 @@ from typing import Literal, cast
 import networkx as nx
 import numpy as np
 
+from fedtangent.errors import SettingError
+
 GossipWeights = Literal["uniform", "metropolis"]
 
 
@@ -32,11 +34,11 @@ class Graph:
             ValueError: No node, an edge from a node to itself, or an edge to a node that does not exist.
         """
         if nodes < 1:
-            raise ValueError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
+            raise SettingError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
         pairs = sorted({(int(min(edge)), int(max(edge))) for edge in edges})
         for low, high in pairs:
             if low == high or low < 0 or high >= nodes:
-                raise ValueError(
+                raise SettingError(
                     f"`edges` must join two different nodes from 0 to {nodes - 1}; got ({low}, {high}). "
                     "Remove or renumber this edge."
                 )
@@ -74,7 +76,7 @@ class Graph:
             ValueError: Another name.
         """
         if weights not in ("uniform", "metropolis"):
-            raise ValueError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
+            raise SettingError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
         if weights == "uniform":
             return [[1 / (1 + len(ids))] * (1 + len(ids)) for ids in self.neighbours]
         degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
@@ -113,7 +115,7 @@ class Graph:
         kept = set(nodes)
         strange = sorted(node for node in kept if not 0 <= node < self.nodes)
         if strange:
-            raise ValueError(
+            raise SettingError(
                 f"`nodes` must be from 0 to {self.nodes - 1}; got {strange[0]}. Choose among the graph's nodes."
             )
         return Graph((edge for edge in self.edges if kept.issuperset(edge)), self.nodes)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from fedtangent import multiply_adds
+from fedtangent.errors import SettingError
 
 T = TypeVar("T")
 
@@ -99,6 +100,6 @@ class Ledger:
         """
         for name, kind in {"sent": int, "received": int, "work": int, "costs": str}.items():
             if not all(isinstance(key, kind) and isinstance(count, (int, float)) for key, count in state[name]):
-                raise ValueError(f"`{name}` must be counts by node or call; got others. Use another ledger's state.")
+                raise SettingError(f"`{name}` must be counts by node or call; got others. Use another ledger's state.")
         self.sent, self.received, self.work = (Counter(dict(state[name])) for name in ("sent", "received", "work"))
         self.costs = dict(state["costs"])

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.federation.coding import Message
 from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.values import Central, Each
@@ -25,9 +26,8 @@ class Traits(NamedTuple):
         neighbours: Its nodes talk to neighbours, and so need a topology.
         tangent: It works in the tangent space of one function of the weights, on all rows and no batches: the function
             must not change by chance, and augmentation has no place.
-        averages: It averages weights at a server and bears partial updates: its state's `w` are the server's weights,
-            each number of which moves without regard to how many others do, and it computes on, and hears of, no nodes
-            but its `clients`.
+        averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
+            weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
     """
 
     neighbours: bool = False
@@ -36,7 +36,7 @@ class Traits(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """cycle: The fewest rounds of a run. opening: The first of these, where they never come again."""
+    """cycle: The fewest rounds of a run. opening: How many initial rounds later cycles do not repeat."""
 
     cycle: int = 1
     opening: int = 0
@@ -97,7 +97,7 @@ def rows(data: Shard) -> Tensor:
 def participants(participation: float) -> Callable[[Fleet], Fleet]:
     """Of a round's fleet, max(C K, 1) drawn nodes; C is the share that takes part."""
     if not 0 < participation <= 1:
-        raise ValueError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
+        raise SettingError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
     # 0.29 of 100 is 28.99...
     return lambda fleet: fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))
 
@@ -105,7 +105,7 @@ def participants(participation: float) -> Callable[[Fleet], Fleet]:
 def node_mean(aggregation: str) -> Callable[[Fleet, Any, Each[Shard]], Central[Any]]:
     """The `aggregate` of a method whose state holds `w_k`: their mean, `plain` or `weighted` by rows."""
     if aggregation not in ("plain", "weighted"):
-        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
+        raise SettingError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     return lambda fleet, state, data_k: fleet.mean(
         state.w_k, fleet.map(rows, data_k) if aggregation == "weighted" else None
     )

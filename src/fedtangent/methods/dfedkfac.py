@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
@@ -84,7 +85,7 @@ def dfedkfac(
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     if inputs not in ("neighbourhood", "shared"):
-        raise ValueError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
+        raise SettingError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
     aggregate = node_mean(aggregation)
 
     node = Answers(task, other, decay)

@@ -16,6 +16,7 @@ Algorithm 1. arXiv 2111.04263. The model that is scored is the server's w, from 
 from typing import Any, NamedTuple
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -55,7 +56,7 @@ def feddyn(
         momentum: Of the local SGD; starts at zero every round.
     """
     if not penalty > 0:
-        raise ValueError(f"`penalty` must be positive; got {penalty}. Use 0.01, or the method fedavg for none.")
+        raise SettingError(f"`penalty` must be positive; got {penalty}. Use 0.01, or the method fedavg for none.")
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac
@@ -83,8 +84,8 @@ def fedkfac(
             the step was taken with (`loss`).
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
             `exact` blocks of the Gauss-Newton matrix.
-        balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
-            all clients; 1 for not at all.
+        balance: Class weights, by a class's share in a round and over all clients, are clipped to
+            [1 / balance, balance]; 1 switches them off.
         guard: Whether a round is refused whose sums would show a client or a row: of fewer than three clients, one of
             which may not hold more than half of the rows, or of fewer rows than twice a layer's inputs. Without it the
             exposure is `kernel`.
@@ -92,7 +93,7 @@ def fedkfac(
     cohort = participants(participation)
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     if selection not in ("held-out", "loss"):
-        raise ValueError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
+        raise SettingError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
     client = Answers(task, other, decay)
 

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -116,11 +117,13 @@ class Server(NamedTuple):
             ValueError: A value is out of its range, or not one that this optimizer knows.
         """
         if optimizer not in SECOND:
-            raise ValueError(f"`optimizer` must be one of {', '.join(SECOND)}; got {optimizer!r}. Choose one of these.")
+            raise SettingError(
+                f"`optimizer` must be one of {', '.join(SECOND)}; got {optimizer!r}. Choose one of these."
+            )
         if beta2 is not None and optimizer not in ("adam", "yogi"):
-            raise ValueError(f"`beta2` must be left out for {optimizer}, which has none; got {beta2}. Drop it.")
+            raise SettingError(f"`beta2` must be left out for {optimizer}, which has none; got {beta2}. Drop it.")
         if tau is not None and optimizer == "momentum":
-            raise ValueError(f"`tau` must be left out for momentum, which has none; got {tau}. Drop it.")
+            raise SettingError(f"`tau` must be left out for momentum, which has none; got {tau}. Drop it.")
         made = cls(
             optimizer,
             (1.0 if optimizer == "momentum" else 0.01) if lr is None else lr,
@@ -129,12 +132,12 @@ class Server(NamedTuple):
             1e-3 if tau is None else tau,
         )
         if not made.lr > 0:
-            raise ValueError(f"`server_lr` must be positive; got {lr}. Give a step such as 0.01, or 1 for momentum.")
+            raise SettingError(f"`server_lr` must be positive; got {lr}. Give a step such as 0.01, or 1 for momentum.")
         for name, beta in (("beta1", made.beta1), ("beta2", made.beta2)):
             if not 0 <= beta < 1:
-                raise ValueError(f"`{name}` must be in [0, 1); got {beta}. Use 0.9, or leave it out.")
+                raise SettingError(f"`{name}` must be in [0, 1); got {beta}. Use 0.9, or leave it out.")
         if not made.tau > 0:
-            raise ValueError(f"`tau` must be positive; got {tau}. Use 0.001.")
+            raise SettingError(f"`tau` must be positive; got {tau}. Use 0.001.")
         return made
 
     def step(self, mean: Weights, w: Weights, m: Weights, v: Weights) -> tuple[Weights, Weights, Weights]:

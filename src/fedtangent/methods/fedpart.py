@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import optree
 
 from fedtangent import catalog
+from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Method, Schedule
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights, holding
@@ -62,15 +63,15 @@ def fedpart(
         groups: Names of parameters, or of modules for all inside; none finds a model's layers.
     """
     if order not in get_args(Order):
-        raise ValueError(f"`order` must be one of {', '.join(get_args(Order))}; got {order!r}. Choose one of these.")
+        raise SettingError(f"`order` must be one of {', '.join(get_args(Order))}; got {order!r}. Choose one of these.")
     for name, value, least in (("warm_up", warm_up, 0), ("rounds_per_group", rounds_per_group, 1)):
         if value < least:
-            raise ValueError(f"`{name}` must be at least {least}; got {value}. Give a number of rounds.")
+            raise SettingError(f"`{name}` must be at least {least}; got {value}. Give a number of rounds.")
     build = host or catalog.load("methods", "fedavg")
     parts, everything = layer_groups(task) if groups is None else chosen(task, groups), tuple(task.w_0)
     whole = build(task)
     if not whole.traits.averages or whole.name == "fedpart":
-        raise ValueError(
+        raise SettingError(
             f"`host` must bear partial updates; got {whole.name}, which does not. Use a method that averages weights "
             "at a server, such as fedavg."
         )
@@ -161,7 +162,7 @@ def _joined(old: Any, new: Any, everything: Sequence[str], names: Sequence[str])
         if not _whole(old, everything):
             return new
         if set(new) != set(names):
-            raise ValueError(
+            raise SettingError(
                 f"`host` must give the {len(names)} parameters that it was given; got {len(new)}. A part must never "
                 "stand for the whole."
             )

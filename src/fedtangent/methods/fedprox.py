@@ -13,6 +13,7 @@ Algorithm 2. arXiv 1812.06127. Clients are drawn evenly and weighted by their ro
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -49,7 +50,7 @@ def fedprox(
         optimizer: Of the clients, `sgd` as in the paper, or `adam`, which starts anew every round.
     """
     if not mu >= 0:
-        raise ValueError(f"`mu` must not be negative; got {mu}. Use 0 for FedAvg.")
+        raise SettingError(f"`mu` must not be negative; got {mu}. Use 0 for FedAvg.")
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
     train = solvers.local(task, optimizer, lr=lr, momentum=momentum, pull=lambda w_k, w: towards(w_k, w, mu))

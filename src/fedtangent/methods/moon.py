@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, softplus
 
+from fedtangent.errors import SettingError
 from fedtangent.federation import WEIGHTS_AT_SERVER, Central, Each, Fleet, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -64,9 +65,9 @@ def moon(
         optimizer: Of the clients, `sgd` as in the paper, or `adam`, which starts anew every round.
     """
     if not mu >= 0:
-        raise ValueError(f"`mu` must not be negative; got {mu}. Use 0 for FedAvg.")
+        raise SettingError(f"`mu` must not be negative; got {mu}. Use 0 for FedAvg.")
     if not temperature > 0:
-        raise ValueError(f"`temperature` must be positive; got {temperature}. Use 0.5.")
+        raise SettingError(f"`temperature` must be positive; got {temperature}. Use 0.5.")
     _check(task.model)
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
@@ -123,7 +124,7 @@ def represented(task: Task, w: Weights, x: Any) -> tuple[Tensor, Tensor]:
             hook.remove()
     if not inputs or inputs[-1].dim() < 2 or len(inputs[-1]) != len(f):
         got = tuple(inputs[-1].shape) if inputs else "none"
-        raise ValueError(
+        raise SettingError(
             f"`model` must call a linear layer last, with the features of {len(f)} rows here; got {got}. "
             "End the model in a torch.nn.Linear."
         )
@@ -135,7 +136,7 @@ def _check(model: nn.Module) -> None:
     layers = [part for part in model.modules() if next(part.parameters(recurse=False), None) is not None]
     if len(layers) < 2 or not any(isinstance(part, nn.Linear) for part in layers):
         names = ", ".join(type(part).__name__ for part in layers)
-        raise ValueError(
+        raise SettingError(
             f"`model` must have layers before a last linear one, whose inputs are contrasted; got {names}. "
             "Use a deeper model, such as mlp."
         )

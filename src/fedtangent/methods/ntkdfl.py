@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from fedtangent import shard, trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import (
@@ -79,9 +80,9 @@ def ntkdfl(
         exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel.
     """
     if not 0 <= momentum < 1:
-        raise ValueError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.5, or 0 for none.")
+        raise SettingError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.5, or 0 for none.")
     if momentum and not averaging:
-        raise ValueError("`momentum` must be 0 without averaging; got both. Leave one of them out.")
+        raise SettingError("`momentum` must be 0 without averaging; got both. Leave one of them out.")
     aggregate = node_mean(aggregation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)
     answer = bill(task, exchange)

@@ -89,8 +89,8 @@ def ntkfl(
             change, too, and then the Jacobians are written out: at most 2^24 numbers a client.
         subsample: Share of its rows with which a client takes part in a round, in the step and in the choice.
         shuffle: Whether a server in between decodes and mixes all rows; what it sends on is not billed.
-        balance: How much more, or less, a row may weigh whose class is rarer, or more frequent, in a round than over
-            all clients; 1, the paper's, for not at all.
+        balance: Class weights, by a class's share in a round and over all clients, are clipped to
+            [1 / balance, balance]; 1, the paper's, switches them off.
     """
     cohort = participants(participation)
     step = Step(kernel, clock, tuple(times), lr, decay, selection)

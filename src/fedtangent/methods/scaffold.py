@@ -17,6 +17,7 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
@@ -54,9 +55,9 @@ def scaffold(
         lr: eta.
     """
     if not server_lr > 0:
-        raise ValueError(f"`server_lr` must be positive; got {server_lr}. Use 1 to move as far as the clients' mean.")
+        raise SettingError(f"`server_lr` must be positive; got {server_lr}. Use 1 to move as far as the clients' mean.")
     if aggregation not in ("plain", "weighted"):
-        raise ValueError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
+        raise SettingError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     cohort = participants(participation)
     draw = solvers.shuffled(epochs, batch, task.augment)
     solve = solvers.sgd(task, lr=lr, pull=lambda w, correction: correction)

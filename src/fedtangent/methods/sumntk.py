@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, primal
@@ -159,7 +160,7 @@ def _allowed(columns: int | None, rows: list[int], outputs: int) -> int:
     disclosure.check(rows, 0)
     most = sum(rows) // (2 * outputs)
     if most < 1 or (columns or 1) > most:
-        raise ValueError(
+        raise SettingError(
             f"`columns` must be at most rows / (2 outputs), {most} for a round's {sum(rows)} rows, {outputs} outputs; "
             f"got {columns or 1}. Take fewer columns, or more clients."
         )
@@ -168,19 +169,21 @@ def _allowed(columns: int | None, rows: list[int], outputs: int) -> int:
 
 def _check_columns(columns: int | None) -> None:
     if columns is not None and columns < 1:
-        raise ValueError(f"`columns` must be at least 1; got {columns}. Leave it out for the most that rows allow.")
+        raise SettingError(f"`columns` must be at least 1; got {columns}. Leave it out for the most that rows allow.")
 
 
 def _knots(task: Task, sums: int | None) -> int:
     if task.loss.curvature is None:
-        raise ValueError(
+        raise SettingError(
             f"`loss` must state its curvature for a flow; got none for {task.loss.name!r}. "
             "Pass curvature= to losses.custom."
         )
     if task.loss is squared and sums is not None:
-        raise ValueError(f"`sums` must be left out under the squared loss, which takes one; got {sums}. Leave it out.")
+        raise SettingError(
+            f"`sums` must be left out under the squared loss, which takes one; got {sums}. Leave it out."
+        )
     if sums is not None and not 1 <= sums <= _SUMS:
-        raise ValueError(f"`sums` must be from 1 to {_SUMS}; got {sums}. Leave it out for {primal.KNOTS}.")
+        raise SettingError(f"`sums` must be from 1 to {_SUMS}; got {sums}. Leave it out for {primal.KNOTS}.")
     return 1 if task.loss is squared else sums or primal.KNOTS
 
 

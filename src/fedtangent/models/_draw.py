@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedtangent.errors import SettingError
 from fedtangent.models._dense import features
 from fedtangent.shard import channels_last
 from fedtangent.training.batch_norm import BatchNorm
@@ -60,12 +61,12 @@ def image(inputs: tuple[int, ...], outputs: int) -> tuple[int, int, int]:
     """Channels, height and width of one sample, once these and the outputs are found sound."""
     features(inputs, outputs)
     if len(inputs) != 3:
-        raise ValueError(
+        raise SettingError(
             f"`inputs` must be (channels, height, width) for a convolutional network; got {inputs}. "
             "Use images, or the models mlp and linear for other data."
         )
     if channels_last(inputs):
-        raise ValueError(
+        raise SettingError(
             f"`x_train` must hold images with their channels first, (rows, channels, height, width), for a "
             f"convolutional network; got (rows, {', '.join(map(str, inputs))}). Transpose with (0, 3, 1, 2)."
         )

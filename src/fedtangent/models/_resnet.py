@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
+from fedtangent.errors import SettingError
 from fedtangent.models._draw import drawn, image
 from fedtangent.training.batch_norm import BatchNorm
 
@@ -41,7 +42,7 @@ def resnet(
         norm: `group`, which asks nothing of the other rows, or `batch`; both have as many scales and shifts.
     """
     if norm not in NORMS:
-        raise ValueError(f"`norm` must be 'group' or 'batch'; got {norm!r}. Choose one of the two.")
+        raise SettingError(f"`norm` must be 'group' or 'batch'; got {norm!r}. Choose one of the two.")
     make = NORMS[norm]
     channels, _, _ = image(inputs, outputs)
     from torchvision.models.resnet import BasicBlock  # slow to import

@@ -7,6 +7,7 @@ Data. AISTATS 2017, section 3. arXiv 1602.05629.
 import numpy as np
 from torch import nn
 
+from fedtangent.errors import SettingError
 from fedtangent.models._draw import drawn, image
 
 
@@ -23,7 +24,7 @@ def fedavg_cnn(inputs: tuple[int, ...], outputs: int, rng: np.random.Generator) 
     """
     channels, height, width = image(inputs, outputs)
     if min(height, width) < 4:
-        raise ValueError(f"`inputs` must be images of at least 4 x 4 to be pooled twice; got {inputs}. Use lenet.")
+        raise SettingError(f"`inputs` must be images of at least 4 x 4 to be pooled twice; got {inputs}. Use lenet.")
     return drawn(
         lambda: nn.Sequential(
             nn.Conv2d(channels, 32, 5, padding=2),

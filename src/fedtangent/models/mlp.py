@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 from torch import nn
 
+from fedtangent.errors import SettingError
 from fedtangent.models._dense import dense, features
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -35,9 +36,11 @@ def mlp(
         activation: One of relu, tanh, gelu, sigmoid, silu; the gain is sqrt(2) for all.
     """
     if not hidden or any(width < 1 for width in hidden):
-        raise ValueError(f"`hidden` must be one or more positive widths; got {hidden}. Use the model linear for none.")
+        raise SettingError(
+            f"`hidden` must be one or more positive widths; got {hidden}. Use the model linear for none."
+        )
     if activation not in ACTIVATIONS:
-        raise ValueError(
+        raise SettingError(
             f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {activation!r}. Choose one of these."
         )
     layers: list[nn.Module] = [nn.Flatten()]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError
 from fedtangent.models._dense import features
 from fedtangent.models._draw import drawn
 
@@ -50,17 +51,17 @@ def transformer(
     """
     features(inputs, outputs)
     if len(inputs) != 1:
-        raise ValueError(
+        raise SettingError(
             f"`inputs` must be (length,) for rows of token ids; got {inputs}. "
             "Use a data set of token ids, such as agnews."
         )
     for name, value in (("ids", ids), ("heads", heads), ("layers", layers), ("feedforward", feedforward)):
         if value < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {value}. Give a positive number.")
+            raise SettingError(f"`{name}` must be at least 1; got {value}. Give a positive number.")
     if width < 1 or width % (2 * heads):
-        raise ValueError(f"`width` must be a multiple of twice the heads, {2 * heads}; got {width}. Use another.")
+        raise SettingError(f"`width` must be a multiple of twice the heads, {2 * heads}; got {width}. Use another.")
     if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be in [0, 1); got {dropout}. Use 0.1, or 0 for none.")
+        raise SettingError(f"`dropout` must be in [0, 1); got {dropout}. Use 0.1, or 0 for none.")
 
     def build() -> nn.Sequential:
         blocks = [(f"layer{k}", _Layer(width, heads, feedforward, dropout)) for k in range(layers)]
@@ -98,7 +99,7 @@ class _Embedding(nn.Module):
         try:
             found: Tensor = self.tokens(x.long())
         except IndexError as error:
-            raise ValueError(
+            raise SettingError(
                 f"`ids` must be above every token id of the data; got {self.tokens.num_embeddings}. Count the padding "
                 "and the unknown word too."
             ) from error

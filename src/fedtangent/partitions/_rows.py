@@ -3,6 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
+
 
 def shuffled_rows(x: Tensor, nodes: int, rng: np.random.Generator) -> np.ndarray:
     """All row numbers in random order, (rows,) as int64.
@@ -11,7 +13,7 @@ def shuffled_rows(x: Tensor, nodes: int, rng: np.random.Generator) -> np.ndarray
         ValueError: Fewer rows than nodes, so that a node would have to stay empty.
     """
     if not 1 <= nodes <= len(x):
-        raise ValueError(
+        raise SettingError(
             f"`nodes` must be from 1 to the number of training rows, {len(x)}; got {nodes}. "
             "Use fewer nodes or a larger data set."
         )
@@ -26,7 +28,7 @@ def class_pools(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator) -> l
         ValueError: Fewer rows than nodes.
     """
     if y.ndim != 1 or y.is_floating_point() or y.is_complex():
-        raise TypeError(
+        raise SettingTypeError(
             f"`y` must hold one integer label a row to be divided by class; got {y.dtype} of shape {tuple(y.shape)}. "
             "Use the partition 'iid', 'by_quantity' or 'feature_shift' for targets."
         )
@@ -42,7 +44,7 @@ def shares(parts: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
         ValueError: An alpha that is not positive and finite.
     """
     if not 0 < alpha < np.inf:
-        raise ValueError(
+        raise SettingError(
             f"`alpha` must be positive and finite; got {alpha}. Use 0.1 for strong skew, 100 for nearly none."
         )
     # Outside these bounds no count of rows changes any more, while the sampler's gammas under- or overflow.

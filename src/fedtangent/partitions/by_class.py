@@ -8,6 +8,7 @@ Their shards may straddle two classes; here every node has exactly as many as as
 import numpy as np
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.partitions._rows import class_pools
 from fedtangent.shard import Partition
 
@@ -31,7 +32,7 @@ def by_class(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator, *, clas
     """
     pools = class_pools(x, y, nodes, rng)
     if not 1 <= classes <= len(pools):
-        raise ValueError(
+        raise SettingError(
             f"`classes` must be from 1 to the number of classes in the data, {len(pools)}; got {classes}. "
             "Use a value in this range."
         )
@@ -47,7 +48,7 @@ def _holders(sizes: np.ndarray, nodes: int, classes: int) -> np.ndarray:
     """How many nodes hold each class: the next one always goes where a holder has the most rows, no class first."""
     most = np.minimum(sizes, nodes)
     if most.sum() < nodes * classes:
-        raise ValueError(
+        raise SettingError(
             f"`classes` must leave every node a row of each of its classes; got {classes} for {nodes} nodes, "
             f"and the data's classes have {sizes.min()} to {sizes.max()} rows. Use fewer classes or fewer nodes."
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.partitions._rows import shuffled_rows
 from fedtangent.shard import Partition
 
@@ -27,11 +28,11 @@ def feature_shift(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator, *,
         ValueError: Fewer rows than nodes, or a noise that is negative or not finite.
     """
     if not x.is_floating_point():
-        raise TypeError(
+        raise SettingTypeError(
             f"`x` must be floats to take noise; got {x.dtype}. Use another partition for tokens and counts."
         )
     if not 0 <= noise < np.inf:
-        raise ValueError(f"`noise` must be finite and not negative; got {noise}. Use a value such as 0.5.")
+        raise SettingError(f"`noise` must be finite and not negative; got {noise}. Use a value such as 0.5.")
     parts = [np.sort(part) for part in np.array_split(shuffled_rows(x, nodes, rng), nodes)]
     shifted = x.clone()
     for node, part in enumerate(parts):

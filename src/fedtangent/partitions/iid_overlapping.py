@@ -8,6 +8,7 @@ The split of FedPart's experiments (Wang et al., NeurIPS 2024), in which 40 clie
 import numpy as np
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.partitions._rows import shuffled_rows
 from fedtangent.shard import Partition
 
@@ -31,7 +32,7 @@ def iid_overlapping(
     """
     size = max(1, len(x) // max(1, nodes)) if size is None else size
     if not 1 <= size <= len(x):
-        raise ValueError(
+        raise SettingError(
             f"`size` must be from 1 to the number of training rows, {len(x)}; got {size}. Give each node fewer rows."
         )
     return Partition([np.sort(shuffled_rows(x, nodes, rng)[:size]) for _ in range(max(nodes, 1))])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.shard import Partition
 
 
@@ -28,12 +29,12 @@ def index_file(x: Tensor, y: Tensor, nodes: int | None, rng: np.random.Generator
     """
     file = Path(path)
     if file.suffix not in _READERS:
-        raise ValueError(f"`path` must end in .npz or .json; got {str(path)!r}. Give an index file.")
+        raise SettingError(f"`path` must end in .npz or .json; got {str(path)!r}. Give an index file.")
     if not file.is_file():
-        raise ValueError(f"`path` must name a file that exists; got {str(path)!r}. Check the path.")
+        raise SettingError(f"`path` must name a file that exists; got {str(path)!r}. Check the path.")
     index = _READERS[file.suffix](file)
     if nodes is not None and len(index) != nodes:
-        raise ValueError(
+        raise SettingError(
             f"`nodes` must be the number of nodes in {file.name}, {len(index)}; got {nodes}. "
             "Set it to the file's or use another file."
         )
@@ -42,12 +43,12 @@ def index_file(x: Tensor, y: Tensor, nodes: int | None, rng: np.random.Generator
 
 def _checked(rows: np.ndarray, node: int, samples: int, file: Path) -> np.ndarray:
     if len(rows) == 0:
-        raise ValueError(
+        raise SettingError(
             f"`path` must give every node a row; got none for node {node} in {file.name}. Remove the node."
         )
     strange = rows[(rows < 0) | (rows >= samples)]
     if len(strange):
-        raise ValueError(
+        raise SettingError(
             f"`path` must list rows from 0 to {samples - 1}; got {strange[0]} for node {node} in {file.name}. "
             "Use the data set that the file was made for."
         )
@@ -92,8 +93,8 @@ def _is_integer_list(array: np.ndarray) -> bool:
     return array.ndim == 1 and array.dtype.kind in "iu"
 
 
-def _malformed(file: Path, rule: str, got: str) -> ValueError:
-    return ValueError(f"`path` must {rule}; got {got} in {file.name}. Write the file anew.")
+def _malformed(file: Path, rule: str, got: str) -> SettingError:
+    return SettingError(f"`path` must {rule}; got {got} in {file.name}. Write the file anew.")
 
 
 _READERS = {".npz": _read_npz, ".json": _read_json}

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.shard import Partition
 
 
@@ -21,13 +22,13 @@ def natural(x: Tensor, y: Tensor, nodes: int | None, rng: np.random.Generator, s
         ValueError: A data set without sites, or another number of them.
     """
     if site is None:
-        raise ValueError(
+        raise SettingError(
             "`dataset` must say which site each row comes from, in `site_train`, for the partition natural; got one "
             "without sites. Use heart_disease or an .npz file with the array site_train."
         )
     numbers = torch.unique(site)
     if nodes is not None and nodes != len(numbers):
-        raise ValueError(
+        raise SettingError(
             f"`nodes` must be the number of the data set's sites, {len(numbers)}; got {nodes}. Leave it out."
         )
     return Partition([torch.nonzero(site == number).flatten().cpu().numpy() for number in numbers])

@@ -10,6 +10,7 @@ The splits of NTK-FL and NTK-DFL are draws of this procedure.
 import numpy as np
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.partitions._rows import class_pools, shares
 from fedtangent.shard import Partition
 
@@ -35,7 +36,7 @@ def papers_dirichlet(
         ValueError: Fewer rows than nodes, an alpha that is not positive and finite, or a size below one.
     """
     if size < 1:
-        raise ValueError(f"`size` must be at least 1; got {size}. Use the papers' 200.")
+        raise SettingError(f"`size` must be at least 1; got {size}. Use the papers' 200.")
     pools = class_pools(x, y, nodes, rng)
     return Partition([_drawn(pools, shares(len(pools), alpha, rng), size, rng) for _ in range(nodes)])
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents import pinn
 
 LR, POINTS = 1e-5, 100
@@ -49,7 +50,7 @@ class Poisson:
 
     def __init__(self, width: int, conventions: Conventions = "code", frequency: int = 1) -> None:
         if width < 1:
-            raise ValueError(f"`width` must be positive; got {width}. Give the number of hidden units.")
+            raise SettingError(f"`width` must be positive; got {width}. Give the number of hidden units.")
         self.width, self.frequency, self.code = width, frequency, conventions == "code"
         self.x = np.linspace(0, 1, POINTS)
         self.shift, self.spread = (0.5, float(self.x.std())) if self.code else (0.0, 1.0)

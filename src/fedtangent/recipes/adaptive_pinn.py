@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from fedtangent.errors import SettingError
 from fedtangent.recipes._poisson import Array, Poisson, Weighted
 from fedtangent.tangents import pinn
 
@@ -44,7 +45,7 @@ def adaptive_pinn(
         seed: The first of the seeds.
     """
     if min(width, seeds, steps, every) < 1:
-        raise ValueError(
+        raise SettingError(
             f"`width`, `seeds`, `steps` and `every` must be positive; got {width}, {seeds}, {steps} and {every}. "
             "Give such whole numbers."
         )

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedtangent import catalog
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.run import Result, run
@@ -141,7 +142,7 @@ def fedpart(
         seed: The first of the seeds.
     """
     if min(rounds_per_group, cycles, seeds) < 1:
-        raise ValueError(
+        raise SettingError(
             f"`rounds_per_group`, `cycles` and `seeds` must be positive; got {rounds_per_group}, {cycles} and {seeds}. "
             "Give such whole numbers."
         )
@@ -176,24 +177,24 @@ def fedpart(
 def _columns(table: str, names: Sequence[str] | None, warm_up: int | None) -> list[Column]:
     """The chosen columns of a table."""
     if table not in COLUMNS:
-        raise ValueError(f"`table` must be one of {', '.join(COLUMNS)}; got {table!r}. Choose one of these.")
+        raise SettingError(f"`table` must be one of {', '.join(COLUMNS)}; got {table!r}. Choose one of these.")
     names = COLUMNS[table] if names is None else names
     if not names:
-        raise ValueError("`columns` must be at least one; got none. Leave it out for all of the table.")
+        raise SettingError("`columns` must be at least one; got none. Leave it out for all of the table.")
     if table == "warm_up":
         if warm_up is not None:
-            raise ValueError(f"`warm_up` must be left out where it is what varies; got {warm_up}. Give `columns`.")
+            raise SettingError(f"`warm_up` must be left out where it is what varies; got {warm_up}. Give `columns`.")
         for name in names:
             if not name.isdecimal():
-                raise ValueError(f"`columns` must be numbers of full rounds here; got {name!r}. Give such as 0,5,60.")
+                raise SettingError(f"`columns` must be numbers of full rounds here; got {name!r}. Give such as 0,5,60.")
         return [Column(name, warm_up=int(name)) for name in names]
     warm_up = WARM_UP if warm_up is None else warm_up
     if warm_up < 0:
-        raise ValueError(f"`warm_up` must not be negative; got {warm_up}. Give a number of rounds.")
+        raise SettingError(f"`warm_up` must not be negative; got {warm_up}. Give a number of rounds.")
     known = get_args(Order) if table == "order" else COLUMNS[table]
     for name in names:
         if name not in known:
-            raise ValueError(unknown(name, dict.fromkeys(known), f"a column of the table {table}"))
+            raise SettingError(unknown(name, dict.fromkeys(known), f"a column of the table {table}"))
     if table == "order":
         return [Column(name, warm_up=warm_up, order=name) for name in names]  # type: ignore[arg-type]
     words = [(name, *name.split()) for name in names]

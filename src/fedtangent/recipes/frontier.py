@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.run import run
@@ -98,13 +99,13 @@ def frontier(
         seed: The first of the seeds.
     """
     if rounds < 1 or seeds < 1 or not variants or not partitions:
-        raise ValueError(
+        raise SettingError(
             f"`rounds`, `seeds`, `variants` and `partitions` must be at least one; got {rounds}, {seeds}, "
             f"{len(variants)} and {len(partitions)}. Give such numbers and lists."
         )
     for name in variants:
         if name not in VARIANTS:
-            raise ValueError(unknown(name, VARIANTS, "a variant"))
+            raise SettingError(unknown(name, VARIANTS, "a variant"))
     there = {(row["variant"], row["partition"], row["seed"]) for row in done if row["round"] == rounds}
     for partition, own, name in product(partitions, range(seed, seed + seeds), variants):
         if (name, Path(partition).name, own) in there:

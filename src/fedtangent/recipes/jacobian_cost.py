@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.profiler import ProfilerActivity, profile
 
+from fedtangent.errors import SettingError
 from fedtangent.models.mlp import mlp
 from fedtangent.tangents import jacobian, kernel
 from fedtangent.timing import seconds
@@ -49,7 +50,7 @@ def jacobian_cost(
         seed: Of the network and the samples.
     """
     if not widths or min(widths) < 1 or min(samples, repeats) < 1:
-        raise ValueError(
+        raise SettingError(
             f"`widths`, `samples` and `repeats` must be positive; got {widths}, {samples} and {repeats}. "
             "Give such whole numbers."
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.tangents import infinite, jacobian
 from fedtangent.training import losses
@@ -53,7 +54,7 @@ def kernel_constancy(
         seed: Of the networks and the inputs.
     """
     if not widths or min(widths) < 1 or min(inits, points) < 1 or steps < 0:
-        raise ValueError(
+        raise SettingError(
             f"`widths`, `inits` and `points` must be positive, and `steps` at least 0; got {widths}, {inits}, {points} "
             f"and {steps}. Give such whole numbers."
         )

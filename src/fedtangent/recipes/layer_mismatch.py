@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fedtangent import catalog, trees
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.setup import Setup, setup
@@ -111,15 +112,15 @@ def layer_mismatch(
         seed: Of everything that is drawn.
     """
     if min(rounds_per_group, cycles) < 1 or warm_up < 0:
-        raise ValueError(
+        raise SettingError(
             f"`rounds_per_group` and `cycles` must be positive and `warm_up` not negative; got {rounds_per_group}, "
             f"{cycles} and {warm_up}. Give such whole numbers."
         )
     for name in optimizers:
         if name not in OPTIMIZERS:
-            raise ValueError(unknown(name, OPTIMIZERS, "an optimizer here"))
+            raise SettingError(unknown(name, OPTIMIZERS, "an optimizer here"))
     if not optimizers or not 0 < min(lr, sgd_lr) <= max(lr, sgd_lr) < math.inf:
-        raise ValueError(
+        raise SettingError(
             f"`optimizers` must be at least one, `lr` and `sgd_lr` positive and finite; got {len(optimizers)}, {lr} "
             f"and {sgd_lr}. Choose an optimizer and its step size."
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from fedtangent import catalog, tangents, trees
+from fedtangent.errors import SettingError
 from fedtangent.recipes._ntk_mlp import NtkMlp
 from fedtangent.shard import Dataset
 from fedtangent.training import losses
@@ -68,15 +69,15 @@ def linearisation(
         seed: Of the networks.
     """
     if not widths or min(widths) < 1 or min(samples, layers, steps, inits, probe) < 1:
-        raise ValueError(
+        raise SettingError(
             f"`widths`, `samples`, `layers`, `steps`, `inits` and `probe` must be positive; got {widths}, {samples}, "
             f"{layers}, {steps}, {inits} and {probe}. Give such whole numbers."
         )
     if not 0 < lr < math.inf:
-        raise ValueError(f"`lr` must be positive and finite; got {lr}. Choose a step size.")
+        raise SettingError(f"`lr` must be positive and finite; got {lr}. Choose a step size.")
     data = catalog.load("datasets", dataset)(data_dir=data_dir)
     if loss == "cross_entropy" and not data.classes:
-        raise ValueError(f"`loss` must be squared for {data.name}, which has no classes; got {loss}. Choose that.")
+        raise SettingError(f"`loss` must be squared for {data.name}, which has no classes; got {loss}. Choose that.")
     data = data._replace(x_train=data.x_train[:samples], y_train=data.y_train[:samples])
     for width, init in product(widths, range(inits)):
         sizes = (data.x_train[0].numel(), *[width] * layers, data.classes or data.y_train.shape[1])
@@ -140,7 +141,7 @@ def _check_stable(model: NtkMlp, data: Dataset, loss: Loss, lr: float) -> None:
     outputs = spectrum.size // len(data.x_train)
     stable = spectrum.stable_step / (outputs * loss.curvature(outputs))
     if lr >= stable:
-        raise ValueError(
+        raise SettingError(
             f"`lr` must be below the largest stable step, {stable:.2g} at width {model.weights[0].shape[0]}; got {lr}. "
             "Choose a smaller one."
         )

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedtangent.errors import SettingError
 from fedtangent.recipes._poisson import LR, Conventions, Poisson
 from fedtangent.tangents import pinn
 
@@ -58,7 +59,7 @@ def poisson_pinn(
         seed: The first of the seeds.
     """
     if not widths or min(widths) < 1 or min(seeds, steps) < 1:
-        raise ValueError(
+        raise SettingError(
             f"`widths`, `seeds` and `steps` must be positive; got {widths}, {seeds} and {steps}. "
             "Give such whole numbers."
         )
@@ -101,7 +102,7 @@ def _check_stable(problem: Poisson, start: pinn.Blocks) -> None:
     operator = 2 * start.weighted() if problem.code else start.matrix
     part = LR * float(torch.linalg.eigvalsh(operator)[-1]) / 2
     if part >= 1:
-        raise ValueError(
+        raise SettingError(
             f"`widths` must keep steps of {LR:g} stable; got {problem.width}, where the largest stable one is "
             f"{LR / part:.2g}. Choose narrower networks."
         )

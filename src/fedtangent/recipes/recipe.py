@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedtangent import catalog
+from fedtangent.errors import SettingError
 from fedtangent.experiments import lock, rows, same, sources
 from fedtangent.experiments.options import Option, options, resolved
 from fedtangent.experiments.rows import Row
@@ -72,9 +73,9 @@ def load(name: str) -> Recipe:
     module = sys.modules[measure.__module__]
     for part in ("table", "figure"):
         if not callable(getattr(module, part, None)):
-            raise ValueError(f"`{name}` must define table(rows) and figure(rows); got no {part!r}. Add it.")
+            raise SettingError(f"`{name}` must define table(rows) and figure(rows); got no {part!r}. Add it.")
     if "out" in options(measure):
-        raise ValueError(f"`{name}` must not have the option 'out', which is where to record. Name it otherwise.")
+        raise SettingError(f"`{name}` must not have the option 'out', which is where to record. Name it otherwise.")
     return Recipe(Path(name).stem, catalog.summary("recipes", name), measure, module.table, module.figure)
 
 
@@ -133,7 +134,7 @@ def _measure(
         measured.append(row)
         on_row(row)
     if not measured:
-        raise ValueError(f"`{recipe.name}` must yield at least one row; got none. Choose options that measure.")
+        raise SettingError(f"`{recipe.name}` must yield at least one row; got none. Choose options that measure.")
     rows.begin(folder, {**own, "complete": True}, measured)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from fedtangent.errors import SettingError
+
 
 class Schedule(NamedTuple):
     """A cycle of full and partial rounds.
@@ -49,7 +51,7 @@ def sent_parameters(sizes: Sequence[int], schedule: Schedule, cycles: int = 1) -
         cycles: C.
     """
     if len(sizes) != schedule.groups:
-        raise ValueError(f"`sizes` must be {schedule.groups}, one a group; got {len(sizes)}. Count the groups.")
+        raise SettingError(f"`sizes` must be {schedule.groups}, one a group; got {len(sizes)}. Count the groups.")
     full = sum(sizes) * schedule.rounds
     partial = sum(sizes) * (schedule.warm_up + schedule.rounds_per_group)
     return cycles * full, cycles * partial

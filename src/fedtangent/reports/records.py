@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedtangent.errors import SettingError
 from fedtangent.reports import schema
 
 Measure = Literal["accuracy", "loss"]
@@ -73,7 +74,7 @@ def read(folder: str | Path) -> Record:
     folder = Path(folder)
     missing = [name for name in ("manifest.json", "rounds.jsonl") if not (folder / name).is_file()]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"`folder` must be a run's folder; got {folder}, which has no {missing[0]}. "
             "Give the folder that a run wrote with `--out`."
         )
@@ -101,7 +102,7 @@ def measure(records: Sequence[Record]) -> Measure:
     kinds: set[Measure] = {_measure(record) for record in records if record.rounds}
     if len(kinds) > 1:
         strange = next(r.folder.name for r in records if r.rounds and _measure(r) == "loss")
-        raise ValueError(
+        raise SettingError(
             f"`records` must all have an accuracy, or none; got none in {strange}. Report regressions on their own."
         )
     return kinds.pop() if kinds else "accuracy"
@@ -114,7 +115,7 @@ def groups(records: Sequence[Record]) -> list[Group]:
         ValueError: No record, or the same experiment and seed twice, which would feign a small deviation.
     """
     if not records:
-        raise ValueError("`records` must hold at least one run; got none. Give the folder of a run.")
+        raise SettingError("`records` must hold at least one run; got none. Give the folder of a run.")
     by_settings: dict[str, list[Record]] = {}
     for record in records:
         by_settings.setdefault(json.dumps(_without_seed(record), sort_keys=True), []).append(record)
@@ -147,7 +148,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         return schema.manifest(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} must {error}. Run the experiment again.") from error
+        raise SettingError(f"{path} must {error}. Run the experiment again.") from error
 
 
 def _rounds(path: Path) -> list[dict[str, Any]]:
@@ -169,7 +170,7 @@ def _row(path: Path, number: int, line: bytes, before: Sequence[Mapping[str, Any
         rule = "a later round than the line before"
     except ValueError as error:
         rule = str(error)
-    raise ValueError(
+    raise SettingError(
         f"{path}, line {number}, must be {rule}; got {line[:60].decode(errors='replace')!r}. "
         "Resume the run: it restores the file from its checkpoint."
     )
@@ -184,7 +185,7 @@ def _check_seeds(runs: Sequence[Record]) -> None:
     for run in runs:
         seed = run.experiment.get("seed")
         if seed in seen:
-            raise ValueError(
+            raise SettingError(
                 f"`records` must hold an experiment and seed once; got {run.experiment['method']} with seed {seed} in "
                 f"{seen[seed].folder} and {run.folder}. Drop one of the two folders."
             )

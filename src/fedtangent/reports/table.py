@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from fedtangent.errors import SettingError
 from fedtangent.reports import statistics
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 from fedtangent.reports.statistics import Spread
@@ -126,7 +127,7 @@ def checked_target(target: float, kind: Measure) -> float:
     if not math.isfinite(target) or target <= 0 or (kind == "accuracy" and target > 1):
         rule = "above 0 and at most 1" if kind == "accuracy" else "above 0"
         example = "an accuracy as a fraction, such as 0.85" if kind == "accuracy" else "a loss"
-        raise ValueError(f"`target` must be {rule}; got {target}. Give {example}.")
+        raise SettingError(f"`target` must be {rule}; got {target}. Give {example}.")
     return float(target)
 
 

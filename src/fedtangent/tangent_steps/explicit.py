@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.factors import Factors, head
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.kernel_operator import Full, Trace
@@ -23,7 +24,7 @@ def explicit(uses: Uses, factors: Factors, w: Weights, n: int) -> Weights:
     """
     count = n * uses.outputs * sum(part.numel() for part in w.values())
     if count > LARGEST:
-        raise ValueError(
+        raise SettingError(
             f"`exchange` must be 'factors' where a Jacobian of more than {LARGEST:,} numbers would be compressed; "
             f"got 'jacobian' with {count:,}. Compress the factors, or take fewer rows."
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard, trees
+from fedtangent.errors import SettingError
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
@@ -52,7 +53,7 @@ class Block(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a node says of its rows: sums over them, and nothing else. Any sum of moments is moments.
+    """Additive sufficient statistics of a client's rows: a sum of several clients' moments is moments, too.
 
     Attributes:
         gradient: Of the loss by the parameters.
@@ -79,7 +80,7 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
         ValueError: Parameters without Kronecker factors.
     """
     if other not in ("refuse", "exact"):
-        raise ValueError(f"`other` must be 'refuse' or 'exact'; got {other!r}. Choose one of the two.")
+        raise SettingError(f"`other` must be 'refuse' or 'exact'; got {other!r}. Choose one of the two.")
     owners: dict[str, list[str]] = {}
     for key, use in found.by_name.items():
         for name in use.call.names:
@@ -98,7 +99,7 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
                 )
         elif other == "refuse":
             function = getattr(peers[0].call.function, "__name__", "a function")
-            raise ValueError(
+            raise SettingError(
                 f"`model` must have Kronecker factors for every parameter; got none for {name!r}, used by {function}. "
                 "Choose other='exact' for whole blocks of such parameters, or freeze it."
             )
@@ -314,7 +315,7 @@ def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str
     """The Jacobian's rows by the parameters of a block, (n, C, P)."""
     size = sum(w[name].numel() for name in names)
     if size > _LARGEST:
-        raise ValueError(
+        raise SettingError(
             f"`model` must keep whole blocks within {_LARGEST} parameters; got {size} in {names[0]!r}. "
             "Freeze it, or give it a linear map."
         )

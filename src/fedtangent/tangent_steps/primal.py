@@ -58,7 +58,7 @@ class Features(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a node says of its rows: sums over them, and nothing else. Any sum of these is one.
+    """Additive sufficient statistics of a client's rows: a sum of several clients' is one of these, too.
 
     Attributes:
         a: The upper triangle of sum phi phi^T, (q (q + 1) / 2,).

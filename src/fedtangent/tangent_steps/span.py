@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
 from fedtangent.tangent_steps.kfac import Moments, directions
@@ -49,7 +50,7 @@ class Span:
         for name in ("dampings", "ridges", "scales"):
             values = getattr(self, name)
             if not values or not all(0 < value < math.inf for value in values):
-                raise ValueError(f"`{name}` must be positive numbers; got {list(values)}. Give at least one.")
+                raise SettingError(f"`{name}` must be positive numbers; got {list(values)}. Give at least one.")
 
     @property
     def tries(self) -> int:

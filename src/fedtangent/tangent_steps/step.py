@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import shard, trees
+from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
 from fedtangent.tangent_steps import explicit, of_task
 from fedtangent.tangents.capture.factors import Factors, factors
@@ -70,26 +71,26 @@ class Step:
     def __post_init__(self) -> None:
         """Checks what a user may get wrong."""
         if self.kernel not in ("trace", "full"):
-            raise ValueError(f"`kernel` must be 'trace' or 'full'; got {self.kernel!r}. Choose one of the two.")
+            raise SettingError(f"`kernel` must be 'trace' or 'full'; got {self.kernel!r}. Choose one of the two.")
         if self.clock not in ("flow", "descent"):
-            raise ValueError(f"`clock` must be 'flow' or 'descent'; got {self.clock!r}. Choose one of the two.")
+            raise SettingError(f"`clock` must be 'flow' or 'descent'; got {self.clock!r}. Choose one of the two.")
         if not self.times or not all(a < b for a, b in zip([0, *self.times], self.times, strict=False)):
-            raise ValueError(f"`times` must be positive and increasing; got {list(self.times)}. Sort them.")
+            raise SettingError(f"`times` must be positive and increasing; got {list(self.times)}. Sort them.")
         if self.selection not in ("loss", "linearised", "held-out"):
-            raise ValueError(
+            raise SettingError(
                 f"`selection` must be 'loss', 'linearised' or 'held-out'; got {self.selection!r}. Choose one of them."
             )
         most = PRODUCTS if self.clock == "descent" else 2**63 - 1
         if self.times[-1] > most:
-            raise ValueError(
+            raise SettingError(
                 f"`times` must be at most {most:,} under clock {self.clock!r}; got {self.times[-1]}. Take fewer steps."
             )
         if not self.lr > 0:
-            raise ValueError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
+            raise SettingError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
         if math.isinf(self.lr * self.times[-1]):
-            raise ValueError(f"`lr` times the last of `times` must be finite; got lr {self.lr}. Lower it.")
+            raise SettingError(f"`lr` times the last of `times` must be finite; got lr {self.lr}. Lower it.")
         if not 0 <= self.decay < math.inf:
-            raise ValueError(f"`decay` must not be negative, nor infinite; got {self.decay}. Use 0 for none.")
+            raise SettingError(f"`decay` must not be negative, nor infinite; got {self.decay}. Use 0 for none.")
 
     def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
         """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,).
@@ -142,7 +143,7 @@ class Step:
         """lr in round k, from 1."""
         found = float(self.lr * torch.exp(torch.tensor(-self.decay * (k - 1), dtype=torch.float64)))
         if not found:
-            raise ValueError(f"`decay` must leave a positive lr; got {self.decay}, and 0 in round {k}. Lower it.")
+            raise SettingError(f"`decay` must leave a positive lr; got {self.decay}, and 0 in round {k}. Lower it.")
         return found
 
 
@@ -186,7 +187,7 @@ def countable(found: Score) -> tuple[Score, Tensor]:
 
 
 def summed_loss(found: tuple[Score, Tensor]) -> Tensor:
-    """The mean loss (T,) from a sum of `countable` scores; inf for candidates that fail more owners than others do."""
+    """The mean loss (T,) from a sum of `countable` scores; inf where it is not finite on more rows than at best."""
     (total, rows), failed = found
     return torch.where((failed > failed.min()) | (failed >= rows), torch.inf, total / (rows - failed))
 
@@ -208,7 +209,7 @@ def held_out(rng: np.random.Generator, data: Shard) -> tuple[Shard, Shard]:
 def some(share: float) -> Callable[[np.random.Generator, Shard], Shard]:
     """Draws a share of a node's rows, one at least where there are any, and keeps their order."""
     if not 0 < share <= 1:
-        raise ValueError(f"`subsample` must be in (0, 1]; got {share}. Use 1 for all rows.")
+        raise SettingError(f"`subsample` must be in (0, 1]; got {share}. Use 1 for all rows.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Shard:
         rows = len(data.y)
@@ -248,5 +249,5 @@ def bill(task: Task, exchange: str) -> Any:
     if exchange == "jacobian":
         return lambda rows: jacobian_bytes(task, rows)
     if exchange != "factors":
-        raise ValueError(f"`exchange` must be 'jacobian' or 'factors'; got {exchange!r}. Choose one of the two.")
+        raise SettingError(f"`exchange` must be 'jacobian' or 'factors'; got {exchange!r}. Choose one of the two.")
     return trees.payload_bytes

@@ -18,6 +18,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.evolve_input import check_data, check_settings, steps, symmetric
@@ -81,12 +82,12 @@ class Evolution:
         kernel_test_train = tensor("kernel_test_train", kernel_test_train)
         f_0_test = tensor("f_0_test", f_0_test)
         if f_0_test.dim() != 2 or f_0_test.shape[1] != outputs:
-            raise ValueError(
+            raise SettingError(
                 f"`f_0_test` must be (n*, {outputs}); got {tuple(f_0_test.shape)}. Give the outputs on the test points."
             )
         rows = len(f_0_test)
         if tuple(kernel_test_train.shape) not in ((rows, n), (rows, n, outputs), (rows, n, outputs, outputs)):
-            raise ValueError(
+            raise SettingError(
                 f"`kernel_test_train` must be ({rows}, {n}, {outputs}, {outputs}) or ({rows}, {n}); "
                 f"got {tuple(kernel_test_train.shape)}. Take it between test and training points."
             )
@@ -119,12 +120,14 @@ class Evolution:
         self._check("train", train)
         same = train.w.keys() == test.w.keys()
         if not same or not all(torch.equal(part, test.w[name]) for name, part in train.w.items()):
-            raise ValueError("`test` must be taken at the weights of train; got others. Use one w for both Jacobians.")
+            raise SettingError(
+                "`test` must be taken at the weights of train; got others. Use one w for both Jacobians."
+            )
         return torch.stack([test.f - test.jvp(train.vjp(alpha.to(train.f))) for alpha in self.alpha])
 
     def _check(self, name: str, jacobian: Jacobian) -> None:
         if tuple(jacobian.shape[:2]) != tuple(self.alpha.shape[1:]):
-            raise ValueError(
+            raise SettingError(
                 f"`{name}` must have the (n, C) of alpha, {tuple(self.alpha.shape[1:])}; "
                 f"got {tuple(jacobian.shape[:2])}. Take it on the training points."
             )
@@ -189,10 +192,10 @@ def evolve(
         own = modes(problem.matrix) if loss is losses.squared and problem.matrix is not None else None
         largest = _largest(problem) if own is None else float(own.values.max())
         if not largest > 0:
-            raise ValueError("`kernel` must be positive semi-definite; got no eigenvalue above 0. Give J J^T itself.")
+            raise SettingError("`kernel` must be positive semi-definite; got no eigenvalue above 0. Give J J^T itself.")
         stable = _stable_step(problem, largest, momentum)
         if clock == "descent" and lr > stable:
-            raise ValueError(
+            raise SettingError(
                 f"`lr` must not be above the largest stable step, {stable:.6g}; got {lr}. Lower it, or use a flow."
             )
         late = [time for time in times if time > 0]
@@ -210,7 +213,7 @@ def evolve(
         else:
             if clock == "descent":
                 if late[-1] > PRODUCTS:
-                    raise ValueError(
+                    raise SettingError(
                         f"`t` must be at most {PRODUCTS:,} for this descent, a product with the kernel each; got "
                         f"{late[-1]:g}. Take fewer steps, or a flow, or the squared loss with a matrix."
                     )
@@ -298,7 +301,9 @@ def _descent(problem: _Problem, times: Sequence[float], lr: float, momentum: flo
             v = momentum * v + problem.force(alpha)
             alpha = alpha + lr * v
         if not bool(torch.isfinite(alpha).all()):
-            raise ValueError(f"`lr` must keep descent finite; got {lr}, and it overflowed by step {time:g}. Lower it.")
+            raise SettingError(
+                f"`lr` must keep descent finite; got {lr}, and it overflowed by step {time:g}. Lower it."
+            )
         now = int(time)
         found.append(alpha)
     return torch.stack(found)
@@ -333,7 +338,7 @@ def _pseudo_inverse(problem: _Problem, r: Tensor, tolerance: float) -> Tensor:
     for right in (times, np.copy):
         alpha, failed = cg(system, right(alpha), rtol=max(tolerance / 100, problem.eps))
         if failed:
-            raise ValueError(
+            raise SettingError(
                 f"`tolerance` must be within reach; got {tolerance:g}, and conjugate gradients did not end. "
                 "Raise it, or use a finite t."
             )
@@ -346,7 +351,7 @@ def _flow(problem: _Problem, largest: float, s: Sequence[float], tolerance: floa
     stiffness = problem.loss.curvature(outputs) * largest / n
     start = torch.zeros_like(problem.f_0)
     if math.isinf(s[-1]):
-        raise ValueError(f"{_TIME} must be finite; got {s[-1]}. Lower one of them.")
+        raise SettingError(f"{_TIME} must be finite; got {s[-1]}. Lower one of them.")
     if start.numel() <= _FACTORISED and (problem.matrix is not None or tolerance < _TIGHT):
         return adaptive(_written_out(problem).force, start, stiffness, s, tolerance)
     check_reach(_TIME, lambda end: stabilised_products(stiffness, end), s[-1], PRODUCTS)

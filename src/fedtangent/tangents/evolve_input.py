@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
 from fedtangent.training import losses
 from fedtangent.training.losses import Loss
@@ -27,26 +28,26 @@ def symmetric(kernel: Tensor | Operator, f_0: Tensor) -> Symmetric:
     if isinstance(kernel, (Tensor, np.ndarray)):
         own = read("kernel", kernel)
         if own.axes not in ((n, n), (n, n, outputs), (n, n, outputs, outputs)):
-            raise ValueError(
+            raise SettingError(
                 f"`kernel` must fit f_0, ({n}, {n}, {outputs}, {outputs}) full or ({n}, {n}) trace; got {own.axes}. "
                 "Take it of the samples of f_0."
             )
     else:
         if not callable(getattr(kernel, "times", None)):
-            raise TypeError(
+            raise SettingTypeError(
                 f"`kernel` must be a tensor or an operator with times(alpha); got {type(kernel).__name__}. "
                 "Give a kernel, or a Jacobian."
             )
         shape = tuple(getattr(kernel, "shape", f_0.shape))[:2]
         if shape != (n, outputs):
-            raise ValueError(
+            raise SettingError(
                 f"`kernel` must fit f_0, {(n, outputs)}; got an operator of {shape}. Take it of its samples."
             )
 
         def times(alpha: Tensor) -> Tensor:
             found = kernel.times(alpha)
             if found.shape != alpha.shape:
-                raise ValueError(
+                raise SettingError(
                     f"`kernel` must map {tuple(alpha.shape)} to itself; got {tuple(found.shape)}. Look at its times."
                 )
             return found
@@ -59,51 +60,55 @@ def symmetric(kernel: Tensor | Operator, f_0: Tensor) -> Symmetric:
 def check_data(f_0: Tensor, y: Tensor, loss: Loss) -> None:
     """Outputs, and the labels or targets that fit them."""
     if f_0.dim() != 2 or not f_0.is_floating_point() or not f_0.numel():
-        raise ValueError(f"`f_0` must be (n, C) in floating point; got {tuple(f_0.shape)} of {f_0.dtype}. Reshape it.")
+        raise SettingError(
+            f"`f_0` must be (n, C) in floating point; got {tuple(f_0.shape)} of {f_0.dtype}. Reshape it."
+        )
     n, outputs = f_0.shape
     ours = loss in losses.NAMES.values()
     if len(y) != n if y.dim() and not ours else tuple(y.shape) != ((n, outputs) if y.is_floating_point() else (n,)):
-        raise ValueError(f"`y` must be labels ({n},) or targets ({n}, {outputs}); got {tuple(y.shape)}. Reshape it.")
+        raise SettingError(f"`y` must be labels ({n},) or targets ({n}, {outputs}); got {tuple(y.shape)}. Reshape it.")
     if ours and not y.is_floating_point() and not 0 <= int(y.min()) <= int(y.max()) < outputs:
-        raise ValueError(
+        raise SettingError(
             f"`y` must hold labels from 0 to {outputs - 1}; got {int(y.min())} to {int(y.max())}. "
             "Number the classes from 0, or give targets in floating point."
         )
     for name, part in (("f_0", f_0), ("y", y)):
         if not bool(torch.isfinite(part).all()):
-            raise ValueError(f"`{name}` must be finite; got numbers that are not. Look at the network and the data.")
+            raise SettingError(f"`{name}` must be finite; got numbers that are not. Look at the network and the data.")
 
 
 def steps(t: float | Sequence[float], loss: Loss, clock: str) -> list[float]:
     """The times, increasing."""
     times: list[float] = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel().tolist()
     if not times or not times[0] >= 0 or not all(a < b for a, b in pairwise(times)):
-        raise ValueError(f"`t` must increase from 0 or above; got {times}. Sort the times and drop repeated ones.")
+        raise SettingError(f"`t` must increase from 0 or above; got {times}. Sort the times and drop repeated ones.")
     if clock == "descent" and not all(time.is_integer() for time in times):
-        raise ValueError(f"`t` must hold whole numbers of steps for descent; got {times}. Round them, or use a flow.")
+        raise SettingError(f"`t` must hold whole numbers of steps for descent; got {times}. Round them, or use a flow.")
     if math.isinf(times[-1]) and loss is not losses.squared:
-        raise ValueError(
+        raise SettingError(
             f"`t` must be finite for {loss.name!r}; got {times}. Only the squared loss has a limit in general."
         )
     return times
 
 
 def check_settings(loss: Any, clock: str, lr: float, momentum: float, tolerance: float) -> None:
-    """All that is no tensor but the times."""
+    """Validates the arguments that are not tensors, except the times."""
     if not isinstance(loss, Loss):
-        raise TypeError(f"`loss` must be a Loss; got {type(loss).__name__}. Take one of losses, or losses.custom.")
+        raise SettingTypeError(
+            f"`loss` must be a Loss; got {type(loss).__name__}. Take one of losses, or losses.custom."
+        )
     if clock not in ("flow", "descent"):
-        raise ValueError(f"`clock` must be 'flow' or 'descent'; got {clock!r}. Choose one of the two.")
+        raise SettingError(f"`clock` must be 'flow' or 'descent'; got {clock!r}. Choose one of the two.")
     if not 0 < lr < math.inf:
-        raise ValueError(f"`lr` must be positive and finite; got {lr}. Give a learning rate such as 0.01.")
+        raise SettingError(f"`lr` must be positive and finite; got {lr}. Give a learning rate such as 0.01.")
     if not 0 <= momentum < 1:
-        raise ValueError(f"`momentum` must be from 0 to below 1; got {momentum}. Use 0 for none.")
+        raise SettingError(f"`momentum` must be from 0 to below 1; got {momentum}. Use 0 for none.")
     if momentum and clock == "flow":
-        raise ValueError(f"`momentum` must be 0 in a flow, for heavy ball takes steps; got {momentum}. Use descent.")
+        raise SettingError(f"`momentum` must be 0 in a flow, for heavy ball takes steps; got {momentum}. Use descent.")
     if not 0 < tolerance < 1:
-        raise ValueError(f"`tolerance` must be between 0 and 1; got {tolerance}. Give a relative error such as 1e-6.")
+        raise SettingError(f"`tolerance` must be between 0 and 1; got {tolerance}. Give a relative error such as 1e-6.")
     if clock == "flow" and loss.curvature is None:
-        raise ValueError(
+        raise SettingError(
             f"`loss` must state its curvature for a flow; got none for {loss.name!r}. "
             "Pass curvature= to losses.custom, or use descent."
         )

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import passes, trees
+from fedtangent.errors import SettingError
 from fedtangent.memory import out_of_memory
 from fedtangent.tangents.capture.functional import Weights, call, first_line, plain, result, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
@@ -63,7 +64,7 @@ def looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
     together, alone = f(), torch.cat([f(few[i : i + 1]) for i in range(len(few))])
     most = (1e-3 if alone.device.type == "cpu" else passes.ALONE) * float(alone.abs().max())
     if together.shape != alone.shape or float((together - alone).abs().max()) > most:
-        raise ValueError(
+        raise SettingError(
             "`model` must treat every sample on its own; got outputs that change with the other samples. "
             "Use GroupNorm, or eval mode."
         )
@@ -79,15 +80,15 @@ def _touched(model: Picked, w: Weights, x: Samples, name: str) -> int:
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise ValueError(_refusal(model, w, x, name, error)) from error
+        raise SettingError(_refusal(model, w, x, name, error)) from error
     f = model.pick(found)
     if len(f) != 1:
-        raise ValueError(
+        raise SettingError(
             f"`model` must return outputs (n, C) of n samples; got {tuple(f.shape)} of one. "
             "Let their first axis be that of the samples."
         )
     if seen.reason:
-        raise ValueError(
+        raise SettingError(
             f"`model` must compute in the type of its weights, {seen.dtype}; got {seen.reason}. "
             "Leave out autocast and conversions."
         )

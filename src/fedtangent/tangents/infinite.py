@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
+
 Activation = Literal["relu", "erf"]
 
 _ENTRIES = 2**18  # of a kernel at once: 2 MiB a matrix
@@ -45,12 +47,12 @@ def kernel(
             or not finite, and kernels beyond the range of the inputs' type.
     """
     if depth < 0:
-        raise ValueError(f"`depth` must not be negative; got {depth}. Give the number of hidden layers.")
+        raise SettingError(f"`depth` must not be negative; got {depth}. Give the number of hidden layers.")
     if activation not in _EXPECTATIONS:
-        raise ValueError(f"`activation` must be 'relu' or 'erf'; got {activation!r}. Choose one of the two.")
+        raise SettingError(f"`activation` must be 'relu' or 'erf'; got {activation!r}. Choose one of the two.")
     for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
         if not std >= 0:
-            raise ValueError(f"`{name}` must not be negative; got {std}. Give a standard deviation.")
+            raise SettingError(f"`{name}` must not be negative; got {std}. Give a standard deviation.")
     expectations = _EXPECTATIONS[activation]
     w, b = weight_std**2, bias_std**2
 
@@ -95,7 +97,7 @@ def kernel(
             found.append(Kernels(*(part.to(dtype) for part in layers(cosine, near, own2, at if same else None))))
         result = Kernels(*(torch.cat(parts) for parts in zip(*found, strict=True)))
         if not all(bool(torch.isfinite(part).all()) for part in result):
-            raise ValueError(
+            raise SettingError(
                 f"`weight_std` must keep the kernel within the range of {dtype}; got {weight_std} for {depth} layers. "
                 "Give a smaller one, or x.double()."
             )
@@ -106,13 +108,13 @@ def kernel(
 
 def _check(x1: Tensor, x2: Tensor) -> None:
     if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(
+        raise SettingError(
             f"`x1` and `x2` must have inputs of one shape; got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}. "
             "Reshape one of them."
         )
     for name, x in (("x1", x1), ("x2", x2)):
         if not torch.isfinite(x).all():
-            raise ValueError(f"`{name}` must be finite; got NaN or infinity. Clean the data.")
+            raise SettingError(f"`{name}` must be finite; got NaN or infinity. Clean the data.")
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:

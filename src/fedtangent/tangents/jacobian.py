@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.derivatives import Ways, pull, push, ways
 from fedtangent.tangents.capture.factors import factors, head
 from fedtangent.tangents.capture.functional import Weights, call, plain
@@ -41,7 +42,7 @@ class Jacobian:
         with torch.enable_grad(), plain():  # a model may differentiate on its way
             self.f = torch.cat([call(self.model, self.w, part).detach() for part in self.x.split(self.chunk)])
         if not torch.isfinite(self.f).all():
-            raise ValueError("`model` must have finite outputs; got NaN or infinity. Check its weights and samples.")
+            raise SettingError("`model` must have finite outputs; got NaN or infinity. Check its weights and samples.")
         self.shape = (*self.f.shape, sum(part.numel() for part in self.w.values()))
 
     def jvp(self, v: Weights) -> Tensor:
@@ -50,7 +51,7 @@ class Jacobian:
         Two backward passes, where the derivatives that training uses are not those of forward mode.
         """
         if {name: part.shape for name, part in v.items()} != {name: part.shape for name, part in self.w.items()}:
-            raise ValueError(
+            raise SettingError(
                 "`v` must be a tree like the weights; got other names or shapes. Start from zeros_like of w."
             )
         v = {name: v[name].to(part) for name, part in self.w.items()}
@@ -59,7 +60,7 @@ class Jacobian:
     def vjp(self, alpha: Tensor) -> Weights:
         """J^T alpha, a tree like w, for alpha (n, C). A forward and a backward pass."""
         if alpha.shape != self.f.shape:
-            raise ValueError(
+            raise SettingError(
                 f"`alpha` must have the shape of the outputs, {tuple(self.f.shape)}; got {tuple(alpha.shape)}. "
                 "Reshape it."
             )

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.factors import Factors, Some, factors, head
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import AnyCall
@@ -150,7 +151,7 @@ class _Work:
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, AnyCall)]
             if not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
-                raise ValueError(
+                raise SettingError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
                 )
             if len(part) == len(x):

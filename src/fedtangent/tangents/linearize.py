@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.module_state import copied
 from fedtangent.outside_vmap import look
 from fedtangent.tangents.capture.derivatives import Ways, push, ways
@@ -95,7 +96,7 @@ class Linearized:
         shapes = [{name: tuple(part.shape) for name, part in tree.items()} for tree in (w, self.w_0)]
         if shapes[0] != shapes[1]:
             name = min(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
-            raise ValueError(
+            raise SettingError(
                 f"`w` must have the names and shapes of w_0; got {name!r} {shapes[0].get(name, 'missing')}, "
                 f"for {shapes[1].get(name, 'nothing')}. Start from a copy of w_0."
             )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.memory import out_of_memory
 from fedtangent.tangents.capture.functional import Weights, call, first_line, plain_forward, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
@@ -75,7 +76,7 @@ class Blocks(NamedTuple):
     def eigenvalues(self, name: str | None = None) -> Tensor:
         """The eigenvalues of K, or of a term's K_aa, largest first; those that should be zero are rounding."""
         if name is not None and name not in self.sizes:
-            raise ValueError(f"`name` must be a term; got {name!r}. Choose one of {', '.join(self.sizes)}.")
+            raise SettingError(f"`name` must be a term; got {name!r}. Choose one of {', '.join(self.sizes)}.")
         block = self.matrix if name is None else self.blocks[name, name]
         found: Tensor = torch.linalg.eigvalsh(block)
         return found.flip(0)
@@ -91,12 +92,12 @@ class Blocks(NamedTuple):
         """
         weights = dict.fromkeys(self.sizes, 1.0) if weights is None else weights
         if set(weights) != set(self.sizes):
-            raise ValueError(
+            raise SettingError(
                 f"`weights` must name the terms {', '.join(self.sizes)}; got {', '.join(weights)}. Give one each."
             )
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"`weights` must be finite and not negative; got {weight} for {name!r}. Change it.")
+                raise SettingError(f"`weights` must be finite and not negative; got {weight} for {name!r}. Change it.")
         roots = [math.sqrt(weights[name] / size) for name, size in self.sizes.items()]
         side = torch.repeat_interleave(
             self.matrix.new_tensor(roots), torch.tensor(list(self.sizes.values()), device=self.matrix.device)
@@ -178,7 +179,7 @@ def weights(
 def _balanced(found: dict[str, float]) -> dict[str, float]:
     for name, trace in found.items():
         if not trace > 0:
-            raise ValueError(
+            raise SettingError(
                 f"`terms` must depend on the weights; got a derivative of zero for {name!r}. "
                 "Drop it, or choose a smooth activation such as tanh."
             )
@@ -197,13 +198,13 @@ class _Chunk(NamedTuple):
 def _planned(model: Picked, terms: Terms, w: Weights, memory: int) -> list[_Chunk]:
     """The chunks of all terms in order, once these are found sound."""
     if not terms:
-        raise ValueError("`terms` must name at least one; got none. Give {'u': (identity, points)}.")
+        raise SettingError("`terms` must name at least one; got none. Give {'u': (identity, points)}.")
     whole = [_checked(model, name, term, w) for name, term in terms.items()]
     room = memory // (_COPIES * _row_bytes(w))
     most = max(term.values for term in whole)
     if room < most:
         least = most * _COPIES * _row_bytes(w)
-        raise ValueError(f"`memory` must hold the rows of a point; got {memory} bytes. Give {least} or more.")
+        raise SettingError(f"`memory` must hold the rows of a point; got {memory} bytes. Give {least} or more.")
     return [term._replace(x=x) for term in whole for x in torch.split(term.x, room // term.values)]
 
 
@@ -213,18 +214,20 @@ def _row_bytes(w: Weights) -> int:
 
 def _checked(model: Picked, name: str, term: Any, w: Weights) -> _Chunk:
     if not (isinstance(term, tuple) and len(term) == 2 and callable(term[0])):
-        raise TypeError(
+        raise SettingTypeError(
             f"`terms[{name!r}]` must be an operator and its points; got {type(term).__name__}. Give (identity, x)."
         )
     operator, x = term[0], tensor(f"terms[{name!r}]", term[1])
     where = f"`terms[{name!r}]`"
     dtype = next(iter(w.values())).dtype
     if x.dim() != 2 or not x.numel():
-        raise ValueError(f"{where} must have points (n, d); got {tuple(x.shape)}. Give one row a point.")
+        raise SettingError(f"{where} must have points (n, d); got {tuple(x.shape)}. Give one row a point.")
     if x.dtype != dtype:
-        raise ValueError(f"{where} must have points of the weights' dtype {dtype}; got {x.dtype}. Convert one of them.")
+        raise SettingError(
+            f"{where} must have points of the weights' dtype {dtype}; got {x.dtype}. Convert one of them."
+        )
     if not torch.isfinite(x).all():
-        raise ValueError(f"{where} must have finite points; got nan or inf. Drop those.")
+        raise SettingError(f"{where} must have finite points; got nan or inf. Drop those.")
     x = x.detach()
     looked(model, w, x, f"terms[{name!r}]")
     _compare(_function(model, w), x[0])
@@ -234,13 +237,13 @@ def _checked(model: Picked, name: str, term: Any, w: Weights) -> _Chunk:
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise ValueError(
+        raise SettingError(
             f"{where} must fit the model; got points of {x.shape[1]} coordinates, where it fails: "
             f"{first_line(error)}. Compare them with the model's inputs and outputs."
         ) from error
     if not isinstance(value, Tensor) or value.dim() > 2 or not value.numel():
         got = tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{where} must give one number, or (k,), at a point; got {got}. Index or sum its values.")
+        raise SettingError(f"{where} must give one number, or (k,), at a point; got {got}. Index or sum its values.")
     return _Chunk(name, operator, x, value.numel())
 
 
@@ -255,7 +258,7 @@ def _compare(u: Callable[[Tensor], Tensor], x: Tensor) -> None:
         return  # an operator that needs what is missing will say so
     forward, backward = float(change.sum()), float(pulled @ v)
     if abs(forward - backward) > 1e-3 * max(abs(forward), float(pulled.norm() * v.norm())):
-        raise ValueError(
+        raise SettingError(
             "`model` must have the same derivative by its inputs in forward and in backward mode; got others, "
             f"{forward:.4g} and {backward:.4g}. Leave out torch.no_grad, and backward passes of its own."
         )
@@ -281,7 +284,7 @@ def _rows(model: nn.Module, w: Weights, chunk: _Chunk) -> Tensor:
         by_weight = torch.func.vmap(torch.func.jacrev(value), (None, 0))(w, chunk.x)
     rows = torch.cat([by_weight[name].reshape(len(chunk.x) * chunk.values, -1) for name in w], 1)
     if not torch.isfinite(rows).all():
-        raise ValueError(
+        raise SettingError(
             f"`terms[{chunk.name!r}]` must have finite derivatives by the weights; got nan or inf. "
             "Look at its operator, its points and the weights."
         )

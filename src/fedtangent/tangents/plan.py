@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.outputs import Outputs
@@ -141,7 +142,7 @@ def plan(
 def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind, memory_bytes: int) -> Plan:
     """The plan from the uses."""
     if kind not in ("full", "trace", "diagonal"):
-        raise ValueError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")
+        raise SettingError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), uses.outputs
     number = next(iter(w.values())).element_size()
     budget = Budget(uses, parts(uses, w), kind, n1, n2, x2 is None, number)
@@ -151,7 +152,7 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
     except TooLittle as error:
         least = max(least, error.least)
     if memory_bytes < least:
-        raise ValueError(
+        raise SettingError(
             f"`memory_bytes` must be at least {least} for this model, one sample at a time; got {memory_bytes}. "
             "Give more."
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights, each
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.jacobian import Jacobian, jacobian
@@ -78,9 +79,9 @@ def sketch(
         torch.Size([12, 12])
     """
     if size < 1:
-        raise ValueError(f"`size` must be at least 1; got {size}. The error falls with its square root: try 1000.")
+        raise SettingError(f"`size` must be at least 1; got {size}. The error falls with its square root: try 1000.")
     if kind not in ("dense", "structured"):
-        raise ValueError(f"`kind` must be 'dense' or 'structured'; got {kind!r}. Choose one of the two.")
+        raise SettingError(f"`kind` must be 'dense' or 'structured'; got {kind!r}. Choose one of the two.")
     j = jacobian(model, x, w=w, outputs=outputs)
     with torch.no_grad():
         return (_dense if kind == "dense" else _structured)(j, size, int(seed))

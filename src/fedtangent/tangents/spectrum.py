@@ -9,6 +9,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.multiply_adds import repeated
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
@@ -110,7 +111,7 @@ def spectrum(
         own = read("kernel", kernel)
         its = None if other is None else read("other", other)
         if its is not None and (its.blocks, its.rows, its.matrix is None) != (own.blocks, own.rows, own.matrix is None):
-            raise ValueError(
+            raise SettingError(
                 f"`other` must be of the kind and shape of kernel, {own.axes}; got {its.axes}. "
                 "Take both on the same samples, in one way."
             )
@@ -121,9 +122,9 @@ def spectrum(
         whole = own.matrix is not None and own.rows <= _ALL
         most = own.size if whole else own.size - 1
         if not isinstance(k, int):
-            raise TypeError(f"`k` must be a whole number; got {type(k).__name__}. Give labels as y=.")
+            raise SettingTypeError(f"`k` must be a whole number; got {type(k).__name__}. Give labels as y=.")
         if not 1 <= k <= most:
-            raise ValueError(f"`k` must be from 1 to {most} for this kernel; got {k}. Ask for fewer eigenvalues.")
+            raise SettingError(f"`k` must be from 1 to {most} for this kernel; got {k}. Ask for fewer eigenvalues.")
         found = _by_products(own, its, k, rng) if own.matrix is None else _by_matrix(own, its, k, rng, whole)
         if targets is None:
             return found
@@ -217,7 +218,7 @@ def _by_matrix(own: Symmetric, its: Symmetric | None, k: int, rng: np.random.Gen
         matrix = own.matrix.to(torch.float64)
         values = torch.linalg.eigvalsh((matrix + matrix.mT) / 2).flatten().sort(descending=True).values.cpu()
         if values[-1] < -1e-3 * values[0].abs():
-            raise ValueError(
+            raise SettingError(
                 f"`kernel` must be positive semi-definite; got an eigenvalue of {float(values[-1]):.3g}. "
                 "Take it of samples with themselves."
             )
@@ -289,14 +290,14 @@ def _length(part: Tensor) -> float:
 def _finite_length(name: str, kernel: Tensor) -> float:
     length = _length(kernel)
     if not math.isfinite(length):
-        raise ValueError(f"`{name}` must be finite; got numbers that are not. Look at the weights and the inputs.")
+        raise SettingError(f"`{name}` must be finite; got numbers that are not. Look at the weights and the inputs.")
     return length
 
 
 def _nonzero_length(name: str, kernel: Tensor) -> float:
     length = _finite_length(name, kernel)
     if not length:
-        raise ValueError(f"`{name}` must not be zero; got zeros only. Compare other kernels.")
+        raise SettingError(f"`{name}` must not be zero; got zeros only. Compare other kernels.")
     return length
 
 
@@ -313,7 +314,7 @@ def _parts(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _same_shape(names: tuple[str, str], a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
-        raise ValueError(
+        raise SettingError(
             f"`{names[0]}` and `{names[1]}` must have one shape; got {tuple(a.shape)} and {tuple(b.shape)}. "
             "Take both on the same samples, in one way."
         )

@@ -4,6 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
+from fedtangent.errors import SettingError
 from fedtangent.federation import Graph
 
 
@@ -16,7 +17,7 @@ def clusters(nodes: int, rng: np.random.Generator, *, clusters: int = 5) -> Grap
         ValueError: Fewer than two groups, or more than nodes.
     """
     if not 2 <= clusters <= nodes:
-        raise ValueError(
+        raise SettingError(
             f"`clusters` must be from 2 to the number of nodes, {nodes}; got {clusters}. Use a number between."
         )
     groups = [[int(node) for node in group] for group in np.array_split(np.arange(nodes), clusters)]

@@ -5,6 +5,7 @@ from math import log
 import networkx as nx
 import numpy as np
 
+from fedtangent.errors import SettingError
 from fedtangent.federation import Graph
 
 TRIES = 100
@@ -22,16 +23,16 @@ def erdos_renyi(nodes: int, rng: np.random.Generator, *, p: float | None = None)
         ValueError: No probability, or one so small that no graph drawn is connected.
     """
     if nodes < 1:
-        raise ValueError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
+        raise SettingError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
     threshold = log(nodes) / nodes
     chance = min(1.0, 2 * threshold) if p is None else p
     if not 0 <= chance <= 1:
-        raise ValueError(f"`p` must be a probability, from 0 to 1; got {p}. Use a value above {threshold:.3g}.")
+        raise SettingError(f"`p` must be a probability, from 0 to 1; got {p}. Use a value above {threshold:.3g}.")
     for _ in range(TRIES):
         graph = Graph.from_networkx(nx.gnp_random_graph(nodes, chance, seed=int(rng.integers(2**32))))
         if graph.connected:
             return graph
-    raise ValueError(
+    raise SettingError(
         f"`p` must make a connected graph likely; got {p} with {nodes} nodes, and {TRIES} draws were all in pieces. "
         f"Use a value above {threshold:.3g}."
     )

@@ -3,6 +3,7 @@
 import networkx as nx
 import numpy as np
 
+from fedtangent.errors import SettingError
 from fedtangent.federation import Graph
 
 # One random 2-regular graph in about 0.5 sqrt(nodes) is connected, and nearly all of higher degree are.
@@ -21,12 +22,12 @@ def regular(nodes: int, rng: np.random.Generator, *, degree: int = 5) -> Graph:
         ValueError: No such graph exists, or none drawn is connected.
     """
     if not 1 <= degree < nodes:
-        raise ValueError(
+        raise SettingError(
             f"`degree` must be at least 1 and below the number of nodes, {nodes}; got {degree}. "
             "Use a smaller degree or more nodes."
         )
     if degree * nodes % 2:
-        raise ValueError(
+        raise SettingError(
             f"`degree` must be even when the number of nodes is odd; got {degree} with {nodes} nodes. "
             "Add one to either of them."
         )
@@ -34,7 +35,7 @@ def regular(nodes: int, rng: np.random.Generator, *, degree: int = 5) -> Graph:
         graph = _drawn(nodes, degree, int(rng.integers(2**32)))
         if degree == 1 or graph.connected:
             return graph
-    raise ValueError(
+    raise SettingError(
         f"`degree` must make a connected graph likely; got {degree} with {nodes} nodes, and {TRIES} draws were all in "
         "pieces. Use a higher degree."
     )

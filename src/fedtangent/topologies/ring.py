@@ -3,6 +3,7 @@
 import networkx as nx
 import numpy as np
 
+from fedtangent.errors import SettingError
 from fedtangent.federation import Graph
 
 
@@ -13,5 +14,5 @@ def ring(nodes: int, rng: np.random.Generator) -> Graph:
         ValueError: Fewer than three nodes.
     """
     if nodes < 3:
-        raise ValueError(f"`nodes` must be at least 3 in a ring; got {nodes}. Use the topology 'line' for fewer.")
+        raise SettingError(f"`nodes` must be at least 3 in a ring; got {nodes}. Use the topology 'line' for fewer.")
     return Graph.from_networkx(nx.cycle_graph(nodes))

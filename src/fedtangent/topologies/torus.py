@@ -5,6 +5,7 @@ from math import isqrt
 import networkx as nx
 import numpy as np
 
+from fedtangent.errors import SettingError
 from fedtangent.federation import Graph
 
 
@@ -16,7 +17,7 @@ def torus(nodes: int, rng: np.random.Generator) -> Graph:
     """
     sides = [side for side in range(3, isqrt(max(nodes, 0)) + 1) if nodes % side == 0]
     if not sides:
-        raise ValueError(
+        raise SettingError(
             f"`nodes` must be rows times columns, both at least 3, in a torus; got {nodes}. "
             f"Use a square such as {max(3, isqrt(max(nodes, 0))) ** 2}, or the topology 'ring'."
         )

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
+from fedtangent.errors import SettingError
+
 
 class Draws:
     """What a training step draws from its key: every call of a random function other numbers."""
@@ -37,7 +39,7 @@ class Draws:
     def numbers(self, shape: Sequence[int]) -> Tensor:
         """The next call's numbers in [-2^31, 2^31), of this shape, as int32."""
         if self.key is None:
-            raise ValueError(
+            raise SettingError(
                 "`key` must be given for a model that draws random numbers; got None. Take one of the batches' keys."
             )
         self.calls += 1
@@ -148,7 +150,7 @@ def _bernoulli(like: Tensor, p: float | Tensor | None) -> Tensor:
     if isinstance(p, Tensor):
         return (_uniform(like) < p).to(like.dtype)
     if not 0 <= p <= 1:
-        raise ValueError(f"`p` must be in [0, 1]; got {p}. Give a probability.")
+        raise SettingError(f"`p` must be in [0, 1]; got {p}. Give a probability.")
     return _kept(like.shape, p).to(like.dtype) if p else torch.zeros_like(like)
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.training.task import Task
 
 Groups = list[tuple[str, ...]]
@@ -36,7 +37,7 @@ def layer_groups(task: Task) -> Groups:
         seen.run(task.example)
         unused = [name for name in task.w_0 if name not in seen.order]
         if unused:
-            raise ValueError(
+            raise SettingError(
                 f"`model` must use every trainable parameter; got {unused[0]!r} unused. Freeze it with "
                 "requires_grad_(False), or remove it."
             )
@@ -72,7 +73,7 @@ def chosen(task: Task, groups: Iterable[Sequence[str]]) -> Groups:
         for given in [group] if isinstance(group, str) else group:
             inside = [name for name in task.w_0 if name == given or name.startswith(f"{given}.")]
             if not inside:
-                raise ValueError(
+                raise SettingError(
                     f"`groups` must name trainable parameters of the model, or modules; got {given!r}. "
                     f"Its parameters are {', '.join(task.w_0)}."
                 )
@@ -81,12 +82,12 @@ def chosen(task: Task, groups: Iterable[Sequence[str]]) -> Groups:
     every = [name for group in made for name in group]
     for name in task.w_0:
         if every.count(name) != 1:
-            raise ValueError(
+            raise SettingError(
                 f"`groups` must hold every trainable parameter once; got {name!r} {every.count(name)} times. "
                 "Put it into one group."
             )
     if not all(made):
-        raise ValueError("`groups` must each hold a parameter; got an empty one. Drop it.")
+        raise SettingError("`groups` must each hold a parameter; got an empty one. Drop it.")
     return made
 
 

@@ -7,6 +7,7 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import Loss, scaled
 from fedtangent.training.task import Task
@@ -28,7 +29,7 @@ def first_counts(task: Task, data: Shard) -> Tensor:
 
 
 def weights(everywhere: Tensor, here: Tensor, most: float) -> Tensor:
-    """What a row of each class weighs here, (classes,): the ratio of the shares, within [1 / most, most]; 1 on average.
+    """Importance weight per class, (classes,): p_global / p_local, clipped to [1 / most, most]; 1 on average here.
 
     Args:
         everywhere: Rows of every class over all nodes.
@@ -56,6 +57,6 @@ def balanced(task: Task, by_class: Tensor) -> Task:
 
 
 def check(balance: float) -> None:
-    """Raises where a bound of weights is none."""
+    """Raises ValueError if `balance` is below 1."""
     if not balance >= 1:
-        raise ValueError(f"`balance` must be at least 1; got {balance}. Use 1 to weigh all rows alike.")
+        raise SettingError(f"`balance` must be at least 1; got {balance}. Use 1 to weigh all rows alike.")

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError
+
 
 class Loss(NamedTuple):
     """A loss, as the mean over samples of `per_sample`.
@@ -135,7 +137,7 @@ def _mapped(each: Callable[[Tensor, Tensor], Tensor], f: Tensor, y: Tensor) -> T
 def check_shapes(f: Tensor, y: Tensor) -> None:
     """Raises where targets are not of the outputs' shape, which would be broadcast."""
     if y.is_floating_point() and y.shape != f.shape:
-        raise ValueError(
+        raise SettingError(
             f"`y` must have the outputs' shape, {tuple(f.shape)}; got targets {tuple(y.shape)}. Fit the last layer to "
             "them, or state a custom loss's own width by losses.custom(fn, outputs=...)."
         )
@@ -156,7 +158,7 @@ def _check_mean(
             if math.isfinite(off)
             else "NaN or infinity for a row alone"
         )
-        raise ValueError(
+        raise SettingError(
             f"`loss` must be the mean of what it gives for every row alone; got {got}. Pass reduction='none', and "
             "weights of classes as class_weights or by losses.weighted: torch divides those by their sum over a batch."
         )
@@ -193,13 +195,13 @@ def weighted(loss: Loss, by_class: Tensor | Sequence[float]) -> Loss:
     """
     w = torch.as_tensor(by_class, dtype=None if isinstance(by_class, Tensor) else torch.float64)
     if w.dim() != 1 or not bool((w >= 0).all() and w.isfinite().all() and (w > 0).any()):
-        raise ValueError(
+        raise SettingError(
             f"`by_class` must be one weight a class, none of them negative; got {w.tolist()}. Give such numbers."
         )
 
     def of(f: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point():
-            raise ValueError(f"`y` must be labels to be weighted by class; got {y.dtype}. Leave the weights out.")
+            raise SettingError(f"`y` must be labels to be weighted by class; got {y.dtype}. Leave the weights out.")
         return w.to(f.device, f.dtype)[y]
 
     return scaled(loss, of, lambda: float(w.max()))

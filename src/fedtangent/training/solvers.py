@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.multiply_adds import repeated
 from fedtangent.outside_vmap import true_for_all
 from fedtangent.shard import Shard, at
@@ -46,9 +47,9 @@ def shuffled(
         augment: Of the task that the steps are for.
     """
     if epochs < 1:
-        raise ValueError(f"`epochs` must be at least 1; got {epochs}. Give a positive number.")
+        raise SettingError(f"`epochs` must be at least 1; got {epochs}. Give a positive number.")
     if batch < 1:
-        raise ValueError(f"`batch` must be at least 1; got {batch}. Give a positive number of rows.")
+        raise SettingError(f"`batch` must be at least 1; got {batch}. Give a positive number of rows.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
         rows = len(data.real)
@@ -69,7 +70,7 @@ def shuffled(
 def full_batch(steps: int) -> Callable[[np.random.Generator, Shard], Batches]:
     """`steps` steps on all rows, whose order is kept: nothing is drawn but the keys."""
     if steps < 1:
-        raise ValueError(f"`steps` must be at least 1; got {steps}. Give a positive number.")
+        raise SettingError(f"`steps` must be at least 1; got {steps}. Give a positive number.")
 
     def draw(rng: np.random.Generator, data: Shard) -> Batches:
         rows = torch.arange(1, len(data.real) + 1).expand(steps, -1)
@@ -107,9 +108,9 @@ def sgd(
     """
     _check_lr(lr)
     if not 0 <= momentum < 1:
-        raise ValueError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.9, or 0 for none.")
+        raise SettingError(f"`momentum` must be in [0, 1); got {momentum}. Use 0.9, or 0 for none.")
     if not weight_decay >= 0:
-        raise ValueError(f"`weight_decay` must not be negative; got {weight_decay}. Use 0 for none.")
+        raise SettingError(f"`weight_decay` must not be negative; got {weight_decay}. Use 0 for none.")
 
     def step(w: Weights, g: Weights, v: Weights, own: bool) -> tuple[Weights, Weights]:
         if weight_decay:
@@ -144,9 +145,9 @@ def adam(
     """
     _check_lr(lr)
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"`betas` must be two numbers in [0, 1); got {betas}. Use 0.9 and 0.999.")
+        raise SettingError(f"`betas` must be two numbers in [0, 1); got {betas}. Use 0.9 and 0.999.")
     if not eps > 0:
-        raise ValueError(f"`eps` must be positive; got {eps}. Use 1e-8.")
+        raise SettingError(f"`eps` must be positive; got {eps}. Use 1e-8.")
 
     def start(w: Weights) -> tuple[Weights, Weights, Tensor]:
         # float64: 1 - 0.999 has few digits in float32
@@ -181,17 +182,17 @@ def local(
 ) -> Solver:
     """The solver of a method whose clients may choose theirs: `sgd`, or `adam` with its usual moments."""
     if optimizer not in ("sgd", "adam"):
-        raise ValueError(f"`optimizer` must be 'sgd' or 'adam'; got {optimizer!r}. Choose one of the two.")
+        raise SettingError(f"`optimizer` must be 'sgd' or 'adam'; got {optimizer!r}. Choose one of the two.")
     if optimizer == "sgd":
         return sgd(task, lr=lr, momentum=momentum, pull=pull, objective=objective)
     if momentum:
-        raise ValueError(f"`momentum` must be 0 with adam, which has its own; got {momentum}. Drop it, or use sgd.")
+        raise SettingError(f"`momentum` must be 0 with adam, which has its own; got {momentum}. Drop it, or use sgd.")
     return adam(task, lr=lr, pull=pull, objective=objective)
 
 
 def _check_lr(lr: float) -> None:
     if not lr > 0:
-        raise ValueError(f"`lr` must be positive; got {lr}. Give a learning rate such as 0.1.")
+        raise SettingError(f"`lr` must be positive; got {lr}. Give a learning rate such as 0.1.")
 
 
 def _solver(
@@ -203,7 +204,7 @@ def _solver(
 ) -> Solver:
     """The loop over steps: step(w, g, memory, own) -> (w, memory), whose memory begins as start(w).
 
-    Where w is the loop's `own`, and no longer needed, a step may write over it.
+    If `own`, w was made by the loop and is not needed afterwards: the step may update it in place.
     """
     draws = task.draws
 
@@ -221,12 +222,12 @@ def _solver(
     def solve(w: Weights, data: Shard, batches: Batches, *more: Any) -> Weights:
         memory, first = start(w), w
         if task.augment is not None and batches.changes == ():
-            raise ValueError(
+            raise SettingError(
                 "`batches` must hold what the task's augmentation has drawn; got none of it. Use "
                 "shuffled(epochs, batch, task.augment), or a task without augmentation."
             )
         if draws and batches.keys == ():
-            raise ValueError(
+            raise SettingError(
                 "`batches` must hold the keys of the model's dropout; got none. Use shuffled(epochs, batch), or call "
                 "model.eval()."
             )

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
 from fedtangent import forward, trees
+from fedtangent.errors import SettingError
 from fedtangent.forward import Picker
 from fedtangent.intercept import Intercept, Table
 from fedtangent.module_state import cast, copied, unchanged
@@ -71,7 +72,7 @@ class Task:
         _check(self.model)
         w_0 = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
         if not w_0:
-            raise ValueError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
+            raise SettingError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
         object.__setattr__(self, "_all", frozenset(w_0))
         if self.names is not None:
             w_0 = {name: w_0[name] for name in self.names}
@@ -186,29 +187,29 @@ def _check(model: nn.Module) -> None:
     """Raises one clear sentence where outputs would depend on hidden chance, or a forward pass change hidden state."""
     for name, p in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(p):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must have all its parameters; got {name!r}, which is lazy. Call the model once on a few "
                 "samples."
             )
         if p.requires_grad and p.is_complex():
-            raise ValueError(
+            raise SettingError(
                 f"`model` must train real parameters; got {p.dtype} at {name!r}. Hold torch.view_as_real of it as the "
                 "parameter, and call torch.view_as_complex in forward."
             )
     for name, part in model.named_modules():
         hides = part.training if isinstance(part, _NormBase) else False
         if isinstance(part, _BatchNorm) and (part.running_mean is None or (hides and not part.track_running_stats)):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must not normalise by whatever rows come together; got batch norm without statistics at "
                 f"{name!r}. Use fedtangent.batch_norm.BatchNorm, or GroupNorm."
             )
         if hides and part.track_running_stats and not isinstance(part, _BatchNorm):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must not change in a forward pass; got running statistics in train mode at {name!r}. "
                 "Call model.eval(), or use GroupNorm."
             )
         if isinstance(part, nn.RNNBase) and part.training and part.dropout > 0 and part.num_layers > 1:
-            raise ValueError(
+            raise SettingError(
                 f"`model` must not drop out inside of a recurrent layer in train mode; got dropout {part.dropout} at "
                 f"{name!r}. Put torch.nn.Dropout between single layers, or call .eval() on it."
             )

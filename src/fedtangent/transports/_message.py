@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError, SettingTypeError
 
 _ALIGNED = 64
 _DTYPES = {
@@ -80,7 +81,7 @@ class _Writer:
             return {"n": [self.laid_out(part) for part in value], "type": [kind.__module__, kind.__qualname__]}
         if isinstance(value, (tuple, list)):
             return {"u" if isinstance(value, tuple) else "l": [self.laid_out(part) for part in value]}
-        raise TypeError(f"a message must hold tensors and plain values; got {type(value).__name__}. Convert it.")
+        raise SettingTypeError(f"a message must hold tensors and plain values; got {type(value).__name__}. Convert it.")
 
     def _stored(self, tensor: Tensor) -> int:
         if id(tensor) not in self._places:
@@ -137,5 +138,5 @@ def _known(type_: list[str], count: int) -> type[tuple[Any, ...]]:
     for part in name.split("."):
         found = getattr(found, part, None)
     if not (isinstance(found, type) and issubclass(found, tuple) and len(getattr(found, "_fields", ())) == count):
-        raise ValueError(f"a message must hold types that its receiver knows; got {name!r}. Run the same code there.")
+        raise SettingError(f"a message must hold types that its receiver knows; got {name!r}. Run the same code there.")
     return found

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.federation.transport import Tag
 from fedtangent.transports._message import Message, packed, unpacked
 from fedtangent.transports._pipes import Piped
@@ -43,7 +44,7 @@ def joined(device: str = "cpu") -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_WAIT)
     except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise ValueError(
+        raise SettingError(
             f"`MASTER_ADDR` and `MASTER_PORT` must be an address where the ranks can meet; got {address} "
             f"({' '.join(str(error).split())[:160]}). Choose a free port."
         ) from error
@@ -81,7 +82,7 @@ def ranks(rows: Sequence[int], device: torch.device | str = "cpu") -> Piped:
     """
     count = dist.get_world_size()
     if count > len(rows):
-        raise ValueError(f"`ranks` must be at most the nodes, {len(rows)}; got {count}. Start fewer.")
+        raise SettingError(f"`ranks` must be at most the nodes, {len(rows)}; got {count}. Start fewer.")
     return Piped("ranks", _Pipes(torch.device(device)), dict(enumerate(cut(rows, count))))
 
 

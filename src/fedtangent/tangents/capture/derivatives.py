@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.memory import out_of_memory
 from fedtangent.multiply_adds import uncounted
 from fedtangent.outside_vmap import look
@@ -83,7 +84,7 @@ def _agreeing(model: nn.Module, w: Weights, x: Samples) -> Ways | None:
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise ValueError(
+        raise SettingError(
             f"`model` must have a derivative by its parameters; got {type(error).__name__}: {first_line(error)}. "
             "Freeze the parameters before what has none, or replace it."
         ) from error
@@ -113,7 +114,7 @@ def _agreeing(model: nn.Module, w: Weights, x: Samples) -> Ways | None:
     errors = {one: max(error, off(one, 1), off(one, 2)) for one, error in errors.items()}
     best = min(errors.values())
     if best > _WRONG:
-        raise ValueError(
+        raise SettingError(
             "`model` must have backward passes that are linear in the derivatives that they pass on, for only then is "
             f"there a J; got one that is off by {best:.2g}. Leave out what clips or rounds derivatives on their way."
         )

@@ -26,7 +26,7 @@ class Dense(NamedTuple):
 
 
 class Gated(NamedTuple):
-    """A linear map that only functions of one number and the last one, W (C, O), follow: d_nco = W_co gate_no."""
+    """A linear map followed only by elementwise activations and the last linear map, W (C, O): d_nco = W_co gate_no."""
 
     a: Tensors
     gate: Tensor

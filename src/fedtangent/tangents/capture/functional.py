@@ -17,6 +17,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import trees
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.forward import run
 from fedtangent.memory import out_of_memory
 from fedtangent.module_state import unchanged
@@ -37,25 +38,29 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
             neither all in float32 nor all in float64.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
+        raise SettingTypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
     check(model)
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
-            raise TypeError(f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source.")
+            raise SettingTypeError(
+                f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source."
+            )
     own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if lazy := next((name for name, p in own.items() if is_lazy(p)), None):
-        raise ValueError(f"`model` must have initialised parameters; got {lazy!r} without a shape. Run it once before.")
+        raise SettingError(
+            f"`model` must have initialised parameters; got {lazy!r} without a shape. Run it once before."
+        )
     if w is None:
         w = own
     if not isinstance(w, Mapping):
-        raise TypeError(
+        raise SettingTypeError(
             f"`w` must be a dict of parameters; got {type(w).__name__}. Take dict(model.named_parameters())."
         )
     if not w:
-        raise ValueError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
+        raise SettingError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
     for name, part in w.items():
         if name not in own or own[name].shape != part.shape:
-            raise ValueError(
+            raise SettingError(
                 f"`w` must hold trainable parameters of the model; got {name!r} {tuple(part.shape)}. "
                 "Take the names and shapes of model.named_parameters()."
             )
@@ -68,7 +73,7 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
                 if part.is_complex()
                 else "Convert it: model.float() or model.double()."
             )
-            raise ValueError(
+            raise SettingError(
                 "`model` must have its trainable parameters all in torch.float32 or all in torch.float64; "
                 f"got {part.dtype} at {name!r}{rest}. {remedy}"
             )
@@ -79,16 +84,16 @@ def check(model: nn.Module) -> None:
     """Raises one clear sentence where f would depend on chance or on the other samples of a batch."""
     for name, part in model.named_modules():
         if isinstance(part, _BatchNorm) and (part.training or not part.track_running_stats):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must not mix the samples of a batch; got batch norm in train mode at {name!r}. "
                 "Call model.eval(), or use GroupNorm."
             )
         if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and (part.max_norm is not None or part.scale_grad_by_freq):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must look up {name!r} without max_norm and scale_grad_by_freq; got one of them. Leave it out."
             )
         if part.training and drop_rate(part) > 0:
-            raise ValueError(
+            raise SettingError(
                 f"`model` must be deterministic; got dropout in train mode at {name!r}. Call model.eval()."
             )
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.factors import Dense, Factor, Factors, Gated, Last, every, head
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Matrix
@@ -66,7 +67,7 @@ def kernel_of_factors(
         matrix = block(kind, uses, factors, w)
         return Trace(matrix) if kind == "trace" else Full(matrix.flatten(2).flatten(0, 1))
     if kind != "full":
-        raise ValueError(f"`kernel` must be 'trace' or 'full'; got {kind!r}. Choose one of the two.")
+        raise SettingError(f"`kernel` must be 'trace' or 'full'; got {kind!r}. Choose one of the two.")
     sides = {key: _with_one(factors[key].a[0].flatten(1), _biased(uses, key)) for key in uses.by_name}
     grams = {key: side @ side.T for key, side in sides.items() if side.shape[0] <= 2 * side.shape[1]}
     return Factored(factors, grams, {key: side for key, side in sides.items() if key not in grams}, head(uses, w))

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.forward import Picker, picked
 
 Outputs = Picker | None
@@ -15,7 +16,7 @@ class Picked(nn.Module):
     def __init__(self, model: nn.Module, outputs: Outputs) -> None:
         super().__init__()
         if not (outputs is None or isinstance(outputs, (str, int)) or callable(outputs)):
-            raise TypeError(
+            raise SettingTypeError(
                 f"`outputs` must be a name, an index or a function of what the model returns; "
                 f"got {type(outputs).__name__}. Give such as 'logits'."
             )
@@ -34,12 +35,12 @@ class Picked(nn.Module):
         """
         f = picked(result, self.outputs)
         if not f.is_floating_point():
-            raise TypeError(
+            raise SettingTypeError(
                 f"`model` must return real numbers in floating point; got {f.dtype}. "
                 + ("Take torch.view_as_real(f).flatten(1)." if f.is_complex() else "Return what it is computed from.")
             )
         if f.dim() not in (1, 2):
-            raise ValueError(
+            raise SettingError(
                 f"`model` must return outputs (n, C); got shape {tuple(f.shape)}. "
                 "Flatten its outputs: outputs=lambda f: f.flatten(1)."
             )

@@ -13,6 +13,7 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError
 from fedtangent.outside_vmap import hooks_allowed
 from fedtangent.tangents.capture.functional import Weights, call, holding, plain
 from fedtangent.tangents.capture.samples import Samples
@@ -171,7 +172,7 @@ def _constant(ctx: Any, moving: Any) -> Leaves:
     """The leaves of (w, x), if they are taken as constants."""
     at: Leaves = ctx.saved_tensors
     if any(part is not None and part is not False for part in moving[: len(at)]):
-        raise ValueError(
+        raise SettingError(
             "`model` must be one that torch.func can differentiate where J itself is differentiated, by weights or "
             "samples; got one that plain autograd alone can. Leave out checkpointing, hooks and old autograd functions."
         )

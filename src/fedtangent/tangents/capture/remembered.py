@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights, call, holding, plain
 from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Samples
@@ -38,7 +39,7 @@ def check(model: nn.Module, w: Weights, x: Samples, names: Iterable[str]) -> Non
                 name = _source(tensor, asked)
                 if name is not None and not _moves(model, w, x, name):
                     where = f"{place}.{attribute}" if place else attribute
-                    raise ValueError(
+                    raise SettingError(
                         f"`model` must make what it needs of its parameters in every pass; got {where!r} kept from an "
                         f"earlier one, made of {name!r}. Empty it before: call model.train(), then model.eval()."
                     )

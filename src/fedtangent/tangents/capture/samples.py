@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data import DataLoader, Dataset
 
+from fedtangent.errors import SettingError, SettingTypeError
+
 
 class Batch:
     """Samples that a model takes as model(*parts), of a tuple, or as model(**parts), of a dict.
@@ -86,7 +88,7 @@ def checked(x1: Any, x2: Any = None, name: str = "x1") -> tuple[Samples, Samples
         return own, None
     its = _finite("x2", samples("x2", x2))
     if shape(own) != shape(its):
-        raise ValueError(
+        raise SettingError(
             f"`x1` and `x2` must hold samples of one shape; got {shape(own)} and {shape(its)}. Reshape one of them."
         )
     return own, its
@@ -99,20 +101,20 @@ def samples(name: str, x: Any) -> Samples:
         own = _unflatten(_keys(several), map(tensor, names(name, several), several.leaves))
         lengths = {len(leaf) if leaf.dim() else 0 for leaf in own.leaves}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(
+            raise SettingError(
                 f"`{name}` must hold tensors with the samples along their first axes; got {shape(own, whole=True)}. "
                 "Leave out what is no sample's own, such as flags: wrap the model."
             )
         return own  # type: ignore[no-any-return]
     if (remedy := next((said for kind, said in _REMEDIES if isinstance(x, kind)), None)) is not None:
-        raise TypeError(
+        raise SettingTypeError(
             f"`{name}` must be a tensor, or a dict or tuple of tensors for a model of several arguments; "
             f"got {type(x).__name__}. {remedy}"
         )
     only = tensor(name, x)
     # whole numbers may each be a sample: an id
     if only.dim() < (2 if only.is_floating_point() else 1) or not len(only):
-        raise ValueError(
+        raise SettingError(
             f"`{name}` must hold samples along its first axis; got shape {tuple(only.shape)}. Add that axis."
         )
     return only
@@ -138,7 +140,7 @@ def _finite(name: str, x: Samples) -> Samples:
         # an argument may be a mask that holds -inf
         wrong = torch.isnan(leaf) if isinstance(x, Batch) else ~torch.isfinite(leaf)
         if leaf.is_floating_point() and wrong.any():
-            raise ValueError(f"`{called}` must be finite; got NaN or infinity. Clean the data.")
+            raise SettingError(f"`{called}` must be finite; got NaN or infinity. Clean the data.")
     return x.map(Tensor.detach) if isinstance(x, Batch) else x.detach()
 
 
@@ -148,10 +150,10 @@ def tensor(name: str, x: Any) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
     if not isinstance(x, Tensor):
         got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise TypeError(f"`{name}` must be a tensor; got {got}. Convert it: torch.as_tensor(...).")
+        raise SettingTypeError(f"`{name}` must be a tensor; got {got}. Convert it: torch.as_tensor(...).")
     if x.layout != torch.strided or x.is_nested:
         kind, remedy = ("a nested one", "to_padded_tensor") if x.is_nested else (f"one of {x.layout}", "to_dense")
-        raise TypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: {name}.{remedy}().")
+        raise SettingTypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: {name}.{remedy}().")
     return x
 
 

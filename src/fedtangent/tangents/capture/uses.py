@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.dependence import Dependence, tensors
 from fedtangent.tangents.capture.flow import Flow
 from fedtangent.tangents.capture.functional import Weights, call, plain
@@ -37,7 +38,7 @@ Use = Followed | Whole
 WHOLE = "(whole model)"
 
 
-class UsesDiffer(ValueError):
+class UsesDiffer(SettingError):
     """A sample uses parameters otherwise than the first one did."""
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Uses:
             of all the whole model's, of the parameters that could not be followed.
         outputs: C.
         last: The linear map whose result is f, if it ends in one: its sensitivities are the identity.
-        gated: The linear map that only functions of one number and the last one follow, if there is one.
+        gated: The linear map followed only by elementwise activations and the last linear map, if there is one.
         touched: Numbers in all results of torch functions for one sample that are no views.
         widest: Numbers in the largest of them that may depend on a parameter.
         sample: Numbers of a sample.
@@ -137,7 +138,7 @@ def outputs(f: Any) -> Tensor:
     """
     if not isinstance(f, Tensor) or f.dim() != 2 or len(f) != 1:
         got = f"shape {tuple(f.shape)}" if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(f"`model` must return (rows, outputs); got {got} for one row. Flatten its outputs.")
+        raise SettingError(f"`model` must return (rows, outputs); got {got} for one row. Flatten its outputs.")
     return f
 
 

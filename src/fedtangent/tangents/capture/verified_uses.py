@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from fedtangent import multiply_adds, trees
+from fedtangent.errors import SettingError
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.factors import Dense, Factors, pulled_back
 from fedtangent.tangents.capture.functional import Weights, call, check, plain
@@ -127,7 +128,7 @@ def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -
     except RuntimeError:
         if not isinstance(x, Tensor) or x.is_floating_point():
             raise
-        raise ValueError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
+        raise SettingError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
     return Uses({}, f.shape[1], touched=recorder.touched, widest=recorder.widest, sample=x.numel())
 
 
@@ -171,13 +172,13 @@ def _agreeing(
         if not trees.is_finite([together, f]):
             return found  # whoever computes with them says so
         if together.shape != f.shape or not _close(together - f, float(f.norm()), 0.0):
-            raise ValueError(_MIXED)
+            raise SettingError(_MIXED)
         wrong, absent = _compared(found, w, by_autograd, its, most)
         if not wrong:
             return replace(found, unused=tuple(sorted(absent)))
         by_model = found.by_name.get(WHOLE)
         if isinstance(by_model, Whole) and not by_model.transforms and wrong <= {*found.whole}:
-            raise ValueError(_MIXED)
+            raise SettingError(_MIXED)
         found, names = without(found, {*wrong, *found.whole})
         transforms = by_model is None or not wrong & {*by_model.call.names}
         found.by_name[WHOLE] = whole(model, names, found.outputs, transforms)

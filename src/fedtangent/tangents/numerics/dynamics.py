@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 from fedtangent.multiply_adds import repeated
 from fedtangent.outside_vmap import outside_vmap
 from fedtangent.tangents.capture.kernel_operator import Factored, Full, Trace
@@ -56,12 +57,14 @@ def flow(
         ValueError: A loss without curvature; times that do not increase; a last one that takes more than 2^14 products.
     """
     if loss.curvature is None:
-        raise ValueError(
+        raise SettingError(
             f"`loss` must state its curvature for a flow; got none for {loss.name!r}. "
             "Pass curvature= to losses.custom, or use descent."
         )
     if not all(before < time for before, time in zip([0.0, *s], s, strict=False)):
-        raise ValueError(f"`s` must be positive and increasing; got {list(s)}. Sort the times and drop repeated ones.")
+        raise SettingError(
+            f"`s` must be positive and increasing; got {list(s)}. Sort the times and drop repeated ones."
+        )
     curvature = loss.curvature(f_0.shape[-1])
 
     def products(stiffness: float, end: float) -> float:
@@ -111,7 +114,7 @@ def descent(
 def stable_step(kernel: Kernel, f_0: Tensor, real: Tensor, loss: Loss) -> Tensor:
     """The largest lr for which `descent` cannot grow: 2 N / (curvature * lambda_max)."""
     if loss.curvature is None:
-        raise ValueError(f"`loss` must state its curvature; got none for {loss.name!r}. Pass it to losses.custom.")
+        raise SettingError(f"`loss` must state its curvature; got none for {loss.name!r}. Pass it to losses.custom.")
     return 2 * real.sum(-1) / (loss.curvature(f_0.shape[-1]) * largest_eigenvalue(kernel.times, f_0, real))
 
 

@@ -14,6 +14,7 @@ from scipy.fft import dct
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from fedtangent.errors import SettingError
 from fedtangent.multiply_adds import repeated
 
 # Products that one call may take: with a small kernel some minutes.
@@ -46,7 +47,7 @@ def check_reach(asked: str, products: Callable[[float], float], end: float, most
         low, high = (middle, high) if products(math.exp(middle)) <= most else (low, middle)
     digits = 10.0 ** (math.floor(low / math.log(10)) - 1)
     fits = math.floor(math.exp(low) / digits) * digits
-    raise ValueError(
+    raise SettingError(
         f"{asked} must be at most {fits:.2g} with this kernel, so that a flow takes at most {most:,} products; "
         f"got {end:.4g}. Lower it, or scale the inputs down."
     )
@@ -108,7 +109,7 @@ def refined(
         if 2 * change <= tolerance:
             return best
         coarse, before = fine, best
-    raise ValueError(
+    raise SettingError(
         f"`tolerance` must be within reach; got {tolerance:g}, and the error stays at {change:.1g}. Raise it."
     )
 
@@ -140,7 +141,7 @@ def adaptive(
         nonlocal calls
         calls += 1
         if calls > _CALLS:
-            raise ValueError(f"`tolerance` must be within reach; got {tolerance:g}, and LSODA did not end. Raise it.")
+            raise SettingError(f"`tolerance` must be within reach; got {tolerance:g}, and LSODA did not end. Raise it.")
         return force(read(u)).reshape(-1).cpu().numpy()
 
     def jacobian(_: float, u: np.ndarray) -> np.ndarray:
@@ -163,7 +164,7 @@ def adaptive(
         atol=relative * first * min(s[0], 1 / stiffness),
     )
     if not found.success:
-        raise ValueError(f"`tolerance` must be within reach; got {tolerance:g}, and LSODA: {found.message} Raise it.")
+        raise SettingError(f"`tolerance` must be within reach; got {tolerance:g}, and LSODA: {found.message} Raise it.")
     return _finite(torch.from_numpy(found.y.T.copy()).to(start.device).reshape(len(s), *start.shape))
 
 
@@ -209,7 +210,7 @@ def phi_series(times: Callable[[Tensor], Tensor], b: Tensor, radius: float, s: S
 
 def _finite(u: Tensor) -> Tensor:
     if not bool(torch.isfinite(u).all()):
-        raise ValueError(
+        raise SettingError(
             "`loss` must stay finite; got a derivative that is not. Look at the loss far from its minimum."
         )
     return u

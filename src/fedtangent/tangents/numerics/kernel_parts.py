@@ -83,11 +83,11 @@ class Part:
 
 
 class Side(NamedTuple):
-    """What some samples bring to a part. u: their inputs. d: sensitivities, or explicit gradients where u is None.
+    """One operand of a part of the kernel. u: inputs. d: sensitivities, or explicit gradients where u is None.
 
-    At one position u is (n, I) and d is (n, C, O), or for the trace (n, O) with 1/C sum_c d_nc . d_mc as its products;
-    None means the identity. At more u and d are (n, G, I, S) and (n, C, G, O, S). Gradients are (n, C, p). Of d and of
-    the gradients there are only some outputs, where those are cut.
+    At one position, u is (n, I) and d is (n, C, O), or for the trace (n, O) with 1/C sum_c d_nc . d_mc as its products;
+    None means the identity. At several, u and d are (n, G, I, S) and (n, C, G, O, S). Gradients are (n, C, p). Of d and
+    of the gradients there are only some outputs, where those are cut.
     """
 
     u: Tensor | None

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError
+
 
 class Modes(NamedTuple):
     """The eigenvalues (blocks, rows), none negative, and eigenvectors (blocks, rows, rows) of a kernel, by column."""
@@ -33,7 +35,7 @@ def modes(matrix: Tensor) -> Modes:
     """
     values, vectors = torch.linalg.eigh(matrix)
     if values.min() < -1e-3 * values.max():
-        raise ValueError(
+        raise SettingError(
             "`kernel` must be positive semi-definite; "
             f"got eigenvalues from {float(values.min()):.2g} to {float(values.max()):.2g}. Give J J^T itself."
         )

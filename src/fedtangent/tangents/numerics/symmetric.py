@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.tangents.capture.samples import tensor
 
 # An operator up to this size is written out as a matrix: other estimates take as many products.
@@ -60,20 +61,20 @@ class Symmetric(NamedTuple):
             y = y.long()
             classes = int(y.max()) + 1 if outputs is None else outputs
             if y.min() < 0 or y.max() >= classes:
-                raise ValueError(
+                raise SettingError(
                     f"`y` must hold labels from 0 to {classes - 1}; got {int(y.min())} to {int(y.max())}. "
                     "Number the classes from 0, or give targets in floating point."
                 )
             y = torch.nn.functional.one_hot(y, classes).to(torch.float64) - 1 / classes
         y = y[:, None] if y.dim() == 1 else y
         if y.dim() != 2 or len(y) != n or outputs not in (None, y.shape[1]):
-            raise ValueError(
+            raise SettingError(
                 f"`y` must be ({n},) labels or ({n}, {outputs or 'C'}) targets; got {given}. "
                 "Give those of the kernel's samples."
             )
         y = y.detach().to(self.like.device, torch.float64)
         if not bool(torch.isfinite(y).all()) or not y.any():
-            raise ValueError(
+            raise SettingError(
                 "`y` must be finite and not constant; got numbers without a class to tell. Look at the labels."
             )
         if outputs is None:
@@ -85,12 +86,14 @@ class Symmetric(NamedTuple):
         both = self.columns(rng.standard_normal((self.size, 2)))
         (u, v), (by_u, by_v) = both.unbind(-1), self.times(both).unbind(-1)
         if not bool(torch.isfinite(by_u + by_v).all()):
-            raise ValueError(f"`{name}` must be finite; got numbers that are not. Look at the weights and the inputs.")
+            raise SettingError(
+                f"`{name}` must be finite; got numbers that are not. Look at the weights and the inputs."
+            )
         if not by_u.any():
-            raise ValueError(f"`{name}` must not be zero; got zeros only. Look at whether outputs depend on weights.")
+            raise SettingError(f"`{name}` must not be zero; got zeros only. Look at whether outputs depend on weights.")
         # both are about as large as K's Frobenius norm
         if float((v * by_u - u * by_v).sum().abs()) > 1e-3 * float(by_u.norm()):
-            raise ValueError(
+            raise SettingError(
                 f"`{name}` must be symmetric; got one that is not. Take it of samples with themselves, as (n, n, C, C)."
             )
 
@@ -104,7 +107,7 @@ def read(name: str, kernel: Any) -> Symmetric:
     f = getattr(kernel, "f", None)
     axes = tuple(getattr(kernel, "shape", ()) if f is None else f.shape)[:2]
     if not callable(getattr(kernel, "times", None)) or len(axes) < 2:
-        raise TypeError(
+        raise SettingTypeError(
             f"`{name}` must be a tensor, or an operator with times and f or shape; got {type(kernel).__name__}. "
             "Give a kernel, or a Jacobian."
         )
@@ -131,11 +134,11 @@ def _blocks(name: str, kernel: Tensor) -> Tensor:
     """(n, n, C, C), (n, n) or (n, n, C) as (1, n C, n C), (1, n, n) or (C, n, n)."""
     shape = tuple(kernel.shape)
     if len(shape) not in (2, 3, 4) or shape[0] != shape[1] or shape[2:3] != shape[-1:] * (len(shape) > 2):
-        raise ValueError(
+        raise SettingError(
             f"`{name}` must be (n, n, C, C), (n, n) or (n, n, C); got {shape}. Take it of samples with themselves."
         )
     if not kernel.is_floating_point() or not kernel.numel():
-        raise ValueError(
+        raise SettingError(
             f"`{name}` must hold numbers in floating point; got {kernel.numel()} of {kernel.dtype}. Convert it."
         )
     if len(shape) == 4:

@@ -1,0 +1,13 @@
+"""Errors of a user's making, which the command line tells in their one sentence, without a traceback."""
+
+
+class UserError(Exception):
+    """What a user has to change: "`name` must <rule>; got <value>. <Remedy.>"."""
+
+
+class SettingError(UserError, ValueError):
+    """A value, a file or a folder that cannot be used."""
+
+
+class SettingTypeError(UserError, TypeError):
+    """A value of a type that cannot be used."""
