@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fedtangent import labels
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
+from fedtangent.tangent_steps import kfac, slices
 from fedtangent.tangent_steps.kfac import Moments, Other
 from fedtangent.tangent_steps.span import Curvature, candidates, curvature
 from fedtangent.tangent_steps.step import Score, countable, score
@@ -56,4 +57,5 @@ class Answers:
 
     def losses(self, w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         """The losses of some combinations of them."""
-        return countable(score(self.task, candidates(w, basis, c), data))
+        few = [score(self.task, candidates(w, basis, c[part]), data) for part in slices.groups(len(c), w)]
+        return countable(few[0]._replace(total=torch.cat([one.total for one in few])))

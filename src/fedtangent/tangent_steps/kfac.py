@@ -19,8 +19,8 @@ from torch import Tensor
 from fedtangent import losses, shard, trees
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task
-from fedtangent.tangents.capture.factors import Factor, Factors, factors, head, sensitivities
+from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.uses import Use, Uses
@@ -127,8 +127,19 @@ def moments(
     """
     found = of_task.uses(task, w, data.x)
     made = blocks(found, other)
+    whole = [block.uses for block in made.values() if not block.kronecker]
+
+    def one(data: Shard) -> Moments:
+        return _moments(task, w, data, found, made, inputs, decay)
+
+    return slices.summed(one, data, slices.of_moments(found, w, whole))  # type: ignore[no-any-return]
+
+
+def _moments(
+    task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, decay: float
+) -> Moments:
+    """`moments` of rows that fit in memory together."""
     f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
-    parts = shard.cleared(parts, data.real)
     y = data.y
     residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
     root = torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, y), 0)
@@ -136,8 +147,9 @@ def moments(
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
     for key, block in made.items():
+        own = shard.cleared({one: parts[one] for one in block.uses}, data.real)
         if not block.kronecker:
-            j = _rows(found, w, parts, block, parameters(key))
+            j = _rows(found, w, own, block, parameters(key))
             gradient |= _split(torch.einsum("nc,ncp->p", residual, j), w, key)
             d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
             b[key] = pack((d.mT @ d)[None])
@@ -146,7 +158,7 @@ def moments(
         for one in block.uses:
             use = found.by_name[one]
             assert isinstance(use, Matrix)
-            u, d = _sides(found, w, parts, one, use, data.real)
+            u, d = _sides(found, w, own, one, use, data.real)
             positions += use.positions
             wanted = inputs == "all" or not block.fixed
             sums = (
@@ -169,12 +181,17 @@ def moments(
 def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
     """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
     found = of_task.uses(task, task.w_0, data.x)
-    a: dict[str, Tensor] = {}
-    fixed = {key: block for key, block in blocks(found, other).items() if block.fixed}
-    parts = factors(of_task.function(task), task.w_0, of_task.samples(data.x), found)[1] if fixed else {}
-    for key, block in fixed.items():
-        u = _inputs(parts[block.uses[0]], found.by_name[block.uses[0]], data.real)
-        a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
+    fixed = {key: block.uses[0] for key, block in blocks(found, other).items() if block.fixed}
+
+    def one(data: Shard) -> dict[str, Tensor]:
+        kept = kept_inputs(of_task.function(task), task.w_0, of_task.samples(data.x), found, [*fixed.values()])
+        a = {}
+        for key, use in fixed.items():
+            u = _inputs(Last(shard.cleared(kept[use], data.real)), found.by_name[use], data.real)
+            a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
+        return a
+
+    a = slices.summed(one, data, slices.of_inputs(found, task.w_0, fixed.values())) if fixed else {}
     return a, data.real.sum()
 
 
@@ -252,17 +269,21 @@ def unpack(packed: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _upper(size: int, device: torch.device) -> Tensor:
     """Where the entries of its upper triangle are in a matrix."""
-    i, j = torch.triu_indices(size, size, device=device)
-    place: Tensor = i * size + j
-    return place
+    i, j = torch.triu_indices(size, size, device=device, dtype=_index(size))
+    return i.mul_(size).add_(j)
 
 
 @lru_cache(maxsize=16)
 def _places(size: int, device: torch.device) -> Tensor:
     """Where every entry of a symmetric matrix is in its upper triangle."""
-    i = torch.arange(size, device=device)
-    low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
-    return (low * size - low * (low - 1) // 2 + high - low).flatten()
+    i = torch.arange(size, device=device, dtype=_index(size))
+    starts = i * size - i * (i - 1) // 2
+    return torch.minimum(starts[:, None], starts).add_((i[:, None] - i).abs_()).flatten()
+
+
+def _index(size: int) -> torch.dtype:
+    """The shortest type that numbers the entries of a matrix."""
+    return torch.int32 if size**2 < 2**31 else torch.int64
 
 
 def parameters(key: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedtangent import losses, trees
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task
+from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangent_steps.kfac import Moments, directions
 from fedtangent.tangents.capture.derivatives import known_ways, push
 from fedtangent.tangents.capture.functional import Weights
@@ -103,13 +103,20 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float 
     """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
     model, x = of_task.function(task), of_task.samples(data.x)
     basis, ways = _like(basis, w), known_ways(model, task.w_0, of_task.example(task), x)
-    same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
-    root = losses.curvature_root(task.loss, same[0], data.y)
-    root = torch.where(data.real[:, None, None], root, 0)
-    moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
-    rows = data.real.sum()
-    return Curvature(moved @ moved.mT + decay * (flat @ flat.mT) * rows, rows)
+    smooth = decay * (flat @ flat.mT)
+
+    def one(data: Shard) -> Curvature:
+        x = of_task.samples(data.x)
+        same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
+        root = losses.curvature_root(task.loss, same[0], data.y)
+        root = torch.where(data.real[:, None, None], root, 0)
+        moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
+        rows = data.real.sum()
+        return Curvature(moved @ moved.mT + smooth * rows, rows)
+
+    found = of_task.uses(task, w, data.x)
+    return slices.summed(one, data, slices.of_directions(found, w, len(flat), ways))  # type: ignore[no-any-return]
 
 
 def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
