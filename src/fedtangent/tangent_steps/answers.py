@@ -1,5 +1,6 @@
 """What a node answers to one that takes a step from sums: sums over its own rows, and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from fedtangent import labels
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac, slices
+from fedtangent.tangent_steps import kfac, room, slices
 from fedtangent.tangent_steps.kfac import Moments, Other
 from fedtangent.tangent_steps.span import Curvature, candidates, curvature
 from fedtangent.tangent_steps.step import Score, countable, score
@@ -59,3 +60,7 @@ class Answers:
         """The losses of some combinations of them."""
         few = [score(self.task, candidates(w, basis, c[part]), data) for part in slices.groups(len(c), w)]
         return countable(few[0]._replace(total=torch.cat([one.total for one in few])))
+
+    def node_bytes(self, directions: int, tries: int) -> Callable[[int, int], int]:
+        """(rows, degree) -> about the peak memory of a node's work, for so many directions and candidates."""
+        return room.node_bytes(self.task, self.other, directions, tries)

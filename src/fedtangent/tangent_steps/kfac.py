@@ -8,9 +8,7 @@ block of J^T H J is about A (x) B, A = sum over samples and positions of u u^T, 
 N samples; G groups of a convolution; I inputs, the bias's 1 among them, and O results of a group.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,6 +18,7 @@ from fedtangent import losses, shard, trees
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
@@ -43,11 +42,13 @@ class Block(NamedTuple):
         uses: Where they are used.
         kronecker: Whether they are the weight, and perhaps the bias, of a linear map; else the block is kept whole.
         fixed: Whether the map's inputs are the data's, whatever the weights.
+        lookup: Whether the map looks up rows, so that u has one 1, and A is the diagonal of how often each is read.
     """
 
     uses: tuple[str, ...]
     kronecker: bool
     fixed: bool
+    lookup: bool = False
 
 
 class Moments(NamedTuple):
@@ -55,7 +56,7 @@ class Moments(NamedTuple):
 
     Attributes:
         gradient: Of the loss by the parameters.
-        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name.
+        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name; of look-ups its diagonal (I,).
         outputs: B of every linear map, (G, O (O + 1) / 2); of whole blocks J^T H J, (1, P (P + 1) / 2).
         rows: How many.
     """
@@ -92,9 +93,9 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
         linear = alike and turned is not None and all(_turned(peer) == turned for peer in peers)
         if linear or (alike and isinstance(peers[0], (Affine, Sums)) and len(own) == 1):
             if name == names[0]:
-                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(
-                    tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed
-                )
+                fixed = linear and len(own) == 1 and own[0] in found.fixed
+                lookup = linear and isinstance(peers[0], Matrix) and peers[0].lookup
+                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(tuple(own), linear, fixed, lookup)
         elif other == "refuse":
             function = getattr(peers[0].call.function, "__name__", "a function")
             raise ValueError(
@@ -158,19 +159,25 @@ def _moments(
         for one in block.uses:
             use = found.by_name[one]
             assert isinstance(use, Matrix)
-            u, d = _sides(found, w, own, one, use, data.real)
             positions += use.positions
             wanted = inputs == "all" or not block.fixed
+            d = use.outer(sensitivities(own[one], use.call.shapes, head(found, w)))
+            u = _inputs(own[one], use, data.real)
+            if use.lookup:
+                d = torch.where(_read(use, u)[:, None, None, None], d, 0)
+                slope = _looked_up(use, u, torch.einsum("ncgos,nc->nso", d, residual)).mT[None]
+            else:
+                slope = torch.einsum("ncgos,nc,ngis->goi", d, residual, u)
             sums = (
-                torch.einsum("ncgos,nc,ngis->goi", d, residual, u),
-                _squares(u.permute(1, 0, 3, 2)) if wanted else u.new_zeros(0),
+                slope,
+                _input_moments(use, u, data.real, d) if wanted else d.new_zeros(0),
                 _squares(torch.einsum("nck,ncgos->gnkso", root, d)),
             )
             total = sums if total is None else trees.add(total, sums)
         assert total is not None
         gradient |= _parameters(total[0], w, key)
         if wanted:
-            a[key] = pack(total[1])
+            a[key] = total[1] if block.lookup else pack(total[1])
         b[key] = pack(total[2] / positions)
     rows = data.real.sum()
     gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
@@ -182,13 +189,16 @@ def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[d
     """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
     found = of_task.uses(task, task.w_0, data.x)
     fixed = {key: block.uses[0] for key, block in blocks(found, other).items() if block.fixed}
+    like = next(iter(task.w_0.values()))
 
     def one(data: Shard) -> dict[str, Tensor]:
         kept = kept_inputs(of_task.function(task), task.w_0, of_task.samples(data.x), found, [*fixed.values()])
         a = {}
         for key, use in fixed.items():
-            u = _inputs(Last(shard.cleared(kept[use], data.real)), found.by_name[use], data.real)
-            a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
+            matrix, factor = found.by_name[use], Last(shard.cleared(kept[use], data.real))
+            assert isinstance(matrix, Matrix)
+            total = _input_moments(matrix, _inputs(factor, matrix, data.real), data.real, like)
+            a[key] = total if matrix.lookup else pack(total)
         return a
 
     a = slices.summed(one, data, slices.of_inputs(found, task.w_0, fixed.values())) if fixed else {}
@@ -235,7 +245,8 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
         b = unpack(packed) / total.rows
         if key in total.inputs or key in a:
             g = _matrix(total.gradient, key, *b.shape[:2]) / total.rows
-            inputs = unpack(total.inputs[key]) / total.rows if key in total.inputs else unpack(a[key])
+            inputs = total.inputs[key] / total.rows if key in total.inputs else a[key]
+            inputs = inputs if inputs.dim() == 1 else unpack(inputs)
             steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
             found |= _parameters(torch.stack(steps), total.gradient, key)
         else:
@@ -245,47 +256,6 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
     return {name: found.get(name, part) for name, part in still.items()}
 
 
-def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:
-    """(rows, degree) -> about the peak memory of a node's moments and candidates."""
-    shapes = [tuple(w.shape) for w in task.w_0.values()]
-    heights = [math.prod(shape[:1]) for shape in shapes]  # of a scalar too
-    number = next(iter(task.w_0.values())).element_size()
-    factors = sum(shape[0] ** 2 + math.prod(shape[1:]) ** 2 for shape in shapes if len(shape) > 1)
-    reacts = 4 * heights[-1] * sum(heights)
-    return lambda rows, degree: number * (rows * reacts + factors + (tries + 6) * task.size)
-
-
-def pack(matrix: Tensor) -> Tensor:
-    """The upper triangle of symmetric matrices (G, I, I), (G, I (I + 1) / 2)."""
-    return matrix.flatten(-2).index_select(-1, _upper(matrix.shape[-1], matrix.device))
-
-
-def unpack(packed: Tensor) -> Tensor:
-    """The inverse of `pack`."""
-    size = int((2 * packed.shape[-1]) ** 0.5)
-    return packed.index_select(-1, _places(size, packed.device)).reshape(*packed.shape[:-1], size, size)
-
-
-@lru_cache(maxsize=16)
-def _upper(size: int, device: torch.device) -> Tensor:
-    """Where the entries of its upper triangle are in a matrix."""
-    i, j = torch.triu_indices(size, size, device=device, dtype=_index(size))
-    return i.mul_(size).add_(j)
-
-
-@lru_cache(maxsize=16)
-def _places(size: int, device: torch.device) -> Tensor:
-    """Where every entry of a symmetric matrix is in its upper triangle."""
-    i = torch.arange(size, device=device, dtype=_index(size))
-    starts = i * size - i * (i - 1) // 2
-    return torch.minimum(starts[:, None], starts).add_((i[:, None] - i).abs_()).flatten()
-
-
-def _index(size: int) -> torch.dtype:
-    """The shortest type that numbers the entries of a matrix."""
-    return torch.int32 if size**2 < 2**31 else torch.int64
-
-
 def parameters(key: str) -> list[str]:
     """The parameters of a block."""
     return [name.removesuffix(_TURNED) for name in key.split(",")]
@@ -293,8 +263,10 @@ def parameters(key: str) -> list[str]:
 
 def _turned(use: Use) -> bool | None:
     """Whether a matrix's weight is laid out (G, I, O); None where it has neither that layout nor (G, O, I)."""
-    if not isinstance(use, Matrix) or use.lookup or not isinstance(use.layout, Layout):
+    if not isinstance(use, Matrix) or not isinstance(use.layout, Layout):
         return None
+    if use.lookup:
+        return True if use.layout.in_order else None
     if use.bias_layout is not None and not use.bias_layout.in_order:
         return None
     if use.layout.in_order:
@@ -314,20 +286,33 @@ def _names(use: Use) -> tuple[str, ...]:
     return use.call.names
 
 
-def _sides(found: Uses, w: Weights, parts: Factors, key: str, use: Matrix, real: Tensor) -> tuple[Tensor, Tensor]:
-    """u (n, G, I, S) with the bias's 1, of real rows, and d (n, C, G, O, S)."""
-    d = use.outer(sensitivities(parts[key], use.call.shapes, head(found, w)))
-    return _inputs(parts[key], use, real), d
-
-
-def _inputs(factor: Factor, use: Use, real: Tensor) -> Tensor:
-    """u (n, G, I, S) with the bias's 1, of real rows."""
-    assert isinstance(use, Matrix)
+def _inputs(factor: Factor, use: Matrix, real: Tensor) -> Tensor:
+    """u (n, G, I, S) with the bias's 1, of real rows; the rows that are looked up (n, S)."""
     u = use.inner(factor.a)
     if use.bias is not None:
         u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
     cleared: Tensor = shard.cleared(u, real)
     return cleared
+
+
+def _input_moments(use: Matrix, u: Tensor, real: Tensor, like: Tensor) -> Tensor:
+    """The sum of u u^T, (G, I, I); of a look-up its diagonal (I,), in the type of `like`."""
+    if not use.lookup:
+        return _squares(u.permute(1, 0, 3, 2))
+    read = real[:, None] & _read(use, u)
+    return _looked_up(use, u, read[..., None].to(like))[:, 0]
+
+
+def _read(use: Matrix, u: Tensor) -> Tensor:
+    """Which of the rows that are looked up are trained."""
+    return torch.ones_like(u, dtype=torch.bool) if use.skipped is None else u != use.skipped
+
+
+def _looked_up(use: Matrix, u: Tensor, numbers: Tensor) -> Tensor:
+    """The sums (I, O) of numbers (n, S, O) over the places where each row is looked up."""
+    numbers = numbers.flatten(0, 1)
+    rows = u.flatten()[:, None].expand(-1, numbers.shape[1])
+    return numbers.new_zeros(use.fan_in, numbers.shape[1]).scatter_add(0, rows, numbers)
 
 
 def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str]) -> Tensor:
@@ -377,8 +362,15 @@ def _split(flat: Tensor, like: Weights, key: str) -> Weights:
 
 
 def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:
-    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite."""
-    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(factor.dtype).tiny)
+    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite.
+
+    F is a matrix (..., I, I), or the diagonal (I,) of one.
+    """
+    tiny = torch.finfo(factor.dtype).tiny
+    if factor.dim() == 1:
+        mean = factor.mean().clamp_min(tiny)
+        return right / (factor / mean + damping)[:, None] / mean
+    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(tiny)
     damped = factor / mean
     damped.diagonal(dim1=-2, dim2=-1).add_(damping)
     lower, failed = torch.linalg.cholesky_ex(damped)

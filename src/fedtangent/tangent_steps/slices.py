@@ -53,8 +53,8 @@ def of_moments(found: Uses, w: Weights, whole: Iterable[tuple[str, ...]]) -> int
     budget = Budget(found, parts(found, w), "full", 1, 1, True, number)
     using = [0]
     for use in found.by_name.values():
-        if isinstance(use, Matrix) and not use.lookup:
-            using.append(use.groups * use.positions * (3 * (use.fan_in + 1) + 3 * c * use.fan_out))
+        if isinstance(use, Matrix):
+            using.append(use.groups * use.positions * (3 * _entries(use) + 3 * c * use.fan_out))
     for keys in whole:
         uses = [found.by_name[key] for key in keys]
         size = sum(w[name].numel() for name in {name for use in uses for name in use.call.names})
@@ -68,7 +68,7 @@ def of_inputs(found: Uses, w: Weights, keys: Iterable[str]) -> int:
     for key in keys:
         use = found.by_name[key]
         assert isinstance(use, Matrix)
-        using.append(3 * use.groups * use.positions * (use.fan_in + 1))
+        using.append(3 * use.groups * use.positions * _entries(use))
     return _number(w) * (sum(found.kept.values()) + max(3 * found.widest, *using))
 
 
@@ -100,6 +100,11 @@ def groups(count: int, w: Weights) -> list[slice]:
 def size(w: Weights) -> int:
     """Bytes of the weights."""
     return sum(part.nbytes for part in w.values())
+
+
+def _entries(use: Matrix) -> int:
+    """Numbers of an input at a position."""
+    return 2 if use.lookup else use.fan_in + 1
 
 
 def _number(w: Weights) -> int:

@@ -15,6 +15,7 @@ from fedtangent import losses, trees
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangent_steps.kfac import Moments, directions
+from fedtangent.tangent_steps.step import choose
 from fedtangent.tangents.capture.derivatives import known_ways, push
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.task import Task
@@ -126,6 +127,14 @@ def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
         return torch.addmm(start.reshape(1, -1), c, d.reshape(len(d), -1)).reshape(-1, *start.shape)
 
     return trees.map(along, w, _like(basis, w))  # type: ignore[no-any-return]
+
+
+def chosen(w: Weights, basis: Weights, c: Tensor, loss: Tensor) -> tuple[Weights, Tensor]:
+    """The candidate of the lowest loss (T,), the only one that is made, and its number from 1; `w` and 0 if none is."""
+    none = {"c": torch.zeros_like(c[0])}
+    its, choice = choose(none, {"c": c}, loss, range(1, len(c) + 1))
+    made = trees.map(lambda part: part[0], candidates(w, basis, its["c"][None]))
+    return trees.where(choice > 0, made, w), choice
 
 
 def _like(basis: Weights, w: Weights) -> Weights:

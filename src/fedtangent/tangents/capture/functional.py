@@ -176,7 +176,8 @@ def _flat_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """F.linear of one matrix of rows: where weights are mapped, more axes would each have a copy of them."""
     if input.dim() < 3:
         return F.linear(input, weight, bias)
-    return F.linear(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
+    flat = F.linear(input.flatten(0, -2), weight, bias)
+    return torch.ops.aten._unsafe_view(flat, (*input.shape[:-1], flat.shape[-1]))  # a new tensor, as F.linear's own
 
 
 def _sloped(input: Tensor, weight: Tensor) -> Tensor:
