@@ -102,6 +102,44 @@ def test_arguments_by_keyword_are_found() -> None:
     assert found == {"weight,bias": Block(("",), True, True)}
 
 
+class Words(nn.Module):
+    """A look-up of two words, the first without training, and a layer on what is read, with unequal weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, 4, padding_idx=0), nn.Linear(4, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        read = self.words(x)
+        return self.head(torch.tanh(read[:, 0] + 2 * read[:, 1]))
+
+
+def test_of_a_look_up_the_moments_are_those_of_the_matrix_of_ones() -> None:
+    torch.manual_seed(3)
+    model, x = Words().double(), torch.tensor([[1, 2], [3, 1], [1, 1], [0, 6], [5, 0]])
+    data = Shard(x, torch.tensor([0, 2, 1, 1, 0]), torch.tensor([True, True, True, True, False]))
+    task, w = Task(model), weights(model)
+    found = moments(task, w, data)
+    key = "words.weight^T"
+    u = F.one_hot(x[:4], 7).double()
+    u[..., 0] = 0
+    assert torch.equal(found.inputs[key], torch.einsum("nsi,nsi->i", u, u))
+    total = torch.zeros(4, 4).double()
+    for n in range(4):
+        j = torch.func.jacrev(lambda z: model.head(torch.tanh(z[0] + 2 * z[1])))(model.words.weight[x[n]])
+        p = torch.softmax(model(x[n : n + 1])[0], 0)
+        for s in range(2):
+            if x[n, s] != 0:
+                total += j[:, s].T @ (torch.diag(p) - torch.outer(p, p)) @ j[:, s] / 2
+    assert_close(unpack(found.outputs[key])[0], total.detach(), 1e-10)
+    assert_close(fixed_inputs(task, data)[0], {key: found.inputs[key]})
+    step = directions(found, {}, [0.3])["words.weight"][0]
+    a, b = found.inputs[key] / 4, unpack(found.outputs[key])[0] / 4
+    right, left = a / a.mean() + 0.3**0.5, b / b.diagonal().mean() + 0.3**0.5 * torch.eye(4).double()
+    expected = found.gradient["words.weight"] / 4 / right[:, None] / a.mean()
+    assert_close(step, torch.linalg.solve(left, expected.T).T / b.diagonal().mean(), 1e-10)
+
+
 @pytest.mark.parametrize("name", ["one layer", "gated", "deep", "one output"])
 def test_of_one_sample_the_product_is_the_gauss_newton_block(name: str) -> None:
     example = KRONECKER[name]

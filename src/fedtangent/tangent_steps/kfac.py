@@ -56,7 +56,8 @@ class Moments(NamedTuple):
 
     Attributes:
         gradient: Of the loss by the parameters.
-        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name; of look-ups its diagonal (I,).
+        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name; of look-ups the diagonal,
+            (I,).
         outputs: B of every linear map, (G, O (O + 1) / 2); of whole blocks J^T H J, (1, P (P + 1) / 2).
         rows: How many.
     """

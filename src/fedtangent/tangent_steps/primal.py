@@ -27,8 +27,8 @@ from fedtangent import shard
 from fedtangent.losses import Loss, squared
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
-from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangent_steps.step import linearize
+from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.operator import pullback, pushforward
 from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes

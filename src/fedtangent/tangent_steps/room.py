@@ -37,13 +37,14 @@ def node_bytes(task: Task, other: Other, directions: int, tries: int) -> Callabl
     def peak(rows: int, degree: int) -> int:
         load, w = _known(task, other, directions, tries), slices.size(task.w_0)
         k, few = directions * w, max(group.stop - group.start for group in slices.groups(tries, task.w_0)) * w
-        answers = max(
+        moments = slices.held(rows, load.moments)
+        answers: int = max(
             slices.held(rows, load.inputs) + 2 * load.largest,
-            slices.held(rows, load.moments) + 2 * (load.message + w + load.largest),
+            moments + (1 + (moments < rows * load.moments)) * load.message + 2 * w + load.largest,
             slices.held(rows, load.along) + 3 * k,
             slices.held(rows, load.losses) + k + few,
         )
-        alone = load.message + 2 * k + 4 * load.largest
+        alone: int = load.message + 2 * k + 4 * load.largest
         if not degree:
             return max(answers, alone)
         # questions are weights and directions; what was asked stays until the choice

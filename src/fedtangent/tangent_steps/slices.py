@@ -38,7 +38,8 @@ def summed(one: Callable[[Shard], Any], data: Shard, row_bytes: int) -> Any:
 
 def held(rows: int, row_bytes: int) -> int:
     """The bytes of the largest slice."""
-    return row_bytes * max(part.stop - part.start for part in slices(rows, row_bytes))
+    longest: int = max(part.stop - part.start for part in slices(rows, row_bytes))
+    return row_bytes * longest
 
 
 def of_moments(found: Uses, w: Weights, whole: Iterable[tuple[str, ...]]) -> int:
@@ -54,7 +55,7 @@ def of_moments(found: Uses, w: Weights, whole: Iterable[tuple[str, ...]]) -> int
     using = [0]
     for use in found.by_name.values():
         if isinstance(use, Matrix):
-            using.append(use.groups * use.positions * (3 * _entries(use) + 3 * c * use.fan_out))
+            using.append(use.groups * use.positions * (2 * _entries(use) + 2 * c * use.fan_out))
     for keys in whole:
         uses = [found.by_name[key] for key in keys]
         size = sum(w[name].numel() for name in {name for use in uses for name in use.call.names})
@@ -68,7 +69,7 @@ def of_inputs(found: Uses, w: Weights, keys: Iterable[str]) -> int:
     for key in keys:
         use = found.by_name[key]
         assert isinstance(use, Matrix)
-        using.append(3 * use.groups * use.positions * _entries(use))
+        using.append(2 * use.groups * use.positions * _entries(use))
     return _number(w) * (sum(found.kept.values()) + max(3 * found.widest, *using))
 
 

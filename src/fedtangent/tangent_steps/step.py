@@ -147,7 +147,6 @@ def linearize(task: Task, w: Weights, data: Shard) -> Rows:
 
 def score(task: Task, tries: Weights, data: Shard) -> Score:
     """The true network's loss of every candidate, summed over a node's rows."""
-
     count, first = len(trees.leaves(tries)[0]), trees.map(lambda part: part[0], tries)
     found = of_task.uses(task, first, data.x)
     apply = each if slices.together(found) else one_by_one

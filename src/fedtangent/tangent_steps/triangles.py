@@ -21,7 +21,8 @@ def unpack(packed: Tensor) -> Tensor:
 def _upper(size: int, device: torch.device) -> Tensor:
     """Where the entries of its upper triangle are in a matrix."""
     i, j = torch.triu_indices(size, size, device=device, dtype=_index(size))
-    return i.mul_(size).add_(j)
+    place: Tensor = i.mul_(size).add_(j)
+    return place
 
 
 @lru_cache(maxsize=16)

@@ -155,7 +155,7 @@ def kept_inputs(model: nn.Module, w: Weights, x: Samples, uses: Uses, keys: Sequ
             return zero, {key: kept[key] for key in keys}
 
         # inside of the transform in which the uses were found
-        return torch.func.vjp(forward, next(iter(w.values())).new_zeros(()), has_aux=True)[2]  # type: ignore[misc]
+        return torch.func.vjp(forward, next(iter(w.values())).new_zeros(()), has_aux=True)[2]  # type: ignore[misc,no-any-return]
 
     with plain():
         return each(one, x)  # type: ignore[no-any-return]

@@ -177,7 +177,8 @@ def _flat_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if input.dim() < 3:
         return F.linear(input, weight, bias)
     flat = F.linear(input.flatten(0, -2), weight, bias)
-    return torch.ops.aten._unsafe_view(flat, (*input.shape[:-1], flat.shape[-1]))  # a new tensor, as F.linear's own
+    found: Tensor = torch.ops.aten._unsafe_view(flat, (*input.shape[:-1], flat.shape[-1]))  # new, as F.linear's own
+    return found
 
 
 def _sloped(input: Tensor, weight: Tensor) -> Tensor:
