@@ -184,11 +184,11 @@ def test_a_guard_changes_nothing_but_a_few_numbers_on_the_wire() -> None:
 
 
 def test_balance_costs_a_few_counts() -> None:
-    """Once up: rows of every class; each round down: these over all clients, and the weights; up: the cohort's."""
+    """Once up: rows of every class. Once down, as all take part: these of all clients, and weights. Up: the cohort's."""
     plain = federation.run(fedkfac(federation.task(), **FEW), rounds=2).ledger
     found = federation.run(fedkfac(federation.task(), **{**FEW, "balance": 2.0}), rounds=2).ledger
     more = {i: found.sent[i] - plain.sent[i] for i in (SERVER, *range(K))}
-    assert more == {SERVER: 2 * K * 2 * OUTPUTS * 8} | dict.fromkeys(range(K), (1 + 2) * OUTPUTS * 8)
+    assert more == {SERVER: K * 2 * OUTPUTS * 8} | dict.fromkeys(range(K), (1 + 2) * OUTPUTS * 8)
 
 
 @pytest.mark.parametrize(

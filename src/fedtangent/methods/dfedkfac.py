@@ -27,11 +27,10 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers, Inputs
 from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, candidates
-from fedtangent.tangent_steps.step import Score, choose, nothing_found, summed_loss
+from fedtangent.tangent_steps.span import Curvature, Span, chosen
+from fedtangent.tangent_steps.step import Score, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 
 
@@ -137,7 +136,7 @@ def dfedkfac(
         asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, near: tuple[Moments, Tensor]
     ) -> tuple[Weights, Weights, Tensor, Tensor]:
         mean, basis = asked
-        w, choice = choose(mean, candidates(mean, basis, c), loss, range(1, len(c) + 1))
+        w, choice = chosen(mean, basis, c, loss)
         return w, trees.subtract(w, mean) if momentum else {}, choice, near[1]
 
     return Method(
@@ -148,7 +147,7 @@ def dfedkfac(
         Traits(neighbours=True, tangent=True),
         aggregate,
         of_nodes,
-        node_bytes=kfac.node_bytes(task, span.tries),
+        node_bytes=node.node_bytes(len(dampings) + momentum, span.tries),
         messages={
             "weights": Message(("between",), lasting=True),
             **({"displacements": Message(("between",), lasting=True)} if momentum else {}),

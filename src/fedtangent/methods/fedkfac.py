@@ -29,11 +29,10 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers
 from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, candidates
-from fedtangent.tangent_steps.step import Score, choose, held_out, nothing_found, summed_loss
+from fedtangent.tangent_steps.span import Curvature, Span, chosen
+from fedtangent.tangent_steps.step import Score, held_out, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 from fedtangent.training import labels
 
@@ -144,8 +143,8 @@ def fedkfac(
         return client.weighing(by_class).losses(w, basis, c, data)
 
     def best(w: Weights, basis: Weights, c: Tensor, loss: tuple[Score, Tensor]) -> tuple[Weights, Weights, Tensor]:
-        chosen, choice = choose(w, candidates(w, basis, c), summed_loss(loss), range(1, len(c) + 1))
-        return chosen, trees.subtract(chosen, w), choice
+        found, choice = chosen(w, basis, c, summed_loss(loss))
+        return found, trees.subtract(found, w), choice
 
     return Method(
         "fedkfac",
@@ -154,7 +153,7 @@ def fedkfac(
         "aggregate" if guard else "kernel",
         Traits(tangent=True),
         clients=cohort,
-        node_bytes=kfac.node_bytes(task, span.tries),
+        node_bytes=client.node_bytes(len(dampings) + momentum, span.tries),
         messages={
             "weights": Message(("down",), lasting=True),
             "moments": Message(("up",)),

@@ -1,11 +1,13 @@
 """What a node answers to one that takes a step from sums: sums over its own rows, and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
+from fedtangent.tangent_steps import kfac, room, slices
 from fedtangent.tangent_steps.kfac import Moments, Other
 from fedtangent.tangent_steps.span import Curvature, candidates, curvature
 from fedtangent.tangent_steps.step import Score, countable, score
@@ -56,4 +58,9 @@ class Answers:
 
     def losses(self, w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         """The losses of some combinations of them."""
-        return countable(score(self.task, candidates(w, basis, c), data))
+        few = [score(self.task, candidates(w, basis, c[part]), data) for part in slices.groups(len(c), w)]
+        return countable(few[0]._replace(total=torch.cat([one.total for one in few])))
+
+    def node_bytes(self, directions: int, tries: int) -> Callable[[int, int], int]:
+        """(rows, degree) -> about the peak memory of a node's work, for so many directions and candidates."""
+        return room.node_bytes(self.task, self.other, directions, tries)

@@ -13,9 +13,9 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps import explicit, of_task
+from fedtangent.tangent_steps import explicit, of_task, slices
 from fedtangent.tangents.capture.factors import Factors, factors
-from fedtangent.tangents.capture.functional import Weights, each, plain
+from fedtangent.tangents.capture.functional import Weights, each, one_by_one, plain
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.numerics.integrate import PRODUCTS
@@ -172,12 +172,18 @@ def coded_bytes(task: Task, exchange: str, plain: Callable[[int, int], int]) -> 
 
 def score(task: Task, tries: Weights, data: Shard) -> Score:
     """The true network's loss of every candidate, summed over a node's rows."""
+    count, first = len(trees.leaves(tries)[0]), trees.map(lambda part: part[0], tries)
+    found = of_task.uses(task, first, data.x)
+    apply = each if slices.together(found) else one_by_one
 
-    def total(w: Weights) -> Tensor:
-        return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
+    def one(data: Shard) -> Score:
+        def total(w: Weights) -> Tensor:
+            return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
 
-    with plain():
-        return Score(each(total, tries), data.real.sum())
+        with plain():
+            return Score(apply(total, tries), data.real.sum())
+
+    return slices.summed(one, data, slices.of_losses(found, first, count))  # type: ignore[no-any-return]
 
 
 def countable(found: Score) -> tuple[Score, Tensor]:
