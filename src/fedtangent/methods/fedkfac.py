@@ -63,7 +63,7 @@ def fedkfac(
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     scales: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     momentum: bool = True,
-    decay: float = 5e-4,
+    weight_decay: float = 5e-4,
     selection: Literal["held-out", "loss"] = "held-out",
     other: Literal["refuse", "exact"] = "refuse",
     balance: float = 10.0,
@@ -78,7 +78,7 @@ def fedkfac(
         ridges: m, relative to the curvature along every direction; candidates of each.
         scales: Parts of the step; candidates of each.
         momentum: Whether the last displacement is one of the directions.
-        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
+        weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
         selection: Of the candidate, by the true loss on `held-out` rows, a tenth of every client's, or on those that
             the step was taken with (`loss`).
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
@@ -94,7 +94,7 @@ def fedkfac(
     if selection not in ("held-out", "loss"):
         raise SettingError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
-    client = Answers(task, other, decay)
+    client = Answers(task, other, weight_decay)
 
     labels.check(balance)
 

@@ -25,12 +25,12 @@ class Answers:
     Args:
         task: Model and loss.
         other: What becomes of parameters without Kronecker factors, as in `kfac.blocks`.
-        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
+        weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
     """
 
     task: Task
     other: Other
-    decay: float
+    weight_decay: float
 
     def weighing(self, by_class: Tensor) -> "Answers":
         """The answers where a row of each class weighs so much; (0,) for all alike."""
@@ -50,11 +50,11 @@ class Answers:
 
     def moments(self, w: Weights, data: Shard) -> Moments:
         """Gradient and moments at the weights."""
-        return kfac.moments(self.task, w, data, other=self.other, inputs="moving", decay=self.decay)
+        return kfac.moments(self.task, w, data, other=self.other, inputs="moving", weight_decay=self.weight_decay)
 
     def along(self, w: Weights, basis: Weights, data: Shard) -> Curvature:
         """The exact curvature along some directions."""
-        return curvature(self.task, w, basis, data, self.decay)
+        return curvature(self.task, w, basis, data, self.weight_decay)
 
     def losses(self, w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         """The losses of some combinations of them."""

@@ -117,7 +117,7 @@ def moments(
     *,
     other: Other = "refuse",
     inputs: Literal["all", "moving"] = "all",
-    decay: float = 0.0,
+    weight_decay: float = 0.0,
 ) -> Moments:
     """The sums over a node's real rows, at w: a forward, at most C backward passes, N G S (I^2 + C O^2) multiply-adds.
 
@@ -127,20 +127,20 @@ def moments(
         data: The rows.
         other: As for `blocks`.
         inputs: Which A: of all linear maps, or of those whose inputs move with the weights; see `fixed_inputs`.
-        decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
+        weight_decay: lambda, of lambda |w|^2 / 2 in every row's loss; in the gradient alone.
     """
     found = of_task.uses(task, w, data.x)
     made = blocks(found, other)
     whole = [block.uses for block in made.values() if not block.kronecker]
 
     def one(data: Shard) -> Moments:
-        return _moments(task, w, data, found, made, inputs, decay)
+        return _moments(task, w, data, found, made, inputs, weight_decay)
 
     return slices.summed(one, data, slices.of_moments(found, w, whole))  # type: ignore[no-any-return]
 
 
 def _moments(
-    task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, decay: float
+    task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, weight_decay: float
 ) -> Moments:
     """`moments` of rows that fit in memory together."""
     f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
@@ -184,7 +184,7 @@ def _moments(
         b[key] = pack(total[2] / positions)
     rows = data.real.sum()
     gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
-    gradient = {name: gradient[name] + decay * part * rows for name, part in w.items()}
+    gradient = {name: gradient[name] + weight_decay * part * rows for name, part in w.items()}
     return Moments(gradient, a, b, rows)
 
 

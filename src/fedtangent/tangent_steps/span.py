@@ -98,12 +98,12 @@ class Span:
         return torch.stack([s * c for c in found for s in self.scales]).to(quadratic.dtype)
 
 
-def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
-    """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
+def curvature(task: Task, w: Weights, basis: Weights, data: Shard, weight_decay: float = 0.0) -> Curvature:
+    """(J d_i)^T H (J d_j) + weight_decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
     model, x = of_task.function(task), of_task.samples(data.x)
     basis, ways = _like(basis, w), known_ways(model, task.w_0, of_task.example(task), x)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
-    smooth = decay * (flat @ flat.mT)
+    smooth = weight_decay * (flat @ flat.mT)
 
     def one(data: Shard) -> Curvature:
         x = of_task.samples(data.x)
