@@ -39,18 +39,21 @@ def shards(rows: Sequence[int] = ROWS, seed: int = 1) -> list[Shard]:
     ]
 
 
-def network(seed: int = 2) -> nn.Sequential:
-    """A network of two layers, whose weights hang on the seed alone."""
-    model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUTPUTS)).double()
+def network(seed: int = 2, convolutional: bool = False) -> nn.Sequential:
+    """A network of two layers, whose weights hang on the seed alone; the first may be a convolution."""
+    first: list[nn.Module] = [nn.Linear(INPUTS, HIDDEN), nn.ReLU()]
+    if convolutional:  # of images of three by three
+        first = [nn.Unflatten(1, (1, 3, 3)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*first, nn.Linear(8 if convolutional else HIDDEN, OUTPUTS)).double()
     rng = np.random.default_rng(seed)
     for p in model.parameters():
         p.data = torch.from_numpy(rng.normal(size=p.shape)) / 3
     return model
 
 
-def task(seed: int = 2) -> Task:
+def task(seed: int = 2, convolutional: bool = False) -> Task:
     """The network with cross-entropy."""
-    return Task(network(seed))
+    return Task(network(seed, convolutional))
 
 
 def engine(name: str = "sequential", memory: int = 1) -> Engine:

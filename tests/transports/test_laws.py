@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from fedtangent.catalog import load, names
-from fedtangent.channels.quantize import quantize
-from fedtangent.channels.topk import topk
-from fedtangent.federation import SERVER, Coding, Each, Fleet, Graph, Ledger, Link, Tag, Transport, Wire
-from fedtangent.federation.looking import collected, seen
-from fedtangent.federation.values import replaced
+from fedtangent.federation import SERVER, Each, Fleet, Graph, Ledger, Link, Tag, Transport, Wire
+from fedtangent.federation.looking import seen
 from fedtangent.shard import Shard
 from fedtangent.transports._pipes import Piped
 from fedtangent.transports.memory import memory
 from fedtangent.transports.threads import Ended, OutOfStep, threads
 from tests import tiny_federation as federation
-from tests.tiny_federation import GRAPH, LONELY, ROWS, assert_close, assert_same, plain
+from tests.tiny_federation import GRAPH, LONELY, ROWS, assert_close, assert_same
+from tests.transports.play import Played, play
 
 NODES = range(len(ROWS))
 METHODS = names("methods")
@@ -83,33 +81,12 @@ def played(transport: Transport, graph: Graph) -> tuple[Any, Ledger]:
 
 
 @cache
-def run(transport: str, what: str, coded: bool = False) -> tuple[Any, dict[str, Tensor], list[Any], Ledger]:
-    """State, aggregate, extras and bill of two rounds of a method, as they are known at the server's process."""
-
-    def play(transport: Transport) -> Any:
-        wire = Wire(transport, coding=lossy(what) if coded else None)
-        fleet = federation.fleet(wire=wire, round=0)
-        method = load("methods", what)(federation.task())
-        data_k = fleet.each(federation.shards())
-        state, extras = method.init(fleet, data_k), []
-        for k in (1, 2):
-            now = federation.fleet(wire=wire, round=k)
-            state, extra = method.round(now, state, data_k, k)
-            extras.append({name: seen(now, value) for name, value in extra.items()})
-            replaced(state, lambda part: part.settle() if isinstance(part, Each) else part)
-        with wire.ledger.paused():
-            aggregate = seen(now, method.aggregate(now, state, data_k))
-        whole = collected(now, state)
-        return plain(whole) if transport.here(SERVER) else None, aggregate, extras, wire.books(fleet.nodes)
-
-    return play(memory()) if transport == "memory" else TRANSPORTS[transport](play)[0]  # type: ignore[no-any-return]
-
-
-def lossy(what: str) -> Coding:
-    """A part of the entries, drawn levels; what is lost of messages that last is sent later."""
-    lasting = all(message.lasting for message in load("methods", what)(federation.task()).messages.values())
-    channels = [topk(share=0.5), quantize(levels=7, rounding="stochastic")]
-    return Coding(channels, feedback="error" if lasting else "none")
+def run(transport: str, what: str, **how: Any) -> Played:
+    """Two rounds of a method, as they are known at the server's process."""
+    if transport == "memory":
+        return play(memory(), what, **how)
+    found: Played = TRANSPORTS[transport](lambda transport: play(transport, what, **how))[0]
+    return found
 
 
 @pytest.mark.parametrize("graph", [GRAPH, LONELY], ids=["connected", "lonely"])
@@ -122,11 +99,18 @@ def test_every_verb_gives_what_it_gives_in_one_process(transport: str, graph: Gr
     assert found[0][1].state() == bill.state()
 
 
+@pytest.mark.parametrize("what", METHODS)
+def test_convolutions_give_what_they_give_in_one_process_and_on_any_engine(what: str) -> None:
+    expected = run("memory", what, convolutional=True)[:3]
+    assert_same(run("threads", what, convolutional=True)[:3], expected)
+    assert_close(run("memory", what, convolutional=True, engine="vectorized")[:3], expected, 1e-9)
+
+
 @pytest.mark.parametrize("what", CODED)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_channels_give_what_they_give_in_one_process(transport: str, what: str) -> None:
-    state, aggregate, extras, bill = run("memory", what, True)
-    found = run(transport, what, True)
+    state, aggregate, extras, bill = run("memory", what, coded=True)
+    found = run(transport, what, coded=True)
     assert_same(found[:3], (state, aggregate, extras))
     assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
     assert bill.sent_bytes < run("memory", what)[3].sent_bytes

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from fedtangent.transports.memory import memory
 from fedtangent.transports.ranks import cut
+from tests.transports.play import digests
 
 OWN = """
 '''Failing: FedAvg, but no node can take round 3.
@@ -86,6 +89,32 @@ def test_blocks_hold_about_as_many_rows_and_none_is_empty() -> None:
             places = cut(rows, count)
             assert places == sorted(places)
             assert {*places} == {*range(count)}
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_method_dense_convolutional_and_coded_gives_what_one_process_gives(count: int) -> None:
+    """Bit for bit, with the engine sequential."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(root)])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": paths}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.transports.play"],
+            env=env(**meeting, RANK=str(place), LOCAL_RANK=str(place)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in range(count)
+    ]
+    expected = digests(memory())
+    told = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, told[0][1] + told[1][1]
+    assert json.loads(told[0][0]) == expected
+    assert len(expected) > 40
 
 
 @pytest.mark.parametrize("method", ["dfedkfac", pytest.param("fedavg", marks=pytest.mark.slow)])

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import many, multiply_adds, trees
-from fedtangent.errors import SettingError, SettingTypeError
+from fedtangent.errors import SettingError
 from fedtangent.federation.asking import Asking
 from fedtangent.federation.coding import Way
 from fedtangent.federation.engine import Engine, blamed, inside
@@ -46,7 +46,7 @@ from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
 from fedtangent.federation.transport import Bill, Wire, nothing
-from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave
+from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class Fleet:
         if self.scope is not None:
             (scope, own_k), inner = self.scope, fn
             fn, x_k = inside(scope, inner), (own_k, *x_k)
-        self._check(*x_k)
+        check_each(self.nodes, *x_k)
 
         def pull(wave: Wave, cache: Cache) -> list[T]:
             return self._call(fn, wave.nodes, _rows([x.pull(wave, cache) for x in x_k], len(wave.nodes)))
@@ -131,7 +131,7 @@ class Fleet:
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
         """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
-        self._check(*x_k)
+        check_each(self.nodes, *x_k)
         rows = zip(self.here, self._settled(x_k), strict=True)
         rng = Numbers(self.seed, self.round, purpose)
         drawn = {node: self._call(fn, [node], [(rng.of(node), *row)])[0] for node, row in rows}
@@ -145,7 +145,7 @@ class Fleet:
 
     def at_server(self, fn: Callable[..., T], *x: Central[Any]) -> Central[T]:
         """fn(*x) at the server."""
-        self._check_central(*x)
+        check_central(*x)
         if not self._serves:
             return Central(cast(T, ABSENT))
         return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *(part.value for part in x))))
@@ -168,7 +168,7 @@ class Fleet:
 
         if isinstance(x, Central):
             return Central(coded(x.value, SERVER)) if x.is_here else x
-        self._check(x)
+        check_each(self.nodes, x)
 
         def pull(wave: Wave, cache: Cache) -> list[Any]:
             before = [None] * len(wave.nodes) if since_k is None else since_k.pull(wave, cache)
@@ -184,7 +184,7 @@ class Fleet:
 
     def broadcast(self, x: Central[T], message: str | None = None) -> Each[T]:
         """The server's value on every node; what a node holds already is not sent again."""
-        self._check_central(x)
+        check_central(x)
         x = self.as_sent(x, message)
         links = [Link(SERVER, node) for node in self.nodes]
         out = dict.fromkeys(links, x.value) if self._serves else {}
@@ -206,11 +206,10 @@ class Fleet:
             message: As of `as_sent`.
             since_k: As of `as_sent`.
         """
-        self._check(x_k)
+        check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message, since_k)
-        weights = [1.0] * len(self.nodes)
-        if weight_k is not None:
-            weights = [float(weight) for weight in self._told(weight_k, None)]
+        told = [1] * len(self.nodes) if weight_k is None else self._told(weight_k, None)
+        weights = [float(weight) for weight in told]
         whole = sum(weights)
         if whole == 0:
             raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
@@ -224,7 +223,7 @@ class Fleet:
         Raises:
             ValueError: No message is left.
         """
-        self._check(x_k)
+        check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
         kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
         ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
@@ -258,7 +257,7 @@ class Fleet:
 
     def mix(self, x_k: Each[T], message: str | None = None) -> Each[T]:
         """The gossip matrix times the values: every node averages with its neighbours what all of them see."""
-        self._check(x_k)
+        check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
         x = dict(zip(self.here, x_k.values, strict=True))
         links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
@@ -313,7 +312,7 @@ class Fleet:
         y_k: Sequence[Each[Any]],
         message: str | None,
     ) -> Asking:
-        self._check(x_k, *y_k)
+        check_each(self.nodes, x_k, *y_k)
         self._require_graph()
         own = dict(zip(self.here, self._settled(y_k), strict=True))
 
@@ -348,16 +347,16 @@ class Fleet:
         return self.wire.transport.here(SERVER)
 
     def _call(self, fn: Callable[..., Any], nodes: Sequence[int], rows: list[tuple[Any, ...]]) -> list[Any]:
-        if not rows:
-            return []
+        if self.engine.one_by_one and len(rows) > 1:  # each is booked its own work
+            return [found for node, row in zip(nodes, rows, strict=True) for found in self._call(fn, [node], [row])]
         try:
-            return self.ledger.run(nodes, lambda: self.engine.call(fn, rows))
+            return self.ledger.run(nodes, lambda: self.engine.call(fn, rows)) if rows else []
         except Exception as error:
             raise blamed(fn, nodes, rows, error, self.method, self.round) from error
 
     def _to_server(self, x_k: Each[T], bill: Bill | None) -> list[T]:
         """All values in the order of the nodes where the server is, absent elsewhere."""
-        self._check(x_k)
+        check_each(self.nodes, x_k)
         links = [Link(node, SERVER) for node in self.nodes]
         out = {Link(node, SERVER): x for node, x in zip(self.here, x_k.values_at(self.here), strict=True)}
         came = self.wire.exchange(self.wire.tag(), out, links, bill)
@@ -390,26 +389,6 @@ class Fleet:
     @cached_property
     def _shares(self) -> list[list[float]]:
         return self._require_graph().shares(self.gossip_weights)
-
-    def _check(self, *x_k: Each[Any]) -> None:
-        for x in x_k:
-            if not isinstance(x, Each):
-                raise SettingTypeError(
-                    f"`x_k` must be of type Each; got {type(x).__name__}. Broadcast a Central first."
-                )
-            absent = sorted(set(self.nodes).difference(x.nodes))
-            if absent:
-                raise SettingError(
-                    f"`x_k` must hold a value of every node; got none of node {absent[0]}. "
-                    "Merge a cohort's values with all nodes' old ones first."
-                )
-
-    def _check_central(self, *x: Central[Any]) -> None:
-        for part in x:
-            if not isinstance(part, Central):
-                raise SettingTypeError(
-                    f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
-                )
 
 
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:

@@ -7,6 +7,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from fedtangent.errors import SettingError, SettingTypeError
+
 T = TypeVar("T")
 Cache = dict[int, list[Any]]
 
@@ -173,3 +175,25 @@ def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:
             yield part
         elif hasattr(part, "_fields") or is_dataclass(part):
             yield from held(part)
+
+
+def check_each(nodes: Sequence[int], *x_k: Each[Any]) -> None:
+    """Raises where an argument of a verb is no Each, or not of all these nodes."""
+    for x in x_k:
+        if not isinstance(x, Each):
+            raise SettingTypeError(f"`x_k` must be of type Each; got {type(x).__name__}. Broadcast a Central first.")
+        absent = sorted(set(nodes).difference(x.nodes))
+        if absent:
+            raise SettingError(
+                f"`x_k` must hold a value of every node; got none of node {absent[0]}. "
+                "Merge a cohort's values with all nodes' old ones first."
+            )
+
+
+def check_central(*x: Central[Any]) -> None:
+    """Raises where an argument of a verb is no Central."""
+    for part in x:
+        if not isinstance(part, Central):
+            raise SettingTypeError(
+                f"`x` must be of type Central; got {type(part).__name__}. Take the mean or gather first."
+            )

@@ -1,0 +1,83 @@
+"""Two rounds of a method on any transport; run as a program on ranks, it prints digests of every method's results."""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fedtangent import trees
+from fedtangent.catalog import load, names
+from fedtangent.channels.quantize import quantize
+from fedtangent.channels.topk import topk
+from fedtangent.federation import SERVER, Coding, Each, Ledger, Transport, Wire
+from fedtangent.federation.looking import collected, seen
+from fedtangent.federation.values import replaced
+from fedtangent.transports.memory import memory
+from fedtangent.transports.ranks import joined, ranks
+from tests import tiny_federation as federation
+from tests.tiny_federation import ROWS, plain
+
+Played = tuple[Any, dict[str, Tensor], list[Any], Ledger]
+
+
+def play(
+    transport: Transport, what: str, *, coded: bool = False, convolutional: bool = False, engine: str = "sequential"
+) -> Played:
+    """State, aggregate, extras and bill of two rounds of a method; the state at the server's process alone."""
+    wire = Wire(transport, coding=lossy(what) if coded else None)
+    computing = federation.engine(engine, len(ROWS))
+    fleet = federation.fleet(wire=wire, round=0, engine=computing)
+    method = load("methods", what)(federation.task(convolutional=convolutional))
+    data_k = fleet.each(federation.shards())
+    state, extras = method.init(fleet, data_k), []
+    for k in (1, 2):
+        now = federation.fleet(wire=wire, round=k, engine=computing)
+        state, extra = method.round(now, state, data_k, k)
+        extras.append({name: seen(now, value) for name, value in extra.items()})
+        replaced(state, lambda part: part.settle() if isinstance(part, Each) else part)
+    with wire.ledger.paused():
+        aggregate = seen(now, method.aggregate(now, state, data_k))
+    whole = collected(now, state)
+    return plain(whole) if transport.here(SERVER) else None, aggregate, extras, wire.books(fleet.nodes)
+
+
+def lossy(what: str) -> Coding:
+    """A part of the entries, drawn levels; what is lost of messages that last is sent later."""
+    lasting = all(message.lasting for message in load("methods", what)(federation.task()).messages.values())
+    channels = [topk(share=0.5), quantize(levels=7, rounding="stochastic")]
+    return Coding(channels, feedback="error" if lasting else "none")
+
+
+def digests(transport: Transport) -> dict[str, str]:
+    """Of every method, dense and convolutional, and with channels."""
+    found = {}
+    for what in names("methods"):
+        bears = bool(load("methods", what)(federation.task()).messages)
+        for name, how in {"dense": {}, "convolutional": {"convolutional": True}, "coded": {"coded": True}}.items():
+            if name != "coded" or bears:
+                found[f"{what} {name}"] = digest(play(transport, what, **how))
+    return found
+
+
+def digest(played: Played) -> str:
+    """Of all numbers, to the bit."""
+    *values, ledger = played
+    sum_ = hashlib.sha256(json.dumps([ledger.state()[name] for name in ("sent", "received", "work")]).encode())
+    for leaf in trees.leaves(values):
+        array = leaf.detach().numpy() if isinstance(leaf, Tensor) else np.asarray(leaf)
+        sum_.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+    return sum_.hexdigest()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["alone"]:
+        print(json.dumps(digests(memory())))
+    else:
+        with joined():
+            transport = ranks(ROWS)
+            told = digests(transport)
+            if transport.here(SERVER):
+                print(json.dumps(told))
