@@ -20,7 +20,7 @@ PUBLISHED = {
     "dfedavg": {6: 0.7713, 11: 0.8014, 21: 0.8260, 30: 0.832},
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "ntkdfl": {"kernel": "trace", "clock": "flow", "selection": "loss", "momentum": 0.0, "lr": 0.01, "decay": 0.07},
+    "ntkdfl": {"kernel": "trace", "clock": "flow", "selection": "loss", "momentum": 0.0, "lr": 0.01, "lr_decay": 0.07},
     "dfedavg": {"epochs": 20, "batch": 25, "lr": 0.1, "momentum": 0.0},
 }
 

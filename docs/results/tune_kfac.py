@@ -19,7 +19,7 @@ import fedtangent
 HALVED = {"channel": "bfloat16", "messages": ("directions",)}
 SERVER: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "no decay": {"decay": 0.0},
+    "no decay": {"weight_decay": 0.0},
     "by the loss on the step's own rows": {"selection": "loss"},
     "dampings .1, 10": {"dampings": (0.1, 10.0)},
     "dampings 10, 1000": {"dampings": (10.0, 1000.0)},

@@ -35,8 +35,11 @@ def found(method: str, out: Path | None = None, resume: bool = False, **change: 
 
 @pytest.mark.parametrize("method", AVERAGING)
 def test_every_method_that_averages_at_a_server_bears_it_in_both_engines(method: str) -> None:
-    one, many = (found(method, engine=name) for name in ("sequential", "vectorized"))
-    assert sorted(one.weights) == sorted([*dict(network().named_parameters()), *BUFFERS])
+    """Without a bias before the normalisation, whose gradient is zero, or what rounding makes of that."""
+    model = network()
+    model[0].bias = None
+    one, many = (found(method, engine=name, model=model) for name in ("sequential", "vectorized"))
+    assert sorted(one.weights) == sorted([*dict(model.named_parameters()), *BUFFERS])
     federation.assert_close(one.weights, many.weights, 1e-9)
     assert one.rounds[-1]["sent_bytes"] == many.rounds[-1]["sent_bytes"]
 

@@ -21,7 +21,7 @@ class Step(NamedTuple):
     momentum: bool = True
     wire: str = "full"
     loss: str = "cross_entropy"
-    decay: float = 0.0
+    weight_decay: float = 0.0
 
 
 def flat(w: Weights) -> Tensor:
@@ -98,14 +98,14 @@ def candidates(
     weight = torch.ones(len(x)).double() if weight is None else weight
     g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)])
     g = (weight[:, None] * g).mean(0)
-    g = g + step.decay * flat(w)
+    g = g + step.weight_decay * flat(w)
     a, b = factors(w, x, step.loss, weight)
     d = torch.stack([direction(w, g, [first, a[1]], b, damping) for damping in step.dampings])
     if step.momentum:
         d = torch.cat([d, flat(v)[None]])
     if step.wire == "bfloat16":
         d = d.to(torch.bfloat16).double()
-    q, j, f = step.decay * d @ d.T, literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)
+    q, j, f = step.weight_decay * d @ d.T, literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)
     for n in range(len(x)):
         q += weight[n] * d @ j[n].T @ hessian(f[n], step.loss) @ j[n] @ d.T / len(x)
     still = [i for i in range(len(d)) if not d[i].any()]

@@ -21,7 +21,7 @@ FEW: dict[str, Any] = {
     "dampings": (0.03, 2.0),
     "ridges": (1e-3, 0.3),
     "scales": (0.4, 1.0),
-    "decay": 0.02,
+    "weight_decay": 0.02,
     "balance": 1.0,
     "guard": False,
 }
@@ -146,7 +146,7 @@ def test_a_linear_map_takes_newtons_step_where_it_is_in_the_span(inputs: int, da
         "ridges": (1e-14,),
         "scales": (1.0,),
         "momentum": False,
-        "decay": 0.0,
+        "weight_decay": 0.0,
     }
     assert_close(federation.run(fedkfac(task, **options), data, rounds=1).aggregate, best, 0.5)
     found = federation.run(fedkfac(task, **options, selection="loss"), data, rounds=1)
@@ -184,11 +184,11 @@ def test_a_guard_changes_nothing_but_a_few_numbers_on_the_wire() -> None:
 
 
 def test_balance_costs_a_few_counts() -> None:
-    """Once up: rows of every class; each round down: these over all clients, and the weights; up: the cohort's."""
+    """Once up: counts of every class. Once down, as all take part: all counts, and weights. Up: the cohort's."""
     plain = federation.run(fedkfac(federation.task(), **FEW), rounds=2).ledger
     found = federation.run(fedkfac(federation.task(), **{**FEW, "balance": 2.0}), rounds=2).ledger
     more = {i: found.sent[i] - plain.sent[i] for i in (SERVER, *range(K))}
-    assert more == {SERVER: 2 * K * 2 * OUTPUTS * 8} | dict.fromkeys(range(K), (1 + 2) * OUTPUTS * 8)
+    assert more == {SERVER: K * 2 * OUTPUTS * 8} | dict.fromkeys(range(K), (1 + 2) * OUTPUTS * 8)
 
 
 @pytest.mark.parametrize(

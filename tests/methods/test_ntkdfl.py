@@ -19,7 +19,7 @@ from tests.methods import literal_tangent as literal
 from tests.tiny_federation import GRAPH, INPUTS, OUTPUTS, ROWS, assert_close, philox
 
 K = len(ROWS)
-FEW = {"times": (3, 10, 30), "lr": 2.0, "decay": 0.3, "clock": "descent"}
+FEW = {"times": (3, 10, 30), "lr": 2.0, "lr_decay": 0.3, "clock": "descent"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "trace": {},
     "full": {"kernel": "full"},
@@ -67,7 +67,7 @@ def transcript(rounds: int, loss: str, **options: Any) -> tuple[list[Node], list
             start = {name: part + beta * last[name] for name, part in mean.items()}
             fit = [torch.cat([getattr(nodes[j].fit, part) for j in near]) for part in ("x", "y")]
             held = [torch.cat([getattr(nodes[j].held, part) for j in near]) for part in ("x", "y")]
-            now = step._replace(lr=step.lr * np.exp(-options["decay"] * (k - 1)))
+            now = step._replace(lr=step.lr * np.exp(-options["lr_decay"] * (k - 1)))
             tries, linear = literal.candidates(start, *fit, now)
             if selection == "linearised":
                 value = [literal.value(f, fit[1], loss) for f in linear]
@@ -125,7 +125,7 @@ def test_a_linear_model_evolves_exactly() -> None:
     """With the full kernel and the squared loss, descent is gradient descent on the neighbourhood's own loss."""
     linear = torch.nn.Linear(INPUTS, OUTPUTS).double()
     task = Task(linear, losses.squared)
-    options = {"kernel": "full", "clock": "descent", "times": (25,), "lr": 0.1, "decay": 0.0}
+    options = {"kernel": "full", "clock": "descent", "times": (25,), "lr": 0.1, "lr_decay": 0.0}
     found = federation.run(ntkdfl(task, **options), rounds=1)  # type: ignore[arg-type]
     data = federation.shards()
     for i in range(K):
@@ -195,7 +195,7 @@ def test_a_rate_that_would_never_end_is_told_by_every_engine(loss: str, budget: 
         ({"times": (10, 10**400)}, r"^`times` must be at most 9,223,372,036,854,775,807 under clock 'flow'; got 1000"),
         ({"times": (10, 1_000_001), "clock": "descent"}, r"^`times` must be at most 1,000,000 under clock 'descent'; "),
         ({"lr": math.inf}, r"^`lr` times the last of `times` must be finite; got lr inf\. Lower it\.$"),
-        ({"decay": math.inf}, r"^`decay` must not be negative, nor infinite; got inf\. Use 0 for none\.$"),
+        ({"lr_decay": math.inf}, r"^`lr_decay` must not be negative, nor infinite; got inf\. Use 0 for none\.$"),
         ({"momentum": 1.0}, r"^`momentum` must be in \[0, 1\); got 1.0. Use 0.5, or 0 for none\.$"),
         ({"momentum": 0.5, "averaging": False}, r"^`momentum` must be 0 without averaging; got both\. Leave .*\.$"),
         ({"exchange": "kernel"}, r"^`exchange` must be 'jacobian' or 'factors'; got 'kernel'\. Choose .*\.$"),
@@ -205,7 +205,7 @@ def test_a_rate_that_would_never_end_is_told_by_every_engine(loss: str, budget: 
         ({"times": (0, 5)}, r"^`times` must be positive and increasing; got \[0, 5\]\. Sort them\.$"),
         ({"times": (5, 5)}, r"^`times` must be positive and increasing; got \[5, 5\]\. Sort them\.$"),
         ({"lr": 0.0}, r"^`lr` must be positive; got 0.0\. Give .*\.$"),
-        ({"decay": -0.1}, r"^`decay` must not be negative, nor infinite; got -0.1\. Use 0 for none\.$"),
+        ({"lr_decay": -0.1}, r"^`lr_decay` must not be negative, nor infinite; got -0.1\. Use 0 for none\.$"),
         ({"selection": "test"}, r"^`selection` must be 'loss', 'linearised' or 'held-out'; got 'test'\. Choose .*\.$"),
         ({"aggregation": "best"}, r"^`aggregation` must be 'plain' or 'weighted'; got 'best'\. Choose .*\.$"),
     ],

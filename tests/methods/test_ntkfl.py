@@ -21,7 +21,7 @@ from tests.methods import literal_tangent as literal
 from tests.tiny_federation import BUDGETS, HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 K = len(ROWS)
-FEW: dict[str, Any] = {"participation": 0.5, "times": (3, 10, 30), "lr": 2.0, "decay": 0.3, "clock": "descent"}
+FEW: dict[str, Any] = {"participation": 0.5, "times": (3, 10, 30), "lr": 2.0, "lr_decay": 0.3, "clock": "descent"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "trace": {},
     "full": {"kernel": "full"},
@@ -117,7 +117,7 @@ def transcript(rounds: int, loss: str, **options: Any) -> tuple[dict[str, torch.
             held.append(part(Shard(*(column[out] for column in data)), k, i, share))
         j = torch.cat([received(w, data.x, options) for data in fit])
         x, y, _ = (torch.cat(parts) for parts in zip(*fit, strict=True))
-        now = step._replace(lr=step.lr * math.exp(-options["decay"] * (k - 1)))
+        now = step._replace(lr=step.lr * math.exp(-options["lr_decay"] * (k - 1)))
         everybody = torch.cat([data.y for data in federation.shards()])
         weight = literal_kfac.row_weights(everybody, y, options.get("balance", 1.0), OUTPUTS)
         tries, linear = literal.candidates(w, x, y, now, j, weight)

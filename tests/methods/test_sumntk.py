@@ -199,7 +199,7 @@ def test_all_that_the_server_needs_are_sums(monkeypatch: pytest.MonkeyPatch) -> 
     expected = federation.run(sumntk(federation.task(), **FEW), rounds=3).aggregate
     rng, gather = np.random.default_rng(3), Fleet.gather
 
-    def tree(fleet: Fleet, x_k: Each[Any]) -> tuple[Central[Any], Central[int]]:
+    def tree(fleet: Fleet, x_k: Each[Any], message: str | None = None) -> tuple[Central[Any], Central[int]]:
         left = list(x_k.values)
         while len(left) > 1:
             one, other = (left.pop(int(rng.integers(len(left)))) for _ in range(2))

@@ -63,12 +63,12 @@ def test_padding_changes_nothing(kernel: str, clock: str, loss: str) -> None:
 
 
 def test_the_rate_decays() -> None:
-    assert Step(lr=0.01, decay=0.07).rate(1) == 0.01
-    assert Step(lr=0.01, decay=0.07).rate(21) == pytest.approx(0.01 * 0.24659696394)
+    assert Step(lr=0.01, lr_decay=0.07).rate(1) == 0.01
+    assert Step(lr=0.01, lr_decay=0.07).rate(21) == pytest.approx(0.01 * 0.24659696394)
 
 
 def test_a_rate_that_decays_to_nothing_is_told() -> None:
     with pytest.raises(
-        ValueError, match=r"^`decay` must leave a positive lr; got 800.0, and 0 in round 2\. Lower it\.$"
+        ValueError, match=r"^`lr_decay` must leave a positive lr; got 800.0, and 0 in round 2\. Lower it\.$"
     ):
-        Step(lr=0.01, decay=800.0).rate(2)
+        Step(lr=0.01, lr_decay=800.0).rate(2)

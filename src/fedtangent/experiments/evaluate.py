@@ -1,11 +1,14 @@
 """Evaluate: what a model is worth on the test set, the aggregated one and the nodes' own."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedtangent.experiments.setup import Setup
-from fedtangent.federation import Central, Each, Fleet
+from fedtangent.federation import Central, Fleet
 from fedtangent.shard import at
 from fedtangent.training.losses import cross_entropy
 from fedtangent.training.task import Weights
@@ -33,8 +36,12 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     if built.method.personal is None:  # all nodes have the server's
         mean = worst = accuracy
     elif nodes:
-        own = [measured(built, w)[0] for w in _own(built, fleet, built.method.personal(state)).values]
-        each = sorted(fleet.observe(fleet.of_here(own)))
+        with fleet.ledger.paused():
+            w_k = built.method.personal(state)
+            if fleet.graph is not None:
+                w_k = fleet.mix(w_k)
+            right_k = fleet.map(partial(_right, built), w_k)
+            each = sorted(int(right) / len(built.y_test) for right in fleet.observe(right_k))
         lowest = each[: max(1, len(each) // 10)]
         mean, worst = sum(each) / len(each), sum(lowest) / len(lowest)
     return {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst, "loss": loss}
@@ -45,21 +52,27 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
 
     The loss is cross-entropy, whatever loss was trained on, so that methods are comparable; in a regression the task's.
     """
-    right, total, loss = 0, 0.0, cross_entropy if built.classes else built.task.loss
-    with torch.no_grad():
-        for start in range(0, len(built.y_test), BATCH):
-            part = slice(start, start + BATCH)
-            x, y = at(built.x_test, part), built.y_test[part]
-            f = built.task.predict(weights, x)
-            total += float(loss.per_sample(f, y).sum(dtype=torch.float64))
-            if built.classes:
-                right += int(((f.argmax(-1) == y) & torch.isfinite(f).all(-1)).sum())
-    return right / len(built.y_test), total / len(built.y_test)
+    right, total, loss = [], [], cross_entropy if built.classes else built.task.loss
+    for f, y in _outputs(built, weights):
+        total.append(loss.per_sample(f, y).sum(dtype=torch.float64))
+        if built.classes:
+            right.append(_hits(f, y))
+    count = len(built.y_test)
+    return (int(torch.stack(right).sum()) if right else 0) / count, sum(torch.stack(total).tolist()) / count
 
 
-def _own(built: Setup, fleet: Fleet, w_k: Each[Weights]) -> Each[Weights]:
-    """The nodes' own models, after one more average where they have neighbours."""
-    if not built.method.traits.neighbours:
-        return w_k
-    with fleet.ledger.paused():
-        return fleet.mix(w_k)
+def _right(built: Setup, weights: Weights) -> Tensor:
+    """How many test rows these weights are right about; an engine may ask it of many nodes at once."""
+    return torch.stack([_hits(f, y) for f, y in _outputs(built, weights)]).sum()
+
+
+def _hits(f: Tensor, y: Tensor) -> Tensor:
+    return ((f.argmax(-1) == y) & torch.isfinite(f).all(-1)).sum()
+
+
+def _outputs(built: Setup, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and labels or targets, some rows of the test set at a time."""
+    for start in range(0, len(built.y_test), BATCH):
+        part = slice(start, start + BATCH)
+        with torch.no_grad():
+            yield built.task.predict(weights, at(built.x_test, part)), built.y_test[part]

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from fedtangent.errors import SettingError
 
-# Options that have become parts, and what to use in their place.
+# Options of earlier versions, and what has taken their place.
 SUCCESSORS = {
-    "sparsity": "--channel topk --channel.share, with --channel.messages factors",
-    "levels": "--channel quantize --channel.levels, with --channel.messages factors",
-    "wire": "--channel bfloat16 --channel.messages directions",
+    "sparsity": "--channel topk --channel.share with --channel.messages factors, as every method has it",
+    "levels": "--channel quantize --channel.levels with --channel.messages factors, as every method has it",
+    "wire": "--channel bfloat16 --channel.messages directions, as every method has it",
+    "decay": "--lr-decay of ntkfl and ntkdfl, or --weight-decay of fedkfac and dfedkfac",
 }
 
 _LISTS = (tuple, list, Sequence)
@@ -76,7 +77,7 @@ def resolved(owner: str, function: Callable[..., Any], given: Mapping[str, Any])
 def unknown(name: str, known: Mapping[str, Any], what: str) -> str:
     """The sentence about a name that does not exist, with the nearest that does."""
     if (use := SUCCESSORS.get(name.rpartition(".")[2])) is not None:
-        return f"`{name}` must be left out: channels do it, for every method; got a value. Use {use}."
+        return f"`{name}` must have its new name; got the one of an earlier version. Use {use}."
     if near := get_close_matches(name, known, 1):
         return f"`{name}` must be {what}; got an unknown name. Did you mean {near[0]!r}?"
     names = ", ".join(other for other in known if "." not in other)

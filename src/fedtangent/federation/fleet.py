@@ -208,8 +208,7 @@ class Fleet:
         """
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message, since_k)
-        told = [1] * len(self.nodes) if weight_k is None else self._told(weight_k, None)
-        weights = [float(weight) for weight in told]
+        weights = [1.0] * len(self.nodes) if weight_k is None else [float(n) for n in self._told(weight_k, None)]
         whole = sum(weights)
         if whole == 0:
             raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")

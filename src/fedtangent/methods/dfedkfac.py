@@ -27,11 +27,10 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers, Inputs
 from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, candidates
-from fedtangent.tangent_steps.step import Score, choose, nothing_found, summed_loss
+from fedtangent.tangent_steps.span import Curvature, Span, chosen
+from fedtangent.tangent_steps.step import Score, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 
 
@@ -58,7 +57,7 @@ def dfedkfac(
     ridges: Sequence[float] = (1e-4, 1e-2),
     scales: Sequence[float] = (0.5, 1.0, 2.0, 3.0),
     momentum: bool = True,
-    decay: float = 5e-4,
+    weight_decay: float = 5e-4,
     inputs: Literal["neighbourhood", "shared"] = "neighbourhood",
     guard: bool = False,
     aggregation: Literal["plain", "weighted"] = "plain",
@@ -73,7 +72,7 @@ def dfedkfac(
         scales: Multiples of the step; candidates of each. Above 1, for the average with the neighbours shortens it. A
             single candidate is taken unscored.
         momentum: Whether the neighbourhood's mean last displacement is one of the directions.
-        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
+        weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
         inputs: Of whom the moments of the data's own inputs are: the `neighbourhood`, sent in every round, or `shared`,
             summed over all nodes once.
         guard: Whether a node keeps its mean, and counts as failed, in a round whose sums would show a neighbour or a
@@ -88,7 +87,7 @@ def dfedkfac(
         raise SettingError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
     aggregate = node_mean(aggregation)
 
-    node = Answers(task, other, decay)
+    node = Answers(task, other, weight_decay)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         v_k = fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {})
@@ -137,7 +136,7 @@ def dfedkfac(
         asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, near: tuple[Moments, Tensor]
     ) -> tuple[Weights, Weights, Tensor, Tensor]:
         mean, basis = asked
-        w, choice = choose(mean, candidates(mean, basis, c), loss, range(1, len(c) + 1))
+        w, choice = chosen(mean, basis, c, loss)
         return w, trees.subtract(w, mean) if momentum else {}, choice, near[1]
 
     return Method(
@@ -148,7 +147,7 @@ def dfedkfac(
         Traits(neighbours=True, tangent=True),
         aggregate,
         of_nodes,
-        node_bytes=kfac.node_bytes(task, span.tries),
+        node_bytes=node.node_bytes(len(dampings) + momentum, span.tries),
         messages={
             "weights": Message(("between",), lasting=True),
             **({"displacements": Message(("between",), lasting=True)} if momentum else {}),

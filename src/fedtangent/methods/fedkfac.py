@@ -29,11 +29,10 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
 from fedtangent.tangent_steps.answers import Answers
 from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, candidates
-from fedtangent.tangent_steps.step import Score, choose, held_out, nothing_found, summed_loss
+from fedtangent.tangent_steps.span import Curvature, Span, chosen
+from fedtangent.tangent_steps.step import Score, held_out, nothing_found, summed_loss
 from fedtangent.task import Task, Weights
 from fedtangent.training import labels
 
@@ -64,7 +63,7 @@ def fedkfac(
     ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     scales: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     momentum: bool = True,
-    decay: float = 5e-4,
+    weight_decay: float = 5e-4,
     selection: Literal["held-out", "loss"] = "held-out",
     other: Literal["refuse", "exact"] = "refuse",
     balance: float = 10.0,
@@ -79,7 +78,7 @@ def fedkfac(
         ridges: m, relative to the curvature along every direction; candidates of each.
         scales: Parts of the step; candidates of each.
         momentum: Whether the last displacement is one of the directions.
-        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
+        weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
         selection: Of the candidate, by the true loss on `held-out` rows, a tenth of every client's, or on those that
             the step was taken with (`loss`).
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
@@ -95,7 +94,7 @@ def fedkfac(
     if selection not in ("held-out", "loss"):
         raise SettingError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
-    client = Answers(task, other, decay)
+    client = Answers(task, other, weight_decay)
 
     labels.check(balance)
 
@@ -144,8 +143,8 @@ def fedkfac(
         return client.weighing(by_class).losses(w, basis, c, data)
 
     def best(w: Weights, basis: Weights, c: Tensor, loss: tuple[Score, Tensor]) -> tuple[Weights, Weights, Tensor]:
-        chosen, choice = choose(w, candidates(w, basis, c), summed_loss(loss), range(1, len(c) + 1))
-        return chosen, trees.subtract(chosen, w), choice
+        found, choice = chosen(w, basis, c, summed_loss(loss))
+        return found, trees.subtract(found, w), choice
 
     return Method(
         "fedkfac",
@@ -154,7 +153,7 @@ def fedkfac(
         "aggregate" if guard else "kernel",
         Traits(tangent=True),
         clients=cohort,
-        node_bytes=kfac.node_bytes(task, span.tries),
+        node_bytes=client.node_bytes(len(dampings) + momentum, span.tries),
         messages={
             "weights": Message(("down",), lasting=True),
             "moments": Message(("up",)),

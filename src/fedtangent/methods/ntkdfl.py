@@ -56,7 +56,7 @@ def ntkdfl(
     clock: Literal["flow", "descent"] = "flow",
     times: Sequence[int] = (100, 200, 300, 400, 500, 600, 700, 800),
     lr: float = 0.01,
-    decay: float = 0.07,
+    lr_decay: float = 0.07,
     selection: Literal["loss", "linearised", "held-out"] = "loss",
     momentum: float = 0.0,
     averaging: bool = True,
@@ -71,7 +71,7 @@ def ntkdfl(
         clock: `flow` or `descent`.
         times: Candidate numbers of steps.
         lr: Length of a step.
-        decay: lr shrinks by exp(-decay) every round.
+        lr_decay: lr shrinks by exp(-lr_decay) every round.
         selection: By the candidates' true `loss`, scored by the rows' owners; by the `linearised` network's; or by the
             true loss on `held-out` rows, a tenth of every node's.
         momentum: beta, of the last displacement.
@@ -84,7 +84,7 @@ def ntkdfl(
     if momentum and not averaging:
         raise SettingError("`momentum` must be 0 without averaging; got both. Leave one of them out.")
     aggregate = node_mean(aggregation)
-    step = Step(kernel, clock, tuple(times), lr, decay, selection)
+    step = Step(kernel, clock, tuple(times), lr, lr_decay, selection)
     answer = bill(task, exchange)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:

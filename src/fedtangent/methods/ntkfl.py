@@ -66,7 +66,7 @@ def ntkfl(
     clock: Literal["flow", "descent"] = "flow",
     times: Sequence[int] = (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1500, 2000),
     lr: float = 0.01,
-    decay: float = 0.0,
+    lr_decay: float = 0.0,
     selection: Literal["loss", "linearised", "held-out"] = "loss",
     exchange: Literal["jacobian", "factors"] = "jacobian",
     subsample: float = 1.0,
@@ -82,7 +82,7 @@ def ntkfl(
         clock: `flow` or `descent`.
         times: Candidate numbers of steps.
         lr: Length of a step.
-        decay: lr shrinks by exp(-decay) every round.
+        lr_decay: lr shrinks by exp(-lr_decay) every round.
         selection: By the candidates' true `loss`, scored by the rows' owners; by the `linearised` network's; or by the
             true loss on `held-out` rows, a tenth of every client's.
         exchange: What is billed: the paper's Jacobians, or the factors, which give the same kernel. What channels
@@ -93,7 +93,7 @@ def ntkfl(
             [1 / balance, balance]; 1, the paper's, switches them off.
     """
     cohort = participants(participation)
-    step = Step(kernel, clock, tuple(times), lr, decay, selection)
+    step = Step(kernel, clock, tuple(times), lr, lr_decay, selection)
     labels.check(balance)
     payload, part = bill(task, exchange), some(subsample)
 

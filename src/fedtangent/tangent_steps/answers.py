@@ -1,11 +1,13 @@
 """What a node answers to one that takes a step from sums: sums over its own rows, and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac
+from fedtangent.tangent_steps import kfac, room, slices
 from fedtangent.tangent_steps.kfac import Moments, Other
 from fedtangent.tangent_steps.span import Curvature, candidates, curvature
 from fedtangent.tangent_steps.step import Score, countable, score
@@ -23,12 +25,12 @@ class Answers:
     Args:
         task: Model and loss.
         other: What becomes of parameters without Kronecker factors, as in `kfac.blocks`.
-        decay: m, of m |w|^2 / 2 in the loss of which the step is taken.
+        weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
     """
 
     task: Task
     other: Other
-    decay: float
+    weight_decay: float
 
     def weighing(self, by_class: Tensor) -> "Answers":
         """The answers where a row of each class weighs so much; (0,) for all alike."""
@@ -48,12 +50,17 @@ class Answers:
 
     def moments(self, w: Weights, data: Shard) -> Moments:
         """Gradient and moments at the weights."""
-        return kfac.moments(self.task, w, data, other=self.other, inputs="moving", decay=self.decay)
+        return kfac.moments(self.task, w, data, other=self.other, inputs="moving", weight_decay=self.weight_decay)
 
     def along(self, w: Weights, basis: Weights, data: Shard) -> Curvature:
         """The exact curvature along some directions."""
-        return curvature(self.task, w, basis, data, self.decay)
+        return curvature(self.task, w, basis, data, self.weight_decay)
 
     def losses(self, w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         """The losses of some combinations of them."""
-        return countable(score(self.task, candidates(w, basis, c), data))
+        few = [score(self.task, candidates(w, basis, c[part]), data) for part in slices.groups(len(c), w)]
+        return countable(few[0]._replace(total=torch.cat([one.total for one in few])))
+
+    def node_bytes(self, directions: int, tries: int) -> Callable[[int, int], int]:
+        """(rows, degree) -> about the peak memory of a node's work, for so many directions and candidates."""
+        return room.node_bytes(self.task, self.other, directions, tries)

@@ -8,9 +8,7 @@ block of J^T H J is about A (x) B, A = sum over samples and positions of u u^T, 
 N samples; G groups of a convolution; I inputs, the bias's 1 among them, and O results of a group.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,8 +18,9 @@ from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task
-from fedtangent.tangents.capture.factors import Factor, Factors, factors, head, sensitivities
+from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps.triangles import pack, unpack
+from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.uses import Use, Uses
@@ -45,11 +44,13 @@ class Block(NamedTuple):
         uses: Where they are used.
         kronecker: Whether they are the weight, and perhaps the bias, of a linear map; else the block is kept whole.
         fixed: Whether the map's inputs are the data's, whatever the weights.
+        lookup: Whether the map looks up rows, so that u has one 1, and A is the diagonal of how often each is read.
     """
 
     uses: tuple[str, ...]
     kronecker: bool
     fixed: bool
+    lookup: bool = False
 
 
 class Moments(NamedTuple):
@@ -57,7 +58,8 @@ class Moments(NamedTuple):
 
     Attributes:
         gradient: Of the loss by the parameters.
-        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name.
+        inputs: A of linear maps, upper triangles (G, I (I + 1) / 2), by their block's name; of look-ups the diagonal,
+            (I,).
         outputs: B of every linear map, (G, O (O + 1) / 2); of whole blocks J^T H J, (1, P (P + 1) / 2).
         rows: How many.
     """
@@ -94,9 +96,9 @@ def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
         linear = alike and turned is not None and all(_turned(peer) == turned for peer in peers)
         if linear or (alike and isinstance(peers[0], (Affine, Sums)) and len(own) == 1):
             if name == names[0]:
-                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(
-                    tuple(own), linear, linear and len(own) == 1 and own[0] in found.fixed
-                )
+                fixed = linear and len(own) == 1 and own[0] in found.fixed
+                lookup = linear and isinstance(peers[0], Matrix) and peers[0].lookup
+                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(tuple(own), linear, fixed, lookup)
         elif other == "refuse":
             function = getattr(peers[0].call.function, "__name__", "a function")
             raise SettingError(
@@ -115,7 +117,7 @@ def moments(
     *,
     other: Other = "refuse",
     inputs: Literal["all", "moving"] = "all",
-    decay: float = 0.0,
+    weight_decay: float = 0.0,
 ) -> Moments:
     """The sums over a node's real rows, at w: a forward, at most C backward passes, N G S (I^2 + C O^2) multiply-adds.
 
@@ -125,12 +127,23 @@ def moments(
         data: The rows.
         other: As for `blocks`.
         inputs: Which A: of all linear maps, or of those whose inputs move with the weights; see `fixed_inputs`.
-        decay: m, of m |w|^2 / 2 in every row's loss; in the gradient alone.
+        weight_decay: lambda, of lambda |w|^2 / 2 in every row's loss; in the gradient alone.
     """
     found = of_task.uses(task, w, data.x)
     made = blocks(found, other)
+    whole = [block.uses for block in made.values() if not block.kronecker]
+
+    def one(data: Shard) -> Moments:
+        return _moments(task, w, data, found, made, inputs, weight_decay)
+
+    return slices.summed(one, data, slices.of_moments(found, w, whole))  # type: ignore[no-any-return]
+
+
+def _moments(
+    task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, weight_decay: float
+) -> Moments:
+    """`moments` of rows that fit in memory together."""
     f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
-    parts = shard.cleared(parts, data.real)
     y = data.y
     residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
     root = torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, y), 0)
@@ -138,8 +151,9 @@ def moments(
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
     for key, block in made.items():
+        own = shard.cleared({one: parts[one] for one in block.uses}, data.real)
         if not block.kronecker:
-            j = _rows(found, w, parts, block, parameters(key))
+            j = _rows(found, w, own, block, parameters(key))
             gradient |= _split(torch.einsum("nc,ncp->p", residual, j), w, key)
             d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
             b[key] = pack((d.mT @ d)[None])
@@ -148,35 +162,49 @@ def moments(
         for one in block.uses:
             use = found.by_name[one]
             assert isinstance(use, Matrix)
-            u, d = _sides(found, w, parts, one, use, data.real)
             positions += use.positions
             wanted = inputs == "all" or not block.fixed
+            d = use.outer(sensitivities(own[one], use.call.shapes, head(found, w)))
+            u = _inputs(own[one], use, data.real)
+            if use.lookup:
+                d = torch.where(_read(use, u)[:, None, None, None], d, 0)
+                slope = _looked_up(use, u, torch.einsum("ncgos,nc->nso", d, residual)).mT[None]
+            else:
+                slope = torch.einsum("ncgos,nc,ngis->goi", d, residual, u)
             sums = (
-                torch.einsum("ncgos,nc,ngis->goi", d, residual, u),
-                _squares(u.permute(1, 0, 3, 2)) if wanted else u.new_zeros(0),
+                slope,
+                _input_moments(use, u, data.real, d) if wanted else d.new_zeros(0),
                 _squares(torch.einsum("nck,ncgos->gnkso", root, d)),
             )
             total = sums if total is None else trees.add(total, sums)
         assert total is not None
         gradient |= _parameters(total[0], w, key)
         if wanted:
-            a[key] = pack(total[1])
+            a[key] = total[1] if block.lookup else pack(total[1])
         b[key] = pack(total[2] / positions)
     rows = data.real.sum()
     gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
-    gradient = {name: gradient[name] + decay * part * rows for name, part in w.items()}
+    gradient = {name: gradient[name] + weight_decay * part * rows for name, part in w.items()}
     return Moments(gradient, a, b, rows)
 
 
 def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
     """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
     found = of_task.uses(task, task.w_0, data.x)
-    a: dict[str, Tensor] = {}
-    fixed = {key: block for key, block in blocks(found, other).items() if block.fixed}
-    parts = factors(of_task.function(task), task.w_0, of_task.samples(data.x), found)[1] if fixed else {}
-    for key, block in fixed.items():
-        u = _inputs(parts[block.uses[0]], found.by_name[block.uses[0]], data.real)
-        a[key] = pack(_squares(u.permute(1, 0, 3, 2)))
+    fixed = {key: block.uses[0] for key, block in blocks(found, other).items() if block.fixed}
+    like = next(iter(task.w_0.values()))
+
+    def one(data: Shard) -> dict[str, Tensor]:
+        kept = kept_inputs(of_task.function(task), task.w_0, of_task.samples(data.x), found, [*fixed.values()])
+        a = {}
+        for key, use in fixed.items():
+            matrix, factor = found.by_name[use], Last(shard.cleared(kept[use], data.real))
+            assert isinstance(matrix, Matrix)
+            total = _input_moments(matrix, _inputs(factor, matrix, data.real), data.real, like)
+            a[key] = total if matrix.lookup else pack(total)
+        return a
+
+    a = slices.summed(one, data, slices.of_inputs(found, task.w_0, fixed.values())) if fixed else {}
     return a, data.real.sum()
 
 
@@ -220,7 +248,8 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
         b = unpack(packed) / total.rows
         if key in total.inputs or key in a:
             g = _matrix(total.gradient, key, *b.shape[:2]) / total.rows
-            inputs = unpack(total.inputs[key]) / total.rows if key in total.inputs else unpack(a[key])
+            inputs = total.inputs[key] / total.rows if key in total.inputs else a[key]
+            inputs = inputs if inputs.dim() == 1 else unpack(inputs)
             steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
             found |= _parameters(torch.stack(steps), total.gradient, key)
         else:
@@ -230,43 +259,6 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
     return {name: found.get(name, part) for name, part in still.items()}
 
 
-def node_bytes(task: Task, tries: int) -> Callable[[int, int], int]:
-    """(rows, degree) -> about the peak memory of a node's moments and candidates."""
-    shapes = [tuple(w.shape) for w in task.w_0.values()]
-    heights = [math.prod(shape[:1]) for shape in shapes]  # of a scalar too
-    number = next(iter(task.w_0.values())).element_size()
-    factors = sum(shape[0] ** 2 + math.prod(shape[1:]) ** 2 for shape in shapes if len(shape) > 1)
-    reacts = 4 * heights[-1] * sum(heights)
-    return lambda rows, degree: number * (rows * reacts + factors + (tries + 6) * task.size)
-
-
-def pack(matrix: Tensor) -> Tensor:
-    """The upper triangle of symmetric matrices (G, I, I), (G, I (I + 1) / 2)."""
-    return matrix.flatten(-2).index_select(-1, _upper(matrix.shape[-1], matrix.device))
-
-
-def unpack(packed: Tensor) -> Tensor:
-    """The inverse of `pack`."""
-    size = int((2 * packed.shape[-1]) ** 0.5)
-    return packed.index_select(-1, _places(size, packed.device)).reshape(*packed.shape[:-1], size, size)
-
-
-@lru_cache(maxsize=16)
-def _upper(size: int, device: torch.device) -> Tensor:
-    """Where the entries of its upper triangle are in a matrix."""
-    i, j = torch.triu_indices(size, size, device=device)
-    place: Tensor = i * size + j
-    return place
-
-
-@lru_cache(maxsize=16)
-def _places(size: int, device: torch.device) -> Tensor:
-    """Where every entry of a symmetric matrix is in its upper triangle."""
-    i = torch.arange(size, device=device)
-    low, high = torch.minimum(i[:, None], i), torch.maximum(i[:, None], i)
-    return (low * size - low * (low - 1) // 2 + high - low).flatten()
-
-
 def parameters(key: str) -> list[str]:
     """The parameters of a block."""
     return [name.removesuffix(_TURNED) for name in key.split(",")]
@@ -274,8 +266,10 @@ def parameters(key: str) -> list[str]:
 
 def _turned(use: Use) -> bool | None:
     """Whether a matrix's weight is laid out (G, I, O); None where it has neither that layout nor (G, O, I)."""
-    if not isinstance(use, Matrix) or use.lookup or not isinstance(use.layout, Layout):
+    if not isinstance(use, Matrix) or not isinstance(use.layout, Layout):
         return None
+    if use.lookup:
+        return True if use.layout.in_order else None
     if use.bias_layout is not None and not use.bias_layout.in_order:
         return None
     if use.layout.in_order:
@@ -295,20 +289,33 @@ def _names(use: Use) -> tuple[str, ...]:
     return use.call.names
 
 
-def _sides(found: Uses, w: Weights, parts: Factors, key: str, use: Matrix, real: Tensor) -> tuple[Tensor, Tensor]:
-    """u (n, G, I, S) with the bias's 1, of real rows, and d (n, C, G, O, S)."""
-    d = use.outer(sensitivities(parts[key], use.call.shapes, head(found, w)))
-    return _inputs(parts[key], use, real), d
-
-
-def _inputs(factor: Factor, use: Use, real: Tensor) -> Tensor:
-    """u (n, G, I, S) with the bias's 1, of real rows."""
-    assert isinstance(use, Matrix)
+def _inputs(factor: Factor, use: Matrix, real: Tensor) -> Tensor:
+    """u (n, G, I, S) with the bias's 1, of real rows; the rows that are looked up (n, S)."""
     u = use.inner(factor.a)
     if use.bias is not None:
         u = torch.cat([u, torch.ones_like(u[:, :, :1])], 2)
     cleared: Tensor = shard.cleared(u, real)
     return cleared
+
+
+def _input_moments(use: Matrix, u: Tensor, real: Tensor, like: Tensor) -> Tensor:
+    """The sum of u u^T, (G, I, I); of a look-up its diagonal (I,), in the type of `like`."""
+    if not use.lookup:
+        return _squares(u.permute(1, 0, 3, 2))
+    read = real[:, None] & _read(use, u)
+    return _looked_up(use, u, read[..., None].to(like))[:, 0]
+
+
+def _read(use: Matrix, u: Tensor) -> Tensor:
+    """Which of the rows that are looked up are trained."""
+    return torch.ones_like(u, dtype=torch.bool) if use.skipped is None else u != use.skipped
+
+
+def _looked_up(use: Matrix, u: Tensor, numbers: Tensor) -> Tensor:
+    """The sums (I, O) of numbers (n, S, O) over the places where each row is looked up."""
+    numbers = numbers.flatten(0, 1)
+    rows = u.flatten()[:, None].expand(-1, numbers.shape[1])
+    return numbers.new_zeros(use.fan_in, numbers.shape[1]).scatter_add(0, rows, numbers)
 
 
 def _rows(found: Uses, w: Weights, parts: Factors, block: Block, names: list[str]) -> Tensor:
@@ -358,8 +365,15 @@ def _split(flat: Tensor, like: Weights, key: str) -> Weights:
 
 
 def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:
-    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite."""
-    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(factor.dtype).tiny)
+    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite.
+
+    F is a matrix (..., I, I), or the diagonal (I,) of one.
+    """
+    tiny = torch.finfo(factor.dtype).tiny
+    if factor.dim() == 1:
+        mean = factor.mean().clamp_min(tiny)
+        return right / (factor / mean + damping)[:, None] / mean
+    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(tiny)
     damped = factor / mean
     damped.diagonal(dim1=-2, dim2=-1).add_(damping)
     lower, failed = torch.linalg.cholesky_ex(damped)

@@ -26,8 +26,8 @@ from torch import Tensor
 from fedtangent import shard
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task
-from fedtangent.tangent_steps.kfac import pack, unpack
 from fedtangent.tangent_steps.step import linearised_rows
+from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.kernel_operator import pullback, pushforward
 from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes

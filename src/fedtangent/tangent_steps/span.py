@@ -14,8 +14,9 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task
+from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangent_steps.kfac import Moments, directions
+from fedtangent.tangent_steps.step import choose
 from fedtangent.tangents.capture.derivatives import known_ways, push
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.training import losses
@@ -97,17 +98,24 @@ class Span:
         return torch.stack([s * c for c in found for s in self.scales]).to(quadratic.dtype)
 
 
-def curvature(task: Task, w: Weights, basis: Weights, data: Shard, decay: float = 0.0) -> Curvature:
-    """(J d_i)^T H (J d_j) + decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
+def curvature(task: Task, w: Weights, basis: Weights, data: Shard, weight_decay: float = 0.0) -> Curvature:
+    """(J d_i)^T H (J d_j) + weight_decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
     model, x = of_task.function(task), of_task.samples(data.x)
     basis, ways = _like(basis, w), known_ways(model, task.w_0, of_task.example(task), x)
-    same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
-    root = losses.curvature_root(task.loss, same[0], data.y)
-    root = torch.where(data.real[:, None, None], root, 0)
-    moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
-    rows = data.real.sum()
-    return Curvature(moved @ moved.mT + decay * (flat @ flat.mT) * rows, rows)
+    smooth = weight_decay * (flat @ flat.mT)
+
+    def one(data: Shard) -> Curvature:
+        x = of_task.samples(data.x)
+        same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
+        root = losses.curvature_root(task.loss, same[0], data.y)
+        root = torch.where(data.real[:, None, None], root, 0)
+        moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
+        rows = data.real.sum()
+        return Curvature(moved @ moved.mT + smooth * rows, rows)
+
+    found = of_task.uses(task, w, data.x)
+    return slices.summed(one, data, slices.of_directions(found, w, len(flat), ways))  # type: ignore[no-any-return]
 
 
 def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
@@ -117,6 +125,14 @@ def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
         return torch.addmm(start.reshape(1, -1), c, d.reshape(len(d), -1)).reshape(-1, *start.shape)
 
     return trees.map(along, w, _like(basis, w))  # type: ignore[no-any-return]
+
+
+def chosen(w: Weights, basis: Weights, c: Tensor, loss: Tensor) -> tuple[Weights, Tensor]:
+    """The candidate of the lowest loss (T,), the only one that is made, and its number from 1; `w` and 0 if none is."""
+    none = {"c": torch.zeros_like(c[0])}
+    its, choice = choose(none, {"c": c}, loss, range(1, len(c) + 1))
+    made = trees.map(lambda part: part[0], candidates(w, basis, its["c"][None]))
+    return trees.where(choice > 0, made, w), choice
 
 
 def _like(basis: Weights, w: Weights) -> Weights:

@@ -13,9 +13,9 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps import explicit, of_task
+from fedtangent.tangent_steps import explicit, of_task, slices
 from fedtangent.tangents.capture.factors import Factors, factors
-from fedtangent.tangents.capture.functional import Weights, each, plain
+from fedtangent.tangents.capture.functional import Weights, each, one_by_one, plain
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.numerics.integrate import PRODUCTS
@@ -57,7 +57,7 @@ class Step:
         clock: `flow`, the papers' gradient flow, or `descent`, explicit steps of length lr.
         times: Increasing numbers of steps at which candidates are taken.
         lr: Length of a step; only lr times a time matters to the flow.
-        decay: lr shrinks by exp(-decay) every round.
+        lr_decay: lr shrinks by exp(-lr_decay) every round.
         selection: By the candidates' true `loss`, the `linearised` network's, or the true loss on `held-out` rows.
     """
 
@@ -65,7 +65,7 @@ class Step:
     clock: Literal["flow", "descent"] = "flow"
     times: tuple[int, ...] = (100, 200, 300, 400, 500, 600, 700, 800)
     lr: float = 0.01
-    decay: float = 0.0
+    lr_decay: float = 0.0
     selection: Literal["loss", "linearised", "held-out"] = "loss"
 
     def __post_init__(self) -> None:
@@ -89,8 +89,8 @@ class Step:
             raise SettingError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
         if math.isinf(self.lr * self.times[-1]):
             raise SettingError(f"`lr` times the last of `times` must be finite; got lr {self.lr}. Lower it.")
-        if not 0 <= self.decay < math.inf:
-            raise SettingError(f"`decay` must not be negative, nor infinite; got {self.decay}. Use 0 for none.")
+        if not 0 <= self.lr_decay < math.inf:
+            raise SettingError(f"`lr_decay` must not be negative, nor infinite; got {self.lr_decay}. Use 0 for none.")
 
     def candidates(self, task: Task, w: Weights, rows: Rows, lr: float) -> tuple[Weights, Tensor]:
         """w - J^T alpha_t at every time, with a leading axis T; and the linearised network's mean loss there, (T,).
@@ -141,9 +141,11 @@ class Step:
 
     def rate(self, k: int) -> float:
         """lr in round k, from 1."""
-        found = float(self.lr * torch.exp(torch.tensor(-self.decay * (k - 1), dtype=torch.float64)))
+        found = float(self.lr * torch.exp(torch.tensor(-self.lr_decay * (k - 1), dtype=torch.float64)))
         if not found:
-            raise SettingError(f"`decay` must leave a positive lr; got {self.decay}, and 0 in round {k}. Lower it.")
+            raise SettingError(
+                f"`lr_decay` must leave a positive lr; got {self.lr_decay}, and 0 in round {k}. Lower it."
+            )
         return found
 
 
@@ -172,12 +174,18 @@ def coded_bytes(task: Task, exchange: str, plain: Callable[[int, int], int]) -> 
 
 def score(task: Task, tries: Weights, data: Shard) -> Score:
     """The true network's loss of every candidate, summed over a node's rows."""
+    count, first = len(trees.leaves(tries)[0]), trees.map(lambda part: part[0], tries)
+    found = of_task.uses(task, first, data.x)
+    apply = each if slices.together(found) else one_by_one
 
-    def total(w: Weights) -> Tensor:
-        return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
+    def one(data: Shard) -> Score:
+        def total(w: Weights) -> Tensor:
+            return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
 
-    with plain():
-        return Score(each(total, tries), data.real.sum())
+        with plain():
+            return Score(apply(total, tries), data.real.sum())
+
+    return slices.summed(one, data, slices.of_losses(found, first, count))  # type: ignore[no-any-return]
 
 
 def countable(found: Score) -> tuple[Score, Tensor]:

@@ -6,6 +6,7 @@ the sensitivities, as there.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -143,6 +144,21 @@ def _captured(
     if WHOLE in uses.by_name:
         kept = {**kept, WHOLE: cast(Tensors, (x,))}
     return f, kept, d, gate
+
+
+def kept_inputs(model: nn.Module, w: Weights, x: Samples, uses: Uses, keys: Sequence[str]) -> dict[str, Tensors]:
+    """What is kept of the inputs of some uses, (n, ...), from a forward pass."""
+
+    def one(x: Samples) -> dict[str, Tensors]:
+        def forward(zero: Tensor) -> tuple[Tensor, dict[str, Tensors]]:
+            kept = forward_with_probes(model, w, x, uses, {})[1]
+            return zero, {key: kept[key] for key in keys}
+
+        # inside of the transform in which the uses were found
+        return torch.func.vjp(forward, next(iter(w.values())).new_zeros(()), has_aux=True)[2]  # type: ignore[misc,no-any-return]
+
+    with plain():
+        return each(one, x)  # type: ignore[no-any-return]
 
 
 def forward_with_probes(

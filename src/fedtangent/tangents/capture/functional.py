@@ -160,6 +160,8 @@ class PlainLayers(TorchFunctionMode):
             return _ordered(function(*args, **kwargs))
         if function in _SLOPED:
             return _sloped(*args, **kwargs)
+        if function is F.linear:
+            return _flat_linear(*args, **kwargs)
         if function is F.embedding or function is F.embedding_bag:
             given = inspect.signature(function).bind(*args, **kwargs)
             given.apply_defaults()
@@ -173,6 +175,15 @@ def _ordered(result: Tensor) -> Tensor:
     PyTorch 2.15: for strides (C, 1, C W, C) of a gradient (1, C, H, W). The two reshapes copy only such a one.
     """
     return result.reshape(-1).reshape(result.shape) if len(result) == 1 else result
+
+
+def _flat_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear of one matrix of rows: where weights are mapped, more axes would each have a copy of them."""
+    if input.dim() < 3:
+        return F.linear(input, weight, bias)
+    flat = F.linear(input.flatten(0, -2), weight, bias)
+    found: Tensor = torch.ops.aten._unsafe_view(flat, (*input.shape[:-1], flat.shape[-1]))  # new, as F.linear's own
+    return found
 
 
 def _sloped(input: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""What a node's moments, directions and candidates take in memory, from shapes alone."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps.kfac import Other, blocks, parameters
+from fedtangent.tangents.capture.derivatives import known_ways
+from fedtangent.tangents.capture.layers import Matrix
+from fedtangent.task import Task
+
+
+class Load(NamedTuple):
+    """Bytes.
+
+    Attributes:
+        inputs, moments, along, losses: Of a row, on its way into each.
+        message: Of moments.
+        largest: Of the largest block's matrices, both of them.
+    """
+
+    inputs: int
+    moments: int
+    along: int
+    losses: int
+    message: int
+    largest: int
+
+
+def node_bytes(task: Task, other: Other, directions: int, tries: int) -> Callable[[int, int], int]:
+    """(rows, degree) -> about the peak memory of a node's moments, directions and candidates.
+
+    Of its neighbours' answers too, which an engine may compute all at once; one after the other they take less.
+    """
+
+    def peak(rows: int, degree: int) -> int:
+        load, w = _known(task, other, directions, tries), slices.size(task.w_0)
+        k, few = directions * w, max(group.stop - group.start for group in slices.groups(tries, task.w_0)) * w
+        moments = slices.held(rows, load.moments)
+        answers: int = max(
+            slices.held(rows, load.inputs) + 2 * load.largest,
+            moments + (1 + (moments < rows * load.moments)) * load.message + 2 * w + load.largest,
+            slices.held(rows, load.along) + 3 * k,
+            slices.held(rows, load.losses) + k + few,
+        )
+        alone: int = load.message + 2 * k + 4 * load.largest
+        if not degree:
+            return max(answers, alone)
+        # questions are weights and directions; what was asked stays until the choice
+        return max(degree * (answers + w), alone) + 2 * load.message + k
+
+    return peak
+
+
+def _known(task: Task, other: Other, directions: int, tries: int) -> Load:
+    name = f"load {other} {directions} {tries}"
+    if name not in task.cache:
+        task.cache[name] = _load(task, other, directions, tries)
+    found: Load = task.cache[name]
+    return found
+
+
+def _load(task: Task, other: Other, directions: int, tries: int) -> Load:
+    example, w = of_task.example(task), task.w_0
+    number = next(iter(w.values())).element_size()
+    if example is None:
+        return _guess(task)
+    try:
+        found = of_task.uses(task, w, task.example)
+        made = blocks(found, other)
+        ways = known_ways(of_task.function(task), w, example, example)
+    except (RuntimeError, ValueError, TypeError):  # whoever computes with the model says what is wrong
+        return _guess(task)
+    message, largest = task.size, 0
+    for key, block in made.items():
+        sides = [sum(w[name].numel() for name in parameters(key))]
+        g = 1
+        if block.kronecker:
+            use = found.by_name[block.uses[0]]
+            assert isinstance(use, Matrix)
+            g, sides = use.groups, [use.fan_out]
+            message += use.fan_in if block.lookup else 0
+            sides += [] if block.lookup else [use.fan_in + (use.bias is not None)]
+        message += g * sum(side * (side + 1) // 2 for side in sides)
+        largest = max(largest, g * sum(side**2 for side in sides))
+    whole = [block.uses for block in made.values() if not block.kronecker]
+    fixed = [block.uses[0] for block in made.values() if block.fixed]
+    return Load(
+        slices.of_inputs(found, w, fixed) if fixed else 0,
+        slices.of_moments(found, w, whole),
+        slices.of_directions(found, w, directions, ways),
+        slices.of_losses(found, w, tries),
+        number * message,
+        number * largest,
+    )
+
+
+def _guess(task: Task) -> Load:
+    """Of dense layers, from the shapes of the weights alone, where no pass tells more."""
+    shapes = [tuple(w.shape) for w in task.w_0.values()]
+    heights = [math.prod(shape[:1]) for shape in shapes]  # of a scalar too
+    number = next(iter(task.w_0.values())).element_size()
+    sides = [(shape[0], math.prod(shape[1:])) for shape in shapes if len(shape) > 1] or [(1, 1)]
+    row = number * 4 * heights[-1] * sum(heights)
+    message = task.size + sum(side * (side + 1) // 2 for pair in sides for side in pair)
+    return Load(row, row, row, row, number * message, number * max(i**2 + o**2 for o, i in sides))
