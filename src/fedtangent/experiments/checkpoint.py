@@ -32,8 +32,8 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         state: The method's.
-        meta: round, ledger and whatever identifies the run, as JSON holds it; `kept` is what the run's channels remember
-            of every sender's messages, with its tensors.
+        meta: round, ledger and whatever identifies the run, as JSON holds it; and `kept`, with tensors, what the run's
+            channels remember of every sender's messages.
     """
 
     state: Any
