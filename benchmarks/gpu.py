@@ -15,9 +15,9 @@ CIFAR-10, and full and partial FedAvg at 40 clients for as many rounds as time i
 each for at most its own seconds. A step that fails is recorded with its sentence, and a step over its limit is stopped;
 what it had found is kept, and the next one goes on. What comes after the minutes are over is recorded as left out.
 
-`--data-dir` holds `FashionMNIST/raw` (torchvision's four idx files) and `cifar10.npz` (x_train, y_train, x_test, y_test;
-8-bit images, channels first) or `cifar-10-batches-py`; the first 15,000 and 4,000 images of CIFAR-10 are used. Where
-either is absent its images are synthetic, of the same shapes, and the record says so.
+`--data-dir` holds `FashionMNIST/raw` (torchvision's four idx files) and `cifar10.npz` (x_train, y_train, x_test,
+y_test; 8-bit images, channels first) or `cifar-10-batches-py`; the first 15,000 and 4,000 images of CIFAR-10 are used.
+Where either is absent its images are synthetic, of the same shapes, and the record says so.
 
 The record is JSON, written anew with every result; at the end it is printed as the tables of docs/results/gpu.md.
 """
@@ -38,6 +38,7 @@ from within_limits import GRACE_S, Row, Step, Worker
 
 NEEDED = ("torch", "numpy", "scipy", "networkx", "optree", "rich", "safetensors")
 TOO_SHORT_S = 3.0  # a step is left out that would have less
+PATIENCE = 4
 SHOWN = (1, 2, 3, 4, 5, 8, 10, 15, 20, 25, 50, 75, 100, 125)  # rounds in the table of accuracies
 Record = dict[str, Any]
 
@@ -75,7 +76,7 @@ def recorded(
             if left < TOO_SHORT_S:
                 own |= {"state": "left out", "why": f"The {minutes:g} minutes were over."}
             else:
-                limit_s = min(step.limit_s, left)
+                limit_s = round(min(step.limit_s, left), 1)
                 state, why, peak_gib = worker.play(step, limit_s, keep)
                 taken = round(time.monotonic() - started, 2)
                 own |= {"state": state, "why": why, "limit_s": limit_s, "seconds": taken, "peak_gib": peak_gib}
@@ -113,12 +114,15 @@ def write(path: Path, record: Record) -> None:
 
 def line(step: Row, seconds: float) -> str:
     """What is printed when a step has ended."""
-    found = [f"{what} {told}" for what, told, *_ in speeds(step["rows"])]
+    found = [
+        f"{what} {told}" + ("" if target is None else f" (target {target:g} s)")
+        for what, told, target, *_ in speeds(step["rows"])
+    ]
     found += [f"{row['what']}: {'held' if row['held'] else 'NOT HELD'}" for row in step["rows"] if _is(row, "check")]
     ends = {(row["what"], row["seed"]): row for row in step["rows"] if _is(row, "accuracy")}
     found += [f"{what.split(': ')[-1]}, seed {seed}: {row['accuracy']:.4f} after round {row['round']}"
               for (what, seed), row in ends.items()]  # fmt: skip
-    end = "; ".join([step["state"], *([step["why"]] if step["why"] else []), *found])
+    end = "; ".join([*found, step["state"] + (f": {step['why']}" if step["why"] else "")])
     return f"[{seconds:5.0f} s] {step['step']}: {end}"
 
 
@@ -217,13 +221,16 @@ def main() -> None:
         return
     if missing := _missing():
         sys.exit(f"The packages {', '.join(NEEDED)} must be there; {', '.join(missing)} are missing. Install them.")
-    import gpu_steps
     import torch
-    from gpu_problems import Settings
 
     if torch.device(given.device).type == "cuda" and not torch.cuda.is_available():
         sys.exit("`--device` must be one that this machine has; got cuda without a GPU. Use --device cpu --miniature.")
+    import gpu_steps
+    from gpu_problems import Settings
+
     steps = [step for step in gpu_steps.steps() if given.only is None or given.only in step.name]
+    if given.miniature:  # which a busy machine is to finish too
+        steps = [step._replace(limit_s=PATIENCE * step.limit_s) for step in steps]
     if not steps:
         sys.exit(f"`--only` must be words in a step's name; got {given.only!r}. See gpu_steps.py.")
     settings = Settings(given.device, given.miniature, given.data_dir)

@@ -35,6 +35,7 @@ class Sizes(NamedTuple):
     """How large everything is; `fashion` and `cifar` are training and test images."""
 
     fashion: tuple[int, int] = (60_000, 10_000)
+    side: int = 28  # of Fashion-MNIST's images
     cifar: tuple[int, int] = (15_000, 4_000)
     hidden: int = 100
     nodes: int = 300
@@ -47,7 +48,7 @@ class Sizes(NamedTuple):
     shorten: int = 10**6  # rounds of the comparisons at most
     samples: tuple[int, int] = (200, 1200)
     vision: tuple[int, int, int] = (6, 192, 16)  # layers, width, samples
-    residual: int = 64  # samples of ResNet-18
+    residual: int = 64  # samples of a residual network
     partial_clients: int = 40
     partial_rows: int = 500
     guard: bool = True
@@ -55,6 +56,7 @@ class Sizes(NamedTuple):
 
 MINIATURE = Sizes(
     fashion=(400, 30),
+    side=8,
     cifar=(60, 20),
     hidden=6,
     nodes=6,
@@ -84,9 +86,10 @@ def fashion(settings: Settings) -> tuple[Dataset, str]:
     """Fashion-MNIST, or synthetic images of its shape; and which of the two."""
     raw = None if settings.data_dir is None else Path(settings.data_dir).expanduser() / "FashionMNIST" / "raw"
     there = raw is not None and all((raw / name).is_file() or (raw / f"{name}.gz").is_file() for name in IDX)
-    train, test = sizes(settings).fashion
-    if not there:  # nothing is downloaded here
-        return synthetic((1, 28, 28), train, test), "synthetic"
+    own = sizes(settings)
+    train, test = own.fashion
+    if settings.miniature or not there:  # nothing is downloaded here
+        return synthetic((1, own.side, own.side), train, test), "synthetic"
     return cut(fashion_mnist(settings.data_dir), train, test), "read"
 
 
@@ -95,7 +98,11 @@ def cifar(settings: Settings) -> tuple[Dataset, str]:
     """The first images of CIFAR-10, or synthetic ones of their shape; and which of the two."""
     train, test = sizes(settings).cifar
     folder = None if settings.data_dir is None else Path(settings.data_dir).expanduser()
-    if folder is None or not any((folder / name).exists() for name in ("cifar10.npz", "cifar-10-batches-py")):
+    if (
+        settings.miniature
+        or folder is None
+        or not any((folder / name).exists() for name in ("cifar10.npz", "cifar-10-batches-py"))
+    ):
         return synthetic((3, 32, 32), train, test), "synthetic"
     return cut(cifar10(settings.data_dir), train, test), "read"
 
@@ -148,7 +155,29 @@ class Vision(nn.Module):
         return found
 
 
-def normalised(batch: bool) -> nn.Module:
-    """A small convolutional network with batch norm in train mode, whose rows depend on each other, or group norm."""
-    norm = nn.BatchNorm2d(16) if batch else nn.GroupNorm(4, 16)
-    return nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16 * 15 * 15, CLASSES))
+class BatchMean(nn.Module):
+    """Subtracts a part of the batch's mean: rows depend on each other, and no layer's name tells it.
+
+    Args:
+        share: Of the mean.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the input's shape."""
+        return x - self.share * x.mean(0)
+
+
+def normalised(norm: nn.Module) -> nn.Module:
+    """A small convolutional network around a normalisation of 8 channels."""
+    torch.manual_seed(0)
+    rest = [nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, CLASSES)]
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), norm, *rest)
+
+
+def network(settings: Settings, name: str) -> str | nn.Module:
+    """The model of this name; in miniature a small network with GroupNorm in its place."""
+    return normalised(nn.GroupNorm(4, 8)) if settings.miniature else name

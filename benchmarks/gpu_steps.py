@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_problems import CLASSES, Settings, Vision, cifar, fashion, normalised, sizes
+from gpu_problems import CLASSES, BatchMean, Settings, Vision, cifar, fashion, network, normalised, sizes
 from torch import Tensor, nn
 from within_limits import Row, Step, Tell, peak, reset_peak, sentence
 
@@ -16,6 +16,7 @@ from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import step as one_round
 from fedtangent.experiments.setup import setup
 from fedtangent.experiments.warm_up import warm_up
+from fedtangent.models.resnet8 import resnet8
 from fedtangent.models.resnet18 import resnet18
 from fedtangent.tangents import kernel
 from fedtangent.timing import seconds
@@ -58,9 +59,7 @@ def steps() -> list[Step]:
         Step("kernel of ResNet-18", residual_kernel, 30),
         Step(
             "ntkdfl, full kernel",
-            partial(
-                papers, name="ntkdfl, full kernel", target_s=1.5, method="ntkdfl", kernel="full", times=LONG_TIMES
-            ),
+            partial(papers, name="ntkdfl, full kernel", target_s=1.5, method="ntkdfl", kernel="full", times=LONG_TIMES),
             30,
         ),
         Step("fedavg", partial(papers, name="fedavg", target_s=None, method="fedavg", epochs=5, batch=25), 20),
@@ -120,7 +119,12 @@ def dense_kernels(settings: Settings, tell: Tell) -> None:
     few, many = sizes(settings).samples
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, CLASSES)).to(settings.device)
-    for count, kind, target in ((few, "full", 0.003), (few, "trace", None), (many, "full", None), (many, "trace", None)):
+    for count, kind, target in (
+        (few, "full", 0.003),
+        (few, "trace", None),
+        (many, "full", None),
+        (many, "trace", None),
+    ):
         x = torch.randn(count, 1, 28, 28, device=settings.device)
         _kernel(settings, tell, f"784-100-10, {count} samples", model, x, kind, target)
 
@@ -135,11 +139,12 @@ def vision_kernel(settings: Settings, tell: Tell) -> None:
 
 
 def residual_kernel(settings: Settings, tell: Tell) -> None:
-    """The kernel of ResNet-18 with GroupNorm."""
+    """The kernel of ResNet-18 with GroupNorm; in miniature of ResNet-8."""
     count = sizes(settings).residual
-    model = resnet18((3, 32, 32), CLASSES, np.random.default_rng(0), norm="group").to(settings.device)
+    build, name = (resnet8, "ResNet-8") if settings.miniature else (resnet18, "ResNet-18")
+    model = build((3, 32, 32), CLASSES, np.random.default_rng(0), norm="group").to(settings.device)
     x = torch.randn(count, 3, 32, 32, device=settings.device)
-    _kernel(settings, tell, f"ResNet-18 with GroupNorm, {count} samples", model, x, "full", None)
+    _kernel(settings, tell, f"{name} with GroupNorm, {count} samples", model, x, "full", None)
 
 
 def convolutional(settings: Settings, tell: Tell, *, method: str, model: str) -> None:
@@ -150,21 +155,28 @@ def convolutional(settings: Settings, tell: Tell, *, method: str, model: str) ->
 
 
 def independence(settings: Settings, tell: Tell) -> None:
-    """Batch norm is refused and group norm is not, with TF32 and without."""
-    x = torch.randn(6, 3, 32, 32, device=settings.device)
+    """Models whose rows depend on each other are refused and others are not, with TF32 and without."""
+    depends: dict[str, tuple[nn.Module, bool]] = {
+        "group norm": (normalised(nn.GroupNorm(4, 8)), False),
+        "batch norm": (normalised(nn.BatchNorm2d(8)), True),
+        "a tenth of the batch's mean": (normalised(BatchMean(0.1)), True),
+    }
+    if not settings.miniature:
+        deep = resnet18((3, 32, 32), CLASSES, np.random.default_rng(0), norm="group")
+        depends["ResNet-18 with GroupNorm"] = deep, False
+    x = torch.randn(16, 3, 32, 32, device=settings.device)
     kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
         for tf32 in (False, True):
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-            for batch in (False, True):
-                torch.manual_seed(0)
+            for name, (model, others) in depends.items():
                 refused = None
                 try:
-                    kernel(normalised(batch).to(settings.device), x, kind="trace")
+                    kernel(model.to(settings.device), x, kind="trace")
                 except ValueError as error:
                     refused = sentence(error)
-                what = f"{'batch' if batch else 'group'} norm {'with' if tf32 else 'without'} TF32"
-                tell({"kind": "check", "what": what, "held": (refused is not None) == batch, "told": refused})
+                what = f"{name} is {'refused' if others else 'taken'}, {'with' if tf32 else 'without'} TF32"
+                tell({"kind": "check", "what": what, "held": (refused is not None) == others, "told": refused})
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
@@ -260,7 +272,7 @@ def _kernel(
     begin = time.perf_counter()
     synchronised(settings, kernel(model, x, kind=kind))
     first = time.perf_counter() - begin
-    repeats = 3 if first > 1 else 10
+    repeats = 10 if first < 0.1 else 3 if first < 2 else 1
     taken = seconds(lambda: synchronised(settings, kernel(model, x, kind=kind)), repeats=repeats)
     _tell_time(settings, tell, f"kernel of {what}, {kind}", taken, target, first_s=first)
 
@@ -291,7 +303,7 @@ def _cifar(settings: Settings, method: str, model: str, partition: str, **more: 
     return {
         "method": method,
         "dataset": cifar(settings)[0],
-        "model": model,
+        "model": network(settings, model),
         "partition": partition,
         "partition_options": {"alpha": 0.1} if partition == "dirichlet" else {},
         "nodes": sizes(settings).clients,

@@ -82,7 +82,7 @@ class Worker:
             self.close()
             return End("failed", f"The process ended with exit code {code}.", None)
         self.close()
-        return End("stopped", f"Its limit of {limit_s:.0f} s was over, and its process had to be ended.", None)
+        return End("stopped", f"Its limit of {limit_s:g} s was over, and its process had to be ended.", None)
 
     def close(self) -> None:
         """Ends the process."""
@@ -149,7 +149,7 @@ def _ended(step: Step, limit_s: float, settings: Any, pipe: Connection) -> tuple
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     except Over:
-        return "stopped", f"Its limit of {limit_s:.0f} s was over."
+        return "stopped", f"Its limit of {limit_s:g} s was over."
     except Exception as error:
         return "failed", sentence(error)
     return "done", None
