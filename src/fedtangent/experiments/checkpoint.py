@@ -117,7 +117,7 @@ def rebuilt(
             f"`out` must hold a {NAME} of its own run; got another state in {folder} ({tensor_file.reason(error)}). "
             f"{_REMEDY}"
         ) from error
-    return Checkpoint(state, {**meta, "kept": kept})
+    return Checkpoint(state, {**meta, "kept": kept} if kept else meta)
 
 
 def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:

@@ -224,7 +224,7 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
         fleet.ledger.costs = dict(header["meta"]["ledger"]["costs"])
     found = checkpoint.rebuilt(folder, header, tensors, fleet, state, types)
     if fleet.wire.coding is not None:
-        fleet.wire.coding.restore(found.meta["kept"], fleet.wire.transport.here)
+        fleet.wire.coding.restore(found.meta.get("kept", ()), fleet.wire.transport.here)
     return _Begun(found.state, rounds, digests, types)
 
 
