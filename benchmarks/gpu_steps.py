@@ -11,6 +11,7 @@ from gpu_problems import CLASSES, BatchMean, Settings, Vision, cifar, fashion, n
 from torch import Tensor, nn
 from within_limits import Row, Step, Tell, peak, reset_peak, sentence
 
+from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import step as one_round
@@ -69,7 +70,10 @@ def steps() -> list[Step]:
         for model in ("lenet", "resnet8")
         for method in ("fedkfac", "dfedkfac", "ntkdfl")
     ]
-    own += [Step("rows that depend on no other", independence, 20)]
+    own += [
+        Step("rows that depend on no other", independence, 20),
+        Step("the same bits twice", repeated, 30),
+    ]
     own += [Step(f"frontier: {name}", partial(frontier, name=name), 35) for name in LINES]
     own += [
         Step("CIFAR-10, LeNet", cifar_lines, 45),
@@ -181,6 +185,17 @@ def independence(settings: Settings, tell: Tell) -> None:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
 
+def repeated(settings: Settings, tell: Tell) -> None:
+    """Two runs under `deterministic` end at the same bits, and what that costs in time."""
+    for method in ("fedavg", "fedkfac", "dfedkfac", "ntkdfl"):
+        wanted = _cifar(settings, method, model="lenet", partition="iid", rounds=2) | {"deterministic": True}
+        runs = [list(ended(settings, **wanted)) for _ in range(2)]
+        (_, w), (entry, other) = (run[-1] for run in runs)
+        held = all(torch.equal(part, other[name]) for name, part in w.items())
+        told = f"round 2 took {entry['seconds']:.3g} s"
+        tell({"kind": "check", "what": f"{method} on lenet twice ends at the same bits", "held": held, "told": told})
+
+
 def frontier(settings: Settings, tell: Tell, *, name: str) -> None:
     """A line of the frontier, seed after seed."""
     count, options = LINES[name]
@@ -245,17 +260,24 @@ def fedpart(settings: Settings, tell: Tell) -> None:
 
 def rounds(settings: Settings, **wanted: Any) -> Iterator[Row]:
     """What every round of a run took and reached: seconds without evaluation, accuracy, bytes, and the peak so far."""
+    for entry, _ in ended(settings, **wanted):
+        yield entry
+
+
+def ended(settings: Settings, **wanted: Any) -> Iterator[tuple[Row, dict[str, Tensor]]]:
+    """The same, with the weights after every round."""
     wanted = {"evaluate_nodes_every": 0, "device": settings.device} | wanted
     built = setup(experiment(**wanted))
     warm_up(settings.device)
     wire = built.wire()
-    start = built.fleet(0, wire)
-    data_k = start.each(list(built.data))
-    state = built.method.init(start, data_k)
-    for k in range(1, built.experiment.rounds + 1):
-        state, entry, _, _ = one_round(built, built.fleet(k, wire), state, data_k, k)
-        kept = {name: entry[name] for name in ("round", "seconds", "accuracy", "sent_bytes", "multiply_adds")}
-        yield {**kept, "peak_gib": peak(settings.device), "engine": built.engine.name}
+    with deterministic(built.experiment):
+        start = built.fleet(0, wire)
+        data_k = start.each(list(built.data))
+        state = built.method.init(start, data_k)
+        for k in range(1, built.experiment.rounds + 1):
+            state, entry, weights, _ = one_round(built, built.fleet(k, wire), state, data_k, k)
+            kept = {name: entry[name] for name in ("round", "seconds", "accuracy", "sent_bytes", "multiply_adds")}
+            yield {**kept, "peak_gib": peak(settings.device), "engine": built.engine.name}, weights.value
 
 
 def synchronised(settings: Settings, result: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from fedtangent import forward, trees
 from fedtangent.datasets._check import checked
 from fedtangent.errors import SettingError, SettingTypeError
+from fedtangent.experiments.deterministic import prepare
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Graph, Method, coding
@@ -57,6 +58,8 @@ def built_device(experiment: Experiment) -> torch.device:
             f"`device` must be one that this machine has; got {experiment.device!r} with {count} CUDA devices. "
             "Use cpu, or a number below that."
         )
+    if experiment.deterministic:
+        prepare(device)
     return device
 
 

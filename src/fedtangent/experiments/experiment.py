@@ -97,6 +97,8 @@ class Experiment:
         device: cpu, or cuda with or without a number.
         dtype: float32 or float64.
         evaluate_nodes_every: Measure the nodes' own models every so many rounds; 0 is never.
+        deterministic: Whether two runs on one machine are to give the same bits on a GPU too. An operation that has no
+            such form is an error, and some take longer; TF32 stays as PyTorch has it.
     """
 
     method: str | Callable[..., Method]
@@ -130,6 +132,7 @@ class Experiment:
     device: str = "cpu"
     dtype: DType = "float32"
     evaluate_nodes_every: int = 1
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Checks what can be checked before anything is loaded."""

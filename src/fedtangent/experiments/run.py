@@ -13,6 +13,7 @@ from torch import nn
 from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.experiments import checkpoint, model_file, record
+from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.recalibrate import recalibrated
@@ -89,6 +90,7 @@ def run(
         if folder is not None:
             claim = record.claimed(folder, manifest, resume)
             agreed(wire, lambda: str(stack.enter_context(claim)))
+        stack.enter_context(deterministic(built.experiment))
         rounds, weights = _played(built, wire, folder, scalars, on_round)
     return Result(manifest, rounds, weights, folder, built.module)
 

@@ -178,6 +178,7 @@ class Setup:
             "device": str(asked.device),
             "dtype": asked.dtype,
             "evaluate_nodes_every": asked.evaluate_nodes_every,
+            **({"deterministic": True} if asked.deterministic else {}),
         }
 
     @property
