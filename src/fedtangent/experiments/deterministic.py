@@ -26,7 +26,7 @@ def prepare(device: torch.device) -> None:
     """
     if device.type != "cuda" or os.environ.get(CUBLAS) in WORKSPACES:
         return
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise SettingError(
             f"`deterministic` must be set before a process first uses its GPU; got one that has, without {CUBLAS}. "
             f"Set that environment variable to {WORKSPACES[0]}, or run this in a new process."
