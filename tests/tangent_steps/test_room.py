@@ -11,7 +11,7 @@ from torch import nn
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.tangent_steps import slices
 from fedtangent.tangent_steps.room import node_bytes
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER
 
 SCRIPT = """
@@ -22,7 +22,7 @@ from fedtangent.federation import Graph
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.shard import Shard, at
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 
 class Encoder(nn.Module):

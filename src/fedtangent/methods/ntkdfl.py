@@ -31,11 +31,10 @@ from fedtangent.tangent_steps.step import (
     choose,
     coded_bytes,
     held_out,
-    linearised_rows,
     mean_loss,
     nothing_found,
     score,
-    written_out,
+    sent_rows,
 )
 from fedtangent.task import Task, Weights
 
@@ -100,7 +99,7 @@ def ntkdfl(
             w_k = fleet.map(
                 lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k, "displacements")
             )
-        linear = partial(written_out if exchange == "jacobian" and fleet.codes("factors") else linearised_rows, task)
+        linear = partial(sent_rows, task, exchange, fleet.codes("factors"))
         rows_k = fleet.ask(linear, w_k, fit_k, bill=answer, message="factors")
 
         def evolved(w: Weights, data: Shard, inbox: Inbox) -> Tries:

@@ -8,7 +8,7 @@ from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangent_steps.kfac import Other, blocks, parameters
 from fedtangent.tangents.capture.derivatives import known_ways
 from fedtangent.tangents.capture.layers import Matrix
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 
 
 class Load(NamedTuple):

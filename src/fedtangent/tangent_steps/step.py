@@ -13,7 +13,7 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps import explicit, of_task, slices
+from fedtangent.tangent_steps import anew, explicit, of_task, slices
 from fedtangent.tangents.capture.factors import Factors, factors
 from fedtangent.tangents.capture.functional import Weights, each, one_by_one, plain
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
@@ -29,8 +29,8 @@ class Rows(NamedTuple):
         f: The network's outputs, (N, C).
         y: Labels (N,) or targets (N, C).
         factors: Of the Jacobian; for a step also that itself, a tensor (N, C, ...) for every parameter, as `explicit`
-            gives it.
-        like: The shape of a row of inputs, in no bytes, (N, 0, ...).
+            gives it. None where they would not fit: they are found anew from the inputs, which tell the same.
+        like: The shape of a row of inputs, in no bytes, (N, 0, ...); the inputs (N, ...) where there are no factors.
         real: Which rows are real and form the kernel, (N,).
     """
 
@@ -98,6 +98,8 @@ class Step:
         The latter only where it selects; zeros otherwise.
         """
         rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
+        if not rows.factors:
+            rows = rows._replace(like=shard.cleared(rows.like, rows.real))
         kernel, pull, push = self._around(task, w, rows)
         if self.clock == "flow":
             s = [lr * time for time in self.times]
@@ -114,6 +116,10 @@ class Step:
 
     def _around(self, task: Task, w: Weights, rows: Rows) -> tuple[Any, Any, Any]:
         """The kernel at w, alpha -> J^T alpha, and v -> J v."""
+        if not rows.factors:
+            x, how = rows.like, anew.how(task, self.kernel, w, rows.like)
+            kernel = anew.kernel_of_inputs(task, self.kernel, w, x, rows.real)
+            return kernel, partial(anew.pullback, how, w, x), partial(anew.pushforward, how, w, x)
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
             return (
@@ -149,16 +155,29 @@ class Step:
         return found
 
 
-def linearised_rows(task: Task, w: Weights, data: Shard) -> Rows:
-    """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
-    f, found = factors(of_task.function(task), w, of_task.samples(data.x), of_task.uses(task, w, data.x))
+def linearised_rows(task: Task, w: Weights, data: Shard, *, whole: bool = False) -> Rows:
+    """f(x; w), the labels and the factors of the Jacobian on a node's rows.
+
+    Factors of more than 64 KiB a row are left out, and the inputs stand for them, unless `whole`.
+    """
+    uses = of_task.uses(task, w, data.x)
+    if not whole and anew.needed(uses, w):
+        return Rows(anew.outputs(task, w, data.x), data.y, {}, data.x, data.real)
+    f, found = factors(of_task.function(task), w, of_task.samples(data.x), uses)
     like = trees.map(lambda leaf: leaf.new_empty(len(leaf), 0, *leaf.shape[1:]), data.x)
     return Rows(f, data.y, found, like, data.real)
 
 
+def sent_rows(task: Task, exchange: str, coded: bool, w: Weights, data: Shard) -> Rows:
+    """`linearised_rows`; with all that channels change, where they do: Jacobians `written_out`, or the factors."""
+    return (
+        written_out(task, w, data) if coded and exchange == "jacobian" else linearised_rows(task, w, data, whole=coded)
+    )
+
+
 def written_out(task: Task, w: Weights, data: Shard) -> Rows:
     """`linearised_rows` with the Jacobian itself in place of its factors, for messages whose entries are changed."""
-    rows = linearised_rows(task, w, data)
+    rows = linearised_rows(task, w, data, whole=True)
     j: Any = explicit.explicit(of_task.uses(task, w, data.x), rows.factors, w, len(data.y))
     return rows._replace(factors=j)
 
@@ -258,4 +277,11 @@ def bill(task: Task, exchange: str) -> Any:
         return lambda rows: jacobian_bytes(task, rows)
     if exchange != "factors":
         raise SettingError(f"`exchange` must be 'jacobian' or 'factors'; got {exchange!r}. Choose one of the two.")
-    return trees.payload_bytes
+    return partial(factor_bytes, task)
+
+
+def factor_bytes(task: Task, rows: Rows) -> int:
+    """What the rows' factors, outputs and labels weigh."""
+    if rows.factors:
+        return trees.payload_bytes(rows)
+    return trees.payload_bytes((rows.f, rows.y)) + anew.message_bytes(task, rows.like)
