@@ -4,6 +4,7 @@ In place of factors a node's rows carry their inputs, which say as much: in a fi
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import optree
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from fedtangent import trees
+from fedtangent.outside_vmap import outside_vmap
 from fedtangent.shard import at
 from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangents.capture.derivatives import Ways, known_ways, pull, push
 from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.functional import Weights, call, plain
 from fedtangent.tangents.capture.kernel_operator import Full, Trace
-from fedtangent.outside_vmap import outside_vmap
+from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.tangents.kernel import filled
 from fedtangent.tangents.numerics.budget import Budget
@@ -102,22 +104,35 @@ class How:
 
 def pullback(how: How, w: Weights, x: Any, alpha: Tensor) -> Weights:
     """J^T alpha for alpha (T, n, C): a tree of weights with a leading axis T; a forward and T backward passes a row."""
-    model, number = how.model, next(iter(w.values())).element_size()
-    row = number * (how.found.touched + how.found.sample + 4 * how.found.widest)
     total: list[Weights] = []
-    for part in slices.slices(alpha.shape[1], row):
-        own, several = of_task.samples(at(x, part)), alpha[:, part]
-        found = _pulled(model, w, own, several, how.ways)
-        total = found if not total else [trees.add(a, b) for a, b in zip(total, found, strict=True)]
+    for part in slices.slices(alpha.shape[1], pulled_bytes(how.found, w)):
+        back = _back(how.model, w, of_task.samples(at(x, part)), how.ways)
+        for number, one in enumerate(alpha[:, part].unbind(0)):  # nothing but the sums is kept of every one
+            found = back(one)
+            if number < len(total):
+                total[number] = trees.add(total[number], found)
+            else:
+                total.append(found)
     return trees.stack(total)  # type: ignore[no-any-return]
 
 
-def _pulled(model: nn.Module, w: Weights, x: Any, alpha: Tensor, ways: Ways) -> list[Weights]:
+def pulled_bytes(found: Uses, w: Weights) -> int:
+    """What a row takes on its way forward and back."""
+    return next(iter(w.values())).element_size() * (found.touched + found.sample + 4 * found.widest)
+
+
+def _back(model: nn.Module, w: Weights, x: Samples, ways: Ways) -> Callable[[Tensor], Weights]:
+    """alpha (n, C) -> J^T alpha."""
     if not ways.transforms:
-        return [pull(model, w, x, one, ways) for one in alpha.unbind(0)]
+        return lambda alpha: pull(model, w, x, alpha, ways)
     with plain():
         back = torch.func.vjp(lambda w: call(model, w, x), w)[1]
-        return [back(one)[0] for one in alpha.unbind(0)]
+
+    def one(alpha: Tensor) -> Weights:
+        with plain():
+            return back(alpha)[0]  # type: ignore[no-any-return]
+
+    return one
 
 
 def pushforward(how: How, w: Weights, x: Any, v: Weights) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps import anew, explicit, of_task, slices
+from fedtangent.tangent_steps import anew, explicit, of_task, room, slices
 from fedtangent.tangents.capture.factors import Factors, factors
 from fedtangent.tangents.capture.functional import Weights, each, one_by_one, plain
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
@@ -135,15 +135,8 @@ class Step:
         )
 
     def node_bytes(self, task: Task) -> Any:
-        """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
-
-        def peak(rows: int, degree: int) -> int:
-            n, number = rows * (degree + 1), next(iter(task.w_0.values())).element_size()
-            return number * (
-                6 * n * n + 3 * n * sum(w.shape[-1] for w in task.w_0.values()) + 5 * len(self.times) * task.size
-            )
-
-        return peak
+        """(rows, degree) -> about the peak memory of a step: a neighbourhood's factors and kernel, candidates."""
+        return room.step_bytes(task, self.kernel, len(self.times))
 
     def rate(self, k: int) -> float:
         """lr in round k, from 1."""
