@@ -42,8 +42,8 @@ from fedtangent.tangent_steps.step import (
     held_out,
     mean_loss,
     nothing_found,
+    rows_to_send,
     score,
-    sent_rows,
     some,
 )
 from fedtangent.task import Task, Weights
@@ -109,7 +109,7 @@ def ntkfl(
         if subsample < 1:
             held_k = clients.draw(part, held_k, purpose="subsample")
             fit_k = held_k if selection != "held-out" else clients.draw(part, fit_k, purpose="subsample")
-        linear = partial(sent_rows, task, exchange, clients.codes("factors"))
+        linear = rows_to_send(task, exchange, clients.codes("factors"))
         w = clients.as_sent(state.w, "weights")
         rows = clients.gather(clients.map(linear, clients.broadcast(w), fit_k), payload, "factors")
         if shuffle:

@@ -161,11 +161,11 @@ def linearised_rows(task: Task, w: Weights, data: Shard, *, whole: bool = False)
     return Rows(f, data.y, found, like, data.real)
 
 
-def sent_rows(task: Task, exchange: str, coded: bool, w: Weights, data: Shard) -> Rows:
+def rows_to_send(task: Task, exchange: str, coded: bool) -> Callable[[Weights, Shard], Rows]:
     """`linearised_rows`; with all that channels change, where they do: Jacobians `written_out`, or the factors."""
-    return (
-        written_out(task, w, data) if coded and exchange == "jacobian" else linearised_rows(task, w, data, whole=coded)
-    )
+    if coded and exchange == "jacobian":
+        return partial(written_out, task)
+    return partial(linearised_rows, task, whole=coded)
 
 
 def written_out(task: Task, w: Weights, data: Shard) -> Rows:
