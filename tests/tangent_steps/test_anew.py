@@ -1,6 +1,6 @@
 """A tangent step whose factors are found anew, slice by slice, is the step with all factors in memory."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ import torch
 from fedtangent import shard, trees
 from fedtangent.methods.ntkdfl import ntkdfl
 from fedtangent.methods.ntkfl import ntkfl
+from fedtangent.methods.sumntk import sumntk
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import anew, slices
 from fedtangent.tangent_steps.step import Step, bill, linearised_rows
@@ -94,19 +95,23 @@ def test_the_bill_is_that_of_the_factors(name: str, monkeypatch: pytest.MonkeyPa
     assert weigh["factors"](shard.join([found, found])) == 2 * expected["factors"]
 
 
-@pytest.mark.parametrize("method", [ntkfl, ntkdfl])
+OPTIONS: dict[Any, dict[str, Any]] = {
+    ntkfl: {"participation": 0.5, "exchange": "factors"},
+    ntkdfl: {"exchange": "factors"},
+    sumntk: {"columns": 2},
+}
+
+
+@pytest.mark.parametrize("method", OPTIONS)
 @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
-def test_a_run_is_the_same(method: object, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = method(federation.task(), times=(2, 5), exchange="factors", **OPTIONS.get(method, {}))  # type: ignore[operator]
+def test_a_run_is_the_same(method: Any, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = method(federation.task(), times=(2, 5), **OPTIONS[method])
     runner = federation.engine(engine, 6)
     expected = federation.run(made, engine=runner)
     monkeypatch.setattr(anew, "ROW", 0)
     found = federation.run(made, engine=runner)
     assert_close(found.aggregate, expected.aggregate, 1e-9)
     assert found.ledger.sent_bytes == expected.ledger.sent_bytes
-
-
-OPTIONS: dict[object, dict[str, float]] = {ntkfl: {"participation": 0.5}}
 
 
 def test_small_factors_stay_in_memory() -> None:

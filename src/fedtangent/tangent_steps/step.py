@@ -98,8 +98,6 @@ class Step:
         The latter only where it selects; zeros otherwise.
         """
         rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
-        if not rows.factors:
-            rows = rows._replace(like=shard.cleared(rows.like, rows.real))
         kernel, pull, push = self._around(task, w, rows)
         if self.clock == "flow":
             s = [lr * time for time in self.times]
@@ -117,9 +115,8 @@ class Step:
     def _around(self, task: Task, w: Weights, rows: Rows) -> tuple[Any, Any, Any]:
         """The kernel at w, alpha -> J^T alpha, and v -> J v."""
         if not rows.factors:
-            x, how = rows.like, anew.how(task, self.kernel, w, rows.like)
-            kernel = anew.kernel_of_inputs(task, self.kernel, w, x, rows.real)
-            return kernel, partial(anew.pullback, how, w, x), partial(anew.pushforward, how, w, x)
+            x = shard.cleared(rows.like, rows.real)
+            return anew.kernel_of_inputs(task, self.kernel, w, x, rows.real), *jacobian(task, w, rows)
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
             return (
@@ -128,11 +125,7 @@ class Step:
                 partial(explicit.pushforward, j),
             )
         found = of_task.uses(task, w, of_task.first(task, rows.like))
-        return (
-            kernel_of_factors(self.kernel, found, j, w),
-            partial(pullback, found, j, w),
-            partial(pushforward, found, j, w),
-        )
+        return kernel_of_factors(self.kernel, found, j, w), *jacobian(task, w, rows)
 
     def node_bytes(self, task: Task) -> Any:
         """(rows, degree) -> about the peak memory of a step: a neighbourhood's factors and kernel, candidates."""
@@ -159,6 +152,16 @@ def linearised_rows(task: Task, w: Weights, data: Shard, *, whole: bool = False)
     f, found = factors(of_task.function(task), w, of_task.samples(data.x), uses)
     like = trees.map(lambda leaf: leaf.new_empty(len(leaf), 0, *leaf.shape[1:]), data.x)
     return Rows(f, data.y, found, like, data.real)
+
+
+def jacobian(task: Task, w: Weights, rows: Rows) -> tuple[Callable[[Tensor], Weights], Callable[[Weights], Tensor]]:
+    """alpha (T, n, C) -> J^T alpha, and v -> J v (T, n, C), from the rows' factors or from passes through the model."""
+    if not rows.factors:
+        x = shard.cleared(rows.like, rows.real)
+        how = anew.how(task, "full", w, x)
+        return partial(anew.pullback, how, w, x), partial(anew.pushforward, how, w, x)
+    found = of_task.uses(task, w, of_task.first(task, rows.like))
+    return partial(pullback, found, rows.factors, w), partial(pushforward, found, rows.factors, w)
 
 
 def rows_to_send(task: Task, exchange: str, coded: bool) -> Callable[[Weights, Shard], Rows]:
