@@ -142,5 +142,5 @@ def all_finite(tree: Any) -> Tensor:
 
 
 def is_finite(tree: Any) -> bool:
-    """The same as a plain bool, outside of vmap: a leaf's sum, which is cheap, tells but where it overflows."""
+    """The same as a plain bool, outside of vmap: the cheap sum of a leaf first, its elements only if that fails."""
     return all(bool(leaf.sum().isfinite()) or bool(leaf.isfinite().all()) for leaf in leaves(tree))

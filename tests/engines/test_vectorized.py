@@ -24,7 +24,7 @@ NODE_BYTES = {0: 40, 1: 10, 2: 70, 3: 20, 4: 50, 5: 20}
         (80, [[2], [4], [0, 3], [5, 1]]),  # padded to its largest, a chunk of 4 and 0 would take 100
         (100, [[2], [4, 0], [3, 5, 1]]),
         (140, [[2, 4], [0, 3, 5], [1]]),
-        (420, [[2, 4, 0, 3, 5, 1]]),
+        (420, [[2, 4, 0], [3, 5, 1]]),  # 3 would be padded to more than twice its own
     ],
 )
 def test_nodes_of_similar_size_go_together_within_the_budget(memory: int, expected: list[list[int]]) -> None:

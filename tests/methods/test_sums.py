@@ -36,20 +36,20 @@ def test_the_tree_is_a_sum() -> None:
 class Tree(Fleet):
     """A fleet whose server is handed one sum of all messages, and never one of them; of clients it may count rows."""
 
-    def sum(self, x_k: Each[Any]) -> tuple[Central[Any], Central[int]]:
-        total, _ = super().sum(x_k)  # books the bytes
+    def sum(self, x_k: Each[Any], message: str | None = None) -> tuple[Central[Any], Central[int]]:
+        total, _ = super().sum(x_k, message)  # books the bytes
         assert trees.leaves(total.value)
         return Central(added(x_k.values_at(self.nodes), self.rng("tree"))), Central(0)
 
-    def mean(self, x_k: Each[Any], weight_k: Each[Any] | None = None) -> Central[Any]:
-        super().mean(x_k, weight_k)
+    def mean(self, x_k: Each[Any], weight_k: Each[Any] | None = None, *named: Any, **more: Any) -> Central[Any]:
+        super().mean(x_k, weight_k, *named, **more)
         weights = [1] * len(self.nodes) if weight_k is None else weight_k.values_at(self.nodes)
         pairs = [(x, torch.as_tensor(n).double()) for x, n in zip(x_k.values_at(self.nodes), weights, strict=True)]
         total, weight = added([(trees.scale(x, n), n) for x, n in pairs], self.rng("tree"))
         return Central(trees.scale(total, 1 / weight))
 
-    def gather(self, x_k: Each[Any], bill: Any = trees.payload_bytes) -> Central[list[Any]]:
-        found = super().gather(x_k, bill)
+    def gather(self, x_k: Each[Any], *named: Any, **more: Any) -> Central[list[Any]]:
+        found = super().gather(x_k, *named, **more)
         assert all(count.dim() == 0 and not count.is_floating_point() for count in trees.leaves(found.value))
         return found
 

@@ -9,7 +9,7 @@ import pytest
 
 import fedtangent
 from fedtangent import catalog
-from fedtangent.experiments import rows
+from fedtangent.experiments import folder
 from fedtangent.recipes import recipe
 from tests.recipes.own import saved
 
@@ -185,13 +185,13 @@ def test_rows_of_another_version_are_not_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         recipe.run(mine, {}, out, stopping_at(2))
     with monkeypatch.context() as patched:
-        patched.setattr(rows, "__version__", "0.0.1")
+        patched.setattr(folder, "__version__", "0.0.1")
         with pytest.raises(
             ValueError, match=r"^a run must be resumed under the versions it began with, fedtangent '.*; got"
         ):
             recipe.run(mine, {}, out)
     recipe.run(mine, {}, out)
-    monkeypatch.setattr(rows, "__version__", "0.0.1")
+    monkeypatch.setattr(folder, "__version__", "0.0.1")
     recipe.run(mine, {}, out)
     page = (out / "figure.html").read_text()
     assert fedtangent.__version__ in page and "0.0.1" not in page  # under which the rows were measured

@@ -7,6 +7,8 @@ import torch
 
 from fedtangent import many, multiply_adds, shard
 
+_PADDED = 2  # times a node's own memory: the most that a node is padded to, for its work grows as fast
+
 
 class _Vectorized:
     name = "vectorized"
@@ -20,7 +22,9 @@ class _Vectorized:
         chunks: list[list[int]] = []
         for node in sorted(nodes, key=lambda node: (-node_bytes.get(node, 0), node)):
             # the first of a chunk is its largest, and the others are padded to it
-            if chunks and (len(chunks[-1]) + 1) * node_bytes.get(chunks[-1][0], 0) <= self.memory:
+            largest = node_bytes.get(chunks[-1][0], 0) if chunks else 0
+            fits = (len(chunks[-1]) + 1) * largest <= self.memory if chunks else False
+            if fits and largest <= _PADDED * node_bytes.get(node, 0):
                 chunks[-1].append(node)
             else:
                 chunks.append([node])

@@ -302,7 +302,7 @@ def check_compatible(experiment: Experiment, task: Task, method: Method) -> None
 
 
 def check_channel(experiment: Experiment, method: Method) -> None:
-    """Raises where the channels cannot be, or the method's messages cannot bear them."""
+    """Raises ValueError if the channels are wrong, or the method's messages do not support them."""
     function = factory("channel", experiment.channel)
     if function is not None:
         coding.check(function(**experiment.resolved("channel")), method.name, method.messages)

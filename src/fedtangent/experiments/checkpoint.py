@@ -32,13 +32,12 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         state: The method's.
-        meta: round, ledger and whatever identifies the run, as JSON holds it.
-        kept: What the run's channels remember of every sender's messages.
+        meta: round, ledger and whatever identifies the run, as JSON holds it; and `kept`, with tensors, what the run's
+            channels remember of every sender's messages.
     """
 
     state: Any
     meta: dict[str, Any]
-    kept: list[Any]
 
 
 def known_types(first: Any, functions: Iterable[Callable[..., Any]]) -> list[type]:
@@ -66,7 +65,7 @@ def check(state: Any, types: Sequence[type]) -> None:
             )
 
 
-def save(folder: Path, state: Any, meta: dict[str, Any], kept: Sequence[Any] = ()) -> None:
+def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
     """Writes the checkpoint of a folder.
 
     Raises:
@@ -74,7 +73,8 @@ def save(folder: Path, state: Any, meta: dict[str, Any], kept: Sequence[Any] = (
         TypeError: The state holds something other than trees of tensors and numbers.
     """
     writer = _Writer()
-    header = {"meta": meta, "state": writer.laid_out(state), "kept": writer.laid_out(list(kept))}
+    plain = {name: value for name, value in meta.items() if name != "kept"}
+    header = {"meta": plain, "state": writer.laid_out(state), "kept": writer.laid_out(list(meta.get("kept", ())))}
     tensor_file.save(folder / NAME, {**header, "forms": writer.forms}, writer.tensors)
 
 
@@ -117,7 +117,7 @@ def rebuilt(
             f"`out` must hold a {NAME} of its own run; got another state in {folder} ({tensor_file.reason(error)}). "
             f"{_REMEDY}"
         ) from error
-    return Checkpoint(state, meta, kept)
+    return Checkpoint(state, {**meta, "kept": kept} if kept else meta)
 
 
 def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:

@@ -138,8 +138,8 @@ def _played(
             model_file.save(folder, built, weights.value)
             checkpoint.check(whole, types)
             meta = {"round": k, "lines": digests, "fingerprint": built.fingerprint}
-            meta |= {"ledger": books.state(), "held": wire.cache.state()}
-            checkpoint.save(folder, whole, meta, kept)
+            meta |= {"ledger": books.state(), "held": wire.cache.state(), "kept": kept}
+            checkpoint.save(folder, whole, meta)
         if built.leads:
             scalars.log(entry)
             if on_round is not None:
@@ -224,7 +224,7 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
         fleet.ledger.costs = dict(header["meta"]["ledger"]["costs"])
     found = checkpoint.rebuilt(folder, header, tensors, fleet, state, types)
     if fleet.wire.coding is not None:
-        fleet.wire.coding.restore(found.kept, fleet.wire.transport.here)
+        fleet.wire.coding.restore(found.meta.get("kept", ()), fleet.wire.transport.here)
     return _Begun(found.state, rounds, digests, types)
 
 

@@ -42,6 +42,6 @@ def check(rows: Sequence[int], fewest: int, remedy: str = "Raise participation o
 
 
 def hides(rows: Tensor, real: Tensor, fewest: Tensor) -> Tensor:
-    """Whether `check` would pass, for rows (slots,) of which some are real: a bool that vmap can bear."""
+    """Whether `check` would pass, for rows (slots,) of which some are real: a bool tensor, so that vmap can be used."""
     rows = torch.where(real, rows, 0)
     return (real.sum() >= OWNERS) & (2 * rows <= rows.sum()).all() & (rows.sum() >= fewest)

@@ -169,7 +169,7 @@ def replaced(state: Any, fn: Callable[[Any], Any]) -> Any:
 
 
 def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:
-    """All values that nodes and server hold of a state, a NamedTuple or dataclass, also of one inside it."""
+    """All values that nodes and server hold of a state, a NamedTuple or dataclass, including nested states."""
     for part in [getattr(state, field.name) for field in fields(state)] if is_dataclass(state) else state:
         if isinstance(part, (Each, Central)):
             yield part

@@ -167,7 +167,7 @@ def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
 
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
-    """NaN where the neighbours' sums, of which there are some, show one of them."""
+    """NaN gradient if the neighbours' sums, where there are any, would expose a neighbour."""
     shown = near.real.any() & ~disclosure.hides(near.values, near.real, fewest)
     return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
 

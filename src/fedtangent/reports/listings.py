@@ -19,7 +19,6 @@ MEANING = {
     "raw-equivalent": "who receives the messages can read the training inputs out of them, as if the data were sent.",
     "kernel": "the messages hold similarities between samples, from which membership of a known sample can be told.",
     "aggregate": "the messages hold only sums over a node's samples, which leak less, though not nothing.",
-    "aggregate+dp": "the messages hold only sums over a node's samples, with noise that bounds what a sample reveals.",
     "none": "nothing is sent: the method is a reference that does not federate.",
 }
 _COLUMNS = ("round", "accuracy", "mean_node_accuracy", "worst_tenth_accuracy", "loss", "sent_bytes", "seconds")

@@ -204,7 +204,7 @@ def score(task: Task, tries: Weights, data: Shard) -> Score:
 
 
 def countable(found: Score) -> tuple[Score, Tensor]:
-    """The losses that are finite, and (T,) the rows of those that are not: what a sum over owners can bear."""
+    """The losses that are finite, and (T,) the rows of those that are not: a sum over owners stays finite."""
     fine = torch.isfinite(found.total)
     return found._replace(total=torch.where(fine, found.total, 0)), torch.where(fine, 0, found.rows)
 

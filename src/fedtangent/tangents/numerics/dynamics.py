@@ -68,7 +68,7 @@ def flow(
     curvature = loss.curvature(f_0.shape[-1])
 
     def products(stiffness: float, end: float) -> float:
-        if loss.name == "squared":
+        if loss.quadratic:
             return series_products(stiffness, end, f_0.dtype)
         return stabilised_products(stiffness, end, growth)
 
