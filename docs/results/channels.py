@@ -32,7 +32,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "FedAvg, a tenth up, error": {**FEDAVG, **TENTH, "feedback": "error"},
     "FedAvg, a random tenth up": {**FEDAVG, **TENTH, "entries": "random"},
     "FedAvg, a tenth in 15 levels up, error": {
-        **{**FEDAVG, **TENTH, **FOUR_BITS, "channel": "topk,quantize", "feedback": "error"}
+        **FEDAVG,
+        **TENTH,
+        **FOUR_BITS,
+        "channel": "topk,quantize",
+        "feedback": "error",
     },
     "DFedAvg": DFEDAVG,
     "DFedAvg, 255 levels": {**DFEDAVG, "channel": "quantize", "levels": 255},

@@ -127,7 +127,9 @@ def _step_bytes(task: Task, kind: Literal["trace", "full"], tries: int, rows: in
     if anew.needed(found, w):
         x = number * found.sample
         kernel, filling = number * size**2, 0
-        if kernel <= anew.KERNEL:
+        if kernel > anew.KERNEL:
+            kernel = 0
+        else:
             memory = max(anew.FACTORS, least_bytes(found, w, n, kind))
             filling = 2 * kernel + planned(found, w, torch.empty(n, 0), None, kind, memory).peak_bytes
         pulled = slices.held(n, anew.pulled_bytes(found, w)) + 2 * candidates
@@ -138,7 +140,10 @@ def _step_bytes(task: Task, kind: Literal["trace", "full"], tries: int, rows: in
     sides = sum(load.side(load.pieces) for load in loads)
     making = max(max(load.making(load.pieces) for load in loads), found.outputs * max(part.size for part in own))
     dense = slices.together(found)
-    kernels = size**2 * (2 if kind == "trace" or not dense else 0) + (dense and kind == "full") * n * n * len(own)
+    if dense and kind == "full":  # never written out: of every layer what makes cheaper products
+        kernels = sum(n * min(n, 2 * max(part.size // part.uses[0].call.shapes[0][-1], 1)) for part in own)
+    else:
+        kernels = 2 * size**2
     held = n * (2 * anew.row_bytes(found, w) + number * (sides + (0 if dense else making)))
     return int(held + number * kernels + max(2 * candidates, scored))
 
