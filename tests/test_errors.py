@@ -27,6 +27,10 @@ def test_they_are_what_python_calls_them() -> None:
     assert issubclass(SettingError, UserError) and issubclass(SettingTypeError, UserError)
 
 
+def test_messages_that_hold_an_error_s_type_name_the_one_that_is_known() -> None:
+    assert (type(SettingError()).__name__, type(SettingTypeError()).__name__) == ("ValueError", "TypeError")
+
+
 def test_an_own_method_tells_a_mistake_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.py"
     path.write_text(OWN.format(error="SettingError"))

@@ -329,7 +329,7 @@ def test_no_whole_model(spoil: Any, tmp_path: Path) -> None:
         ({"options": {"hidden": {"a": 3}}}, r"that says what it is; got options "),
         (
             {"options": {"hidden": [6], "x": 3}},
-            r"whose model can be built; got SettingError: `x` must be an option of model",
+            r"whose model can be built; got ValueError: `x` must be an option of model",
         ),
         ({"options": {"hidden": [10**9]}}, r"whose model can be built; got ValueError: hidden \(1000000000,\) in "),
         ({"options": {"hidden": [6] * 2000}}, r"whose model can be built; got ValueError: hidden \(6, 6"),

@@ -228,7 +228,7 @@ def test_what_is_off_changes_no_bit() -> None:
 def test_a_compressed_jacobian_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explicit, "LARGEST", 3000)
     with pytest.raises(
-        NodeError, match=r"node \d failed in 'written_out' of a method, round 1: SettingError: `exchange` must be 'fac"
+        NodeError, match=r"node \d failed in 'written_out' of a method, round 1: ValueError: `exchange` must be 'fac"
     ):
         played({**FEW, "participation": 1.0, "levels": 4})
     played({**FEW, "participation": 1.0, "levels": 4, "exchange": "factors"})
