@@ -19,8 +19,9 @@ PUBLISHED = {
     "ntkdfl": {6: 0.8146, 11: 0.8370, 21: 0.8523, 30: 0.8567},
     "dfedavg": {6: 0.7713, 11: 0.8014, 21: 0.8260, 30: 0.832},
 }
+# By the names of the version that made the records: `decay` is `lr_decay` now.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "ntkdfl": {"kernel": "trace", "clock": "flow", "selection": "loss", "momentum": 0.0, "lr": 0.01, "lr_decay": 0.07},
+    "ntkdfl": {"kernel": "trace", "clock": "flow", "selection": "loss", "momentum": 0.0, "lr": 0.01, "decay": 0.07},
     "dfedavg": {"epochs": 20, "batch": 25, "lr": 0.1, "momentum": 0.0},
 }
 

@@ -168,12 +168,12 @@ def test_in_the_tangent_space_the_size_of_the_products_chooses(method: str) -> N
     assert chosen(40, 2, 3) == "vectorized"
     assert chosen(40, 2, 3, engine="sequential") == "sequential"
     assert chosen(8, 2, 3) == "sequential"  # too few
-    large = (40, 100, 3) if method == "ntkdfl" else (40, 2, 800)  # kernels of 300 x 300, factors of 800 x 800
+    large = (40, 200, 3) if method == "ntkdfl" else (40, 2, 800)  # kernels of 600 x 600, factors of 800 x 800
     assert chosen(*large) == "sequential"
 
 
 def test_a_chunk_is_as_large_as_its_kernels_not_as_its_nodes_own_rows() -> None:
-    counts = [1, 1, 60, 1, 1, 1]
+    counts = [1, 1, 150, 1, 1, 1]
     x, y = torch.rand(sum(counts), 3), torch.arange(sum(counts)) % 2
     part = Partition(np.split(np.arange(len(x)), np.cumsum(counts)[:-1]))
     data = Dataset("one large", x, y, x[:9], y[:9], 2)

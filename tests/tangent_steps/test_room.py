@@ -1,4 +1,4 @@
-"""What a round of FedKFAC and of DFedKFAC takes in memory is what `node_bytes` says."""
+"""What a round in the tangent space takes in memory is what `node_bytes` says."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from torch import nn
 from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.tangent_steps import slices
 from fedtangent.tangent_steps.room import node_bytes
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER
 
 SCRIPT = """
@@ -21,8 +21,10 @@ from torch import nn
 from fedtangent.federation import Graph
 from fedtangent.methods.dfedkfac import dfedkfac
 from fedtangent.methods.fedkfac import fedkfac
+from fedtangent.methods.ntkdfl import ntkdfl
+from fedtangent.methods.ntkfl import ntkfl
 from fedtangent.shard import Shard, at
-from fedtangent.task import Task
+from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 
 class Encoder(nn.Module):
@@ -65,8 +67,11 @@ task = Task(model().eval(), example=few.x)
 if method == "fedkfac":
     made, degree = fedkfac(task, guard=False, other="exact"), 0
     options = {"graph": None}
+elif method in ("trace", "full"):
+    made, degree = ntkfl(task, participation=1.0, kernel=method), 0
+    options = {"graph": None}
 else:
-    made, degree = dfedkfac(task, other="exact"), 3
+    made, degree = (dfedkfac(task, other="exact") if method == "dfedkfac" else ntkdfl(task)), 3
     across = [(i, i + nodes // 2) for i in range(nodes // 2)]
     graph = Graph([(i, (i + 1) % nodes) for i in range(nodes)] + across, nodes)
     options = {"graph": graph, "engine": federation.engine("vectorized", nodes)}
@@ -86,6 +91,13 @@ print(rose / (nodes * made.node_bytes(rows, degree)))
         ("recurrent", 400, "fedkfac", 1),
         ("small", 60, "dfedkfac", 8),
         ("convolutions", 20, "dfedkfac", 6),
+        ("dense", 900, "trace", 1),
+        ("dense", 900, "full", 1),
+        ("convolutions", 200, "trace", 1),
+        ("convolutions", 100, "full", 1),
+        ("attention", 100, "trace", 1),
+        ("recurrent", 300, "trace", 1),
+        ("small", 60, "ntkdfl", 8),
     ],
 )
 def test_node_bytes_are_what_a_round_takes(name: str, rows: int, method: str, nodes: int) -> None:

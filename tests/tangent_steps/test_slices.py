@@ -9,7 +9,7 @@ from fedtangent.shard import Shard, at
 from fedtangent.tangent_steps import kfac, slices
 from fedtangent.tangent_steps.answers import Answers
 from fedtangent.tangent_steps.step import score
-from fedtangent.task import Task, Weights
+from fedtangent.training.task import Task, Weights
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, rows
 from tests.tangents.networks import weights
 from tests.tiny_federation import assert_close, assert_same

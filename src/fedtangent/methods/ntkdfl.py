@@ -14,7 +14,6 @@ Neural Tangent Kernel. ICML 2025. arXiv 2410.01922.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -31,11 +30,10 @@ from fedtangent.tangent_steps.step import (
     choose,
     coded_bytes,
     held_out,
-    linearised_rows,
     mean_loss,
     nothing_found,
+    rows_to_send,
     score,
-    written_out,
 )
 from fedtangent.task import Task, Weights
 
@@ -100,7 +98,7 @@ def ntkdfl(
             w_k = fleet.map(
                 lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k, "displacements")
             )
-        linear = partial(written_out if exchange == "jacobian" and fleet.codes("factors") else linearised_rows, task)
+        linear = rows_to_send(task, exchange, fleet.codes("factors"))
         rows_k = fleet.ask(linear, w_k, fit_k, bill=answer, message="factors")
 
         def evolved(w: Weights, data: Shard, inbox: Inbox) -> Tries:

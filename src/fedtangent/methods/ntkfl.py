@@ -40,12 +40,11 @@ from fedtangent.tangent_steps.step import (
     choose,
     coded_bytes,
     held_out,
-    linearised_rows,
     mean_loss,
     nothing_found,
+    rows_to_send,
     score,
     some,
-    written_out,
 )
 from fedtangent.task import Task, Weights
 from fedtangent.training import labels
@@ -110,7 +109,7 @@ def ntkfl(
         if subsample < 1:
             held_k = clients.draw(part, held_k, purpose="subsample")
             fit_k = held_k if selection != "held-out" else clients.draw(part, fit_k, purpose="subsample")
-        linear = partial(written_out if exchange == "jacobian" and clients.codes("factors") else linearised_rows, task)
+        linear = rows_to_send(task, exchange, clients.codes("factors"))
         w = clients.as_sent(state.w, "weights")
         rows = clients.gather(clients.map(linear, clients.broadcast(w), fit_k), payload, "factors")
         if shuffle:

@@ -25,11 +25,9 @@ from torch import Tensor
 
 from fedtangent import shard
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task
-from fedtangent.tangent_steps.step import linearised_rows
+from fedtangent.tangent_steps.step import jacobian, linearised_rows
 from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangents.capture.functional import Weights
-from fedtangent.tangents.capture.kernel_operator import pullback, pushforward
 from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes
 from fedtangent.tangents.sketch import projection
 from fedtangent.training.losses import Loss, squared
@@ -150,7 +148,7 @@ def features(task: Task, w: Weights, columns: int, seed: int, data: Shard) -> Fe
     """
     rows = linearised_rows(task, w, data)
     r = projection(w, columns, seed)
-    projected = pushforward(of_task.uses(task, w, data.x), rows.factors, w, r)
+    projected = jacobian(task, w, rows)[1](r)
     phi = projected.permute(1, 2, 0).flatten(1) / rows.f.shape[1] ** 0.5
     return Features(rows.f, rows.y, torch.where(data.real[:, None], phi, 0), data.real)
 
@@ -177,7 +175,8 @@ def moved(task: Task, w: Weights, alpha: Tensor, data: Shard) -> Weights:
     """J^T alpha over a node's rows, for alpha (T, n, C): a tree of weights with a leading axis T."""
     rows = linearised_rows(task, w, data)
     alpha = torch.where(data.real[:, None], alpha, 0)
-    return pullback(of_task.uses(task, w, data.x), shard.cleared(rows.factors, rows.real), w, alpha)
+    rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
+    return jacobian(task, w, rows)[0](alpha)
 
 
 def _second_gain(rate: Tensor, s: Sequence[float]) -> Tensor:

@@ -1,14 +1,20 @@
-"""What a node's moments, directions and candidates take in memory, from shapes alone."""
+"""What a node's work in the tangent space takes in memory, from shapes alone."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from fedtangent.tangent_steps import of_task, slices
+import torch
+
+from fedtangent.tangent_steps import anew, of_task, slices
 from fedtangent.tangent_steps.kfac import Other, blocks, parameters
 from fedtangent.tangents.capture.derivatives import known_ways
 from fedtangent.tangents.capture.layers import Matrix
-from fedtangent.task import Task
+from fedtangent.tangents.capture.uses import Uses
+from fedtangent.tangents.numerics.budget import Budget
+from fedtangent.tangents.numerics.kernel_parts import parts
+from fedtangent.tangents.plan import least_bytes, planned
+from fedtangent.training.task import Task
 
 
 class Load(NamedTuple):
@@ -94,6 +100,59 @@ def _load(task: Task, other: Other, directions: int, tries: int) -> Load:
         number * message,
         number * largest,
     )
+
+
+def step_bytes(task: Task, kind: Literal["trace", "full"], tries: int) -> Callable[[int, int], int]:
+    """(rows, degree) -> about the peak memory of a tangent step: factors of a neighbourhood, kernel, candidates."""
+
+    def peak(rows: int, degree: int) -> int:
+        name = f"step {kind} {tries} {rows} {degree}"
+        if name not in task.cache:
+            task.cache[name] = _step_bytes(task, kind, tries, rows, degree)
+        found: int = task.cache[name]
+        return found
+
+    return peak
+
+
+def _step_bytes(task: Task, kind: Literal["trace", "full"], tries: int, rows: int, degree: int) -> int:
+    n, w = rows * (degree + 1), task.w_0
+    number = next(iter(w.values())).element_size()
+    if task.example is None or (found := _uses(task)) is None:
+        sides = 3 * n * sum(part.shape[-1] if part.dim() else 1 for part in w.values())
+        return number * (6 * n * n + sides + 5 * tries * task.size)
+    size, candidates = n * (found.outputs if kind == "full" else 1), tries * slices.size(w)
+    scored = max(1, degree) * (slices.held(rows, slices.of_losses(found, w, tries)) + candidates)
+    scored += candidates if degree else 0
+    if anew.needed(found, w):
+        x = number * found.sample
+        kernel, filling = number * size**2, 0
+        if kernel > anew.KERNEL:
+            kernel = 0
+        else:
+            memory = max(anew.FACTORS, least_bytes(found, w, n, kind))
+            filling = 2 * kernel + planned(found, w, torch.empty(n, 0), None, kind, memory).peak_bytes
+        pulled = slices.held(n, anew.pulled_bytes(found, w)) + 2 * candidates
+        sent = max(1, degree) * slices.held(rows, slices.of_losses(found, w, 1))
+        return 2 * n * x + max(filling, kernel + pulled, scored, sent)
+    own = parts(found, w)
+    loads = Budget(found, own, kind, 1, 1, True, number).loads(found.outputs)
+    sides = sum(load.side(load.pieces) for load in loads)
+    making = max(max(load.making(load.pieces) for load in loads), found.outputs * max(part.size for part in own))
+    dense = slices.together(found)
+    if dense and kind == "full":  # never written out: of every layer what makes cheaper products
+        kernels = sum(n * min(n, 2 * max(part.size // part.uses[0].call.shapes[0][-1], 1)) for part in own)
+    else:
+        kernels = 2 * size**2
+    held = n * (2 * anew.row_bytes(found, w) + number * (sides + (0 if dense else making)))
+    return int(held + number * kernels + max(2 * candidates, scored))
+
+
+def _uses(task: Task) -> Uses | None:
+    try:
+        return of_task.uses(task, task.w_0, task.example)
+    except (RuntimeError, ValueError, TypeError):  # whoever computes with the model says what is wrong
+        return None
 
 
 def _guess(task: Task) -> Load:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
-from fedtangent.tangent_steps import explicit, of_task, slices
+from fedtangent.tangent_steps import anew, explicit, of_task, room, slices
 from fedtangent.tangents.capture.factors import Factors, factors
 from fedtangent.tangents.capture.functional import Weights, each, one_by_one, plain
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
@@ -29,8 +29,8 @@ class Rows(NamedTuple):
         f: The network's outputs, (N, C).
         y: Labels (N,) or targets (N, C).
         factors: Of the Jacobian; for a step also that itself, a tensor (N, C, ...) for every parameter, as `explicit`
-            gives it.
-        like: The shape of a row of inputs, in no bytes, (N, 0, ...).
+            gives it. None where they would not fit: they are found anew from the inputs, which tell the same.
+        like: The shape of a row of inputs, in no bytes, (N, 0, ...); the inputs (N, ...) where there are no factors.
         real: Which rows are real and form the kernel, (N,).
     """
 
@@ -114,6 +114,9 @@ class Step:
 
     def _around(self, task: Task, w: Weights, rows: Rows) -> tuple[Any, Any, Any]:
         """The kernel at w, alpha -> J^T alpha, and v -> J v."""
+        if not rows.factors:
+            x = shard.cleared(rows.like, rows.real)
+            return anew.kernel_of_inputs(task, self.kernel, w, x, rows.real), *jacobian(task, w, rows)
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
             return (
@@ -122,22 +125,11 @@ class Step:
                 partial(explicit.pushforward, j),
             )
         found = of_task.uses(task, w, of_task.first(task, rows.like))
-        return (
-            kernel_of_factors(self.kernel, found, j, w),
-            partial(pullback, found, j, w),
-            partial(pushforward, found, j, w),
-        )
+        return kernel_of_factors(self.kernel, found, j, w), *jacobian(task, w, rows)
 
     def node_bytes(self, task: Task) -> Any:
-        """(rows, degree) -> the peak memory of a step: a node's kernel, its neighbourhood's factors, its candidates."""
-
-        def peak(rows: int, degree: int) -> int:
-            n, number = rows * (degree + 1), next(iter(task.w_0.values())).element_size()
-            return number * (
-                6 * n * n + 3 * n * sum(w.shape[-1] for w in task.w_0.values()) + 5 * len(self.times) * task.size
-            )
-
-        return peak
+        """(rows, degree) -> about the peak memory of a step: a neighbourhood's factors and kernel, candidates."""
+        return room.step_bytes(task, self.kernel, len(self.times))
 
     def rate(self, k: int) -> float:
         """lr in round k, from 1."""
@@ -149,16 +141,39 @@ class Step:
         return found
 
 
-def linearised_rows(task: Task, w: Weights, data: Shard) -> Rows:
-    """f(x; w), the labels and the factors of the Jacobian on a node's rows."""
-    f, found = factors(of_task.function(task), w, of_task.samples(data.x), of_task.uses(task, w, data.x))
+def linearised_rows(task: Task, w: Weights, data: Shard, *, whole: bool = False) -> Rows:
+    """f(x; w), the labels and the factors of the Jacobian on a node's rows.
+
+    Factors of more than 64 KiB a row are left out, and the inputs stand for them, unless `whole`.
+    """
+    uses = of_task.uses(task, w, data.x)
+    if not whole and anew.needed(uses, w):
+        return Rows(anew.outputs(task, w, data.x), data.y, {}, data.x, data.real)
+    f, found = factors(of_task.function(task), w, of_task.samples(data.x), uses)
     like = trees.map(lambda leaf: leaf.new_empty(len(leaf), 0, *leaf.shape[1:]), data.x)
     return Rows(f, data.y, found, like, data.real)
 
 
+def jacobian(task: Task, w: Weights, rows: Rows) -> tuple[Callable[[Tensor], Weights], Callable[[Weights], Tensor]]:
+    """alpha (T, n, C) -> J^T alpha, and v -> J v (T, n, C), from the rows' factors or from passes through the model."""
+    if not rows.factors:
+        x = shard.cleared(rows.like, rows.real)
+        how = anew.how(task, "full", w, x)
+        return partial(anew.pullback, how, w, x), partial(anew.pushforward, how, w, x)
+    found = of_task.uses(task, w, of_task.first(task, rows.like))
+    return partial(pullback, found, rows.factors, w), partial(pushforward, found, rows.factors, w)
+
+
+def rows_to_send(task: Task, exchange: str, coded: bool) -> Callable[[Weights, Shard], Rows]:
+    """`linearised_rows`; with all that channels change, where they do: Jacobians `written_out`, or the factors."""
+    if coded and exchange == "jacobian":
+        return partial(written_out, task)
+    return partial(linearised_rows, task, whole=coded)
+
+
 def written_out(task: Task, w: Weights, data: Shard) -> Rows:
     """`linearised_rows` with the Jacobian itself in place of its factors, for messages whose entries are changed."""
-    rows = linearised_rows(task, w, data)
+    rows = linearised_rows(task, w, data, whole=True)
     j: Any = explicit.explicit(of_task.uses(task, w, data.x), rows.factors, w, len(data.y))
     return rows._replace(factors=j)
 
@@ -258,4 +273,11 @@ def bill(task: Task, exchange: str) -> Any:
         return lambda rows: jacobian_bytes(task, rows)
     if exchange != "factors":
         raise SettingError(f"`exchange` must be 'jacobian' or 'factors'; got {exchange!r}. Choose one of the two.")
-    return trees.payload_bytes
+    return partial(factor_bytes, task)
+
+
+def factor_bytes(task: Task, rows: Rows) -> int:
+    """What the rows' factors, outputs and labels weigh."""
+    if rows.factors:
+        return trees.payload_bytes(rows)
+    return trees.payload_bytes((rows.f, rows.y)) + anew.message_bytes(task, rows.like)

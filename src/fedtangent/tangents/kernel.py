@@ -24,7 +24,7 @@ from fedtangent.tangents.capture.uses import Uses, UsesDiffer
 from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import given
 from fedtangent.tangents.numerics.kernel_parts import Kind, Side, cuts, side, total
-from fedtangent.tangents.plan import MEMORY, Plan, Share, planned
+from fedtangent.tangents.plan import MEMORY, Plan, Share, least_bytes, planned
 
 
 def kernel(
@@ -74,6 +74,22 @@ def kernel(
     return out.movedim(2, 1) if kind == "full" else out
 
 
+def filled(model: nn.Module, w: Weights, x: Samples, kind: Kind, found: Uses, memory_bytes: int) -> Tensor:
+    """The kernel of samples with themselves, (n, C, n, C) or (n, n), with uses that are known; not finite where J is.
+
+    At least as much memory as one sample needs is taken.
+    """
+    with torch.no_grad():
+        memory_bytes = max(memory_bytes, least_bytes(found, w, len(x), kind))
+        its = planned(found, w, x, None, kind, memory_bytes)
+        shape = (len(x), its.outputs) * 2 if kind == "full" else (len(x),) * 2
+        like = next(iter(w.values()))
+        out = torch.empty(shape, dtype=like.dtype, device=like.device)
+        for _ in _Work(model, w, found, its, finite=False).fill(out, x, None):
+            pass
+    return out
+
+
 def _filled(
     model: nn.Module,
     w: Weights,
@@ -107,8 +123,10 @@ class _Block(NamedTuple):
 class _Work:
     """Fills a kernel block by block: factors of some samples, then tile by tile every part's share."""
 
-    def __init__(self, model: nn.Module, w: Weights, uses: Uses, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, w: Weights, uses: Uses, plan: Plan, finite: bool = True) -> None:
+        """`finite` has factors refused that are not."""
         self.model, self.w, self.uses, self.plan, self.head = model, w, uses, plan, head(uses, w)
+        self.finite = finite
 
     def fill(self, out: Tensor, x1: Samples, x2: Samples | None) -> Iterator[int]:
         """Adds up the kernel, and yields the number of steps after every one."""
@@ -150,7 +168,7 @@ class _Work:
             f, its = factors(self.model, self.w, part, self.uses, outputs)
             # the inputs of an unknown call may be infinite: a mask
             known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, AnyCall)]
-            if not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
+            if self.finite and not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
                 raise SettingError(
                     "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
                 )

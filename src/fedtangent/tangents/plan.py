@@ -191,6 +191,17 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
     )
 
 
+def least_bytes(uses: Uses, w: Weights, n: int, kind: Kind) -> int:
+    """The least memory that a kernel of n samples with themselves can be given."""
+    number = next(iter(w.values())).element_size()
+    least = room(uses, w, 1, 0).bytes
+    try:
+        Budget(uses, parts(uses, w), kind, n, n, True, number).fitting(least)
+    except TooLittle as error:
+        least = max(least, error.least)
+    return least
+
+
 def _lengths(slices: list[slice]) -> list[int]:
     return [part.stop - part.start for part in slices]
 
