@@ -6,8 +6,8 @@
     PYTHONPATH=src python benchmarks/gpu.py --table gpu.json
 
 Runs from a checkout without installation and without the network, on Linux with Python 3.11 or newer. Beside PyTorch
-2.11 or newer it imports numpy, scipy, networkx, optree, rich and safetensors, and nothing else: neither torchvision nor
-scikit-learn nor matplotlib.
+2.11 or newer it imports numpy, scipy, networkx, optree, rich and safetensors; and torchvision for ResNet-8 and
+ResNet-18, whose steps alone fail without it. Nothing else is needed, neither scikit-learn nor matplotlib.
 
 The most important steps come first: the targets of speed in the papers' setting (300 nodes, 784-100-10), kernels, LeNet
 and ResNet-8 with their memory, the check that rows depend on no other, then the frontier's main lines over three seeds,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,10 +160,14 @@ def test_the_images_are_read_where_they_are_there(gpu: ModuleType, tmp_path: Pat
     assert (source, data.x_train.shape, data.x_test.shape) == ("synthetic", (60, 3, 32, 32), (20, 3, 32, 32))
 
 
-def _command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The benchmark from the checkout, with nothing that its docstring does not list."""
-    barred = ("matplotlib", "torchvision", "sklearn", "pandas", "tensorboard")
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nfor name in {barred}:\n    sys.modules[name] = None\n")
+OTHERS = ("matplotlib", "sklearn", "pandas", "tensorboard")  # installed here, and not in the benchmark's list
+
+
+def _command(
+    tmp_path: Path, *words: str, without: tuple[str, ...] = (*OTHERS, "torchvision")
+) -> subprocess.CompletedProcess[str]:
+    """The benchmark from the checkout, on a Python that lacks some packages."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nfor name in {without}:\n    sys.modules[name] = None\n")
     return subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *words],
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "1"},
@@ -203,9 +208,17 @@ def test_a_wrong_word_is_one_sentence(tmp_path: Path, words: tuple[str, ...], to
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_make_runs_it_from_the_checkout() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    words = ["make", "--dry-run", "--no-print-directory", "bench-gpu", "PYTHON=python3.12", "DATA=images"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "PYTHONPATH=src python3.12 benchmarks/gpu.py --out gpu.json --data-dir images"
+
+
 @pytest.mark.slow
 def test_all_of_it_in_miniature(tmp_path: Path) -> None:
-    done = _command(tmp_path, "--device", "cpu", "--miniature", "--minutes", "30", "--out", "its.json")
+    done = _command(tmp_path, "--device", "cpu", "--miniature", "--minutes", "30", "--out", "its.json", without=OTHERS)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "its.json").read_text())
     assert [(step["step"], step["why"]) for step in record["steps"] if step["state"] != "done"] == []
