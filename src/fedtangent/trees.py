@@ -1,6 +1,6 @@
 """Sums, scalings and inner products of parameter trees: dicts, tuples and lists of tensors, nested at will."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import optree
@@ -92,25 +92,35 @@ def unstack(tree: Any, count: int) -> list[Any]:
     )
 
 
-def payload_bytes(tree: Any) -> int:
-    """The bytes of all numbers in a tree of real rows, from shapes and dtypes; the masks of padding are not sent."""
-    total = 0
+def sent(tree: Any) -> Iterator[Any]:
+    """The tensors and numbers of a message of real rows, in no order; the masks of padding are not sent.
+
+    Raises:
+        TypeError: It holds something else.
+    """
     stack_ = [tree]
     while stack_:
         item = stack_.pop()
-        if isinstance(item, Tensor):
-            total += item.nbytes
+        if isinstance(item, (Tensor, int, float)):
+            yield item
         elif isinstance(item, dict):
             stack_.extend(item.values())
         elif hasattr(item, "_fields"):
             stack_.extend(getattr(item, name) for name in item._fields if name != "real")
         elif isinstance(item, (tuple, list)):
             stack_.extend(item)
-        elif isinstance(item, (int, float)):
-            total += 8
         elif item is not None:
             raise SettingTypeError(f"a message must hold tensors and numbers; got {type(item).__name__}. Convert it.")
-    return total
+
+
+def payload_bytes(tree: Any) -> int:
+    """The bytes of what is `sent` of a tree, from shapes and dtypes."""
+    return sum(item.nbytes if isinstance(item, Tensor) else 8 for item in sent(tree))
+
+
+def number_bytes(w: dict[str, Tensor]) -> int:
+    """The bytes of a number of weights, which have one type."""
+    return next(iter(w.values())).element_size()
 
 
 def in_memory(tensor: Tensor) -> list[int]:

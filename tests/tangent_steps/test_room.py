@@ -1,9 +1,5 @@
 """What a round in the tangent space takes in memory is what `node_bytes` says."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -12,6 +8,7 @@ from fedtangent.methods.fedkfac import fedkfac
 from fedtangent.tangent_steps import slices
 from fedtangent.tangent_steps.room import node_bytes
 from fedtangent.training.task import Task
+from tests.measured import measured
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER
 
 SCRIPT = """
@@ -102,21 +99,7 @@ print(rose / (nodes * made.node_bytes(rows, degree)))
 )
 def test_node_bytes_are_what_a_round_takes(name: str, rows: int, method: str, nodes: int) -> None:
     """Within a factor of 1.5 of what a process's memory rises by: one node, or all at once with three neighbours."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, name, str(rows), method, str(nodes)],
-        cwd=Path(__file__).parents[2],
-        # memory that is given back is no part of it
-        env={
-            "PYTHONPATH": "src",
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-            "MALLOC_TRIM_THRESHOLD_": "1",
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert 1 / 1.5 < float(done.stdout) < 1.5
+    assert 1 / 1.5 < measured(SCRIPT, name, str(rows), method, str(nodes)) < 1.5
 
 
 @pytest.mark.parametrize("name", ["gated", "convolutions", "transformer", "recurrent"])

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from fedtangent.channels.topk import topk
 from fedtangent.federation import SERVER, Coding, Each, Ledger, Transport, Wire
 from fedtangent.federation.looking import collected, seen
 from fedtangent.federation.values import replaced
-from fedtangent.transports.memory import memory
 from fedtangent.transports.ranks import joined, ranks
 from tests import tiny_federation as federation
 from tests.tiny_federation import ROWS, plain
@@ -73,11 +71,8 @@ def digest(played: Played) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["alone"]:
-        print(json.dumps(digests(memory())))
-    else:
-        with joined():
-            transport = ranks(ROWS)
-            told = digests(transport)
-            if transport.here(SERVER):
-                print(json.dumps(told))
+    with joined():
+        transport = ranks(ROWS)
+        told = digests(transport)
+        if transport.here(SERVER):
+            print(json.dumps(told))

@@ -17,7 +17,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.deterministic import prepare
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.federation import Graph, Method, coding
+from fedtangent.federation import Coding, Graph, Method, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.memory import out_of_memory
 from fedtangent.module_state import borrowed, copied
@@ -304,11 +304,16 @@ def check_compatible(experiment: Experiment, task: Task, method: Method) -> None
         )
 
 
+def built_coding(experiment: Experiment) -> Coding | None:
+    """What the channels make of messages, with nothing remembered; None without channels."""
+    function = factory("channel", experiment.channel)
+    return None if function is None else function(**experiment.resolved("channel"))
+
+
 def check_channel(experiment: Experiment, method: Method) -> None:
     """Raises ValueError if the channels are wrong, or the method's messages do not support them."""
-    function = factory("channel", experiment.channel)
-    if function is not None:
-        coding.check(function(**experiment.resolved("channel")), method.name, method.messages)
+    if (made := built_coding(experiment)) is not None:
+        coding.check(made, method.name, method.messages)
 
 
 def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:

@@ -14,6 +14,7 @@ from fedtangent import shard, trees
 from fedtangent.engines.sequential import sequential
 from fedtangent.experiments.build import (
     built_augmentation,
+    built_coding,
     built_dataset,
     built_device,
     built_loss,
@@ -34,7 +35,7 @@ from fedtangent.experiments.experiment import PARTS, Experiment, factory
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import SERVER, Coding, Each, Engine, Fleet, Graph, Method, Transport, Wire
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
 from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
@@ -123,12 +124,7 @@ class Setup:
 
     def wire(self) -> Wire:
         """A new wire, on which nothing has passed."""
-        return Wire(self.transport, coding=self._coding())
-
-    def _coding(self) -> Coding | None:
-        """What the channels make of messages, with nothing remembered."""
-        channels = factory("channel", self.experiment.channel)
-        return None if channels is None else channels(**self.experiment.resolved("channel"))
+        return Wire(self.transport, coding=built_coding(self.experiment))
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""

@@ -2,12 +2,13 @@
 
 import hashlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedtangent import trees
 from fedtangent.federation.ledger import SERVER, Link
 
 
@@ -35,7 +36,7 @@ class Cache:
             held = self._held[link] = {digest: used for digest, used in held.items() if used == last}
         self._last[link] = round
         found = []
-        for leaf in _leaves(value):
+        for leaf in trees.sent(value):
             digest = self._digest(leaf) if isinstance(leaf, Tensor) else None
             if digest is None or digest not in held:
                 found.append(leaf)
@@ -70,19 +71,3 @@ class Cache:
                 sum_.update(plain.reshape(-1).view(torch.uint8).numpy().data)
             self._digests[key] = weakref.ref(leaf, lambda _: self._digests.pop(key, None)), sum_.digest()
         return self._digests[key][1]
-
-
-def _leaves(tree: Any) -> Iterator[Any]:
-    """Tensors and numbers, without the masks of padding, which are not sent."""
-    if isinstance(tree, dict):
-        for part in tree.values():
-            yield from _leaves(part)
-    elif hasattr(tree, "_fields"):
-        for name in tree._fields:
-            if name != "real":
-                yield from _leaves(getattr(tree, name))
-    elif isinstance(tree, (tuple, list)):
-        for part in tree:
-            yield from _leaves(part)
-    elif tree is not None:
-        yield tree

@@ -159,8 +159,8 @@ class Fleet:
             since_k: What both ends have already, of which the channels are given the difference.
         """
         way: Way = "down" if isinstance(x, Central) else "up" if self.graph is None else "between"
-        coding = self.wire.coding
-        if coding is None or message is None or not coding.applies(message, way):
+        coding = self.wire.channels(message, way)
+        if coding is None or message is None:
             return x
 
         def coded(value: Any, node: int, since: Any = None) -> Any:
@@ -180,7 +180,7 @@ class Fleet:
     def codes(self, message: str) -> bool:
         """Whether the run's channels change messages of this name that nodes send."""
         way: Way = "up" if self.graph is None else "between"
-        return self.wire.coding is not None and self.wire.coding.applies(message, way)
+        return self.wire.channels(message, way) is not None
 
     def broadcast(self, x: Central[T], message: str | None = None) -> Each[T]:
         """The server's value on every node; what a node holds already is not sent again."""
@@ -315,9 +315,10 @@ class Fleet:
         self._require_graph()
         own = dict(zip(self.here, self._settled(y_k), strict=True))
 
+        coding = self.wire.channels(message, "between")
+
         def code(answer: Any, link: Link) -> Any:
-            coding = self.wire.coding
-            if coding is None or message is None or not coding.applies(message, "between"):
+            if coding is None or message is None:
                 return answer
             return coding.coded(answer, message, partial(self.rng, f"channel of {message} to {link[1]}", link[0]), None)
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent import trees
 from fedtangent.federation.cache import Cache
-from fedtangent.federation.coding import Coding
+from fedtangent.federation.coding import Coding, Way
 from fedtangent.federation.ledger import SERVER, Ledger, Link
 
 T = TypeVar("T")
@@ -83,6 +83,10 @@ class Wire:
         self.transport, self.ledger, self.coding = transport, Ledger() if ledger is None else ledger, coding
         self.cache = Cache()
         self._verbs = 0
+
+    def channels(self, message: str | None, way: Way) -> Coding | None:
+        """What changes messages of this name on their way; None where nothing does."""
+        return self.coding if self.coding is not None and self.coding.applies(message, way) else None
 
     def tag(self) -> Tag:
         """The tag of a new verb."""

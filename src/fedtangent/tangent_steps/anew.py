@@ -41,7 +41,7 @@ def needed(found: Uses, w: Weights) -> bool:
 
 def row_bytes(found: Uses, w: Weights) -> int:
     """About what a row's factors take."""
-    number = next(iter(w.values())).element_size()
+    number = trees.number_bytes(w)
     return number * Budget(found, parts(found, w), "full", 1, 1, True, number).stored(found.outputs)
 
 
@@ -118,7 +118,7 @@ def pullback(how: How, w: Weights, x: Any, alpha: Tensor) -> Weights:
 
 def pulled_bytes(found: Uses, w: Weights) -> int:
     """What a row takes on its way forward and back."""
-    return next(iter(w.values())).element_size() * (found.touched + found.sample + 4 * found.widest)
+    return trees.number_bytes(w) * (found.touched + found.sample + 4 * found.widest)
 
 
 def _back(model: nn.Module, w: Weights, x: Samples, ways: Ways) -> Callable[[Tensor], Weights]:
@@ -152,7 +152,7 @@ def kernel_of_inputs(
     """The kernel of some rows: in memory where it fits, made of some of their factors at a time; else by passes."""
     found, count = of_task.uses(task, w, x), len(real)
     size = count * (found.outputs if kind == "full" else 1)
-    if size**2 * next(iter(w.values())).element_size() > KERNEL:
+    if size**2 * trees.number_bytes(w) > KERNEL:
         return Passes(how(task, kind, w, x), w, x, real)
     model = of_task.function(task)
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from fedtangent import trees
 from fedtangent.tangent_steps import anew, of_task, slices
 from fedtangent.tangent_steps.kfac import Other, blocks, parameters
 from fedtangent.tangents.capture.derivatives import known_ways
@@ -69,7 +70,7 @@ def _known(task: Task, other: Other, directions: int, tries: int) -> Load:
 
 def _load(task: Task, other: Other, directions: int, tries: int) -> Load:
     example, w = of_task.example(task), task.w_0
-    number = next(iter(w.values())).element_size()
+    number = trees.number_bytes(w)
     if example is None:
         return _guess(task)
     try:
@@ -117,7 +118,7 @@ def step_bytes(task: Task, kind: Literal["trace", "full"], tries: int) -> Callab
 
 def _step_bytes(task: Task, kind: Literal["trace", "full"], tries: int, rows: int, degree: int) -> int:
     n, w = rows * (degree + 1), task.w_0
-    number = next(iter(w.values())).element_size()
+    number = trees.number_bytes(w)
     if task.example is None or (found := _uses(task)) is None:
         sides = 3 * n * sum(part.shape[-1] if part.dim() else 1 for part in w.values())
         return number * (6 * n * n + sides + 5 * tries * task.size)
@@ -159,7 +160,7 @@ def _guess(task: Task) -> Load:
     """Of dense layers, from the shapes of the weights alone, where no pass tells more."""
     shapes = [tuple(w.shape) for w in task.w_0.values()]
     heights = [math.prod(shape[:1]) for shape in shapes]  # of a scalar too
-    number = next(iter(task.w_0.values())).element_size()
+    number = trees.number_bytes(task.w_0)
     sides = [(shape[0], math.prod(shape[1:])) for shape in shapes if len(shape) > 1] or [(1, 1)]
     row = number * 4 * heights[-1] * sum(heights)
     message = task.size + sum(side * (side + 1) // 2 for pair in sides for side in pair)

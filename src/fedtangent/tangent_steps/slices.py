@@ -50,7 +50,7 @@ def of_moments(found: Uses, w: Weights, whole: Iterable[tuple[str, ...]]) -> int
         w: The weights.
         whole: The uses of every block that is kept whole.
     """
-    c, number = found.outputs, _number(w)
+    c, number = found.outputs, trees.number_bytes(w)
     budget = Budget(found, parts(found, w), "full", 1, 1, True, number)
     using = [0]
     for use in found.by_name.values():
@@ -70,19 +70,19 @@ def of_inputs(found: Uses, w: Weights, keys: Iterable[str]) -> int:
         use = found.by_name[key]
         assert isinstance(use, Matrix)
         using.append(2 * use.groups * use.positions * _entries(use))
-    return _number(w) * (sum(found.kept.values()) + max(3 * found.widest, *using))
+    return trees.number_bytes(w) * (sum(found.kept.values()) + max(3 * found.widest, *using))
 
 
 def of_directions(found: Uses, w: Weights, count: int, ways: Ways) -> int:
     """Bytes of a row on its way forward with so many derivatives."""
     if ways.push == "forward":
-        return _number(w) * (found.sample + (2 + 5 * count) * found.widest)
-    return _number(w) * (1 + 2 * count) * (found.touched + 2 * found.widest)
+        return trees.number_bytes(w) * (found.sample + (2 + 5 * count) * found.widest)
+    return trees.number_bytes(w) * (1 + 2 * count) * (found.touched + 2 * found.widest)
 
 
 def of_losses(found: Uses, w: Weights, count: int) -> int:
     """Bytes of a row on its way forward through so many models, which go `together` or one by one."""
-    return _number(w) * (found.sample + 3 * found.widest * (count if together(found) else 1))
+    return trees.number_bytes(w) * (found.sample + 3 * found.widest * (count if together(found) else 1))
 
 
 def together(found: Uses) -> bool:
@@ -106,7 +106,3 @@ def size(w: Weights) -> int:
 def _entries(use: Matrix) -> int:
     """Numbers of an input at a position."""
     return 2 if use.lookup else use.fan_in + 1
-
-
-def _number(w: Weights) -> int:
-    return next(iter(w.values())).element_size()

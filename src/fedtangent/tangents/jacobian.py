@@ -36,7 +36,7 @@ class Jacobian:
 
     def __init__(self, its: Given, memory_bytes: int) -> None:
         self.model, self.x, self.w, self.memory_bytes = its.model, its.x, its.w, memory_bytes
-        number = next(iter(self.w.values())).element_size()
+        number = trees.number_bytes(self.w)
         # a forward pass, its tangents or cotangents, and room
         self.chunk = max(1, int(memory_bytes / (4 * number * (its.touched + self.x[:1].numel()))))
         with torch.enable_grad(), plain():  # a model may differentiate on its way

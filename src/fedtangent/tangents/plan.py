@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
@@ -144,7 +145,7 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
     if kind not in ("full", "trace", "diagonal"):
         raise SettingError(f"`kind` must be 'full', 'trace' or 'diagonal'; got {kind!r}. Choose one of the three.")
     n1, n2, c = len(x1), len(x1 if x2 is None else x2), uses.outputs
-    number = next(iter(w.values())).element_size()
+    number = trees.number_bytes(w)
     budget = Budget(uses, parts(uses, w), kind, n1, n2, x2 is None, number)
     least = room(uses, w, 1, 0).bytes
     try:
@@ -193,7 +194,7 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
 
 def least_bytes(uses: Uses, w: Weights, n: int, kind: Kind) -> int:
     """The least memory that a kernel of n samples with themselves can be given."""
-    number = next(iter(w.values())).element_size()
+    number = trees.number_bytes(w)
     least = room(uses, w, 1, 0).bytes
     try:
         Budget(uses, parts(uses, w), kind, n, n, True, number).fitting(least)

@@ -1,10 +1,7 @@
 """Every cut of a kernel gives the numbers of row by row autograd, and keeps it within the memory that is allowed."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -16,6 +13,7 @@ from fedtangent.models import resnet18
 from fedtangent.tangents import Plan, kernel, plan
 from fedtangent.tangents.numerics import kernel_parts
 from fedtangent.tangents.numerics.budget import Budget, Cuts, Tile
+from tests.measured import measured
 from tests.tangents.networks import Example, everything, jacobian
 
 EXAMPLES = everything()
@@ -229,18 +227,4 @@ print((rose - its.result_bytes) / its.peak_bytes)
 )
 def test_the_plan_keeps_its_word(name: str, mib: int, kind: str) -> None:
     """The peak of a process's memory is what the plan says within a factor of 1.5, cut or not."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, kind, str(mib)],
-        cwd=Path(__file__).parents[3],
-        # memory that is given back is no part of it
-        env={
-            "PYTHONPATH": "src",
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-            "MALLOC_TRIM_THRESHOLD_": "1",
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert 1 / 1.5 < float(done.stdout) < 1.1
+    assert 1 / 1.5 < measured(SCRIPT, name, kind, str(mib)) < 1.1

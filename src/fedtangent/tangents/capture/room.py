@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from fedtangent import trees
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.in_rows import can_be_cut, piece_rows
 from fedtangent.tangents.capture.layers import Matrix
@@ -29,7 +30,7 @@ class Room(NamedTuple):
 
 def room(found: Uses, w: Weights, samples: int, memory_bytes: int) -> Room:
     """What of so many samples fits, given uses that are verified or not yet."""
-    number, its = next(iter(w.values())).element_size(), found.by_name.values()
+    number, its = trees.number_bytes(w), found.by_name.values()
     total = memory_bytes // number
     results = sum(math.prod(shape) for one in its for shape in one.call.shapes)
     columns = max(map(_columns, its), default=0)
