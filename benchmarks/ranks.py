@@ -1,6 +1,7 @@
 """Two ranks of one thread against one, and four: rounds a second at 300 nodes, evaluation aside.
 
     python benchmarks/ranks.py [--methods fedavg,ntkdfl] [--nodes 300] [--rounds 3] [--repeats 3] [--ranks 1,2,4]
+        [--dataset fashion_mnist --data-dir DIR]
 
 One rank runs under its fastest engine of the two, found here; more under the engine named for them. The seconds are the
 record's own of a round, the median over rounds but the first; the ratios are of medians over repeats, which alternate.
@@ -19,13 +20,13 @@ METHODS = ("ntkdfl", "dfedkfac", "fedkfac", "fedavg", "dfedavg")
 OPTIONS = {"ntkdfl": ["--exchange", "factors"], "dfedavg": ["--epochs", "1"]}
 
 
-def seconds(method: str, nodes: int, rounds: int, ranks: int, engine: str, threads: int = 1) -> float:
+def seconds(method: str, nodes: int, rounds: int, ranks: int, engine: str, data: list[str]) -> float:
     """Of a round, the median but the first."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["run", method, "--nodes", str(nodes), "--rounds", str(rounds + 1), "--engine", engine]
-        words += ["--partition", "iid", *OPTIONS.get(method, []), "--out", str(Path(folder) / "run")]
+        words += ["--partition", "iid", *data, *OPTIONS.get(method, []), "--out", str(Path(folder) / "run")]
         words += ["--ranks", str(ranks)] if ranks > 1 else []
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-m", "fedtangent", *words], check=True, env=environment, capture_output=True)
         lines = (Path(folder) / "run" / "rounds.jsonl").read_text().splitlines()
     return statistics.median(json.loads(line)["seconds"] for line in lines[1:])
@@ -39,7 +40,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ranks", default="1,2,4")
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--data-dir")
     asked = parser.parse_args()
+    data = ["--dataset", asked.dataset, *(["--data-dir", asked.data_dir] if asked.data_dir else [])]
     counts = [int(count) for count in asked.ranks.split(",")]
     print(
         f"{'method':10}{'engine':12}"
@@ -47,12 +51,12 @@ def main() -> None:
         + "  times faster than one"
     )
     for method in asked.methods.split(","):
-        one = {name: seconds(method, asked.nodes, asked.rounds, 1, name) for name in ("sequential", "vectorized")}
+        one = {name: seconds(method, asked.nodes, asked.rounds, 1, name, data) for name in ("sequential", "vectorized")}
         fastest = min(one, key=lambda name: one[name])
         taken: dict[int, list[float]] = {count: [] for count in counts}
         for _ in range(asked.repeats):
             for count in counts:
-                taken[count].append(seconds(method, asked.nodes, asked.rounds, count, fastest))
+                taken[count].append(seconds(method, asked.nodes, asked.rounds, count, fastest, data))
         medians = {count: statistics.median(its) for count, its in taken.items()}
         times = "  ".join(f"{count}: {medians[counts[0]] / medians[count]:.2f}" for count in counts[1:])
         print(

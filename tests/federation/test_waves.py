@@ -37,8 +37,18 @@ def test_a_process_whose_nodes_have_ended_or_that_has_none_is_in_all_of_them() -
 
 def test_nodes_that_are_computed_one_by_one_share_a_wave_as_far_as_memory_goes() -> None:
     assert of("sequential", 0, 0, dict.fromkeys(range(5), 2**20)) == [(0, (0, 1, 2), (0, 1, 2, 3, 4))]
-    large = dict.fromkeys(range(5), 2**27)
+    large = dict.fromkeys(range(5), 2**29)
     assert of("sequential", 0, 0, large) == [(0, (0, 1), (0, 1, 3, 4)), (1, (2,), (2,))]
+
+
+def test_every_wave_asks_all_processes_alike() -> None:
+    neighbours = [(1, 2, 3)] * 2 + [(5, 6, 7)] * 2 + [(0, 1, 2)] * 2 + [(5, 6, 7)] * 2  # half within, half without
+    transport: Any = Blocks([[0, 1, 2, 3], [4, 5, 6, 7]], 0)
+    engine = load("engines", "sequential")(memory=0)
+    for wave in waves(transport, engine, range(8), dict.fromkeys(range(8), 2**29), neighbours):
+        asked = [other for node in wave.everybody for other in neighbours[node]]
+        assert len(wave.everybody) == 4
+        assert sum(other < 4 for other in asked) == len(asked) / 2
 
 
 def test_a_cohort_without_a_node_here() -> None:

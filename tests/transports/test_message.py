@@ -38,6 +38,11 @@ def test_the_layout_in_memory_is_kept_as_the_last_bits_of_products_hang_on_it() 
     assert back(tensor)[0].stride() == tensor.stride()
 
 
+def test_every_tensor_has_a_storage_of_its_own_for_a_dual_of_a_part_takes_as_much_as_the_whole() -> None:
+    large, small = torch.rand(1000), torch.rand(2, 2)
+    assert [found.untyped_storage().nbytes() for found in back(large, small)] == [4000, 16]
+
+
 def test_trees_with_names_numbers_texts_and_nothing() -> None:
     tree = {"a": (torch.ones(2), [1, 2.5, None, True, "text"]), 3: Own({"x": torch.zeros(1)}, torch.ones(2).bool())}
     (found,) = back(tree)

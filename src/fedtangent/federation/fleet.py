@@ -93,7 +93,8 @@ class Fleet:
     @cached_property
     def waves(self) -> list[Wave]:
         """All nodes, in the groups that engines compute together: one of every process at a time."""
-        return waves(self.wire.transport, self.engine, self.nodes, self.node_bytes)
+        neighbours = self.graph.neighbours if self.graph is not None else ()
+        return waves(self.wire.transport, self.engine, self.nodes, self.node_bytes, neighbours)
 
     @property
     def ledger(self) -> Ledger:

@@ -48,12 +48,12 @@ def packed(values: Sequence[Any], device: torch.device | str = "cpu") -> Message
 def unpacked(message: Message) -> list[Any]:
     """The values; tensors that were on an accelerator stay where the message's numbers are."""
     table = json.loads(message.table)
+    numbers, held = message.numbers, message.numbers.cpu()
     tensors, start = [], 0
     for dtype, shape, order, accelerated in table["tensors"]:
         size = _size(dtype, shape)
-        part = message.numbers[start : start + size].view(_DTYPES[dtype]).reshape([shape[axis] for axis in order])
-        part = trees.permuted_back(part, order)
-        tensors.append(part if accelerated else part.cpu())
+        part = _alone(numbers[start : start + size] if accelerated else held[start : start + size], _DTYPES[dtype])
+        tensors.append(trees.permuted_back(part.reshape([shape[axis] for axis in order]), order))
         start += -(-size // _ALIGNED) * _ALIGNED
     values = [_rebuilt(layout, tensors) for layout in table["trees"]]
     return [values[place] for place in table["values"]]
@@ -103,6 +103,16 @@ class _Writer:
             numbers[start : start + len(part)] = part
             start += size
         return numbers
+
+
+def _alone(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor of some bytes in a storage of its own: of a part of a larger one, every dual is as large as the whole.
+
+    On a CPU nothing is copied.
+    """
+    if not part.numel():
+        return part.new_empty(0, dtype=dtype)
+    return torch.frombuffer(part.numpy(), dtype=dtype) if part.device.type == "cpu" else part.clone().view(dtype)
 
 
 def _size(dtype: str, shape: Sequence[int]) -> int:
