@@ -4,21 +4,19 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from inspect import getdoc, signature
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedtangent import __version__, catalog
+from fedtangent import catalog, front
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
-from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, takes_host
-from fedtangent.experiments.options import Option, options, unknown
+from fedtangent.experiments.experiment import Experiment, choices, experiment, takes_host
+from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
@@ -26,10 +24,7 @@ from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
 from fedtangent.parser import Parser, dashed, run_parser, typed
-from fedtangent.recipes import demo as demo_recipe
-from fedtangent.recipes import recipe as recipes
-from fedtangent.reports import page, progress, records, search, statistics, table
-from fedtangent.reports.finding import finding
+from fedtangent.reports import progress, records, search, statistics, table
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
 from fedtangent.transports.ranks import Lost, joined, rank
@@ -42,9 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Of a rank it is 1 where this one, or another, has failed.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a file's name, or a mean's ±, that the terminal's encoding cannot write
-            stream.reconfigure(errors="backslashreplace")
+    front.legible()
     try:
         try:
             return _command([dashed(word) for word in (sys.argv[1:] if words is None else words)])
@@ -163,6 +156,9 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
     """
     if target is not None:
         table.checked_target(target, "accuracy")
+    from fedtangent.recipes import demo as demo_recipe
+    from fedtangent.reports import page
+
     page.ready(out)
     recorded = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
     return _shown(recorded, target, out)
@@ -176,6 +172,8 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
         out: The HTML page to write.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
+    from fedtangent.reports import page
+
     page.ready(out)
     searched = search.runs(folders)
     for sentence in searched.left_out:
@@ -183,14 +181,16 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
     return _shown(searched.records, target, out)
 
 
-def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | None = None) -> int:
+def recipe(chosen: Any, settings: Mapping[str, Any], *, out: str | None = None) -> int:
     """Run a recipe: measure, record every row, print the table and write the figure as a page.
 
     Args:
-        chosen: The recipe.
+        chosen: The recipe, loaded.
         settings: Its options.
         out: The folder for rows, manifest and page; none is runs/ and the recipe's name.
     """
+    from fedtangent.recipes import recipe as recipes
+
     folder = Path(out or f"runs/{chosen.name}")
     with progress.rows(chosen.name) as show:
         outcome = recipes.run(chosen, settings, folder, show)
@@ -201,72 +201,33 @@ def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | No
     return 0
 
 
-def list_() -> int:
-    """Show the methods, models, data sets, augmentations, partitions, topologies, engines and recipes."""
-    for folder in catalog.FOLDERS:
-        print(folder)
-        _print_names(folder)
-    return 0
-
-
 def _command(words: list[str]) -> int:
-    commands: dict[str, Callable[..., int]] = {
-        "run": run, "check": check, "demo": demo, "report": report, "recipe": recipe, "list": list_,
-    }  # fmt: skip
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
-        for name, command in commands.items():
-            print(f"  {name:8}{_first_line(command)}")
-        print("\n  --version")
-        return 0
-    if words[0] == "--version":
-        print(f"fedtangent {__version__}")
-        return 0
-    if words[0] not in commands:
-        for first, folder in {"run": "methods", "recipe": "recipes"}.items():
-            if words[0] in catalog.names(folder):
-                raise SettingError(
-                    f"`{words[0]}` must come after {first}; got it first. Use fedtangent {first} {words[0]}."
-                )
-        raise SettingError(unknown(words[0], commands, "a command"))
+    if (code := front.answered(words)) is not None:
+        return code
     name, rest = words[0], words[1:]
+    if name not in front.COMMANDS:
+        for first, folder in {"run": "methods", "recipe": "recipes"}.items():
+            if name in catalog.names(folder):
+                raise SettingError(f"`{name}` must come after {first}; got it first. Use fedtangent {first} {name}.")
+        raise SettingError(unknown(name, dict.fromkeys([*front.COMMANDS, "list"]), "a command"))
     if name in ("run", "check"):
         return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
-    parser = Parser(f"fedtangent {name}", _first_line(commands[name]))
-    if name == "report":
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
-    known = options(commands[name])
-    for option in known.values():
-        parser.offer(option, option.name)
-    values = parser.values(rest, known, f"an option of {name}")
+    command: Callable[..., int] = demo if name == "demo" else report
+    known = options(command)
+    values = front.command_parser(name).values(rest, known, f"an option of {name}")
     folders = [values.pop("folders")] if name == "report" else []
-    return commands[name](*folders, **{key: typed(known[key], value) for key, value in values.items()})
+    return command(*folders, **{key: typed(known[key], value) for key, value in values.items()})
 
 
 def _parse_run(words: list[str], name: str = "run") -> int:
-    methods = ", ".join(catalog.names("methods"))
     if not words or words[0].startswith("-"):
-        if set(words) & {"-h", "--help"}:
-            print(f"usage: fedtangent {name} METHOD [options]\n\n{_first_line(check if name == 'check' else run)}\n")
-            print(
-                f"METHOD is one of {methods}, or a file of your own; fedtangent {name} METHOD --help tells its options."
-            )
-            return 0
-        got = repr(words[0]) if words else "nothing"
+        got, methods = repr(words[0]) if words else "nothing", ", ".join(catalog.names("methods"))
         raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
-    method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
-    for part in ("method", *(kind.options for kind in PARTS.values())):
-        fields.pop(part)
-    first = Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
-    for part in PARTS:
-        first.offer(Option(part, str, None, ""), part)
-    chosen = vars(first.parse_known_args(words[1:])[0])
-    chosen.pop("method", None)
-    known = choices(method, **chosen)
-    if not takes_host(method):
-        fields.pop("host")
+    method, own = words[0], options(check if name == "check" else run)
+    chosen = front.chosen_parts(name, words[1:])
+    known, fields = choices(method, **chosen), front.settings(options(Experiment), takes_host(method))
     parser = run_parser(name, method, own, fields, known)
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
@@ -284,14 +245,11 @@ def _parse_run(words: list[str], name: str = "run") -> int:
 
 
 def _parse_recipe(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(f"usage: fedtangent recipe NAME [options]\n\n{_first_line(recipe)}\n")
-        _print_names("recipes")
-        print("\nNAME may be a file of your own, too; fedtangent recipe NAME --help tells its options.")
-        return 0
     if words[0].startswith("-"):
         names = ", ".join(catalog.names("recipes"))
         raise SettingError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
+    from fedtangent.recipes import recipe as recipes
+
     chosen, own = recipes.load(words[0]), options(recipe)
     known = {**own, **chosen.options}
     parser = Parser(f"fedtangent recipe {words[0]}", f"{chosen.name}: {chosen.summary}")
@@ -300,21 +258,6 @@ def _parse_recipe(words: list[str]) -> int:
     given = parser.values(words[1:], known, f"an option of {chosen.name}")
     settings = {key: typed(known[key], value) for key, value in given.items()}
     return recipe(chosen, settings, **{key: settings.pop(key) for key in own if key in settings})
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (getdoc(function) or "").splitlines()[0]
-
-
-def _print_names(folder: str) -> None:
-    for name in catalog.names(folder):
-        if folder != "datasets" or _from_folder(name):
-            print(f"  {name:18}{catalog.summary(folder, name)}")
-
-
-def _from_folder(name: str) -> bool:
-    """Whether a data set can be had by name: one that takes Python objects cannot."""
-    return "data_dir" in signature(catalog.load("datasets", name)).parameters
 
 
 def _announce(built: Setup) -> None:
@@ -346,6 +289,9 @@ def _record(result: Result) -> records.Record:
 
 
 def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -> int:
+    from fedtangent.reports import page
+    from fedtangent.reports.finding import finding
+
     groups, kind = records.groups(recorded), records.measure(recorded)
     goal = statistics.common_target(groups, kind) if target is None else target
     Console().print(table.table(recorded, target))
