@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedtangent import catalog, cli, front, parser
+from fedtangent import catalog, cli, front, parser, parsers
 from fedtangent.experiments.experiment import Experiment, choices, takes_host
 from fedtangent.experiments.options import options
 
@@ -36,7 +36,7 @@ def test_what_there_is_needs_no_pytorch(words: list[str]) -> None:
 def imported(command: str, method: str, chosen: dict[str, Any]) -> str:
     """The help that the imported functions give."""
     own = options(getattr(cli, command))
-    fields = front.settings(options(Experiment), takes_host(method))
+    fields = parsers.settings(options(Experiment), takes_host(method))
     return parser.run_parser(command, method, own, fields, choices(method, **chosen)).format_help()
 
 
@@ -51,25 +51,25 @@ def imported(command: str, method: str, chosen: dict[str, Any]) -> str:
 )
 def test_help_is_that_of_the_imported_functions(method: str, chosen: dict[str, Any]) -> None:
     for command in ("run", "check"):
-        assert front.method_parser(command, method, chosen).format_help() == imported(command, method, chosen)
+        assert parsers.method_parser(command, method, chosen).format_help() == imported(command, method, chosen)
 
 
 def test_help_offers_only_what_the_method_takes() -> None:
     def offered(method: str) -> set[str]:
-        return set(re.findall(r"^  --([\w-]+)", front.method_parser("run", method, {}).format_help(), re.MULTILINE))
+        return set(re.findall(r"^  --([\w-]+)", parsers.method_parser("run", method, {}).format_help(), re.MULTILINE))
 
     talk = {"topology", "static", "gossip-weights", "degree"}
     assert not talk & offered("fedavg") and talk <= offered("dfedavg") and "augment" in offered("fedavg")
     assert talk <= offered("ntkdfl") and "augment" not in offered("ntkdfl")
     assert "host" in offered("fedpart") and "host" not in offered("fedavg")
     # what is not shown is still understood, and told why it is wrong
-    hidden = front.method_parser("run", "fedavg", {}).parse_args(["--static", "--topology", "ring"])
+    hidden = parsers.method_parser("run", "fedavg", {}).parse_args(["--static", "--topology", "ring"])
     assert (hidden.static, hidden.topology) == (True, "ring")
 
 
 def test_help_tells_choices_and_breaks_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = front.method_parser("run", "ntkdfl", {}).format_help()
+    text = parsers.method_parser("run", "ntkdfl", {}).format_help()
     assert max(map(len, text.splitlines())) <= 80
     told = " ".join(text.split())
     assert "(one of loss, linearised, held-out; default: loss)" in told

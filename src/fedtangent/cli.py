@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from fedtangent import catalog, front
+from fedtangent import catalog, config, front, parsers
+from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
@@ -17,13 +18,14 @@ from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.experiment import Experiment, choices, experiment, takes_host
 from fedtangent.experiments.options import options, unknown
+from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
-from fedtangent.parser import Parser, dashed, run_parser, typed
+from fedtangent.parser import Parser, dashed, run_parser, typed, useless
 from fedtangent.reports import progress, records, search, statistics, table
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
@@ -76,6 +78,7 @@ def run(
     dry_run: bool = False,
     tensorboard: bool = False,
     ranks: int | None = None,
+    quiet: bool = False,
 ) -> int:
     """Run a method, and record and print what it comes to.
 
@@ -88,6 +91,7 @@ def run(
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
+        quiet: Print the result alone, without what it is of and how far it is.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
         raise SettingError(
@@ -101,11 +105,16 @@ def run(
             for seed in seeds
         ]
     with nullcontext() if rank() is None else joined(str(asked[0][0].device)):
-        return _ran(asked, target, out, dry_run, resume=resume, tensorboard=tensorboard)
+        return _ran(asked, target, out, dry_run, quiet, resume=resume, tensorboard=tensorboard)
 
 
 def _ran(
-    asked: Sequence[tuple[Experiment, str | None]], target: float | None, out: str | None, dry_run: bool, **how: bool
+    asked: Sequence[tuple[Experiment, str | None]],
+    target: float | None,
+    out: str | None,
+    dry_run: bool,
+    quiet: bool,
+    **how: bool,
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     recorded = []
@@ -113,13 +122,13 @@ def _ran(
         built = setup(one) if rank() is None else agreed(one)
         if target is not None:
             table.checked_target(target, "accuracy" if built.classes else "loss")
-        if built.leads:
+        if built.leads and not quiet:
             _announce(built)
         if dry_run:
             _print_plan(built)
             return 0
         try:
-            recorded.append(_record(_progressing(built, folder, **how)))
+            recorded.append(_record(_progressing(built, folder, quiet, **how)))
         except KeyboardInterrupt:
             if not built.leads:
                 return INTERRUPTED
@@ -129,7 +138,7 @@ def _ran(
     if not built.leads:
         return 0
     Console().print(table.table(recorded, target))
-    if out is not None:
+    if out is not None and not quiet:
         print(f"Recorded in {out}.")
     return 0
 
@@ -146,13 +155,14 @@ def check(settings: dict[str, Any]) -> int:
     return 0
 
 
-def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = None) -> int:
+def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = None, quiet: bool = False) -> int:
     """Run some methods side by side on the digits, print the comparison and write it as a page.
 
     Args:
         out: The HTML page to write.
         seed: Of everything that is drawn.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
+        quiet: Print the result alone, without how far it is.
     """
     if target is not None:
         table.checked_target(target, "accuracy")
@@ -160,7 +170,7 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
     from fedtangent.reports import page
 
     page.ready(out)
-    recorded = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
+    recorded = [_record(_progressing(setup(one), None, quiet)) for one in demo_recipe.experiments(seed)]
     return _shown(recorded, target, out)
 
 
@@ -181,19 +191,20 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
     return _shown(searched.records, target, out)
 
 
-def recipe(chosen: Any, settings: Mapping[str, Any], *, out: str | None = None) -> int:
+def recipe(chosen: Any, settings: Mapping[str, Any], *, out: str | None = None, quiet: bool = False) -> int:
     """Run a recipe: measure, record every row, print the table and write the figure as a page.
 
     Args:
         chosen: The recipe, loaded.
         settings: Its options.
         out: The folder for rows, manifest and page; none is runs/ and the recipe's name.
+        quiet: Print the result alone, without how far it is.
     """
     from fedtangent.recipes import recipe as recipes
 
     folder = Path(out or f"runs/{chosen.name}")
-    with progress.rows(chosen.name) as show:
-        outcome = recipes.run(chosen, settings, folder, show)
+    with nullcontext() if quiet else progress.rows(chosen.name) as show:
+        outcome = recipes.run(chosen, settings, folder, *([] if show is None else [show]))
     if not outcome.measured:
         print(f"Measured before, in {folder}; give another --out to measure anew.")
     Console().print(outcome.table)
@@ -205,33 +216,45 @@ def _command(words: list[str]) -> int:
     if (code := front.answered(words)) is not None:
         return code
     name, rest = words[0], words[1:]
-    if name not in front.COMMANDS:
+    if name not in parsers.COMMANDS:
         for first, folder in {"run": "methods", "recipe": "recipes"}.items():
             if name in catalog.names(folder):
                 raise SettingError(f"`{name}` must come after {first}; got it first. Use fedtangent {first} {name}.")
-        raise SettingError(unknown(name, dict.fromkeys([*front.COMMANDS, "list"]), "a command"))
+        raise SettingError(unknown(name, dict.fromkeys([*parsers.COMMANDS, "list", "completion"]), "a command"))
     if name in ("run", "check"):
         return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
     command: Callable[..., int] = demo if name == "demo" else report
     known = options(command)
-    values = front.command_parser(name).values(rest, known, f"an option of {name}")
+    values = parsers.command_parser(name).values(rest, known, f"an option of {name}")
     folders = [values.pop("folders")] if name == "report" else []
     return command(*folders, **{key: typed(known[key], value) for key, value in values.items()})
 
 
 def _parse_run(words: list[str], name: str = "run") -> int:
-    if not words or words[0].startswith("-"):
+    own, known, what = options(check if name == "check" else run), {}, f"an option of {name}"
+    typed_method = words[:1] if words and not words[0].startswith("-") else []
+    chosen = parsers.chosen_parts(name, words[len(typed_method) :])
+    file = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
+    method = typed_method[0] if typed_method else file.get("method")
+    if not isinstance(method, str):
         got, methods = repr(words[0]) if words else "nothing", ", ".join(catalog.names("methods"))
         raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
-    method, own = words[0], options(check if name == "check" else run)
-    chosen = front.chosen_parts(name, words[1:])
-    known, fields = choices(method, **chosen), front.settings(options(Experiment), takes_host(method))
-    parser = run_parser(name, method, own, fields, known)
+    fields = options(Experiment)
+    idle = useless(method) if typed_method and file.get("method") not in (None, method) else set()
+    file = config.without_replaced(file, {**chosen, "method": method}, fields, idle)
+    file.pop("method", None)
+    parts = {part: file[part] for part in PARTS if part in file} | chosen
+    known, fields = choices(method, **parts), parsers.settings(fields, takes_host(method))
+    given = run_parser(name, method, own, fields, known).values(
+        words[len(typed_method) :], {**own, **fields, **known, CONFIG.name: CONFIG}, what
+    )
+    given.pop(CONFIG.name, None)
+    file = config.values(config.without_seeds(file, given), {**own, **fields}, known, f"a setting of {name}")
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
-    for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {name}").items():
+    for key, value in {**file, **given}.items():
         into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
         into[key] = typed(option, value)
     if name == "check":
@@ -271,15 +294,15 @@ def _announce(built: Setup) -> None:
 
 def _print_plan(built: Setup) -> None:
     plan = planned(built)
-    size, rounds = statistics.bytes_text, built.experiment.rounds
+    size, long, rounds = statistics.bytes_text, statistics.time_text, built.experiment.rounds
     print(
         f"Bytes       {size(plan.first_round_bytes)} in round 1, {size(plan.later_round_bytes)} in a later one, "
         f"{size(plan.total_bytes)} in {rounds} rounds"
     )
     print(f"Memory      about {size(plan.memory_bytes)} beside Python and PyTorch")
     print(
-        f"Time        about {plan.seconds_a_round:.3g} s a round and {plan.evaluation_seconds:.3g} s for its "
-        f"evaluation, {plan.seconds:.3g} s in all, by the {built.engine.name} engine"
+        f"Time        about {long(plan.seconds_a_round)} a round and {long(plan.evaluation_seconds)} for its "
+        f"evaluation, {long(plan.seconds)} in all, by the {built.engine.name} engine"
     )
 
 
@@ -301,7 +324,15 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
     return 0
 
 
-def _progressing(built: Setup, out: str | None, **how: bool) -> Result:
+def _progressing(built: Setup, out: str | None, quiet: bool = False, **how: bool) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere."""
-    with progress.rounds(built) if built.leads else nullcontext() as show:
-        return run_experiment(built, out, on_round=show, **how)
+    shown = built.leads and not quiet
+    warn = progress.patience(built) if built.leads else None
+    with progress.rounds(built) if shown else nullcontext() as show:
+
+        def told(entry: dict[str, Any]) -> None:
+            for tell in (show, warn):
+                if tell is not None:
+                    tell(entry)
+
+        return run_experiment(built, out, on_round=told, **how)

@@ -2,19 +2,17 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
 from io import TextIOWrapper
-from typing import Any
 
-from fedtangent import __version__, catalog
+from fedtangent import __version__, catalog, completion
+from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
-from fedtangent.experiments.options import Option, unknown
-from fedtangent.experiments.parts import DEFAULT_HOST, PARTS, found, is_host
-from fedtangent.experiments.written import ROOT, first_line, written
-from fedtangent.parser import Parser, folded, offered, run_parser
+from fedtangent.experiments.options import unknown
+from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.written import first_line
+from fedtangent.parser import folded, offered
+from fedtangent.parsers import CLI, COMMANDS, chosen_parts, command_parser, method_parser, recipe_parser, takes_host
 
-CLI, EXPERIMENT, CHAIN = (ROOT / name for name in ("cli.py", "experiments/experiment.py", "experiments/chain.py"))
-COMMANDS = ("run", "check", "demo", "report", "recipe")
 HELP = {"-h", "--help"}
 _LIST = "Show the names of all parts, or those of one kind, as in list methods."
 _NAME, _ROOM = 18, 100
@@ -38,6 +36,8 @@ def answered(words: list[str]) -> int | None:
         return 0
     if first == "list":
         return list_(rest)
+    if first in ("completion", "--complete"):
+        return _complete(first, rest)
     asked = bool(HELP & set(rest))
     if first in ("run", "check") and asked:
         return _run_help(first, rest)
@@ -59,9 +59,11 @@ def legible() -> None:
 def overview() -> int:
     """What the commands are."""
     print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
+    room = 12
     for name in COMMANDS:
-        _print(name, first_line(CLI, name), 8)
-    _print("list", _LIST, 8)
+        _print(name, first_line(CLI, name), room)
+    _print("list", _LIST, room)
+    _print("completion", "Print what a shell is to read to complete words: source <(fedtangent completion bash).", room)
     print("\n  --version")
     return 0
 
@@ -84,44 +86,6 @@ def list_(words: list[str]) -> int:
     return 0
 
 
-def command_parser(name: str) -> Parser:
-    """The parser of a command that takes neither a method nor a recipe."""
-    parser = Parser(f"fedtangent {name}", first_line(CLI, name))
-    if name == "report":
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
-    for option in written(CLI, name).values():
-        parser.offer(option, option.name)
-    return parser
-
-
-def method_parser(command: str, method: str, chosen: Mapping[str, Any]) -> Parser:
-    """The parser of `run` or `check` for a method and the parts that were chosen, all of this package."""
-    fields = written(EXPERIMENT, "Experiment")
-    known = found(lambda part, value: _options(part, method, value), fields, {**chosen, "method": method})
-    return run_parser(command, method, written(CLI, command), settings(fields, takes_host(method)), known)
-
-
-def settings(fields: Mapping[str, Option], host: bool) -> dict[str, Option]:
-    """The experiment's fields that are options of the command line."""
-    hidden = {"method", *(kind.options for kind in PARTS.values()), *([] if host else ["host"])}
-    return {name: option for name, option in fields.items() if name not in hidden}
-
-
-def takes_host(method: str) -> bool:
-    """Whether a method of this package is run around another."""
-    return is_host(written(catalog.path("methods", method), method).get("host"))
-
-
-def chosen_parts(command: str, words: list[str]) -> dict[str, str]:
-    """The parts that the words choose: they decide what options there are."""
-    first = Parser(f"fedtangent {command}", add_help=False)
-    for part in PARTS:
-        first.offer(Option(part, str, None, ""), part)
-    chosen = vars(first.parse_known_args(words)[0])
-    chosen.pop("method", None)
-    return chosen
-
-
 def methods_help(command: str) -> int:
     """How a command that takes a method is used."""
     print(f"usage: fedtangent {command} METHOD [options]\n\n{first_line(CLI, command)}\n")
@@ -135,6 +99,8 @@ def _run_help(command: str, words: list[str]) -> int | None:
     if words[0].startswith("-"):
         return methods_help(command)
     chosen = chosen_parts(command, words[1:])
+    if CONFIG.name in chosen:
+        return None
     named = [("methods", words[0]), *((PARTS[part].folder, value) for part, value in chosen.items())]
     if any(name not in catalog.names(folder) for folder, value in named for name in value.split(",")):
         return None
@@ -144,17 +110,16 @@ def _run_help(command: str, words: list[str]) -> int | None:
     raise SystemExit(0)
 
 
-def _options(part: str, method: str, value: str | None) -> dict[str, Option]:
-    """The options of a part of this package that is chosen by name."""
-    if part == "host":
-        value = (value or DEFAULT_HOST) if takes_host(method) else None
-    value = value or PARTS[part].default
-    if value is None or value == "index_file":
-        return {}
-    names = value.split(",")
-    own = [written(catalog.path(PARTS[part].folder, name), name) for name in names]
-    merged = {key: option for options in own for key, option in options.items()}
-    return {**merged, **written(CHAIN, "chain")} if part == "channel" else merged
+def _complete(first: str, words: list[str]) -> int:
+    if HELP & set(words) and first == "completion":
+        print("usage: fedtangent completion SHELL\n\nPrint what a shell is to read to complete words, once or in its")
+        print(
+            f"start-up file: source <(fedtangent completion bash).\n\nSHELL is one of {', '.join(completion.SCRIPTS)}."
+        )
+        return 0
+    text = completion.script(words) if first == "completion" else "\n".join(completion.following(words)) + "\n"
+    print(text, end="")
+    return 0
 
 
 def _recipe_help(words: list[str]) -> int | None:
@@ -167,10 +132,7 @@ def _recipe_help(words: list[str]) -> int | None:
     name = words[0]
     if name not in catalog.names("recipes"):
         return None
-    parser = Parser(f"fedtangent recipe {name}", f"{name}: {catalog.summary('recipes', name)}")
-    for option in {**written(CLI, "recipe"), **written(catalog.path("recipes", name), name)}.values():
-        parser.offer(option, option.name)
-    parser.print_help()
+    recipe_parser(name).print_help()
     raise SystemExit(0)
 
 

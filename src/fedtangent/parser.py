@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fedtangent import catalog
+from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
-from fedtangent.experiments.parts import PARTS, shared
-from fedtangent.experiments.written import parameters, told
+from fedtangent.experiments.parts import PARTS, is_host, shared
+from fedtangent.experiments.written import parameters, told, written
 
 
 class _Whole(argparse.HelpFormatter):
@@ -25,7 +26,13 @@ class _Whole(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser without abbreviations, whose errors are sentences."""
+    """A parser without abbreviations, whose errors are sentences.
+
+    Attributes:
+        shown: The names that --help shows.
+        among: By name, the values that an option chooses from.
+        valued: The names after which a value follows.
+    """
 
     def __init__(self, prog: str, description: str = "", add_help: bool = True) -> None:
         usage = f"{prog}{' DIR ...' if prog == 'fedtangent report' else ''} [options]"
@@ -37,6 +44,9 @@ class Parser(argparse.ArgumentParser):
             add_help=add_help,
             formatter_class=_Whole,
         )
+        self.shown: list[str] = ["--help"] if add_help else []
+        self.among: dict[str, Sequence[str]] = {}
+        self.valued: set[str] = set()
 
     def offer(
         self,
@@ -67,6 +77,11 @@ class Parser(argparse.ArgumentParser):
         else:
             details["metavar"] = option.name.upper()
         for name in names:
+            if shown and name == names[0]:
+                self.shown.append(dashed(f"--{name}"))
+            if "metavar" in details:
+                self.valued.add(dashed(f"--{name}"))
+                self.among |= {dashed(f"--{name}"): values} if values else {}
             text = f"{option.help} ({'; '.join(notes)})" if notes else option.help
             help_ = text.strip().replace("%", "%%") if shown and name == names[0] else argparse.SUPPRESS
             (group or self).add_argument(dashed(f"--{name}"), help=help_, **details)
@@ -115,20 +130,20 @@ def run_parser(
     parser.epilog = (
         "A data set, model or other part may also be a file of your own; fedtangent list tells what each is."
     )
-    useless = _useless(method)
+    hidden, own = useless(method), {**own, CONFIG.name: CONFIG}
     for title, its in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
         for option in its.values():
             folder = PARTS[option.name].folder if option.name in PARTS else f"{option.name}s"
             among = offered(folder) if folder in catalog.FOLDERS else []
-            parser.offer(option, option.name, group=group, shown=option.name not in useless, among=among)
+            parser.offer(option, option.name, group=group, shown=option.name not in hidden, among=among)
     for part in PARTS:
         group = parser.add_argument_group(f"the {part}")
         for key in (key for key in known if key.startswith(f"{part}.")):
             option = known[key][0][1]
             free = option.name not in own and len(known.get(option.name, ())) == 1
             names = [option.name, key] if free else [key]
-            parser.offer(option, *names, to=key, group=group, shown=part not in useless)
+            parser.offer(option, *names, to=key, group=group, shown=part not in hidden)
     return parser
 
 
@@ -140,13 +155,15 @@ def offered(folder: str) -> list[str]:
     ]
 
 
-def _useless(method: str) -> set[str]:
+def useless(method: str) -> set[str]:
     """The experiment's settings that a method of this package cannot use; nothing is known of a user's own file."""
     if method not in catalog.names("methods"):
         return set()
-    traits = {trait: told(catalog.path("methods", method), "Traits", trait) for trait in ("neighbours", "tangent")}
+    path = catalog.path("methods", method)
+    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent")}
     talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
-    return talk | ({"augment"} if traits["tangent"] else set())
+    host = set() if is_host(written(path, method).get("host")) else {"host"}
+    return talk | host | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:
