@@ -57,7 +57,7 @@ def _batched(fn: Callable[..., Any], columns: Sequence[Sequence[Any]], same: Seq
 
 
 def _of_like_size(columns: Sequence[Sequence[Any]]) -> list[list[int]]:
-    """Places of rows that are padded to no more than twice their numbers, as far as what that spares is worth a call."""
+    """Places of rows: padded to no more than twice their numbers, as far as what that spares is worth a call."""
     sizes = [
         sum(leaf.numel() for leaf in trees.leaves(row) if isinstance(leaf, Tensor))
         for row in zip(*columns, strict=True)
