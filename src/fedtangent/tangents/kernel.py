@@ -81,7 +81,7 @@ def kernel(
         return _written(model, x1, x2, kind, w, outputs, memory_bytes, out, progress)
     model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
     with torch.no_grad():
-        return _checked(model, w, own, its, kind, uses(model, w, own, memory_bytes), memory_bytes, progress)
+        return computed(model, w, own, its, kind, uses(model, w, own, memory_bytes), memory_bytes, progress)
 
 
 def filled(model: nn.Module, w: Weights, x: Samples, kind: Kind, found: Uses, memory_bytes: int) -> Tensor:
@@ -98,7 +98,7 @@ def filled(model: nn.Module, w: Weights, x: Samples, kind: Kind, found: Uses, me
     return out
 
 
-def _checked(
+def computed(
     model: nn.Module,
     w: Weights,
     x1: Samples,
@@ -149,7 +149,7 @@ def _written(
         its = [on_disk.blocks(one, size) for one in streams]
 
         def tile(rows: Samples, columns: Samples | None) -> Tensor:
-            return _checked(picked, w, rows, columns, kind, found, work)
+            return computed(picked, w, rows, columns, kind, found, work)
 
         shape = (its[0].count, its[-1].count, *{"full": (found.outputs,) * 2, "trace": ()}.get(kind, (found.outputs,)))
         columns = its[1] if x2 is not None else None

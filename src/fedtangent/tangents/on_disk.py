@@ -24,7 +24,7 @@ from fedtangent.tangents.capture.stream import Stream, digest
 Out = str | Path | np.memmap
 Tile = Callable[[Samples, Samples | None], Tensor]  # of rows, and of columns where these are others
 
-_NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 class Progress(NamedTuple):
@@ -273,11 +273,11 @@ def _noted(record: Path, its: dict[str, Any]) -> None:
 def block_size(sample: Samples, pair_bytes: int, memory_bytes: int) -> int:
     """Samples on either side of a tile, so that two blocks and the tile fit in so many bytes; one at the least."""
     # 2 s r + p r^2 <= memory, with a copy of a block while it is put together
-    s = 3 * sum(leaf.element_size() * leaf.numel() for leaf in trees.leaves(sample))
+    s: int = 3 * sum(leaf.element_size() * leaf.numel() for leaf in trees.leaves(sample))
     return max(1, int((-s + (s * s + 4 * pair_bytes * memory_bytes) ** 0.5) / (2 * pair_bytes)))
 
 
 def tile_bytes(sample: Samples, pair_bytes: int, size: int) -> int:
     """What two blocks and a tile take."""
-    each = sum(leaf.element_size() * leaf.numel() for leaf in trees.leaves(sample))
+    each: int = sum(leaf.element_size() * leaf.numel() for leaf in trees.leaves(sample))
     return 3 * each * size + pair_bytes * size**2
