@@ -146,7 +146,12 @@ def test_laplace_torch_has_the_same_variance() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         its = laplace.Laplace(
-            model, "regression", hessian_structure="full", sigma_noise=NOISE[0] ** 0.5, prior_precision=1 / PRIOR[0]
+            model,
+            "regression",
+            subset_of_weights="all",
+            hessian_structure="full",
+            sigma_noise=NOISE[0] ** 0.5,
+            prior_precision=1 / PRIOR[0],
         )
         its.fit(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4))
         covariance = its(x_test)[1]

@@ -11,6 +11,7 @@ from fedtangent.tangents.own_kernel import own_kernel
 from fedtangent.tangents.plan import Plan, plan
 from fedtangent.tangents.posterior import Posterior, posterior
 from fedtangent.tangents.sketch import sketch
+from fedtangent.tangents.solve import Solution, solve
 from fedtangent.tangents.spectrum import Spectrum, distance, drift, spectrum
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Linearized",
     "Plan",
     "Posterior",
+    "Solution",
     "Spectrum",
     "distance",
     "drift",
@@ -35,5 +37,6 @@ __all__ = [
     "plan",
     "posterior",
     "sketch",
+    "solve",
     "spectrum",
 ]
