@@ -2,6 +2,7 @@
 
 from fedtangent.tangents import infinite, pinn
 from fedtangent.tangents.by_layer import layer_kernels
+from fedtangent.tangents.checkpoints import Course, checkpoint_kernels
 from fedtangent.tangents.evolve import Evolution, evolve
 from fedtangent.tangents.jacobian import Jacobian, jacobian
 from fedtangent.tangents.kernel import kernel
@@ -15,6 +16,7 @@ from fedtangent.tangents.solve import Solution, solve
 from fedtangent.tangents.spectrum import Spectrum, distance, drift, spectrum
 
 __all__ = [
+    "Course",
     "Evolution",
     "Gap",
     "Jacobian",
@@ -23,6 +25,7 @@ __all__ = [
     "Posterior",
     "Solution",
     "Spectrum",
+    "checkpoint_kernels",
     "distance",
     "drift",
     "evolve",
