@@ -1,7 +1,7 @@
 """Central training: all nodes' rows in one place, the upper end of every plot.
 
-data <- the union of data_k, with multiplicity      what federated learning avoids
-round:  w <- SGD(w; data)                           E epochs of step eta
+    data <- the union of data_k, with multiplicity      what federated learning avoids
+    round:  w <- SGD(w; data)                           E epochs of step eta
 """
 
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
     Args:
         task: Model and loss.
         epochs: Passes over all rows in a round.
-        batch: Rows in a batch.
-        lr: Step size.
+        batch: How many rows a batch has.
+        lr: Step size of the SGD.
         momentum: Of the SGD; starts at zero every round.
     """
     draw = solvers.shuffled(epochs, batch, task.augment)

@@ -1,8 +1,8 @@
 """Local training: every node alone, the lower end of every plot.
 
-node:    w_k <- w_0
-round:   w_k <- SGD(w_k; data_k)                    E local epochs of step eta
-at last  w   <- 1/K sum_k w_k                       for the record only
+    node:    w_k <- w_0
+    round:   w_k <- SGD(w_k; data_k)                    E local epochs of step eta
+    at last  w   <- 1/K sum_k w_k                       for the record only
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
         task: Model and loss.
         epochs: Passes over a node's data in a round.
         batch: Rows in a batch.
-        lr: Step size.
+        lr: Step size of the SGD.
         momentum: Of the SGD; starts at zero every round.
     """
     draw = solvers.shuffled(epochs, batch, task.augment)

@@ -1,0 +1,73 @@
+"""Parsers: the parser of every command, from the files of this package alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedtangent import catalog
+from fedtangent.config import CONFIG
+from fedtangent.experiments.options import Option
+from fedtangent.experiments.parts import DEFAULT_HOST, PARTS, found, is_host
+from fedtangent.experiments.written import ROOT, first_line, written
+from fedtangent.parser import Parser, run_parser
+
+CLI, EXPERIMENT, CHAIN = (ROOT / name for name in ("cli.py", "experiments/experiment.py", "experiments/chain.py"))
+COMMANDS = ("run", "check", "demo", "report", "recipe")
+
+
+def command_parser(name: str) -> Parser:
+    """The parser of a command that takes neither a method nor a recipe."""
+    parser = Parser(f"fedtangent {name}", first_line(CLI, name))
+    if name == "report":
+        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
+    for option in written(CLI, name).values():
+        parser.offer(option, option.name)
+    return parser
+
+
+def method_parser(command: str, method: str, chosen: Mapping[str, Any]) -> Parser:
+    """The parser of `run` or `check` for a method and the parts that were chosen, all of this package."""
+    fields = written(EXPERIMENT, "Experiment")
+    known = found(lambda part, value: _options(part, method, value), fields, {**chosen, "method": method})
+    return run_parser(command, method, written(CLI, command), settings(fields, takes_host(method)), known)
+
+
+def recipe_parser(name: str) -> Parser:
+    """The parser of a recipe of this package."""
+    parser = Parser(f"fedtangent recipe {name}", f"{name}: {catalog.summary('recipes', name)}")
+    for option in {**written(CLI, "recipe"), **written(catalog.path("recipes", name), name)}.values():
+        parser.offer(option, option.name)
+    return parser
+
+
+def settings(fields: Mapping[str, Option], host: bool) -> dict[str, Option]:
+    """The experiment's fields that are options of the command line."""
+    hidden = {"method", *(kind.options for kind in PARTS.values()), *([] if host else ["host"])}
+    return {name: option for name, option in fields.items() if name not in hidden}
+
+
+def takes_host(method: str) -> bool:
+    """Whether a method of this package is run around another."""
+    return is_host(written(catalog.path("methods", method), method).get("host"))
+
+
+def chosen_parts(command: str, words: list[str]) -> dict[str, str]:
+    """The parts that the words choose, and the config that they name: these decide what options there are."""
+    first = Parser(f"fedtangent {command}", add_help=False)
+    for part in (*PARTS, CONFIG.name):
+        first.offer(Option(part, str, None, ""), part)
+    chosen = vars(first.parse_known_args(words)[0])
+    chosen.pop("method", None)
+    return {part: "--" if value == [] else value for part, value in chosen.items()}
+
+
+def _options(part: str, method: str, value: str | None) -> dict[str, Option]:
+    """The options of a part of this package that is chosen by name."""
+    if part == "host":
+        value = (value or DEFAULT_HOST) if takes_host(method) else None
+    value = value or PARTS[part].default
+    if value is None or value == "index_file":
+        return {}
+    names = value.split(",")
+    own = [written(catalog.path(PARTS[part].folder, name), name) for name in names]
+    merged = {key: option for options in own for key, option in options.items()}
+    return {**merged, **written(CHAIN, "chain")} if part == "channel" else merged
