@@ -49,7 +49,7 @@ def _words(tensor: Tensor) -> Tensor:
 
 def _sums(words: Tensor) -> Tensor:
     """The two sums of every row of words (n, words), (n, 2)."""
-    blocks = words.split(_WORDS, dim=1) if words.shape[1] else [words]
+    blocks = torch.split(words, _WORDS, dim=1) if words.shape[1] else [words]
     keys = _keys(blocks[0].shape[1], str(words.device))
     sums = [torch.stack([(block * key[: block.shape[1]]).sum(1) for key in keys], 1) for block in blocks]
     return sums[0] if len(sums) == 1 else _sums(torch.cat(sums, 1).view(torch.int32))
