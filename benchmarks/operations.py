@@ -4,7 +4,7 @@
 
 The digits, the vectorized engine, one round after one that warms up. Counted are the calls that reach PyTorch's kernels
 and write numbers (views do not); a look is a call whose result the host waits for: a number read, the places of nonzero
-entries. What is read through NumPy is no call, and is not counted.
+entries. What is read through NumPy is no call, and is not counted. Many small tensors are put together as on a GPU.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedtangent import many
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
 
@@ -69,6 +70,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if hasattr(many, "_launches"):
+        many._launches = lambda tree: True
     print(f"{'method':10}{'launches':>10}{'looks':>8}  most of them")
     for method in asked.methods.split(","):
         counts = counted(method, asked.nodes, asked.memory)

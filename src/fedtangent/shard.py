@@ -1,6 +1,6 @@
 """One node's data, and the data sets and partitions that it is cut from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +100,14 @@ def join(parts: Sequence[Any]) -> Any:
         return trees.map(lambda *leaves: torch.cat(leaves), *found) if masked(found[0]) else trees.stack(found)
 
     return optree.tree_map(one, *parts, is_leaf=masked)
+
+
+def masks(tree: Any) -> Iterator[Tensor]:
+    """The `real` of every tuple that carries one, of those inside of others too."""
+    for part in optree.tree_leaves(tree, is_leaf=masked):
+        if masked(part):
+            yield part.real
+            yield from masks(tuple(part))
 
 
 def trim(tree: Any, real: Tensor | None = None) -> Any:
