@@ -177,3 +177,13 @@ def test_trimmed_is_trim_of_each() -> None:
     assert len(many.trimmed(padded)[1].inner.y) == 2
     inside = [whole[0], pair([True], [True, False])]
     assert len(many.trimmed(inside)[1].inner.y) == 1
+
+
+def test_moved_is_to_of_each() -> None:
+    values = [{"a": torch.rand(i, 2), "b": (torch.tensor(i), torch.rand(3).bool())} for i in range(4)]
+    for found, value in zip(many.moved(values, "cpu"), values, strict=True):
+        assert_same(found, value)
+    other = [*values, {"a": torch.rand(1)}]  # of another structure
+    for found, value in zip(many.moved(other, "cpu"), other, strict=True):
+        assert_same(found, value)
+    assert many.moved([], "cpu") == []

@@ -48,6 +48,20 @@ def trimmed(values: Sequence[Any]) -> Sequence[Any]:
     return values if fine else [shard.trim(value) for value in values]
 
 
+def moved(values: Sequence[Any], device: torch.device | str) -> list[Any]:
+    """`trees.to` of every tree, in one transfer a leaf."""
+
+    def put(parts: Sequence[Tensor], rows: bool) -> list[Tensor] | None:
+        if len({part.dtype for part in parts}) > 1:
+            return None
+        whole = torch.cat([part.flatten() for part in parts]).to(device)
+        split = torch.split(whole, [part.numel() for part in parts])
+        return [flat.reshape(part.shape) for flat, part in zip(split, parts, strict=True)]
+
+    found = _put(values, put, False, len(values)) if values else []
+    return [trees.to(value, device) for value in values] if found is None else found
+
+
 def joined(groups: Sequence[Sequence[Any]]) -> list[Any]:
     """`shard.join` of every group."""
     flat = list(chain.from_iterable(groups))

@@ -140,10 +140,10 @@ class Fleet:
                 drawn[node] = fn(rng.of(node), *row)
             except Exception as error:
                 raise blamed(fn, [node], [(rng.of(node), *row)], error, self.method, self.round) from error
-        drawn = dict(zip(drawn, many.trimmed([*drawn.values()]), strict=True))
+        values = many.trimmed([*drawn.values()])
         if torch.device(self.device).type != "cpu":
-            drawn = {node: trees.to(value, self.device) for node, value in drawn.items()}
-        return Each(self, drawn)
+            values = many.moved(values, self.device)
+        return Each(self, dict(zip(drawn, values, strict=True)))
 
     def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
         """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
