@@ -139,6 +139,8 @@ def trim(tree: Any, real: Tensor | None = None) -> Any:
 
 def cleared(tree: Any, real: Tensor) -> Any:
     """The tree with zeros in place of padded rows, whatever they hold: a product must not spread it."""
+    if real.device.type == "cpu" and torch._C._functorch.peek_interpreter_stack() is None and bool(real.all()):
+        return tree
 
     def clear(leaf: Tensor) -> Tensor:
         return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, leaf.new_zeros(()))
