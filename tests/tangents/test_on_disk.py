@@ -234,9 +234,11 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "foreign").write_text("x")
     refused("which has no record. Name another", tmp_path / "foreign")
     refused(
-        "be (9, 9, 3, 3) of float64, open for writing; got (2, 2) of float64. ",
+        "be (9, 9, 3, 3) of float64, open for writing; got (2, 2) of float64, opened as 'w+'. ",
         np.memmap(tmp_path / "a", np.float64, "w+", shape=(2, 2)),
     )
+    np.memmap(tmp_path / "a", np.float64, "w+", shape=(9, 9, 3, 3)).flush()
+    refused(", opened as 'c'. ", np.memmap(tmp_path / "a", np.float64, "c", shape=(9, 9, 3, 3)))
     kernel(model, x, out=tmp_path / "file")
     refused("; got one of another samples. Finish that one, or delete ", x=x + 1)
     refused("; got one of another memory_bytes. ", memory_bytes=2**25)

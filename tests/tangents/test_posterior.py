@@ -1,5 +1,6 @@
 """The posterior equals that of dense weights, by its definition, and those of laplace-torch and GPyTorch."""
 
+import importlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def test_kernels_of_independent_outputs(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "trace", "diagonal"])
-def test_own_kernel_is_the_diagonal(kind: Any) -> None:
+@pytest.mark.parametrize("rows", [(4,), (128, 4), (128,)])
+def test_own_kernel_is_the_diagonal(kind: Any, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("fedtangent.tangents.own_kernel"), "_ROWS", rows)
     model, x = network(), inputs(11)
     whole = kernel(model, x, kind=kind)
     found = own_kernel(model, x, kind=kind)

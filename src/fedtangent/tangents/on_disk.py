@@ -189,10 +189,10 @@ def _opened(out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[st
         array = _new(path, shape, dtype)
     else:
         array = _existing(path)
-    if tuple(array.shape) != shape or array.dtype != dtype or not array.flags.writeable:
+    if tuple(array.shape) != shape or array.dtype != dtype or array.mode not in ("r+", "w+"):
         raise SettingError(
-            f"`out` must be {shape} of {dtype}, open for writing; got {tuple(array.shape)} of {array.dtype}"
-            f"{'' if array.flags.writeable else ', read only'}. Name a new file, or open it anew."
+            f"`out` must be {shape} of {dtype}, open for writing; got {tuple(array.shape)} of {array.dtype}, "
+            f"opened as {array.mode!r}. Name a new file, or open it as 'r+'."
         )
     if begun is None:
         _noted(record, {**its, "done": 0})
