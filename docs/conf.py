@@ -1,5 +1,6 @@
 """How Sphinx builds the site: `make docs`."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,3 +32,11 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 def setup(app: Any) -> None:
     """Writes the pages that are read off the files before Sphinx looks for pages."""
     app.connect("builder-inited", lambda app: pages.write(Path(app.srcdir)))
+    app.connect("autodoc-process-docstring", plain, priority=100)  # before the sections are read
+
+
+def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text: what is a product, a norm or a name in them is no markup."""
+    for number, line in enumerate(lines):
+        parts = re.split(r"(`[^`]*`)", line)
+        lines[number] = "".join(p if p.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", p) for p in parts)

@@ -130,7 +130,12 @@ def _docstring(path: Path) -> list[str]:
     first, *rest = re.split(r"\n[ ]*\n", text.rstrip())
     summary = first.split(": ", 1)[-1]
     paragraphs = [summary[:1].upper() + summary[1:], *rest]
-    return "\n\n".join(f"```text\n{part}\n```" if part.startswith("    ") else part for part in paragraphs).splitlines()
+    return "\n\n".join(map(_fenced, paragraphs)).splitlines()
+
+
+def _fenced(paragraph: str) -> str:
+    """A paragraph, pseudo-code as it stands."""
+    return f"```text\n{paragraph}\n```" if paragraph.startswith("    ") or " <- " in paragraph else paragraph
 
 
 def _body(name: str) -> list[str]:

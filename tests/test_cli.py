@@ -449,6 +449,9 @@ def test_the_demo_writes_its_page(tmp_path: Path, capsys: Any, monkeypatch: pyte
     assert told.out.endswith(f"Written to {page}.\n")
     assert "fedavg  round 1/1" in told.err
     assert "fedavg and local on digits" in page.read_text()
+    assert cli.main(["demo", "--out", str(page), "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "" and told.out.endswith(f"Written to {page}.\n")
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

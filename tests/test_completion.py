@@ -36,7 +36,7 @@ from fedtangent import catalog, cli, completion
         (["run", "dfedavg", "--static", "--sta"], []),
         (["run", "fedavg", "--out", ""], []),  # a folder
         (["run", "fedavg", "--lr", "--"], []),  # a number
-        (["run", "./mine.py", "--"], []),  # which would have to be run
+        (["run", "./absent.py", "--"], []),
         (["run", "fedavg", "--model", "mpl", "--"], []),
         (["nonsense", ""], []),
     ],

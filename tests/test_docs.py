@@ -98,7 +98,8 @@ def test_a_methods_page_tells_all_its_options_and_its_pseudo_code(name: str, pag
     for option in cli.options(catalog.load("methods", name)).values():
         (row,) = re.findall(rf"^\| `--{option.name.replace('_', '-')}` \|.*\|$", text, re.MULTILINE)
         assert option.help.split()[0] in row
-    assert "```text\n    " in text
+    code = text.split("```text\n")[1].split("```")[0]
+    assert " <- " in code and "\n\n" not in code
     assert f"| Exposure | {pages.built(name).exposure}: " in text
     assert "send 2.00 MB in the first round and 1.00 MB in a later one." in text
 

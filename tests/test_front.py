@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,7 @@ def test_help_offers_only_what_the_method_takes() -> None:
     assert not talk & offered("fedavg") and talk <= offered("dfedavg") and "augment" in offered("fedavg")
     assert talk <= offered("ntkdfl") and "augment" not in offered("ntkdfl")
     assert "host" in offered("fedpart") and "host" not in offered("fedavg")
+    assert "channel" not in offered("local") and "channel" in offered("fedpart")
     # what is not shown is still understood, and told why it is wrong
     hidden = parsers.method_parser("run", "fedavg", {}).parse_args(["--static", "--topology", "ring"])
     assert (hidden.static, hidden.topology) == (True, "ring")
@@ -117,3 +119,53 @@ def test_the_package_tells_what_it_has_without_importing_it() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"run", "load", "experiment", "Dataset", "tangents", "datasets", "methods", "__version__"} <= set(told)
     assert not [name for name in told if name.startswith("_") and name != "__version__"]
+
+
+OWN = """'''mine: a method of my own.'''
+
+import os
+from typing import Literal
+
+import torch
+
+from fedtangent.methods.dfedavg import dfedavg
+
+SIZE: int = 3
+{before}
+
+def mine(task, *, alpha: float = 0.1, size: int | None = {size}, kind: Literal["a", "b"] = "a", loud=False):
+    '''DFedAvg.
+
+    Args:
+        task: Model and loss.
+        alpha: Step size of the SGD.
+        size: 100% of it.
+        kind: Either of the two.
+    '''
+    return dfedavg(task, lr=alpha)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "read"),
+    [
+        ("", "SIZE * 2", True),
+        ("", "os.getpid()", True),
+        ("from functools import wraps\n\n\n@staticmethod", "SIZE", False),
+        ("", "int(torch.tensor(6))", False),
+    ],
+)
+def test_help_of_a_file_of_ones_own(
+    before: str, size: str, read: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read where the file alone tells, else left to the import; the same either way."""
+    (tmp_path / "mine.py").write_text(OWN.replace("{before}", before).replace("{size}", size), encoding="utf-8")
+    path = str(tmp_path / "mine.py")
+    if not read:
+        with pytest.raises(LookupError):
+            parsers.method_parser("run", path, {})
+        assert front.answered(["run", path, "--help"]) is None
+        return
+    assert parsers.method_parser("run", path, {}).format_help() == imported("run", path, {})
+    with pytest.raises(SystemExit):
+        front.answered(["run", path, "--help"])

@@ -56,7 +56,7 @@ def _offered(before: list[str], last: str) -> list[str]:
 
 
 def _parser(before: list[str]) -> Parser | None:
-    """The parser of a command, as far as it is typed; None where it is not of this package."""
+    """The parser of a command, as far as it is typed; None where the files do not tell it."""
     command, rest = before[0], before[1:]
     try:
         if command in ("demo", "report"):
@@ -66,6 +66,6 @@ def _parser(before: list[str]) -> Parser | None:
         if command in ("run", "check"):
             words = rest[1:-1] if rest[-1].startswith("--") else rest[1:]  # its value is what is being typed
             return parsers.method_parser(command, rest[0], parsers.chosen_parts(command, words))
-    except SettingError:
+    except (SettingError, LookupError):
         pass
     return None

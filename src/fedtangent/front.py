@@ -8,7 +8,6 @@ from fedtangent import __version__, catalog, completion
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import unknown
-from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.written import first_line
 from fedtangent.parser import folded, offered
 from fedtangent.parsers import CLI, COMMANDS, chosen_parts, command_parser, method_parser, recipe_parser, takes_host
@@ -95,18 +94,19 @@ def methods_help(command: str) -> int:
 
 
 def _run_help(command: str, words: list[str]) -> int | None:
-    """The help of a method; None where a part is not of this package, and has to be imported."""
+    """The help of a method; None where a file has to be imported, or a setting is wrong."""
     if words[0].startswith("-"):
         return methods_help(command)
     chosen = chosen_parts(command, words[1:])
     if CONFIG.name in chosen:
         return None
-    named = [("methods", words[0]), *((PARTS[part].folder, value) for part, value in chosen.items())]
-    if any(name not in catalog.names(folder) for folder, value in named for name in value.split(",")):
+    try:
+        if "host" in chosen and not takes_host(words[0]):
+            return None
+        parser = method_parser(command, words[0], chosen)
+    except LookupError:
         return None
-    if "host" in chosen and not takes_host(words[0]):
-        return None
-    method_parser(command, words[0], chosen).print_help()
+    parser.print_help()
     raise SystemExit(0)
 
 

@@ -12,7 +12,7 @@ from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
 from fedtangent.experiments.parts import PARTS, is_host, shared
-from fedtangent.experiments.written import parameters, told, written
+from fedtangent.experiments.written import names_any, parameters, told, written
 
 
 class _Whole(argparse.HelpFormatter):
@@ -162,8 +162,9 @@ def useless(method: str) -> set[str]:
     path = catalog.path("methods", method)
     traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent")}
     talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
+    alone = set() if names_any(path, "Method", "messages") else {"channel"}
     host = set() if is_host(written(path, method).get("host")) else {"host"}
-    return talk | host | ({"augment"} if traits["tangent"] else set())
+    return talk | host | alone | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:

@@ -1,6 +1,7 @@
 """Parsers: the parser of every command, from the files of this package alone."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fedtangent import catalog
@@ -25,7 +26,12 @@ def command_parser(name: str) -> Parser:
 
 
 def method_parser(command: str, method: str, chosen: Mapping[str, Any]) -> Parser:
-    """The parser of `run` or `check` for a method and the parts that were chosen, all of this package."""
+    """The parser of `run` or `check` for a method and the parts that were chosen.
+
+    Raises:
+        ValueError: A name that is none, or a file that is not there.
+        LookupError: A file of the user's own that has to be imported.
+    """
     fields = written(EXPERIMENT, "Experiment")
     known = found(lambda part, value: _options(part, method, value), fields, {**chosen, "method": method})
     return run_parser(command, method, written(CLI, command), settings(fields, takes_host(method)), known)
@@ -46,8 +52,8 @@ def settings(fields: Mapping[str, Option], host: bool) -> dict[str, Option]:
 
 
 def takes_host(method: str) -> bool:
-    """Whether a method of this package is run around another."""
-    return is_host(written(catalog.path("methods", method), method).get("host"))
+    """Whether a method is run around another."""
+    return is_host(_written("methods", method).get("host"))
 
 
 def chosen_parts(command: str, words: list[str]) -> dict[str, str]:
@@ -61,13 +67,23 @@ def chosen_parts(command: str, words: list[str]) -> dict[str, str]:
 
 
 def _options(part: str, method: str, value: str | None) -> dict[str, Option]:
-    """The options of a part of this package that is chosen by name."""
+    """The options of a part that is chosen."""
     if part == "host":
         value = (value or DEFAULT_HOST) if takes_host(method) else None
     value = value or PARTS[part].default
-    if value is None or value == "index_file":
+    if value is None or (part == "partition" and (value == "index_file" or Path(value).suffix in (".npz", ".json"))):
         return {}
-    names = value.split(",")
-    own = [written(catalog.path(PARTS[part].folder, name), name) for name in names]
+    own = [_written(PARTS[part].folder, name) for name in value.split(",")]
     merged = {key: option for options in own for key, option in options.items()}
     return {**merged, **written(CHAIN, "chain")} if part == "channel" else merged
+
+
+def _written(folder: str, name: str) -> dict[str, Option]:
+    """The options of a part by its name, or by the path of a file of the user's own."""
+    path = catalog.path(folder, name)
+    try:
+        return written(path, path.stem)
+    except LookupError:
+        raise
+    except Exception as error:  # whatever the user's own file does
+        raise LookupError(name) from error

@@ -75,6 +75,8 @@ def test_traits_are_stated_where_they_are_read(name: str) -> None:
     path = catalog.path("methods", name)
     assert written.told(path, "Traits", "neighbours") == traits.neighbours
     assert written.told(path, "Traits", "tangent") == traits.tangent
+    messages = catalog.load("methods", name)(federation.task()).messages
+    assert written.names_any(path, "Method", "messages") == bool(messages)
 
 
 def test_a_summary_is_the_modules() -> None:
@@ -106,3 +108,12 @@ def test_what_a_file_names(tmp_path: Path) -> None:
     assert written.file("torch.nn") is None and written.file("fedtangent.catalog") == ROOT / "catalog.py"
     assert written.file("fedtangent.methods") == ROOT / "methods" / "__init__.py"
     assert isinstance(written.tree(path), ast.Module)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "@cache\ndef f(*, n: int = 1):\n    pass\n", "def f(*, n: int = nothing):\n    pass\n"]
+)
+def test_what_a_file_alone_cannot_tell(text: str, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text(text, encoding="utf-8")
+    with pytest.raises((LookupError, NameError)):
+        written.written(tmp_path / "f.py", "f")

@@ -53,10 +53,15 @@ def written(path: Path, name: str) -> dict[str, Option]:
     """The keyword-only parameters of a function, or the fields of a dataclass, by name.
 
     Args:
-        path: A file of this package.
+        path: A file of this package, or a user's own.
         name: Of the function or class, which may be defined inside another.
+
+    Raises:
+        LookupError: No such function, or one that something decorates, or one whose options the file alone cannot tell.
     """
-    found = next(node for node in ast.walk(tree(path)) if _defines(node, name))
+    found = next((node for node in ast.walk(tree(path)) if _defines(node, name)), None)
+    if found is None or (isinstance(found, ast.FunctionDef) and found.decorator_list):
+        raise LookupError(name)
     assert isinstance(found, (ast.FunctionDef, ast.ClassDef))
     help_, names = arguments(ast.get_docstring(found) or ""), _Names(path)
     return {key: _option(key, kind, default, help_.get(key, ""), names) for key, kind, default in _parameters(found)}
@@ -87,6 +92,15 @@ def told(path: Path, call: str, argument: str) -> bool:
         )
         for node in ast.walk(tree(path))
     )
+
+
+def names_any(path: Path, call: str, argument: str) -> bool:
+    """Whether a file gives an argument of this name to a function, or makes its result of another's by `_replace`."""
+    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    if any(isinstance(node.func, ast.Attribute) and node.func.attr == "_replace" for node in calls):
+        return True
+    mine = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == call]
+    return any(keyword.arg == argument for node in mine for keyword in node.keywords)
 
 
 def _defines(node: ast.AST, name: str) -> bool:

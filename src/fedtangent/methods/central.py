@@ -1,7 +1,7 @@
 """Central training: all nodes' rows in one place, the upper end of every plot.
 
-    data <- the union of data_k, with multiplicity      what federated learning avoids
-    round:  w <- SGD(w; data)                           E epochs of step eta
+data <- the union of data_k, with multiplicity      what federated learning avoids
+round:  w <- SGD(w; data)                           E epochs of step eta
 """
 
 from typing import Any, NamedTuple

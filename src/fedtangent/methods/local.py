@@ -1,8 +1,8 @@
 """Local training: every node alone, the lower end of every plot.
 
-    node:    w_k <- w_0
-    round:   w_k <- SGD(w_k; data_k)                    E local epochs of step eta
-    at last  w   <- 1/K sum_k w_k                       for the record only
+node:    w_k <- w_0
+round:   w_k <- SGD(w_k; data_k)                    E local epochs of step eta
+at last  w   <- 1/K sum_k w_k                       for the record only
 """
 
 from typing import Any, NamedTuple
