@@ -2,6 +2,7 @@
 
 from fedtangent.tangents import infinite, pinn
 from fedtangent.tangents.by_layer import layer_kernels
+from fedtangent.tangents.checkpoints import Course, checkpoint_kernels
 from fedtangent.tangents.evolve import Evolution, evolve
 from fedtangent.tangents.jacobian import Jacobian, jacobian
 from fedtangent.tangents.kernel import kernel
@@ -11,16 +12,20 @@ from fedtangent.tangents.own_kernel import own_kernel
 from fedtangent.tangents.plan import Plan, plan
 from fedtangent.tangents.posterior import Posterior, posterior
 from fedtangent.tangents.sketch import sketch
+from fedtangent.tangents.solve import Solution, solve
 from fedtangent.tangents.spectrum import Spectrum, distance, drift, spectrum
 
 __all__ = [
+    "Course",
     "Evolution",
     "Gap",
     "Jacobian",
     "Linearized",
     "Plan",
     "Posterior",
+    "Solution",
     "Spectrum",
+    "checkpoint_kernels",
     "distance",
     "drift",
     "evolve",
@@ -35,5 +40,6 @@ __all__ = [
     "plan",
     "posterior",
     "sketch",
+    "solve",
     "spectrum",
 ]

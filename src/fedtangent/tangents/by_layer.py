@@ -30,7 +30,7 @@ def layer_kernels(
     outputs: Outputs = None,
     memory_bytes: int = MEMORY,
 ) -> dict[str, Tensor]:
-    """The kernel of every group of parameters: J_g J_g^T with the columns of J that belong to it. Their sum is `kernel`.
+    """The kernel of every group of parameters: J_g J_g^T of the columns of J that belong to it. Their sum is `kernel`.
 
     In one pass, at the cost of `kernel` but for the results. Where groups cut through what is contracted at once (a
     tied weight, a weight without its bias, a model that is left to automatic differentiation), a pass a group.

@@ -19,7 +19,7 @@ def network() -> nn.Module:
 def test_without_gpytorch_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gpytorch.kernels", None)
     monkeypatch.setitem(sys.modules, "gpytorch", None)
-    with pytest.raises(ValueError, match="`tangent_kernel` must have GPyTorch; got .* Install it"):
+    with pytest.raises(ValueError, match=r"`tangent_kernel` must have GPyTorch; got .*\. Install it"):
         tangent_kernel(network())
 
 

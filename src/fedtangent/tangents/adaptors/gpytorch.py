@@ -57,7 +57,8 @@ def tangent_kernel(
         def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **more: Any) -> Tensor:
             same = x1.shape == x2.shape and torch.equal(x1, x2)
             if diag and same:
-                return own_kernel(model, samples(x1), **settings).diagonal(dim1=-2, dim2=-1).reshape(-1)
+                own = own_kernel(model, samples(x1), **settings)
+                return own if own.dim() == 1 else own.diagonal(dim1=1, dim2=2).reshape(-1)
             k = kernel(model, samples(x1), None if same else samples(x2), **settings)
             return matrix(k).diagonal() if diag else matrix(k)
 
