@@ -15,6 +15,8 @@ from fedtangent.experiments import launch
 from tests.test_readme import stub
 
 DOCS = Path(__file__).parents[1] / "docs"
+if not DOCS.is_dir():
+    pytest.skip("a source distribution has no docs", allow_module_level=True)
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("start/*.md")])
 
 
