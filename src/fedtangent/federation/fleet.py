@@ -194,7 +194,7 @@ class Fleet:
         x = self.as_sent(x, message)
         links = [Link(SERVER, node) for node in self.nodes]
         out = dict.fromkeys(links, x.value) if self._serves else {}
-        came = self.wire.exchange(self.wire.tag(), out, links, self.wire.once(self.round))
+        came = self.wire.exchange(self.wire.tag(), out, links, self.wire.once(self.round, out.values()))
         return Each(self, {node: came[Link(SERVER, node)] for node in self.here})
 
     def mean(
