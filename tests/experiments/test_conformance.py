@@ -81,7 +81,7 @@ def test_one_that_keeps_them_is_told_what_was_tried(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize("name", names("methods"))
 def test_all_of_the_package_keep_them(name: str) -> None:
     options: dict[str, list[str]] = {
-        "fedkfac": ["--no-guard"], "sumntk": ["--columns", "1"], "fedpart": ["--warm-up", "1"],
+        "afl": ["--no-guard"], "fedkfac": ["--no-guard"], "sumntk": ["--columns", "1"], "fedpart": ["--warm-up", "1"],
     }  # fmt: skip
     words: list[Any] = ["check", name, *options.get(name, [])]
     assert cli.main(words) == 0

@@ -36,7 +36,7 @@ class Loss(NamedTuple):
     outputs: int | None = None
 
 
-def _targets(f: Tensor, y: Tensor) -> Tensor:
+def targets(f: Tensor, y: Tensor) -> Tensor:
     """One-hot labels, an output's column in one piece of memory; or the targets themselves."""
     if y.is_floating_point():
         return y
@@ -53,19 +53,19 @@ cross_entropy = Loss(
     "cross_entropy",
     per_sample=lambda f, y: torch.logsumexp(f, -1) - f.gather(-1, y[..., None])[..., 0],
     # over the first axis, since over a last one of a few classes PyTorch is some 20 times slower
-    residual=lambda f, y: torch.softmax(f.movedim(-1, 0), 0).movedim(0, -1) - _targets(f, y),
+    residual=lambda f, y: torch.softmax(f.movedim(-1, 0), 0).movedim(0, -1) - targets(f, y),
     curvature=lambda outputs: 0.5,  # the largest eigenvalue of diag(p) - p p^T
-    prepared=_targets,
+    prepared=targets,
     root=lambda f, y: _softmax_root(torch.softmax(f, -1)),
 )
 
 
 squared = Loss(
     "squared",
-    per_sample=lambda f, y: ((f - _targets(f, y)) ** 2).sum(-1) / (2 * f.shape[-1]),
-    residual=lambda f, y: (f - _targets(f, y)) / f.shape[-1],
+    per_sample=lambda f, y: ((f - targets(f, y)) ** 2).sum(-1) / (2 * f.shape[-1]),
+    residual=lambda f, y: (f - targets(f, y)) / f.shape[-1],
     curvature=lambda outputs: 1 / outputs,
-    prepared=_targets,
+    prepared=targets,
     root=lambda f, y: (
         torch.eye(f.shape[-1], dtype=f.dtype, device=f.device).expand(len(f), -1, -1) / f.shape[-1] ** 0.5
     ),
