@@ -17,21 +17,22 @@ from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
-from fedtangent.experiments.experiment import PARTS, Experiment, choices, experiment, takes_host
-from fedtangent.experiments.options import Option, options, unknown
+from fedtangent.experiments.experiment import Experiment, experiment
+from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
-from fedtangent.parser import Parser, dashed, run_parser, typed
+from fedtangent.parser import Parser, dashed, method_words, typed
 from fedtangent.recipes import demo as demo_recipe
 from fedtangent.recipes import recipe as recipes
 from fedtangent.reports import page, progress, records, search, statistics, table
 from fedtangent.reports.finding import finding
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
+from fedtangent.sites import commands, site_words
 from fedtangent.transports.ranks import Lost, joined, rank
 
 INTERRUPTED, FAILED, WRONG, UNREAD = 130, launch.FAILED, launch.WRONG, 141
@@ -210,39 +211,42 @@ def list_() -> int:
 
 
 def _command(words: list[str]) -> int:
-    commands: dict[str, Callable[..., int]] = {
+    offered: dict[str, Callable[..., int]] = {
         "run": run, "check": check, "demo": demo, "report": report, "recipe": recipe, "list": list_,
+        "provision": commands.provision, "server": commands.server, "site": commands.site, "start": commands.start,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
-        for name, command in commands.items():
-            print(f"  {name:8}{_first_line(command)}")
+        for name, command in offered.items():
+            print(f"  {name:10}{_first_line(command)}")
         print("\n  --version")
         return 0
     if words[0] == "--version":
         print(f"fedtangent {__version__}")
         return 0
-    if words[0] not in commands:
+    if words[0] not in offered:
         for first, folder in {"run": "methods", "recipe": "recipes"}.items():
             if words[0] in catalog.names(folder):
                 raise SettingError(
                     f"`{words[0]}` must come after {first}; got it first. Use fedtangent {first} {words[0]}."
                 )
-        raise SettingError(unknown(words[0], commands, "a command"))
+        raise SettingError(unknown(words[0], offered, "a command"))
     name, rest = words[0], words[1:]
     if name in ("run", "check"):
         return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
-    parser = Parser(f"fedtangent {name}", _first_line(commands[name]))
+    if name in ("provision", "server", "site", "start"):
+        return site_words.parsed(name, rest, offered[name])
+    parser = Parser(f"fedtangent {name}", _first_line(offered[name]))
     if name == "report":
         parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
-    known = options(commands[name])
+    known = options(offered[name])
     for option in known.values():
         parser.offer(option, option.name)
     values = parser.values(rest, known, f"an option of {name}")
     folders = [values.pop("folders")] if name == "report" else []
-    return commands[name](*folders, **{key: typed(known[key], value) for key, value in values.items()})
+    return offered[name](*folders, **{key: typed(known[key], value) for key, value in values.items()})
 
 
 def _parse_run(words: list[str], name: str = "run") -> int:
@@ -256,23 +260,7 @@ def _parse_run(words: list[str], name: str = "run") -> int:
             return 0
         got = repr(words[0]) if words else "nothing"
         raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
-    method, own, fields = words[0], options(check if name == "check" else run), options(Experiment)
-    for part in ("method", *(kind.options for kind in PARTS.values())):
-        fields.pop(part)
-    first = Parser(f"fedtangent {name}", add_help=False)  # which parts are chosen decides what options there are
-    for part in PARTS:
-        first.offer(Option(part, str, None, ""), part)
-    chosen = vars(first.parse_known_args(words[1:])[0])
-    chosen.pop("method", None)
-    known = choices(method, **chosen)
-    if not takes_host(method):
-        fields.pop("host")
-    parser = run_parser(name, method, own, fields, known)
-    settings: dict[str, Any] = {"method": method}
-    command: dict[str, Any] = {}
-    for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {name}").items():
-        into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
-        into[key] = typed(option, value)
+    settings, command = method_words(name, words, options(check if name == "check" else run))
     if name == "check":
         return check(settings)
     if command.get("ranks") is not None and not launch.launched():

@@ -2,14 +2,14 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError
-from fedtangent.experiments.experiment import PARTS, shared
-from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown
+from fedtangent.experiments.experiment import PARTS, Experiment, choices, shared, takes_host
+from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,6 +85,39 @@ def run_parser(
             free = option.name not in own and len(known.get(option.name, ())) == 1
             parser.offer(option, *([option.name] if free else []), key, to=key, group=group)
     return parser
+
+
+def method_words(
+    command: str, words: Sequence[str], own: dict[str, Option], without: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of an experiment from METHOD and its options, and the options of the command itself.
+
+    Args:
+        command: Such as `run`.
+        words: METHOD first.
+        own: The command's options.
+        without: Fields of the experiment, and parts, that this command does not offer.
+    """
+    method, fields = words[0], options(Experiment)
+    for part in ("method", *(kind.options for kind in PARTS.values()), *without):
+        fields.pop(part, None)
+    first = Parser(f"fedtangent {command}", add_help=False)  # which parts are chosen decides what options there are
+    for part in PARTS:
+        first.offer(Option(part, str, None, ""), part)
+    chosen = vars(first.parse_known_args(words[1:])[0])
+    chosen.pop("method", None)
+    known = choices(method, **chosen)
+    of_parts = {name: [one for one in owners if one[0] not in without] for name, owners in known.items()}
+    known = {name: owners for name, owners in of_parts.items() if owners}
+    if not takes_host(method):
+        fields.pop("host")
+    parser = run_parser(command, method, own, fields, known)
+    settings: dict[str, Any] = {"method": method}
+    of_command: dict[str, Any] = {}
+    for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {command}").items():
+        into, option = (of_command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
+        into[key] = typed(option, value)
+    return settings, of_command
 
 
 def dashed(word: str) -> str:

@@ -1,0 +1,64 @@
+"""The words of a federation's commands: a kit, a method where one is chosen, and options read off signatures."""
+
+from collections.abc import Callable, Sequence
+from inspect import getdoc
+from typing import Any
+
+from fedtangent.errors import SettingError
+from fedtangent.experiments.experiment import Experiment, choices
+from fedtangent.experiments.options import Option, options
+from fedtangent.parser import Parser, method_words, typed
+from fedtangent.sites.plan import LOCAL, WITHOUT
+
+
+def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
+    """The exit code of a command.
+
+    Args:
+        name: provision, server, site or start.
+        words: What follows it.
+        command: What it calls.
+
+    Raises:
+        ValueError: A word that it does not take.
+    """
+    told = (getdoc(command) or "").splitlines()[0]
+    leads = name in ("server", "start")
+    what = "FILE" if name == "provision" else "KIT METHOD" if leads else "KIT"
+    if not words or words[0].startswith("-") or (leads and (len(words) < 2 or words[1].startswith("-"))):
+        if {*words} & {"-h", "--help"}:
+            print(f"usage: fedtangent {name} {what} [options]\n\n{told}\n")
+            print(f"fedtangent {name} {what} --help tells the options.")
+            return 0
+        raise SettingError(f"`{what}` must come first after {name}; got {' '.join(words[:2]) or 'nothing'}. Name it.")
+    own = options(command)
+    if leads:
+        without = (*WITHOUT, *(("dataset", "data_dir") if name == "server" else ()))
+        settings, given = method_words(name, words[1:], own, without)
+        return command(settings, words[0], **given)
+    if name == "provision":
+        return command(words[0], **_values(Parser(f"fedtangent {name} {what}", told), words[1:], own, name))
+    first = Parser(f"fedtangent {name}", add_help=False)
+    first.offer(Option("dataset", str, None, ""), "dataset")
+    chosen = vars(first.parse_known_args(words[1:])[0])
+    offered = {key: option for key, option in options(Experiment).items() if key in ("dataset", "data_dir")}
+    for key, owners in choices("local", **chosen).items():
+        of_data = [option for part, option in owners if part == "dataset"]
+        if of_data and "." not in key:
+            offered[key] = of_data[0]
+    found = _values(Parser(f"fedtangent {name} {what}", told), words[1:], {**own, **offered}, name)
+    return command(_data(found, offered), words[0], **{key: found[key] for key in own if key in found})
+
+
+def _values(parser: Parser, words: Sequence[str], known: dict[str, Option], name: str) -> dict[str, Any]:
+    for option in known.values():
+        parser.offer(option, option.name)
+    given = parser.values(words, known, f"an option of {name}")
+    return {key: typed(known[key], value) for key, value in given.items()}
+
+
+def _data(found: dict[str, Any], offered: dict[str, Option]) -> dict[str, Any]:
+    """The settings that name a site's rows."""
+    settings = {key: found[key] for key in LOCAL if key in found}
+    own = {key: value for key, value in found.items() if key in offered and key not in LOCAL}
+    return {**settings, **({"dataset_options": own} if own else {})}
