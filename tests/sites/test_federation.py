@@ -1,9 +1,7 @@
-"""A federation of processes on loopback gives the record of one process, through kills too, and refuses what is wrong."""
+"""A federation of processes on loopback: its record is that of one process, after kills too; what is wrong is refused."""
 
 from __future__ import annotations
 
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
