@@ -233,7 +233,7 @@ def test_help_of_a_method_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixt
     ("words", "shown"),
     [
         ([], "usage: fedtangent COMMAND ..."),
-        (["--help"], "  report  Compare runs: print the table"),
+        (["--help"], "  report    Compare runs: print the table"),
         (["--version"], f"fedtangent {__version__}\n"),
         (["run", "--help"], "METHOD is one of central, dfedavg, "),
         (["list"], "ntkdfl            every node evolves by the tangent kernel"),

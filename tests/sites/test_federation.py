@@ -1,4 +1,4 @@
-"""A federation of processes on loopback: its record is that of one process, after kills too; what is wrong is refused."""
+"""A federation of processes on loopback: the record of one process, after kills too; what is wrong is refused."""
 
 from __future__ import annotations
 
