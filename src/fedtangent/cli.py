@@ -213,7 +213,8 @@ def list_() -> int:
 def _command(words: list[str]) -> int:
     offered: dict[str, Callable[..., int]] = {
         "run": run, "check": check, "demo": demo, "report": report, "recipe": recipe, "list": list_,
-        "provision": commands.provision, "server": commands.server, "site": commands.site, "start": commands.start,
+        "provision": commands.provision, "revoke": commands.revoke,
+        "server": commands.server, "site": commands.site, "start": commands.start,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
         print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
@@ -236,7 +237,7 @@ def _command(words: list[str]) -> int:
         return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
-    if name in ("provision", "server", "site", "start"):
+    if name in ("provision", "revoke", "server", "site", "start"):
         return site_words.parsed(name, rest, offered[name])
     parser = Parser(f"fedtangent {name}", _first_line(offered[name]))
     if name == "report":

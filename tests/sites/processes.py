@@ -17,6 +17,7 @@ import numpy as np
 
 from fedtangent.cli import main
 from fedtangent.shard import Dataset, Partition
+from fedtangent.sites import agreement
 from fedtangent.sites.provision import provision
 from tests.experiments import tiny
 
@@ -65,6 +66,8 @@ class Process:
 
 def _run(words: list[str], log: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
+    if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
+        agreement.code = lambda: other
     with open(log, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         code = main(words)
     sys.exit(code)
@@ -114,13 +117,20 @@ def files(folder: Path, data: Dataset | None = None) -> dict[str, Path]:
     return found
 
 
-def run(folder: Path, words: Sequence[Any], served: bool, **change: Sequence[Any]) -> dict[str, Process]:
+def run(
+    folder: Path,
+    words: Sequence[Any],
+    served: bool,
+    variables: Mapping[str, Mapping[str, str]] | None = None,
+    **change: Sequence[Any],
+) -> dict[str, Process]:
     """A federation's processes, the leader's first, each with its kit and rows.
 
     Args:
         folder: With the kits and the rows.
         words: METHOD and what the leader is given.
         served: Whether a server leads, and not the first site.
+        variables: Of a site's environment, by name.
         change: What a site is given beside its rows, by name.
     """
     there = {name: ("--dataset", "npz", "--data-dir", folder / f"{name}.npz", *WAIT) for name in NAMES}
@@ -132,7 +142,7 @@ def run(folder: Path, words: Sequence[Any], served: bool, **change: Sequence[Any
             own = ["site", folder / "kits" / name, *there[name], *change.get(name, ())]
         else:
             own = ["start", folder / "kits" / name, *words, *there[name], *change.get(name, ())]
-        found[name] = Process(own, folder / f"{name}.log")
+        found[name] = Process(own, folder / f"{name}.log", (variables or {}).get(name))
     return found
 
 

@@ -33,6 +33,21 @@ def provision(federation: str, *, out: str = "kits") -> int:
     return 0
 
 
+def revoke(kits: str, site: str) -> int:
+    """Make a site's certificate count no more, such as that of a machine that was lost.
+
+    Args:
+        kits: The folder that `provision` wrote.
+        site: The site's name.
+    """
+    _check_extra()
+    from fedtangent.sites.provision import revoke as revoked
+
+    found = revoked(kits, site)
+    print(f"Written to {', '.join(map(str, found))}. Bring each revoked.pem to its site, into the kit there.")
+    return 0
+
+
 def server(
     settings: dict[str, Any],
     kit: str,

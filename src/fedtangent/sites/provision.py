@@ -7,10 +7,10 @@ are X.509 with keys on the curve P-256, for TLS at both ends, and name the site,
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fedtangent.errors import SettingError
 from fedtangent.sites.kit import NAME, SERVER
@@ -52,7 +52,8 @@ def provision(federation: str | Path, out: str | Path) -> list[str]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError(f"`out` must be a new folder; got {folder}, which holds something. Name another.")
     authority = _Authority(name, timedelta(days=days))
-    _write(folder / "authority", {"authority.pem": authority.pem, "revoked.pem": authority.revoked(())})
+    revoked = _revoked(authority.key, authority.certificate, ())
+    _write(folder / "authority", {"authority.pem": authority.pem, "revoked.pem": revoked})
     _write_key(folder / "authority" / "authority-key.pem", authority.key)
     for site in book:
         made, key = authority.signed(site)
@@ -62,13 +63,63 @@ def provision(federation: str | Path, out: str | Path) -> list[str]:
             {
                 "kit.json": json.dumps(told, indent=1).encode(),
                 "authority.pem": authority.pem,
-                "revoked.pem": authority.revoked(()),
+                "revoked.pem": revoked,
                 "site.pem": made,
                 "consent.toml": _CONSENT.encode(),
             },
         )
         _write_key(folder / site / "key.pem", key)
     return list(book)
+
+
+def revoke(kits: str | Path, site: str) -> list[Path]:
+    """Puts a site's certificate on the list of those that count no more; the lists to bring to the sites.
+
+    Args:
+        kits: The folder that `provision` wrote, with the authority and the site's kit.
+        site: Its name.
+
+    Raises:
+        ValueError: They are not there, or not of one federation.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    folder = Path(kits)
+    try:
+        shown = x509.load_pem_x509_certificate((folder / site / "site.pem").read_bytes())
+        before = x509.load_pem_x509_crl((folder / "authority" / "revoked.pem").read_bytes())
+        key = load_pem_private_key((folder / "authority" / "authority-key.pem").read_bytes(), None)
+        authority = x509.load_pem_x509_certificate((folder / "authority" / "authority.pem").read_bytes())
+        shown.verify_directly_issued_by(authority)
+    except (OSError, ValueError, TypeError, InvalidSignature) as error:
+        raise SettingError(
+            f"`kits` must hold the authority and the kit of {site}; got {kits} ({type(error).__name__}). Name the "
+            "folder that fedtangent provision wrote."
+        ) from error
+    serials = tuple(dict.fromkeys((*(one.serial_number for one in before), shown.serial_number)))
+    content = _revoked(cast("EllipticCurvePrivateKey", key), authority, serials)
+    found = sorted(folder.glob("*/revoked.pem"))
+    for path in found:
+        path.write_bytes(content)
+    return found
+
+
+def _revoked(key: "EllipticCurvePrivateKey", authority: "x509.Certificate", serials: Sequence[int]) -> bytes:
+    """The authority's list of certificates that count no more, valid as long as itself."""
+    from cryptography import x509
+
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.subject)
+    builder = builder.last_update(now - _EARLIER).next_update(authority.not_valid_after_utc + _EARLIER)
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    builder = builder.add_extension(signer, critical=False)
+    builder = builder.add_extension(x509.CRLNumber(1 + len(serials)), critical=False)
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+        builder = builder.add_revoked_certificate(entry.build())
+    return _pem(builder.sign(key, _sha256()))
 
 
 class _Authority:
@@ -107,20 +158,6 @@ class _Authority:
         builder = builder.add_extension(both, critical=False).add_extension(signer, critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(site)]), critical=False)
         return _pem(builder.sign(self.key, _sha256())), key
-
-    def revoked(self, serials: tuple[int, ...]) -> bytes:
-        """The list of certificates that count no more."""
-        from cryptography import x509
-
-        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
-        builder = builder.last_update(self._now - _EARLIER).next_update(self._now + self._lasts + _EARLIER)
-        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        builder = builder.add_extension(signer, critical=False)
-        builder = builder.add_extension(x509.CRLNumber(1 + len(serials)), critical=False)
-        for serial in serials:
-            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self._now)
-            builder = builder.add_revoked_certificate(entry.build())
-        return _pem(builder.sign(self.key, _sha256()))
 
     def _begun(self, subject: "x509.Name", key: "EllipticCurvePrivateKey") -> "x509.CertificateBuilder":
         from cryptography import x509

@@ -15,7 +15,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     """The exit code of a command.
 
     Args:
-        name: provision, server, site or start.
+        name: provision, revoke, server, site or start.
         words: What follows it.
         command: What it calls.
 
@@ -24,23 +24,24 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     """
     told = (getdoc(command) or "").splitlines()[0]
     leads = name in ("server", "start")
-    what = "FILE" if name == "provision" else "KIT METHOD" if leads else "KIT"
-    if not words or words[0].startswith("-") or (leads and (len(words) < 2 or words[1].startswith("-"))):
+    what = {"provision": "FILE", "revoke": "KITS SITE", "site": "KIT"}.get(name, "KIT METHOD")
+    first = words[: what.count(" ") + 1]
+    if len(first) <= what.count(" ") or any(word.startswith("-") for word in first):
         if {*words} & {"-h", "--help"}:
             print(f"usage: fedtangent {name} {what} [options]\n\n{told}\n")
             print(f"fedtangent {name} {what} --help tells the options.")
             return 0
-        raise SettingError(f"`{what}` must come first after {name}; got {' '.join(words[:2]) or 'nothing'}. Name it.")
+        raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")
     own = options(command)
     if leads:
         without = (*WITHOUT, *(("dataset", "data_dir") if name == "server" else ()))
         settings, given = method_words(name, words[1:], own, without)
         return command(settings, words[0], **given)
-    if name == "provision":
-        return command(words[0], **_values(Parser(f"fedtangent {name} {what}", told), words[1:], own, name))
-    first = Parser(f"fedtangent {name}", add_help=False)
-    first.offer(Option("dataset", str, None, ""), "dataset")
-    chosen = vars(first.parse_known_args(words[1:])[0])
+    if name in ("provision", "revoke"):
+        return command(*first, **_values(Parser(f"fedtangent {name} {what}", told), words[len(first) :], own, name))
+    parser = Parser(f"fedtangent {name}", add_help=False)
+    parser.offer(Option("dataset", str, None, ""), "dataset")
+    chosen = vars(parser.parse_known_args(words[1:])[0])
     offered = {key: option for key, option in options(Experiment).items() if key in ("dataset", "data_dir")}
     for key, owners in choices("local", **chosen).items():
         of_data = [option for part, option in owners if part == "dataset"]
