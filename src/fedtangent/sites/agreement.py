@@ -13,6 +13,7 @@ from fedtangent.federation.ledger import SERVER
 from fedtangent.shard import Dataset
 from fedtangent.sites.kit import Kit, check_consent
 from fedtangent.sites.plan import Plan, code
+from fedtangent.sites.standardise import standardised
 from fedtangent.transports._lines import Lines
 from fedtangent.transports.network import everybody, network
 
@@ -36,9 +37,20 @@ def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup
     everyone = everybody(lines, 1, told)
     names = [lines.name(place) for place in range(lines.count)]
     profiles = _profiles(own, dict(zip(names, everyone, strict=True)))
+    common = joined(profiles)
+    digests = tuple(str(one["digest"]) for one in profiles.values())
+    if plan.standardise:
+        dataset, digest = standardised(lines, dataset, _features(common))
+        digests += (digest,)
+    share = Share(
+        own.sites.index(own.name) if own.name in own.sites else None,
+        tuple(one["rows"] for one in profiles.values()),
+        tuple(one["test_rows"] for one in profiles.values()),
+        digests,
+    )
     built: Setup | None = None
     try:
-        built = _built(own, lines, plan, dataset, profiles)
+        built = _built(own, lines, plan, completed(own.federation, dataset, common), share)
         if dataset is not None:
             check_consent(own, built.method.exposure)
         manifest = record.manifest(built)
@@ -70,18 +82,17 @@ def _profiles(own: Kit, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: told[name]["profile"] for name in own.sites}
 
 
-def _built(
-    own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, profiles: Mapping[str, Mapping[str, Any]]
-) -> Setup:
+def _features(common: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a row of inputs that are one tensor."""
+    form = common["inputs"]
+    if not isinstance(form, list):
+        raise SettingError("`standardise` must be left out for inputs that are several tensors; got it. Drop it.")
+    return tuple(form[1:])
+
+
+def _built(own: Kit, lines: Lines, plan: Plan, data: Dataset, share: Share) -> Setup:
     names = [lines.name(place) for place in range(lines.count)]
     places = {node: names.index(site) for node, site in enumerate(own.sites)}
-    share = Share(
-        own.sites.index(own.name) if own.name in own.sites else None,
-        tuple(one["rows"] for one in profiles.values()),
-        tuple(one["test_rows"] for one in profiles.values()),
-        tuple(str(one["digest"]) for one in profiles.values()),
-    )
-    data = completed(own.federation, dataset, joined(profiles))
     asked = Experiment(**plan.settings, dataset=data, partition=share.partition, engine="sequential")
     built = setup(asked, lambda rows: network(lines, places), share)
     if built.method.traits.neighbours == own.served:

@@ -54,6 +54,7 @@ def server(
     *,
     out: str | None = None,
     resume: bool = False,
+    standardise: bool = False,
     wait: float = WAIT,
     patience: float = PATIENCE,
     listen: str | None = None,
@@ -65,12 +66,14 @@ def server(
         kit: The folder of the server's kit.
         out: The folder for the record; none records nothing.
         resume: Go on with the run in the folder, to the same record.
+        standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
     """
     _check_extra()
-    how: dict[str, Any] = {"out": out, "resume": resume, "wait": wait, "patience": patience, "listen": listen}
+    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise}
+    how |= {"wait": wait, "patience": patience, "listen": listen}
     return _shown(session.lead(kit, experiment(**settings), None, **how), out)
 
 
@@ -80,6 +83,7 @@ def start(
     *,
     out: str | None = None,
     resume: bool = False,
+    standardise: bool = False,
     wait: float = WAIT,
     patience: float = PATIENCE,
     listen: str | None = None,
@@ -91,6 +95,7 @@ def start(
         kit: The folder of this site's kit.
         out: The folder for the record; none records nothing.
         resume: Go on with the run in the folder, to the same record.
+        standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
@@ -98,7 +103,8 @@ def start(
     _check_extra()
     asked = experiment(**settings)
     dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
-    how: dict[str, Any] = {"out": out, "resume": resume, "wait": wait, "patience": patience, "listen": listen}
+    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise}
+    how |= {"wait": wait, "patience": patience, "listen": listen}
     return _shown(session.lead(kit, asked, dataset, **how), out)
 
 

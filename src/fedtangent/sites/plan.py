@@ -30,6 +30,7 @@ class Plan(NamedTuple):
         record: The same of the record, where there is one; it stays when a run is resumed.
         resume: Whether the record is gone on with.
         patience: Seconds in which something must come of a site that is waited for.
+        standardise: Whether features are scaled by their mean and deviation over all sites.
         settings: Of an Experiment, but what is a site's own.
     """
 
@@ -37,6 +38,7 @@ class Plan(NamedTuple):
     record: str | None
     resume: bool
     patience: float
+    standardise: bool
     settings: dict[str, Any]
 
 
@@ -60,7 +62,12 @@ def plan(told: Any) -> Plan:
     try:
         found = Plan(**told)
         good = all(_RUN.fullmatch(name) for name in (found.run, found.record or found.run))
-        good = good and isinstance(found.resume, bool) and 1 <= float(found.patience) <= 10**6
+        good = (
+            good
+            and isinstance(found.resume, bool)
+            and isinstance(found.standardise, bool)
+            and 1 <= float(found.patience) <= 10**6
+        )
     except (TypeError, ValueError):
         good = False
     if not good:

@@ -44,6 +44,7 @@ def lead(
     *,
     out: str | None,
     resume: bool,
+    standardise: bool,
     wait: float,
     patience: float,
     listen: str | None,
@@ -56,6 +57,7 @@ def lead(
         dataset: Its own rows; None for a server.
         out: The folder for the record; none records nothing.
         resume: Go on with the run in the folder.
+        standardise: Scale features by their mean and deviation over all sites.
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, host:port; none is as the kit has it.
@@ -72,7 +74,7 @@ def lead(
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     number = os.urandom(16).hex()
-    proposed = Plan(number, _record(out), resume, patience, plans.settings(asked))
+    proposed = Plan(number, _record(out), resume, patience, standardise, plans.settings(asked))
     lines = joining.lines(own, _address(listen), wait, _tell)
     with _Ending(own, lines) as ending:
         lines.say(proposed._asdict() | {"version": __version__})
