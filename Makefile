@@ -5,6 +5,7 @@
 #   make check       format, lint, types and layers: what CI asks before the tests
 #   make bench       every file of benchmarks/ but the GPU's
 #   make bench-gpu   the GPU's record in at most eight minutes, with PYTHON's own PyTorch and the images in DATA; no set-up
+#   make docs        the documentation as a site in build/docs, with its tools; warnings and broken links are errors
 #   make lock        pin the newest versions of all dependencies in requirements.txt
 
 PYTHON ?= python3
@@ -12,10 +13,11 @@ RECORD ?= gpu.json
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
 LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: demo test test-slow check bench bench-gpu lock setup clean
+.PHONY: demo test test-slow check bench bench-gpu docs lock setup clean
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -42,14 +44,21 @@ bench: $(READY)
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out $(RECORD) $(if $(DATA),--data-dir $(DATA))
 
+docs: $(DOCS)
+	rm -rf build/docs
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
+	@echo "Open build/docs/index.html."
+
 lock: $(READY)
 	$(UV) pip compile $(LOCK) --all-extras --group dev --output-file requirements.txt pyproject.toml
+	$(UV) pip compile $(LOCK) --constraints requirements.txt --group docs --output-file requirements-docs.txt
 	echo uv | $(UV) pip compile $(LOCK) --output-file requirements-uv.txt -
 
 setup: $(READY)
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The stamp is written last, so a set-up that was interrupted is done again. With a uv on the PATH no pip is needed,
 # and no ensurepip, which some systems leave out of Python; without one, pip brings the pinned uv.
@@ -66,4 +75,8 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 	@echo "Filling $(VENV), once: PyTorch takes a few gigabytes, so the download may take minutes."
 	$(UV) pip install --compile-bytecode --require-hashes -r requirements.txt
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DOCS): requirements-docs.txt $(READY)
+	$(UV) pip install --quiet --require-hashes -r requirements-docs.txt
 	@touch $@

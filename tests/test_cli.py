@@ -233,7 +233,7 @@ def test_help_of_a_method_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixt
     ("words", "shown"),
     [
         ([], "usage: fedtangent COMMAND ..."),
-        (["--help"], "  report    Compare runs: print the table"),
+        (["--help"], "  report      Compare runs: print the table"),
         (["--version"], f"fedtangent {__version__}\n"),
         (["run", "--help"], "METHOD is one of central, dfedavg, "),
         (["list"], "ntkdfl            every node evolves by the tangent kernel"),
@@ -449,6 +449,9 @@ def test_the_demo_writes_its_page(tmp_path: Path, capsys: Any, monkeypatch: pyte
     assert told.out.endswith(f"Written to {page}.\n")
     assert "fedavg  round 1/1" in told.err
     assert "fedavg and local on digits" in page.read_text()
+    assert cli.main(["demo", "--out", str(page), "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "" and told.out.endswith(f"Written to {page}.\n")
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

@@ -25,6 +25,8 @@ def test_a_recipe_is_recorded_told_and_shown_again(tmp_path: Path, capsys: pytes
     assert (told.err, told.out.splitlines()[0]) == (
         "", f"Measured before, in {out}; give another --out to measure anew.",
     )  # fmt: skip
+    assert cli.main([*words[:-1], str(tmp_path / "quiet"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
     assert f"got {out}, whose count is 3 and not 4. Choose another --out or set it so." in refused(
         ["recipe", path, "--count=4", "--loud", "--out", str(out)], capsys
     )

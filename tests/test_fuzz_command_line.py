@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedtangent import catalog, cli
-from fedtangent.experiments.experiment import PARTS, Experiment, choices
+from fedtangent.experiments.experiment import Experiment, choices
 from fedtangent.experiments.options import Option, options
+from fedtangent.experiments.parts import PARTS
 from tests.experiments.tiny import OPTIONS, TALKING, saved
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -9,6 +9,8 @@ STUB = """
 import os, signal, sys, types
 import fedtangent.__main__ as way_in
 
+sys.argv = ["fedtangent", "run"]
+
 class Slow:
     def find_spec(self, name, path=None, target=None):
         if name == "fedtangent.cli":
@@ -37,6 +39,7 @@ def test_ctrl_c_during_the_imports(swallows: bool) -> None:
 ENDS = """
 import signal, sys, types
 sys.modules["fedtangent.cli"] = types.SimpleNamespace(main=lambda: print(signal.getsignal(signal.SIGINT)) or 7)
+sys.argv = ["fedtangent", "run"]
 {before}
 import fedtangent.__main__ as way_in
 print(way_in.main(), signal.getsignal(signal.SIGINT))

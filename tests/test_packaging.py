@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["requirements.txt", "requirements-uv.txt"]
+LOCKS = ["requirements.txt", "requirements-uv.txt", "requirements-docs.txt"]
 
 
 def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
@@ -40,9 +40,26 @@ def test_every_pin_of_a_lock_has_a_hash(lock: str) -> None:
     assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
 
 
+def pins(lock: str) -> dict[str, set[str]]:
+    """The versions of every name; several where they hang on the Python."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
 def test_every_dependency_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
-    names = {re.split(r"[\[<>=]", line)[0] for line in wanted}
-    locked = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    assert names <= locked
+    groups = project["dependency-groups"]
+    for lock, wanted in (
+        ("requirements.txt", project["project"]["dependencies"] + groups["dev"]),
+        ("requirements-docs.txt", groups["docs"]),
+    ):
+        assert {re.split(r"[\[<>=]", line)[0] for line in wanted} <= set(pins(lock))
+
+
+def test_the_tools_of_the_docs_change_no_other_pin() -> None:
+    """And are not among those that every set-up installs."""
+    all_, docs = pins("requirements.txt"), pins("requirements-docs.txt")
+    assert {name for name in docs if name in all_ and not docs[name] <= all_[name]} == set()
+    assert not {"sphinx", "furo", "myst-parser"} & set(all_)

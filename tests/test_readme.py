@@ -1,6 +1,7 @@
 """The README is true: its Python runs, its commands parse, its links and its methods exist."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fedtangent import catalog, cli
+from fedtangent import __version__, catalog, cli, front
 from fedtangent.experiments import launch
 
 README = Path(__file__).parents[1] / "README.md"
@@ -52,9 +53,14 @@ def stub(command: Callable[..., int], asked: list[Any]) -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_the_commands_are_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_are_understood(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    for name in ("run", "report", "recipe", "list_"):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    manifest = {"experiment": {"method": "ntkdfl", "seed": 0}, "versions": {"fedtangent": __version__}}
+    (tmp_path / "runs" / "a" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    monkeypatch.setattr(front, "list_", stub(front.list_, asked))
+    for name in ("run", "report", "recipe"):
         monkeypatch.setattr(cli, name, stub(getattr(cli, name), asked))
     monkeypatch.setattr(launch, "launch", stub(launch.launch, asked))
     try:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from fedtangent import batch_norm as batch_norm
+    from fedtangent import datasets as datasets
+    from fedtangent import federation as federation
+    from fedtangent import losses as losses
+    from fedtangent import methods as methods
+    from fedtangent import models as models
+    from fedtangent import shard as shard
+    from fedtangent import tangents as tangents
+    from fedtangent import task as task
     from fedtangent.experiments.experiment import Experiment, experiment
     from fedtangent.experiments.model_file import load
     from fedtangent.experiments.run import Result
@@ -62,3 +72,9 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_") or importlib.util.find_spec(f"fedtangent.{name}") is None:
         raise AttributeError(f"module 'fedtangent' has no attribute {name!r}")
     return importlib.import_module(f"fedtangent.{name}")
+
+
+def __dir__() -> list[str]:
+    """What there is: the names above, and the modules, each imported when it is first used."""
+    modules = {found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_")}
+    return sorted({*__all__, *modules, "__version__"})

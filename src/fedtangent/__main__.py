@@ -5,6 +5,8 @@ import signal
 import sys
 from typing import Any
 
+UNREAD = 141  # nobody reads on
+
 
 def main() -> int:
     """The exit code of `fedtangent.cli.main`, which takes a second to import."""
@@ -13,6 +15,8 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
     try:
+        if (code := _answered()) is not None:
+            return code
         from fedtangent.cli import main as command
 
         if signal.getsignal(signal.SIGINT) is _stop:
@@ -24,6 +28,24 @@ def main() -> int:
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _stop)  # nothing is left to do but to end
+
+
+def _answered() -> int | None:
+    """The exit code of what needs no PyTorch; None for what the command line is to do, or to refuse."""
+    from fedtangent.errors import SettingError
+    from fedtangent.front import answered, legible
+    from fedtangent.parser import dashed
+
+    legible()
+    try:
+        code = answered([dashed(word) for word in sys.argv[1:]])
+        sys.stdout.flush()
+        return code
+    except SettingError:
+        return None
+    except BrokenPipeError:  # as of `fedtangent list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
 
 
 def _ended(code: int) -> int:

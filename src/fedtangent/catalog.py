@@ -1,5 +1,6 @@
 """The files of a plural folder, by name: the folder is the registry, and a user's own file works the same way."""
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -45,18 +46,33 @@ def load(folder: str, name: str, argument: str | None = None) -> Callable[..., A
     """
     if name.endswith(".py"):
         return _defined(_module_at(Path(name), argument or _one(folder)), Path(name).stem, name)
+    return _defined(importlib.import_module(f"fedtangent.{folder}.{_known(folder, name, argument)}"), name, name)
+
+
+def summary(folder: str, name: str) -> str:
+    """The first sentence of the file's docstring, without the name that it opens with; the file is only read."""
+    text = ast.get_docstring(ast.parse(path(folder, name).read_bytes())) or ""
+    return text.partition("\n")[0].split(": ", 1)[-1]
+
+
+def path(folder: str, name: str) -> Path:
+    """The file of a name, or of a path that ends in .py.
+
+    Raises:
+        ValueError: No such name or file.
+    """
+    if name.endswith(".py"):
+        return _existing(Path(name), _one(folder))
+    return Path(__file__).parent / folder / f"{_known(folder, name)}.py"
+
+
+def _known(folder: str, name: str, argument: str | None = None) -> str:
     known = names(folder)
     if name not in known:
         near = get_close_matches(name, known, 1)
         hint = f"Did you mean {near[0]!r}?" if near else "Or give the path of a file of your own."
         raise SettingError(f"`{argument or _one(folder)}` must be one of {', '.join(known)}; got {name!r}. {hint}")
-    return _defined(importlib.import_module(f"fedtangent.{folder}.{name}"), name, name)
-
-
-def summary(folder: str, name: str) -> str:
-    """The first sentence of the file's docstring, without the name that it opens with."""
-    text = (sys.modules[load(folder, name).__module__].__doc__ or "").strip().splitlines()
-    return text[0].split(": ", 1)[-1] if text else ""
+    return name
 
 
 def _one(folder: str) -> str:
@@ -64,11 +80,15 @@ def _one(folder: str) -> str:
     return {"topologies": "topology", "augmentations": "augment"}.get(folder, folder.removesuffix("s"))
 
 
-def _module_at(path: Path, argument: str) -> Any:
-    """The module that a user's file defines: run once as it stands, and anew where it was edited since."""
+def _existing(path: Path, argument: str) -> Path:
     if not path.is_file():
         raise SettingError(f"`{argument}` must name a file that exists; got {str(path)!r}. Check the path.")
-    path, source = path.resolve(), path.read_bytes()
+    return path
+
+
+def _module_at(path: Path, argument: str) -> Any:
+    """The module that a user's file defines: run once as it stands, and anew where it was edited since."""
+    path, source = _existing(path, argument).resolve(), path.read_bytes()
     key = hashlib.sha256(str(path).encode(errors="surrogateescape") + b"\0" + source).hexdigest()
     name = f"fedtangent_user_{path.stem}_{key[:16]}"  # two files of one name are two modules
     if name in sys.modules:

@@ -4,35 +4,31 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from inspect import getdoc, signature
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedtangent import __version__, catalog
+from fedtangent import catalog, config, front, parsers
+from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
-from fedtangent.experiments.experiment import Experiment, experiment
+from fedtangent.experiments.experiment import Experiment, choices, experiment, takes_host
 from fedtangent.experiments.options import options, unknown
+from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
-from fedtangent.parser import Parser, dashed, method_words, typed
-from fedtangent.recipes import demo as demo_recipe
-from fedtangent.recipes import recipe as recipes
-from fedtangent.reports import page, progress, records, search, statistics, table
-from fedtangent.reports.finding import finding
+from fedtangent.parser import Parser, dashed, run_parser, typed, useless
+from fedtangent.reports import progress, records, search, statistics, table
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
-from fedtangent.sites import commands, site_words
 from fedtangent.transports.ranks import Lost, joined, rank
 
 INTERRUPTED, FAILED, WRONG, UNREAD = 130, launch.FAILED, launch.WRONG, 141
@@ -43,9 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Of a rank it is 1 where this one, or another, has failed.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a file's name, or a mean's ±, that the terminal's encoding cannot write
-            stream.reconfigure(errors="backslashreplace")
+    front.legible()
     try:
         try:
             return _command([dashed(word) for word in (sys.argv[1:] if words is None else words)])
@@ -84,6 +78,7 @@ def run(
     dry_run: bool = False,
     tensorboard: bool = False,
     ranks: int | None = None,
+    quiet: bool = False,
 ) -> int:
     """Run a method, and record and print what it comes to.
 
@@ -96,6 +91,7 @@ def run(
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
+        quiet: Print the result alone, without what it is of and how far it is.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
         raise SettingError(
@@ -109,11 +105,16 @@ def run(
             for seed in seeds
         ]
     with nullcontext() if rank() is None else joined(str(asked[0][0].device)):
-        return _ran(asked, target, out, dry_run, resume=resume, tensorboard=tensorboard)
+        return _ran(asked, target, out, dry_run, quiet, resume=resume, tensorboard=tensorboard)
 
 
 def _ran(
-    asked: Sequence[tuple[Experiment, str | None]], target: float | None, out: str | None, dry_run: bool, **how: bool
+    asked: Sequence[tuple[Experiment, str | None]],
+    target: float | None,
+    out: str | None,
+    dry_run: bool,
+    quiet: bool,
+    **how: bool,
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     recorded = []
@@ -121,13 +122,13 @@ def _ran(
         built = setup(one) if rank() is None else agreed(one)
         if target is not None:
             table.checked_target(target, "accuracy" if built.classes else "loss")
-        if built.leads:
+        if built.leads and not quiet:
             _announce(built)
         if dry_run:
             _print_plan(built)
             return 0
         try:
-            recorded.append(_record(_progressing(built, folder, **how)))
+            recorded.append(_record(_progressing(built, folder, quiet, **how)))
         except KeyboardInterrupt:
             if not built.leads:
                 return INTERRUPTED
@@ -137,7 +138,7 @@ def _ran(
     if not built.leads:
         return 0
     Console().print(table.table(recorded, target))
-    if out is not None:
+    if out is not None and not quiet:
         print(f"Recorded in {out}.")
     return 0
 
@@ -154,18 +155,22 @@ def check(settings: dict[str, Any]) -> int:
     return 0
 
 
-def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = None) -> int:
+def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = None, quiet: bool = False) -> int:
     """Run some methods side by side on the digits, print the comparison and write it as a page.
 
     Args:
         out: The HTML page to write.
         seed: Of everything that is drawn.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
+        quiet: Print the result alone, without how far it is.
     """
     if target is not None:
         table.checked_target(target, "accuracy")
+    from fedtangent.recipes import demo as demo_recipe
+    from fedtangent.reports import page
+
     page.ready(out)
-    recorded = [_record(_progressing(setup(one), None)) for one in demo_recipe.experiments(seed)]
+    recorded = [_record(_progressing(setup(one), None, quiet)) for one in demo_recipe.experiments(seed)]
     return _shown(recorded, target, out)
 
 
@@ -177,6 +182,8 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
         out: The HTML page to write.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
+    from fedtangent.reports import page
+
     page.ready(out)
     searched = search.runs(folders)
     for sentence in searched.left_out:
@@ -184,17 +191,20 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
     return _shown(searched.records, target, out)
 
 
-def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | None = None) -> int:
+def recipe(chosen: Any, settings: Mapping[str, Any], *, out: str | None = None, quiet: bool = False) -> int:
     """Run a recipe: measure, record every row, print the table and write the figure as a page.
 
     Args:
-        chosen: The recipe.
+        chosen: The recipe, loaded.
         settings: Its options.
         out: The folder for rows, manifest and page; none is runs/ and the recipe's name.
+        quiet: Print the result alone, without how far it is.
     """
+    from fedtangent.recipes import recipe as recipes
+
     folder = Path(out or f"runs/{chosen.name}")
-    with progress.rows(chosen.name) as show:
-        outcome = recipes.run(chosen, settings, folder, show)
+    with nullcontext() if quiet else progress.rows(chosen.name) as show:
+        outcome = recipes.run(chosen, settings, folder, *([] if show is None else [show]))
     if not outcome.measured:
         print(f"Measured before, in {folder}; give another --out to measure anew.")
     Console().print(outcome.table)
@@ -202,66 +212,57 @@ def recipe(chosen: recipes.Recipe, settings: Mapping[str, Any], *, out: str | No
     return 0
 
 
-def list_() -> int:
-    """Show the methods, models, data sets, augmentations, partitions, topologies, engines and recipes."""
-    for folder in catalog.FOLDERS:
-        print(folder)
-        _print_names(folder)
-    return 0
-
-
 def _command(words: list[str]) -> int:
-    offered: dict[str, Callable[..., int]] = {
-        "run": run, "check": check, "demo": demo, "report": report, "recipe": recipe, "list": list_,
-        "provision": commands.provision, "revoke": commands.revoke,
-        "server": commands.server, "site": commands.site, "start": commands.start,
-    }  # fmt: skip
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: fedtangent COMMAND ...   (--help after a command tells its options)\n")
-        for name, command in offered.items():
-            print(f"  {name:10}{_first_line(command)}")
-        print("\n  --version")
-        return 0
-    if words[0] == "--version":
-        print(f"fedtangent {__version__}")
-        return 0
-    if words[0] not in offered:
-        for first, folder in {"run": "methods", "recipe": "recipes"}.items():
-            if words[0] in catalog.names(folder):
-                raise SettingError(
-                    f"`{words[0]}` must come after {first}; got it first. Use fedtangent {first} {words[0]}."
-                )
-        raise SettingError(unknown(words[0], offered, "a command"))
+    if (code := front.answered(words)) is not None:
+        return code
     name, rest = words[0], words[1:]
+    if name in parsers.SITE_COMMANDS:
+        from fedtangent.sites import commands, site_words
+
+        return site_words.parsed(name, rest, getattr(commands, name))
+    if name not in parsers.COMMANDS:
+        for first, folder in {"run": "methods", "recipe": "recipes"}.items():
+            if name in catalog.names(folder):
+                raise SettingError(f"`{name}` must come after {first}; got it first. Use fedtangent {first} {name}.")
+        raise SettingError(
+            unknown(name, dict.fromkeys([*parsers.COMMANDS, *parsers.SITE_COMMANDS, "list", "completion"]), "a command")
+        )
     if name in ("run", "check"):
         return _parse_run(rest, name)
     if name == "recipe":
         return _parse_recipe(rest)
-    if name in ("provision", "revoke", "server", "site", "start"):
-        return site_words.parsed(name, rest, offered[name])
-    parser = Parser(f"fedtangent {name}", _first_line(offered[name]))
-    if name == "report":
-        parser.add_argument("folders", nargs="+", metavar="DIR", help="A run's folder, or one that holds some.")
-    known = options(offered[name])
-    for option in known.values():
-        parser.offer(option, option.name)
-    values = parser.values(rest, known, f"an option of {name}")
+    command: Callable[..., int] = demo if name == "demo" else report
+    known = options(command)
+    values = parsers.command_parser(name).values(rest, known, f"an option of {name}")
     folders = [values.pop("folders")] if name == "report" else []
-    return offered[name](*folders, **{key: typed(known[key], value) for key, value in values.items()})
+    return command(*folders, **{key: typed(known[key], value) for key, value in values.items()})
 
 
 def _parse_run(words: list[str], name: str = "run") -> int:
-    methods = ", ".join(catalog.names("methods"))
-    if not words or words[0].startswith("-"):
-        if set(words) & {"-h", "--help"}:
-            print(f"usage: fedtangent {name} METHOD [options]\n\n{_first_line(check if name == 'check' else run)}\n")
-            print(
-                f"METHOD is one of {methods}, or a file of your own; fedtangent {name} METHOD --help tells its options."
-            )
-            return 0
-        got = repr(words[0]) if words else "nothing"
+    own, known, what = options(check if name == "check" else run), {}, f"an option of {name}"
+    typed_method = words[:1] if words and not words[0].startswith("-") else []
+    chosen = parsers.chosen_parts(name, words[len(typed_method) :])
+    file = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
+    method = typed_method[0] if typed_method else file.get("method")
+    if not isinstance(method, str):
+        got, methods = repr(words[0]) if words else "nothing", ", ".join(catalog.names("methods"))
         raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
-    settings, command = method_words(name, words, options(check if name == "check" else run))
+    fields = options(Experiment)
+    idle = useless(method) if typed_method and file.get("method") not in (None, method) else set()
+    file = config.without_replaced(file, {**chosen, "method": method}, fields, idle)
+    file.pop("method", None)
+    parts = {part: file[part] for part in PARTS if part in file} | chosen
+    known, fields = choices(method, **parts), parsers.settings(fields, takes_host(method))
+    given = run_parser(name, method, own, fields, known).values(
+        words[len(typed_method) :], {**own, **fields, **known, CONFIG.name: CONFIG}, what
+    )
+    given.pop(CONFIG.name, None)
+    file = config.values(config.without_seeds(file, given), {**own, **fields}, known, f"a setting of {name}")
+    settings: dict[str, Any] = {"method": method}
+    command: dict[str, Any] = {}
+    for key, value in {**file, **given}.items():
+        into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
+        into[key] = typed(option, value)
     if name == "check":
         return check(settings)
     if command.get("ranks") is not None and not launch.launched():
@@ -273,14 +274,11 @@ def _parse_run(words: list[str], name: str = "run") -> int:
 
 
 def _parse_recipe(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(f"usage: fedtangent recipe NAME [options]\n\n{_first_line(recipe)}\n")
-        _print_names("recipes")
-        print("\nNAME may be a file of your own, too; fedtangent recipe NAME --help tells its options.")
-        return 0
     if words[0].startswith("-"):
         names = ", ".join(catalog.names("recipes"))
         raise SettingError(f"`NAME` must come first after recipe; got {words[0]!r}. Name one of {names}.")
+    from fedtangent.recipes import recipe as recipes
+
     chosen, own = recipes.load(words[0]), options(recipe)
     known = {**own, **chosen.options}
     parser = Parser(f"fedtangent recipe {words[0]}", f"{chosen.name}: {chosen.summary}")
@@ -289,21 +287,6 @@ def _parse_recipe(words: list[str]) -> int:
     given = parser.values(words[1:], known, f"an option of {chosen.name}")
     settings = {key: typed(known[key], value) for key, value in given.items()}
     return recipe(chosen, settings, **{key: settings.pop(key) for key in own if key in settings})
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (getdoc(function) or "").splitlines()[0]
-
-
-def _print_names(folder: str) -> None:
-    for name in catalog.names(folder):
-        if folder != "datasets" or _from_folder(name):
-            print(f"  {name:18}{catalog.summary(folder, name)}")
-
-
-def _from_folder(name: str) -> bool:
-    """Whether a data set can be had by name: one that takes Python objects cannot."""
-    return "data_dir" in signature(catalog.load("datasets", name)).parameters
 
 
 def _announce(built: Setup) -> None:
@@ -317,15 +300,15 @@ def _announce(built: Setup) -> None:
 
 def _print_plan(built: Setup) -> None:
     plan = planned(built)
-    size, rounds = statistics.bytes_text, built.experiment.rounds
+    size, long, rounds = statistics.bytes_text, statistics.time_text, built.experiment.rounds
     print(
         f"Bytes       {size(plan.first_round_bytes)} in round 1, {size(plan.later_round_bytes)} in a later one, "
         f"{size(plan.total_bytes)} in {rounds} rounds"
     )
     print(f"Memory      about {size(plan.memory_bytes)} beside Python and PyTorch")
     print(
-        f"Time        about {plan.seconds_a_round:.3g} s a round and {plan.evaluation_seconds:.3g} s for its "
-        f"evaluation, {plan.seconds:.3g} s in all, by the {built.engine.name} engine"
+        f"Time        about {long(plan.seconds_a_round)} a round and {long(plan.evaluation_seconds)} for its "
+        f"evaluation, {long(plan.seconds)} in all, by the {built.engine.name} engine"
     )
 
 
@@ -335,6 +318,9 @@ def _record(result: Result) -> records.Record:
 
 
 def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -> int:
+    from fedtangent.reports import page
+    from fedtangent.reports.finding import finding
+
     groups, kind = records.groups(recorded), records.measure(recorded)
     goal = statistics.common_target(groups, kind) if target is None else target
     Console().print(table.table(recorded, target))
@@ -344,7 +330,15 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
     return 0
 
 
-def _progressing(built: Setup, out: str | None, **how: bool) -> Result:
+def _progressing(built: Setup, out: str | None, quiet: bool = False, **how: bool) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere."""
-    with progress.rounds(built) if built.leads else nullcontext() as show:
-        return run_experiment(built, out, on_round=show, **how)
+    shown = built.leads and not quiet
+    warn = progress.patience(built) if built.leads else None
+    with progress.rounds(built) if shown else nullcontext() as show:
+
+        def told(entry: dict[str, Any]) -> None:
+            for tell in (show, warn):
+                if tell is not None:
+                    tell(entry)
+
+        return run_experiment(built, out, on_round=told, **how)

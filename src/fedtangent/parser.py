@@ -2,34 +2,88 @@
 
 import argparse
 import re
-from collections.abc import Collection, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fedtangent import catalog
+from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
-from fedtangent.experiments.experiment import PARTS, Experiment, choices, shared, takes_host
-from fedtangent.experiments.options import REQUIRED, Option, options, parsed, unknown
+from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
+from fedtangent.experiments.parts import PARTS, is_host, shared
+from fedtangent.experiments.written import names_any, parameters, told, written
+
+
+class _Whole(argparse.HelpFormatter):
+    """Breaks lines between words only: no option and no value is torn at a hyphen or a comma."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return folded(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in folded(text, width - len(indent)))
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser without abbreviations, whose errors are sentences."""
+    """A parser without abbreviations, whose errors are sentences.
+
+    Attributes:
+        shown: The names that --help shows.
+        among: By name, the values that an option chooses from.
+        valued: The names after which a value follows.
+    """
 
     def __init__(self, prog: str, description: str = "", add_help: bool = True) -> None:
         usage = f"{prog}{' DIR ...' if prog == 'fedtangent report' else ''} [options]"
-        super().__init__(prog=prog, usage=usage, description=description, allow_abbrev=False, add_help=add_help)
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            allow_abbrev=False,
+            add_help=add_help,
+            formatter_class=_Whole,
+        )
+        self.shown: list[str] = ["--help"] if add_help else []
+        self.among: dict[str, Sequence[str]] = {}
+        self.valued: set[str] = set()
 
-    def offer(self, option: Option, *names: str, to: str | None = None, group: Any = None) -> None:
-        """Adds an option under its names, of which --help shows the first."""
-        silent = option.default is REQUIRED or option.default is False
-        default = "" if silent else f" (default: {_text(option.default)})"
+    def offer(
+        self,
+        option: Option,
+        *names: str,
+        to: str | None = None,
+        group: Any = None,
+        shown: bool = True,
+        among: Sequence[str] = (),
+    ) -> None:
+        """Adds an option under its names, of which --help shows the first.
+
+        Args:
+            option: The option.
+            names: What it is called.
+            to: Where its value goes; none is its name.
+            group: The group of the help that shows it; none shows it with the others.
+            shown: Whether --help shows it.
+            among: The names that it chooses from, where its type does not tell them.
+        """
+        values = among or values_of(option)
+        notes = [f"{'one of ' if len(values) > 1 else ''}{', '.join(values)}"] if values else []
+        if option.default is not REQUIRED and option.default is not False:
+            notes.append(f"default: {_text(option.default)}")
         details: dict[str, Any] = {"dest": to or option.name, "default": argparse.SUPPRESS}
         if option.kind is bool:
             details["action"] = "store_true" if option.default is False else argparse.BooleanOptionalAction
         else:
             details["metavar"] = option.name.upper()
         for name in names:
-            help_ = (option.help + default).replace("%", "%%") if name == names[0] else argparse.SUPPRESS
+            if shown and name == names[0]:
+                self.shown.append(dashed(f"--{name}"))
+            if "metavar" in details:
+                self.valued.add(dashed(f"--{name}"))
+                self.among |= {dashed(f"--{name}"): values} if values else {}
+            text = f"{option.help} ({'; '.join(notes)})" if notes else option.help
+            help_ = text.strip().replace("%", "%%") if shown and name == names[0] else argparse.SUPPRESS
             (group or self).add_argument(dashed(f"--{name}"), help=help_, **details)
 
     def values(self, words: Sequence[str], known: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -62,6 +116,8 @@ def run_parser(
 ) -> Parser:
     """The parser of `run` and `check` for one method, whose --help has a group for every part of the experiment.
 
+    What a method of this package cannot use, such as a topology without neighbours, is understood and not shown.
+
     Args:
         command: `run` or `check`.
         method: Its name, or its file.
@@ -72,52 +128,43 @@ def run_parser(
     name = method if method in catalog.names("methods") else Path(method).stem
     parser = Parser(f"fedtangent {command} {method}", f"{name}: {catalog.summary('methods', method)}")
     parser.epilog = (
-        "fedtangent list tells the names of data sets, augmentations, models, partitions, topologies and engines."
+        "A data set, model or other part may also be a file of your own; fedtangent list tells what each is."
     )
-    for title, offered in (("this command", own), ("the experiment", fields)):
+    hidden, own = useless(method), {**own, CONFIG.name: CONFIG}
+    for title, its in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
-        for option in offered.values():
-            parser.offer(option, option.name, group=group)
+        for option in its.values():
+            folder = PARTS[option.name].folder if option.name in PARTS else f"{option.name}s"
+            among = offered(folder) if folder in catalog.FOLDERS else []
+            parser.offer(option, option.name, group=group, shown=option.name not in hidden, among=among)
     for part in PARTS:
         group = parser.add_argument_group(f"the {part}")
         for key in (key for key in known if key.startswith(f"{part}.")):
             option = known[key][0][1]
             free = option.name not in own and len(known.get(option.name, ())) == 1
-            parser.offer(option, *([option.name] if free else []), key, to=key, group=group)
+            names = [option.name, key] if free else [key]
+            parser.offer(option, *names, to=key, group=group, shown=part not in hidden)
     return parser
 
 
-def method_words(
-    command: str, words: Sequence[str], own: dict[str, Option], without: Collection[str] = ()
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of an experiment from METHOD and its options, and the options of the command itself.
+def offered(folder: str) -> list[str]:
+    """The names of a folder that the command line can choose: not a data set that takes Python objects."""
+    names = catalog.names(folder)
+    return [
+        name for name in names if folder != "datasets" or "data_dir" in parameters(catalog.path(folder, name), name)
+    ]
 
-    Args:
-        command: Such as `run`.
-        words: METHOD first.
-        own: The command's options.
-        without: Fields of the experiment, and parts, that this command does not offer.
-    """
-    method, fields = words[0], options(Experiment)
-    for part in ("method", *(kind.options for kind in PARTS.values()), *without):
-        fields.pop(part, None)
-    first = Parser(f"fedtangent {command}", add_help=False)  # which parts are chosen decides what options there are
-    for part in PARTS:
-        first.offer(Option(part, str, None, ""), part)
-    chosen = vars(first.parse_known_args(words[1:])[0])
-    chosen.pop("method", None)
-    known = choices(method, **chosen)
-    of_parts = {name: [one for one in owners if one[0] not in without] for name, owners in known.items()}
-    known = {name: owners for name, owners in of_parts.items() if owners}
-    if not takes_host(method):
-        fields.pop("host")
-    parser = run_parser(command, method, own, fields, known)
-    settings: dict[str, Any] = {"method": method}
-    of_command: dict[str, Any] = {}
-    for key, value in parser.values(words[1:], {**own, **fields, **known}, f"an option of {command}").items():
-        into, option = (of_command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
-        into[key] = typed(option, value)
-    return settings, of_command
+
+def useless(method: str) -> set[str]:
+    """The experiment's settings that a method of this package cannot use; nothing is known of a user's own file."""
+    if method not in catalog.names("methods"):
+        return set()
+    path = catalog.path("methods", method)
+    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent")}
+    talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
+    alone = set() if names_any(path, "Method", "messages") else {"channel"}
+    host = set() if is_host(written(path, method).get("host")) else {"host"}
+    return talk | host | alone | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:
@@ -136,3 +183,8 @@ def _text(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def folded(text: str, width: int) -> list[str]:
+    """The lines of a text, broken between words only."""
+    return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)

@@ -115,7 +115,9 @@ def sent(tree: Any) -> Iterator[Any]:
 
 def payload_bytes(tree: Any) -> int:
     """The bytes of what is `sent` of a tree, from shapes and dtypes."""
-    return sum(item.nbytes if isinstance(item, Tensor) else 8 for item in sent(tree))
+    if isinstance(tree, Tensor):
+        return int(tree.nbytes)
+    return sum([item.nbytes if isinstance(item, Tensor) else 8 for item in sent(tree)])
 
 
 def number_bytes(w: dict[str, Tensor]) -> int:

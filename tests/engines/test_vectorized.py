@@ -135,3 +135,17 @@ def test_results_and_shards_are_taken_up_where_they_lie() -> None:
     data = shards(whole, Partition([np.array([4, 1, 4]), np.array([0, 6, 3]), np.array([2, 5, 5])]))
     for parts in (results, [part.x for part in data], [part.y for part in data]):
         assert stacked(parts).data_ptr() == parts[0].data_ptr()
+
+
+def test_a_large_neighbour_pads_no_small_one_where_that_costs_more_than_a_call() -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def sums(rows: Tensor) -> Tensor:
+        calls.append(tuple(rows.shape))
+        return rows.sum(0)
+
+    rows = [torch.rand(size, 2**10, dtype=torch.float64) for size in (1, 900, 2, 2, 800, 1)]
+    found = vectorized(2**30).call(sums, [(row,) for row in rows])
+    assert calls == [(900, 2**10), (2, 2**10)]  # every call sees what its largest needs, once under vmap
+    for one, row in zip(found, rows, strict=True):
+        assert_close(one, row.sum(0))

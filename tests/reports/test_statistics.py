@@ -110,3 +110,14 @@ def test_what_is_missing_is_a_dash() -> None:
     assert statistics.count_spread_text(nothing) == statistics.MISSING
     assert statistics.seconds_spread_text(nothing) == statistics.MISSING
     assert statistics.measure_spread_text(nothing, "accuracy") == statistics.MISSING
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.01234, "0.0123 s"), (12.34, "12.3 s"), (59.9, "59.9 s"), (59.96, "1 min"), (61, "1 min 1 s"),
+        (3599.6, "1 h"), (15_700, "4 h 22 min"), (86_399, "1 d"), (273_600, "3 d 4 h"), (9e9, "104,166 d 16 h"),
+    ],
+)  # fmt: skip
+def test_times_have_their_two_largest_units(seconds: float, text: str) -> None:
+    assert statistics.time_text(seconds) == text

@@ -26,7 +26,7 @@ def quantize(*, levels: int = 256, rounding: Literal["nearest", "stochastic"] = 
     positive.
 
     Args:
-        levels: From 2 to 65536.
+        levels: Points of the grid, from 2 to 65536.
         rounding: To the `nearest` point; or `stochastic`, to one of the two around a magnitude, such that it is right
             on average: with an odd number of levels, whose grid reaches both ends, and four bytes of random numbers.
 

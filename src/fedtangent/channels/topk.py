@@ -21,7 +21,7 @@ def topk(*, share: float = 0.1, entries: Literal["largest", "random"] = "largest
     fewer bytes; nothing where all are sent. Costs two sorts of the tensor.
 
     Args:
-        share: In (0, 1].
+        share: Of the entries that are sent, in (0, 1].
         entries: The `largest`; or `random` ones, scaled such that the tensor is right on average, whose positions
             travel as the four bytes that they are drawn from.
 

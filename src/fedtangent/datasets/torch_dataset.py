@@ -21,7 +21,7 @@ def torch_dataset(train: Any, test: Any, *, name: str = "custom") -> Dataset:
     Args:
         train: A map-style torch Dataset of pairs (x, y), such as torchvision's with `transforms.ToTensor()`.
         test: As `train`.
-        name: For the record.
+        name: What the record calls it.
 
     Raises:
         TypeError: A Dataset without a length, or whose items are not pairs of numbers.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -13,41 +13,20 @@ from fedtangent import catalog
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
+from fedtangent.experiments.parts import DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
 from fedtangent.federation import Channel, Graph, Method
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
 
-
-class Part(NamedTuple):
-    """A kind of part that is chosen by name.
-
-    Attributes:
-        folder: Where its names are files.
-        options: The experiment's field that holds the options of the chosen one.
-        own: What it may be from Python beside a function; then it has no options.
-        default: What stands for None; without one None leaves the part out.
-        required: Whether it is never left out.
-    """
-
-    folder: str
-    options: str
-    own: tuple[type, ...] = ()
-    default: str | None = None
-    required: bool = False
-
-
-PARTS = {
-    "method": Part("methods", "options", required=True),
-    "host": Part("methods", "host_options"),  # whose default hangs on the method
-    "dataset": Part("datasets", "dataset_options", (Dataset,), required=True),
-    "augment": Part("augmentations", "augment_options", (Augmentation,)),
-    "model": Part("models", "model_options", (nn.Module,), required=True),
-    "partition": Part("partitions", "partition_options", (Partition,), required=True),
-    "topology": Part("topologies", "topology_options", (Graph,), default="regular"),
-    "channel": Part("channels", "channel_options"),
+# What a part may be from Python beside a function; then it has no options.
+OWN: dict[str, tuple[type, ...]] = {
+    "dataset": (Dataset,),
+    "augment": (Augmentation,),
+    "model": (nn.Module,),
+    "partition": (Partition,),
+    "topology": (Graph,),
 }
-DEFAULT_NODES, DEFAULT_HOST = 20, "fedavg"
 
 DType = Literal["float32", "float64"]
 GossipWeights = Literal["uniform", "metropolis"]
@@ -90,12 +69,12 @@ class Experiment:
         channel: What is done to the method's messages on their way, such as topk,quantize one after the other, or files
             of your own; from Python also functions; none leaves them.
         channel_options: The channels' options by name, and messages, direction and feedback.
-        rounds: How many.
+        rounds: How many rounds of communication.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
         memory: The budget of a chunk of nodes in bytes; none is a quarter of a GPU's, or the engine's own on a CPU.
         device: cpu, or cuda with or without a number.
-        dtype: float32 or float64.
+        dtype: Of weights and inputs, float32 or float64.
         evaluate_nodes_every: Measure the nodes' own models every so many rounds; 0 is never.
         deterministic: Whether two runs on one machine are to give the same bits on a GPU too. An operation that has no
             such form is an error, and some take longer; TF32 stays as PyTorch has it.
@@ -234,26 +213,14 @@ def experiment(method: str | Callable[..., Method], **settings: Any) -> Experime
     return Experiment(method=method, **{**own, **{PARTS[part].options: given for part, given in parts.items()}})
 
 
-def shared(name: str, owners: list[tuple[str, Option]]) -> str:
-    """The sentence about an option that several chosen parts have."""
-    full = " or ".join(f"{part}.{name}" for part, _ in owners)
-    return f"`{name}` must say which part it is for; got it alone. Write {full}."
-
-
 def choices(method: str | Callable[..., Method], **chosen: Any) -> dict[str, list[tuple[str, Option]]]:
     """The options of the chosen parts by `name` and by `part.name`, and whose each is."""
-    fields = options(Experiment)
-    found: dict[str, list[tuple[str, Option]]] = {}
-    for part in PARTS:
-        value = method if part == "method" else chosen.get(part, fields[part].default)
+
+    def options_of(part: str, value: Any) -> dict[str, Option]:
         function = factory(part, _hosted(method, value) if part == "host" else value)
-        for option in options(function).values() if function else ():
-            if part == "method" and option.name == "host" and takes_host(method):
-                continue  # a part of its own
-            found.setdefault(f"{part}.{option.name}", []).append((part, option))
-            if option.name not in fields:
-                found.setdefault(option.name, []).append((part, option))
-    return found
+        return options(function) if function else {}
+
+    return found(options_of, options(Experiment), {**chosen, "method": method})
 
 
 def factory(part: str, value: Any) -> Callable[..., Any] | None:
@@ -272,7 +239,7 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         return chained(value)
     if isinstance(value, Path):
         value = str(value)
-    if kind is not None and isinstance(value, kind.own):
+    if kind is not None and isinstance(value, OWN.get(part, ())):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":
         return _index_file(value)
@@ -288,8 +255,7 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
 def takes_host(method: Any) -> bool:
     """Whether a method is run around another: its factory has an option `host`, still to be chosen."""
     function = factory("method", method)
-    option = options(function).get("host") if function else None
-    return option is not None and option.default is None
+    return is_host(options(function).get("host")) if function else False
 
 
 def _hosted(method: Any, host: Any) -> Any:

@@ -45,9 +45,9 @@ def options(function: Callable[..., Any]) -> dict[str, Option]:
         hints = get_type_hints(function)
     except Exception:  # an annotation that only its author's type checker can read
         hints = {}
-    help_ = _arguments(inspect.getdoc(function) or "")
+    help_ = arguments(inspect.getdoc(function) or "")
     return {
-        name: Option(name, hints.get(name, _kind(parameter.default)), parameter.default, help_.get(name, ""))
+        name: Option(name, hints.get(name, untyped(parameter.default)), parameter.default, help_.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
@@ -97,6 +97,14 @@ def parsed(option: Option, text: str) -> Any:
     raise SettingError(f"`{option.name}` must be {_described(option.kind)}; got {text!r}. Give such a value.")
 
 
+def values_of(option: Option) -> list[str]:
+    """What may be typed for an option that has only so many values, none for one that is free."""
+    members = [member for member in _members(option.kind) if member is not type(None)]
+    if not members or not all(get_origin(member) is Literal for member in members):
+        return []
+    return [str(value) for member in members for value in get_args(member)]
+
+
 def plain(value: Any) -> Any:
     """The value as JSON holds it: tuples as lists, a function or class by its name."""
     if isinstance(value, Mapping):
@@ -110,12 +118,12 @@ def plain(value: Any) -> Any:
     return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
 
 
-def _kind(default: Any) -> Any:
+def untyped(default: Any) -> Any:
     """The type of a parameter without an annotation, as far as its default tells."""
     return bool if isinstance(default, bool) else tuple[Any, ...] if isinstance(default, (tuple, list)) else Any
 
 
-def _arguments(docstring: str) -> dict[str, str]:
+def arguments(docstring: str) -> dict[str, str]:
     """What the section Args or Attributes of a Google docstring says of each name."""
     section = re.search(r"^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)+)", docstring, re.MULTILINE)
     entries = re.findall(r"^ {4}(\w+): ((?:.|\n {5,})*)", section[1], re.MULTILINE) if section else []

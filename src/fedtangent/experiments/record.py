@@ -72,10 +72,10 @@ def claimed(folder: Path, run: Mapping[str, Any], resume: bool) -> Iterator[Path
     with lock.held(folder):
         check_free(folder, "a run")
         if path.is_file():
-            same.check(folder, run, resume)
+            if same.check(folder, run, resume):  # and else what was true when it began
+                atomic.replaced(path, _text({**json.loads(path.read_bytes()), "experiment": run["experiment"]}))
         else:
-            text = json.dumps(run, indent=1, sort_keys=False)
-            atomic.replaced(path, text)
+            atomic.replaced(path, _text(run))
         yield folder
 
 
@@ -127,6 +127,10 @@ def cut(folder: Path, digests: Sequence[str]) -> list[dict[str, Any]]:
             )
     atomic.replaced(path, b"".join(lines).decode())
     return rounds
+
+
+def _text(run: Mapping[str, Any]) -> str:
+    return json.dumps(run, indent=1, sort_keys=False)
 
 
 def _digest(text: bytes) -> str:

@@ -10,8 +10,8 @@ from fedtangent.experiments.folder import MANIFEST
 from fedtangent.experiments.tensor_file import printable
 
 
-def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
-    """Raises one sentence about what is not the same.
+def check(folder: Path, run: Mapping[str, Any], resume: bool) -> bool:
+    """Whether the folder's run is to have more rounds than it was begun with; raises one sentence about all else.
 
     Args:
         folder: With a manifest.
@@ -22,13 +22,21 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
         ValueError: Another experiment, version or source, or a damaged manifest; or the same, and not to be resumed.
     """
     there, now = _read(folder / MANIFEST), json.loads(json.dumps(run))
+    longer = _longer(there["experiment"], now["experiment"])
+    if longer and resume:
+        there["experiment"] = {**there["experiment"], "rounds": now["experiment"]["rounds"]}
     old, new = _leaves(there["experiment"]), _leaves(now["experiment"])
     for name in {**new, **old}:
         before, after = old.get(name), new.get(name)
         if not _equal(before, after):
             raise SettingError(
                 f"`out` must not hold another experiment; got {folder}, whose {printable(name)[:80]} is "
-                f"{short(before)} and not {short(after)}. Choose another --out or set it so."
+                f"{short(before)} and not {short(after)}. "
+                + (
+                    "Give --resume to go on with it."
+                    if longer and name == "rounds"
+                    else "Choose another --out or set it so."
+                )
             )
     if not resume:
         raise SettingError(f"`out` must be new; got {folder}, which holds this run. Give --resume or another --out.")
@@ -51,6 +59,7 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
                 f"`out` must hold the {MANIFEST} that its run wrote; got another {name} in {folder}. Choose another "
                 "--out."
             )
+    return longer
 
 
 def check_versions(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -92,6 +101,12 @@ def _read(path: Path) -> dict[str, Any]:
             f"`out` must hold a whole {path.name}; got a damaged one in {path.parent}. Name another."
         ) from error
     return dict(there)
+
+
+def _longer(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether the second experiment has more rounds."""
+    old, new = before.get("rounds"), after.get("rounds")
+    return type(old) is type(new) is int and old < new
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -31,9 +31,10 @@ from fedtangent.experiments.build import (
     named,
 )
 from fedtangent.experiments.engine import built_engine
-from fedtangent.experiments.experiment import PARTS, Experiment, factory
+from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
+from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire

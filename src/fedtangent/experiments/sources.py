@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from fedtangent import catalog
 from fedtangent.experiments.build import named
 from fedtangent.experiments.chain import links
-from fedtangent.experiments.experiment import PARTS, Experiment, factory
+from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.experiments.parts import PARTS
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
 

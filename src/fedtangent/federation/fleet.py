@@ -48,6 +48,7 @@ from fedtangent.federation.ledger import SERVER, Ledger, Link
 from fedtangent.federation.transport import Bill, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
+from fedtangent.shard import trim
 
 T = TypeVar("T")
 Held = TypeVar("Held", Each[Any], Central[Any])
@@ -131,11 +132,15 @@ class Fleet:
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
-        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose."""
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked."""
         check_each(self.nodes, *x_k)
-        rows = zip(self.here, self._settled(x_k), strict=True)
         rng = Numbers(self.seed, self.round, purpose)
-        drawn = {node: self._call(fn, [node], [(rng.of(node), *row)])[0] for node, row in rows}
+        drawn: dict[int, T] = {}
+        for node, row in zip(self.here, self._settled(x_k), strict=True):
+            try:
+                drawn[node] = trim(fn(rng.of(node), *row))
+            except Exception as error:
+                raise blamed(fn, [node], [(rng.of(node), *row)], error, self.method, self.round) from error
         if torch.device(self.device).type != "cpu":
             drawn = {node: trees.to(value, self.device) for node, value in drawn.items()}
         return Each(self, drawn)

@@ -25,8 +25,8 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
     Args:
         task: Model and loss.
         epochs: Passes over all rows in a round.
-        batch: Rows in a batch.
-        lr: Step size.
+        batch: How many rows a batch has.
+        lr: Step size of the SGD.
         momentum: Of the SGD; starts at zero every round.
     """
     draw = solvers.shuffled(epochs, batch, task.augment)

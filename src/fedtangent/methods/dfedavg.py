@@ -37,7 +37,7 @@ def dfedavg(
         task: Model and loss.
         epochs: E, passes over a node's data in a round.
         batch: Rows in a local batch.
-        lr: eta.
+        lr: eta, the step size.
         momentum: theta; starts at zero every round.
         aggregation: Of the final model, `plain` or `weighted` by rows.
     """

@@ -52,7 +52,7 @@ def feddyn(
         participation: C, the share of the clients in a round.
         epochs: E, passes over a client's data in a round; the paper takes 5.
         batch: Rows in a local batch; the paper takes 50.
-        lr: eta.
+        lr: eta, the step size.
         momentum: Of the local SGD; starts at zero every round.
     """
     if not penalty > 0:

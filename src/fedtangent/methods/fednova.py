@@ -40,7 +40,7 @@ def fednova(
         participation: C, the share of the clients in a round.
         epochs: E, passes over a client's data in a round.
         batch: Rows in a local batch.
-        lr: eta.
+        lr: eta, the step size.
         momentum: rho, of the local SGD; starts at zero every round.
     """
     cohort = participants(participation)

@@ -73,7 +73,7 @@ def fedopt(
         participation: C, the share of the clients in a round.
         epochs: E, passes over a client's data in a round.
         batch: Rows in a local batch.
-        lr: eta.
+        lr: eta, the step size.
         momentum: Of the local SGD; starts at zero every round.
     """
     server = Server.chosen(optimizer, server_lr, beta1, beta2, tau)

@@ -55,9 +55,9 @@ def fedpart(
     Args:
         task: Model and loss. Its example tells in which order the layers are used; without one it is the model's own.
         host: The method inside; none is fedavg.
-        warm_up: W, full rounds.
+        warm_up: W, the full rounds that open a cycle.
         warm_up_once: Whether full rounds open the first cycle only, as in the paper's study of them.
-        rounds_per_group: R.
+        rounds_per_group: R, successive rounds of one group.
         order: Of the groups: from input to output, `reverse`, a new permutation every cycle (`random`), or each visit
             to any group, drawn evenly (`drawn`).
         groups: Names of parameters, or of modules for all inside; none finds a model's layers.
@@ -119,7 +119,7 @@ def scheduled(k: int, count: int, warm_up: int, rounds_per_group: int, once: boo
         k: From 1.
         count: M, of the groups.
         warm_up: W.
-        rounds_per_group: R.
+        rounds_per_group: R, successive rounds of one group.
         once: Whether full rounds open the first cycle only.
     """
     t, opening = (k - 1 - warm_up, 0) if once else (k - 1, warm_up)

@@ -26,7 +26,7 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
         task: Model and loss.
         epochs: Passes over a node's data in a round.
         batch: Rows in a batch.
-        lr: Step size.
+        lr: Step size of the SGD.
         momentum: Of the SGD; starts at zero every round.
     """
     draw = solvers.shuffled(epochs, batch, task.augment)

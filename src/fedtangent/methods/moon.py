@@ -56,7 +56,7 @@ def moon(
     Args:
         task: Model and loss; the model must have layers before a last linear one.
         mu: Of the contrast; the paper tries 0.1 to 10.
-        temperature: T.
+        temperature: T, which divides the similarities.
         participation: C, the share of the clients in a round.
         epochs: E, passes over a client's data in a round; the paper takes 10.
         batch: Rows in a local batch; the paper takes 64.

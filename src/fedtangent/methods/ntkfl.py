@@ -78,7 +78,7 @@ def ntkfl(
         task: Model and loss; any model that `fedtangent.tangents` takes.
         participation: C, the share of the clients in a round.
         kernel: `trace`, the paper's, or `full`, the exact dynamics of the linearised network.
-        clock: `flow` or `descent`.
+        clock: `flow`, the paper's gradient flow, or `descent`, explicit steps of length lr.
         times: Candidate numbers of steps.
         lr: Length of a step.
         lr_decay: lr shrinks by exp(-lr_decay) every round.

@@ -39,7 +39,7 @@ def pooled(
         task: Model and loss.
         epochs: E, passes over the neighbourhood's rows in a round.
         batch: Rows in a batch.
-        lr: eta.
+        lr: eta, the step size.
         momentum: Of the local SGD; starts at zero every round.
         aggregation: Of the final model, `plain` or `weighted` by rows.
     """

@@ -47,12 +47,12 @@ def scaffold(
 
     Args:
         task: Model and loss.
-        server_lr: eta_s.
+        server_lr: eta_s, the step size of the server.
         aggregation: Of both moves, `plain` as in the paper, or `weighted` by rows.
         participation: C, the share of the clients in a round.
         epochs: E, passes over a client's data in a round.
         batch: Rows in a local batch.
-        lr: eta.
+        lr: eta, the step size.
     """
     if not server_lr > 0:
         raise SettingError(f"`server_lr` must be positive; got {server_lr}. Use 1 to move as far as the clients' mean.")

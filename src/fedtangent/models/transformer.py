@@ -43,8 +43,8 @@ def transformer(
         rng: Draws the weights.
         ids: How many ids there are, padding and unknown among them.
         width: Of a token's vector, a multiple of twice the heads.
-        heads: Of attention.
-        layers: Encoder layers.
+        heads: How many attention heads a layer has.
+        layers: How many encoder layers.
         feedforward: Width of the hidden layer after attention.
         dropout: Share of zeros in training: of embeddings, attention weights, what attention and the dense layers add,
             and the hidden layer.

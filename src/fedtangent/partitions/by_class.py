@@ -24,7 +24,7 @@ def by_class(x: Tensor, y: Tensor, nodes: int, rng: np.random.Generator, *, clas
         y: Labels, (rows,) as integers.
         nodes: Number of nodes.
         rng: The only source of randomness.
-        classes: Classes of every node.
+        classes: How many classes every node holds.
 
     Raises:
         TypeError: Targets instead of labels.

@@ -40,7 +40,7 @@ def adaptive_pinn(
         done: Rows that are there already.
         width: Of the hidden layer.
         seeds: Random starts, the same for both.
-        steps: Gradient steps.
+        steps: How many gradient steps.
         every: After how many of them the weights are taken anew, and the error is measured.
         seed: The first of the seeds.
     """

@@ -120,25 +120,25 @@ def fedpart(
         columns: Which of its columns: a host and its updates, such as `FedAvg partial`; numbers of full rounds; orders.
             None is all of the paper's.
         dataset: A data set, or a file that defines one.
-        data_dir: Where it is.
+        data_dir: Where the data set lies.
         model: A model, whose groups are found.
         norm: Of a model that has the choice: `batch`, the paper's, or `group`.
         clients: How many, all in every round.
         rows: Of each, drawn from all rows whatever the others have.
-        epochs: E, in a round.
-        batch: Rows of a batch.
+        epochs: E, local epochs in a round.
+        batch: How many rows a batch has.
         augment: Whether the rows of batches are cropped, mirrored and turned up to 15 degrees, as the paper does with
             CIFAR-100.
         optimizer: Of the clients, which starts anew every round.
-        lr: Its step size.
+        lr: Step size of the optimizer.
         warm_up: W, full rounds, but in the table of that name; none is 5.
-        rounds_per_group: R.
-        cycles: C.
+        rounds_per_group: R, successive rounds of one group.
+        cycles: C, how often all groups are visited.
         fedprox_mu: Of FedProx's squared distance.
-        moon_mu: Of MOON's contrast.
-        seeds: Runs of every column.
+        moon_mu: Weight of MOON's contrast.
+        seeds: How many runs every column has.
         engine: What runs the clients; none takes the one that is faster here.
-        device: cpu or cuda.
+        device: cpu, or cuda with or without a number.
         seed: The first of the seeds.
     """
     if min(rounds_per_group, cycles, seeds) < 1:

@@ -89,11 +89,11 @@ def frontier(
         dataset: A data set, or a file that defines one.
         data_dir: Where it is, for a data set that is not built in.
         nodes: How many; with an index file as many as it has.
-        degree: Of the graph.
+        degree: How many neighbours every node has.
         participation: The share of the clients in a round, of the variants where a server asks some.
         partitions: Each the alpha of a Dirichlet draw of labels, `iid`, or an index file.
-        variants: Which methods.
-        rounds: Of each.
+        variants: The names of the methods to compare.
+        rounds: How many rounds each method has.
         seeds: Runs of every method and partition.
         target: The accuracy to which rounds and bytes are counted in the table.
         seed: The first of the seeds.

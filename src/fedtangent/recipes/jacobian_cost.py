@@ -45,7 +45,7 @@ def jacobian_cost(
     Args:
         done: Rows that are there already.
         widths: Of the hidden layer; written out, J takes 40 n P bytes, P = 795 width + 10.
-        samples: n.
+        samples: n, the rows whose Jacobian is taken.
         repeats: The least time of so many is kept.
         seed: Of the network and the samples.
     """

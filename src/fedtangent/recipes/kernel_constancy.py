@@ -49,7 +49,7 @@ def kernel_constancy(
         done: Rows that are there already.
         widths: Of the hidden layers; a width of 2000 takes most of a minute an initialisation.
         inits: Random initialisations of each width.
-        steps: Gradient steps.
+        steps: How many gradient steps.
         points: Inputs to train on, the same for all networks; the paper does not say how many.
         seed: Of the networks and the inputs.
     """

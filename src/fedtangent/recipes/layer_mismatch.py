@@ -104,11 +104,11 @@ def layer_mismatch(
         epochs: E, in a round.
         batch: Rows of a batch.
         optimizers: Of the clients: adam, which starts anew every round; adam_kept, which does not; sgd.
-        lr: Adam's step size.
-        sgd_lr: That of SGD.
+        lr: Step size of Adam.
+        sgd_lr: Step size of SGD.
         warm_up: W, full rounds that open every cycle.
-        rounds_per_group: R.
-        cycles: C.
+        rounds_per_group: R, successive rounds of one group.
+        cycles: C, how often all groups are visited.
         seed: Of everything that is drawn.
     """
     if min(rounds_per_group, cycles) < 1 or warm_up < 0:
@@ -145,8 +145,8 @@ def schedule(count: int, warm_up: int, rounds_per_group: int, cycles: int) -> li
     Args:
         count: M, of the groups.
         warm_up: W.
-        rounds_per_group: R.
-        cycles: C.
+        rounds_per_group: R, successive rounds of one group.
+        cycles: C, how often all groups are visited.
     """
     rounds = cycles * (warm_up + rounds_per_group * count)
     visits = (scheduled(k, count, warm_up, rounds_per_group)[1] for k in range(1, rounds + 1))

@@ -59,14 +59,14 @@ def linearisation(
         dataset: A data set, or a file that defines one.
         data_dir: Where it is, for a data set that is not built in.
         samples: To train on, the first ones.
-        widths: Of the hidden layers.
-        layers: Of them.
+        widths: Numbers of units of the hidden layers.
+        layers: How many hidden layers.
         loss: cross_entropy, for classes; or squared.
-        lr: Step size.
-        steps: Gradient steps.
+        lr: Step size of the optimizer.
+        steps: How many gradient steps.
         inits: Random initialisations of each width.
         probe: Training samples whose kernel is measured, the first ones.
-        seed: Of the networks.
+        seed: That the networks are drawn from.
     """
     if not widths or min(widths) < 1 or min(samples, layers, steps, inits, probe) < 1:
         raise SettingError(

@@ -52,9 +52,9 @@ def poisson_pinn(
 
     Args:
         done: Rows that are there already.
-        widths: Of the hidden layer.
+        widths: Numbers of units of the hidden layer.
         seeds: Random starts of each width.
-        steps: Gradient steps.
+        steps: How many gradient steps.
         conventions: Those of the authors' program (code) or of their article (text).
         seed: The first of the seeds.
     """

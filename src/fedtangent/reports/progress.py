@@ -14,6 +14,12 @@ from rich.text import Text
 from fedtangent.experiments.setup import Setup
 from fedtangent.reports import statistics
 
+_LONG, _MUCH = 3600, 10**12  # seconds, bytes
+_CHEAPER = (
+    "Fewer --rounds or --nodes, a smaller --model, --channel and --evaluate-nodes-every 10 take less, "
+    "and --dry-run estimates it before."
+)
+
 
 @contextmanager
 def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -37,6 +43,33 @@ def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=rounds, said="")
         yield lambda entry: progress.update(task, completed=entry["round"], said=words(entry))
+
+
+def patience(built: Setup) -> Callable[[dict[str, Any]], None]:
+    """What warns, once, of a run that takes hours more or sends terabytes, as soon as its rounds show it."""
+    schedule, total = built.method.schedule, built.experiment.rounds
+    seen: list[tuple[int, float, int]] = []
+    told = False
+
+    def warn(entry: dict[str, Any]) -> None:
+        nonlocal told
+        seen.append((entry["round"], time.monotonic(), entry["sent_bytes"]))
+        left, over = total - entry["round"], len(seen) - 1
+        if told or over < schedule.opening + schedule.cycle or left < 1:  # what opens a run says nothing of the rest
+            return
+        first = seen[-1 - schedule.cycle]
+        seconds = left * (seen[-1][1] - first[1]) / schedule.cycle
+        sent = left * (seen[-1][2] - first[2]) / schedule.cycle
+        if seconds >= _LONG or sent >= _MUCH:
+            told = True
+            print(
+                f"fedtangent: {left} rounds are left, about {statistics.time_text(seconds)} and "
+                f"{statistics.bytes_text(sent)} of messages. {_CHEAPER}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return warn
 
 
 @contextmanager

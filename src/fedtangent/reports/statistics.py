@@ -128,6 +128,18 @@ def bytes_tick(value: float) -> str:
     return f"{value / 1000**unit:g} {_UNITS[unit]}"
 
 
+def time_text(seconds: float) -> str:
+    """A time in its two largest units: 0.0123 s, 12.3 s, 4 min 20 s, 5 h 12 min, 3 d 4 h."""
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        rounded = round(seconds / smaller) * smaller
+        if rounded >= size:
+            rest = rounded % size // smaller
+            return f"{rounded // size:,} {unit}{f' {rest} {name}' if rest else ''}"
+    raise AssertionError(seconds)
+
+
 def measure_spread_text(spread: Spread, measure: Measure) -> str:
     """A mean accuracy or loss, with its deviation when there are several runs."""
     return _with_deviation(number_text(spread.mean, measure), number_text(spread.deviation, measure), spread)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError
-from fedtangent.experiments.experiment import PARTS, Experiment
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.parts import PARTS
 from fedtangent.training import losses
 
 # What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.

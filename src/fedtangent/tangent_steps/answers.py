@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import kfac, room, slices
+from fedtangent.tangent_steps import kfac, room
+from fedtangent.tangent_steps.combined import score_of
 from fedtangent.tangent_steps.kfac import Moments, Other
-from fedtangent.tangent_steps.span import Curvature, candidates, curvature
-from fedtangent.tangent_steps.step import Score, countable, score
+from fedtangent.tangent_steps.span import Curvature, curvature
+from fedtangent.tangent_steps.step import Score, countable
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.training import labels
 from fedtangent.training.task import Task
@@ -58,8 +58,7 @@ class Answers:
 
     def losses(self, w: Weights, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         """The losses of some combinations of them."""
-        few = [score(self.task, candidates(w, basis, c[part]), data) for part in slices.groups(len(c), w)]
-        return countable(few[0]._replace(total=torch.cat([one.total for one in few])))
+        return countable(score_of(self.task, w, basis, c, data))
 
     def node_bytes(self, directions: int, tries: int) -> Callable[[int, int], int]:
         """(rows, degree) -> about the peak memory of a node's work, for so many directions and candidates."""

@@ -22,6 +22,7 @@ from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.kernel_operator import backward
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.uses import Use, Uses
 from fedtangent.tangents.capture.views import Layout
@@ -133,8 +134,10 @@ def moments(
     made = blocks(found, other)
     whole = [block.uses for block in made.values() if not block.kronecker]
 
+    of_rows = _of_linears if found.linears and not whole else _moments
+
     def one(data: Shard) -> Moments:
-        return _moments(task, w, data, found, made, inputs, weight_decay)
+        return of_rows(task, w, data, found, made, inputs, weight_decay)
 
     return slices.summed(one, data, slices.of_moments(found, w, whole))  # type: ignore[no-any-return]
 
@@ -144,9 +147,7 @@ def _moments(
 ) -> Moments:
     """`moments` of rows that fit in memory together."""
     f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
-    y = data.y
-    residual = torch.where(data.real[:, None], task.loss.residual(f, y), 0)
-    root = torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, y), 0)
+    residual, root = _derivatives(task, f, data)
     gradient: Weights = {}
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
@@ -182,6 +183,49 @@ def _moments(
         if wanted:
             a[key] = total[1] if block.lookup else pack(total[1])
         b[key] = pack(total[2] / positions)
+    return _sums(found, w, data, gradient, a, b, weight_decay)
+
+
+def _of_linears(
+    task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, weight_decay: float
+) -> Moments:
+    """`_moments` of a model of linear maps: the derivatives go back through each in one product, (1 + C, N, O)."""
+    f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
+    residual, root = _derivatives(task, f, data)
+    alpha = torch.cat([residual[None], root.permute(2, 0, 1)])
+    gradient: Weights = {}
+    a: dict[str, Tensor] = {}
+    b: dict[str, Tensor] = {}
+    for key, block in made.items():
+        (name,) = block.uses
+        use, factor = found.by_name[name], shard.cleared(parts[name], data.real)
+        assert isinstance(use, Matrix)
+        d = backward(factor, alpha, head(found, w))
+        gradient[use.weight] = use.layout.back((d[0].mT @ factor.a[0].flatten(1))[None])
+        if use.bias is not None and use.bias_layout is not None:
+            gradient[use.bias] = use.bias_layout.back(d[0].sum(0, keepdim=True))
+        if inputs == "all" or not block.fixed:
+            a[key] = pack(_input_moments(use, _inputs(factor, use, data.real), data.real, d))
+        b[key] = pack(_squares(d[None, 1:]))
+    return _sums(found, w, data, gradient, a, b, weight_decay)
+
+
+def _derivatives(task: Task, f: Tensor, data: Shard) -> tuple[Tensor, Tensor]:
+    """The loss's first derivative by the outputs (n, C) and a root of its second (n, C, C); 0 in padded rows."""
+    residual = torch.where(data.real[:, None], task.loss.residual(f, data.y), 0)
+    return residual, torch.where(data.real[:, None, None], losses.curvature_root(task.loss, f, data.y), 0)
+
+
+def _sums(
+    found: Uses,
+    w: Weights,
+    data: Shard,
+    gradient: Weights,
+    a: dict[str, Tensor],
+    b: dict[str, Tensor],
+    weight_decay: float,
+) -> Moments:
+    """The moments of these parts, with the gradients of what nothing depends on and of the weight decay."""
     rows = data.real.sum()
     gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
     gradient = {name: gradient[name] + weight_decay * part * rows for name, part in w.items()}

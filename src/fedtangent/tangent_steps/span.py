@@ -5,6 +5,7 @@ the directions are one damped step and the last displacement; here there is one 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,8 +18,12 @@ from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, slices
 from fedtangent.tangent_steps.kfac import Moments, directions
 from fedtangent.tangent_steps.step import choose
-from fedtangent.tangents.capture.derivatives import known_ways, push
+from fedtangent.tangents.capture.derivatives import FASTEST, known_ways, push
+from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.kernel_operator import pushforward
+from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.uses import Uses
 from fedtangent.training import losses
 from fedtangent.training.task import Task
 
@@ -87,7 +92,7 @@ class Span:
             curved: The sum of `curvature`; its mean over rows is Q.
         """
         quadratic = curved.total / curved.rows
-        exact = _like(basis, total.gradient)
+        exact = like(basis, total.gradient)
         slopes = [exact[name].reshape(len(quadratic), -1) @ g.flatten() for name, g in total.gradient.items()]
         g, q = (torch.stack(slopes).sum(0) / total.rows).to(torch.float64), quadratic.to(torch.float64)
         size = q.diagonal().clamp_min(0).sqrt()
@@ -100,22 +105,41 @@ class Span:
 
 def curvature(task: Task, w: Weights, basis: Weights, data: Shard, weight_decay: float = 0.0) -> Curvature:
     """(J d_i)^T H (J d_j) + weight_decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
-    model, x = of_task.function(task), of_task.samples(data.x)
-    basis, ways = _like(basis, w), known_ways(model, task.w_0, of_task.example(task), x)
+    found, basis = of_task.uses(task, w, data.x), like(basis, w)
+    pushed, row_bytes = _pushing(task, w, basis, data, found)
     flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
     smooth = weight_decay * (flat @ flat.mT)
 
     def one(data: Shard) -> Curvature:
-        x = of_task.samples(data.x)
-        same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
-        root = losses.curvature_root(task.loss, same[0], data.y)
+        f, j = pushed(of_task.samples(data.x))
+        root = losses.curvature_root(task.loss, f, data.y)
         root = torch.where(data.real[:, None, None], root, 0)
         moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
         rows = data.real.sum()
         return Curvature(moved @ moved.mT + smooth * rows, rows)
 
-    found = of_task.uses(task, w, data.x)
-    return slices.summed(one, data, slices.of_directions(found, w, len(flat), ways))  # type: ignore[no-any-return]
+    return slices.summed(one, data, row_bytes)  # type: ignore[no-any-return]
+
+
+def _pushing(
+    task: Task, w: Weights, basis: Weights, data: Shard, found: Uses
+) -> tuple[Callable[[Samples], tuple[Tensor, Tensor]], int]:
+    """x -> f (n, C) and J d (k, n, C) for directions d; and what a row takes on the way."""
+    model, count = of_task.function(task), len(next(iter(basis.values())))
+    if found.linears and found.by_name.keys() <= {found.last, found.gated}:
+
+        def by_factors(x: Samples) -> tuple[Tensor, Tensor]:
+            f, parts = factors(model, w, x, found)
+            return f, pushforward(found, parts, w, basis)
+
+        return by_factors, slices.of_directions(found, w, count, FASTEST)
+    ways = known_ways(model, task.w_0, of_task.example(task), of_task.samples(data.x))
+
+    def by_transform(x: Samples) -> tuple[Tensor, Tensor]:
+        same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
+        return same[0], j
+
+    return by_transform, slices.of_directions(found, w, count, ways)
 
 
 def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
@@ -124,7 +148,7 @@ def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
     def along(start: Tensor, d: Tensor) -> Tensor:
         return torch.addmm(start.reshape(1, -1), c, d.reshape(len(d), -1)).reshape(-1, *start.shape)
 
-    return trees.map(along, w, _like(basis, w))  # type: ignore[no-any-return]
+    return trees.map(along, w, like(basis, w))  # type: ignore[no-any-return]
 
 
 def chosen(w: Weights, basis: Weights, c: Tensor, loss: Tensor) -> tuple[Weights, Tensor]:
@@ -135,5 +159,6 @@ def chosen(w: Weights, basis: Weights, c: Tensor, loss: Tensor) -> tuple[Weights
     return trees.where(choice > 0, made, w), choice
 
 
-def _like(basis: Weights, w: Weights) -> Weights:
+def like(basis: Weights, w: Weights) -> Weights:
+    """The directions in the type of the weights."""
     return {name: d.to(w[name].dtype) for name, d in basis.items()}

@@ -17,10 +17,10 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.samples import tensor
+from fedtangent.tangents.dual import check_fits, predicted, weights
 from fedtangent.tangents.evolve_input import check_data, check_settings, steps, symmetric
 from fedtangent.tangents.jacobian import Jacobian
 from fedtangent.tangents.numerics.integrate import (
@@ -78,21 +78,7 @@ class Evolution:
         Raises:
             ValueError: Shapes that do not fit.
         """
-        n, outputs = self.alpha.shape[1:]
-        kernel_test_train = tensor("kernel_test_train", kernel_test_train)
-        f_0_test = tensor("f_0_test", f_0_test)
-        if f_0_test.dim() != 2 or f_0_test.shape[1] != outputs:
-            raise SettingError(
-                f"`f_0_test` must be (n*, {outputs}); got {tuple(f_0_test.shape)}. Give the outputs on the test points."
-            )
-        rows = len(f_0_test)
-        if tuple(kernel_test_train.shape) not in ((rows, n), (rows, n, outputs), (rows, n, outputs, outputs)):
-            raise SettingError(
-                f"`kernel_test_train` must be ({rows}, {n}, {outputs}, {outputs}) or ({rows}, {n}); "
-                f"got {tuple(kernel_test_train.shape)}. Take it between test and training points."
-            )
-        indices = {2: "mn,tnc->tmc", 3: "mnc,tnc->tmc", 4: "mncd,tnd->tmc"}[kernel_test_train.dim()]
-        return f_0_test - torch.einsum(indices, kernel_test_train, self.alpha.to(kernel_test_train))
+        return predicted(self.alpha, kernel_test_train, f_0_test)
 
     def weights(self, jacobian: Jacobian) -> Weights:
         """w_t = w_0 - J^T alpha_t: a tree like w_0 with a leading axis T. A product with J^T a time.
@@ -103,9 +89,7 @@ class Evolution:
         Raises:
             ValueError: A Jacobian of other shape than alpha.
         """
-        self._check("jacobian", jacobian)
-        w = jacobian.w
-        return trees.stack([trees.subtract(w, jacobian.vjp(alpha.to(jacobian.f))) for alpha in self.alpha])  # type: ignore[no-any-return]
+        return weights(self.alpha, jacobian)
 
     def outputs(self, train: Jacobian, test: Jacobian) -> Tensor:
         """f*_0 - J* J^T alpha, (T, n*, C): what `predict` gives with the full kernel, without one.
@@ -117,20 +101,13 @@ class Evolution:
         Raises:
             ValueError: A Jacobian of other shape than alpha; two of different weights.
         """
-        self._check("train", train)
+        check_fits("train", train, self.alpha)
         same = train.w.keys() == test.w.keys()
         if not same or not all(torch.equal(part, test.w[name]) for name, part in train.w.items()):
             raise SettingError(
                 "`test` must be taken at the weights of train; got others. Use one w for both Jacobians."
             )
         return torch.stack([test.f - test.jvp(train.vjp(alpha.to(train.f))) for alpha in self.alpha])
-
-    def _check(self, name: str, jacobian: Jacobian) -> None:
-        if tuple(jacobian.shape[:2]) != tuple(self.alpha.shape[1:]):
-            raise SettingError(
-                f"`{name}` must have the (n, C) of alpha, {tuple(self.alpha.shape[1:])}; "
-                f"got {tuple(jacobian.shape[:2])}. Take it on the training points."
-            )
 
 
 def evolve(

@@ -5,26 +5,30 @@ tangent kernel, 2018), `trace[n, m]` its mean over c = d, the kernel of NTK-FL a
 entries at c = d.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.tangents.capture.factors import Factors, Some, factors, head
-from fedtangent.tangents.capture.functional import Weights
-from fedtangent.tangents.capture.layers import AnyCall
+from fedtangent.tangents import on_disk
+from fedtangent.tangents.blocks import Work, empty
+from fedtangent.tangents.capture.functional import Weights, trainable
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.stream import stream
 from fedtangent.tangents.capture.uses import Uses, UsesDiffer
 from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import given
-from fedtangent.tangents.numerics.kernel_parts import Kind, Side, cuts, side, total
-from fedtangent.tangents.plan import MEMORY, Plan, Share, least_bytes, planned
+from fedtangent.tangents.numerics.kernel_parts import Kind
+from fedtangent.tangents.on_disk import Out
+from fedtangent.tangents.plan import MEMORY, least_bytes, planned
+
+# Samples of a stream on which a model is looked at.
+_FIRST = 8
 
 
 def kernel(
@@ -36,6 +40,7 @@ def kernel(
     w: Weights | None = None,
     outputs: Outputs = None,
     memory_bytes: int = MEMORY,
+    out: Out | None = None,
     progress: bool = False,
 ) -> Tensor:
     """The tangent kernel of a model between samples x1 (n1, ...) and x2 (n2, ...), or of x1 with itself.
@@ -53,25 +58,30 @@ def kernel(
         outputs: Which part of the model's result its outputs are: a name such as "logits", an index or a function.
         memory_bytes: For all that is in memory beside model, samples and result, the check of the model included. What
             does not fit is cut: samples, outputs, rows of a matrix, positions. Less takes longer.
+        out: A file that the kernel is written to, tile by tile, in numpy's format, or a memmap. Samples may then be a
+            DataLoader or any iterable of batches that starts anew; of a batch that is a list, as torch's loaders make
+            of samples and labels, the first part. They are read once to be counted, and once for every block of rows.
+            The same call goes on after a kill, to the same bits.
         progress: Show a bar.
 
     Returns:
-        (n1, n2, C, C), (n1, n2) or (n1, n2, C).
+        (n1, n2, C, C), (n1, n2) or (n1, n2, C); with `out`, on the CPU, of the file.
 
     Raises:
         TypeError: Samples or results that are no tensors; numbers that are not real.
         ValueError: A model whose outputs depend on chance or on other samples, or that leaves a parameter unused;
-            samples that are not finite, of different shapes or of a wrong type; too little memory.
+            samples that are not finite, of different shapes or of a wrong type; too little memory. A file that holds
+            something else, no room on its disk, or samples that change from pass to pass.
+
+    Example:
+        >>> kernel(torch.nn.Linear(5, 3), torch.ones(4, 5), kind="trace")[0].tolist()
+        [6.0, 6.0, 6.0, 6.0]
     """
+    if out is not None:
+        return _written(model, x1, x2, kind, w, outputs, memory_bytes, out, progress)
     model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
     with torch.no_grad():
-        found = uses(model, w, own, memory_bytes)
-        try:
-            out = _filled(model, w, own, its, kind, found, memory_bytes, progress)
-        except UsesDiffer:
-            found = all_by_autograd(model, w, found)
-            out = _filled(model, w, own, its, kind, found, memory_bytes, progress)
-    return out.movedim(2, 1) if kind == "full" else out
+        return computed(model, w, own, its, kind, uses(model, w, own, memory_bytes), memory_bytes, progress)
 
 
 def filled(model: nn.Module, w: Weights, x: Samples, kind: Kind, found: Uses, memory_bytes: int) -> Tensor:
@@ -82,12 +92,75 @@ def filled(model: nn.Module, w: Weights, x: Samples, kind: Kind, found: Uses, me
     with torch.no_grad():
         memory_bytes = max(memory_bytes, least_bytes(found, w, len(x), kind))
         its = planned(found, w, x, None, kind, memory_bytes)
-        shape = (len(x), its.outputs) * 2 if kind == "full" else (len(x),) * 2
-        like = next(iter(w.values()))
-        out = torch.empty(shape, dtype=like.dtype, device=like.device)
-        for _ in _Work(model, w, found, its, finite=False).fill(out, x, None):
+        out = empty(its, next(iter(w.values())))
+        for _ in Work(model, w, found, its, finite=False).fill([out], x, None):
             pass
     return out
+
+
+def computed(
+    model: nn.Module,
+    w: Weights,
+    x1: Samples,
+    x2: Samples | None,
+    kind: Kind,
+    found: Uses,
+    memory_bytes: int,
+    progress: bool = False,
+) -> Tensor:
+    """The kernel, by automatic differentiation of the whole model where samples use parameters in different ways."""
+    try:
+        out = _filled(model, w, x1, x2, kind, found, memory_bytes, progress)
+    except UsesDiffer:
+        out = _filled(model, w, x1, x2, kind, all_by_autograd(model, w, found), memory_bytes, progress)
+    return out.movedim(2, 1) if kind == "full" else out
+
+
+def _written(
+    model: nn.Module,
+    x1: Any,
+    x2: Any,
+    kind: Kind,
+    w: Weights | None,
+    outputs: Outputs,
+    memory_bytes: int,
+    out: Out,
+    progress: bool,
+) -> Tensor:
+    """The kernel in a file: half of the memory is for two blocks of samples and their tile, half for the work on it."""
+    device = next(iter(trainable(model, w).values())).device
+    streams = [stream(name, x, device) for name, x in (("x1", x1), ("x2", x2)) if x is not None]
+    few = [one.first(_FIRST) for one in streams]
+    picked, w, first, _, _ = given(model, few[0], few[1] if x2 is not None else None, w=w, outputs=outputs, name="x1")
+    with torch.no_grad():
+        found = uses(picked, w, first, memory_bytes)
+        numbers = {"full": found.outputs**2, "trace": 1, "diagonal": found.outputs}
+        like = next(iter(w.values()))
+        planned(found, w, first, None, kind, memory_bytes)  # is there such a kind, and memory for a sample?
+        pair_bytes = numbers[kind] * like.element_size()
+        size = on_disk.block_size(first[:1], pair_bytes, memory_bytes // 2)
+        work = memory_bytes - on_disk.tile_bytes(first[:1], pair_bytes, size)
+        least = least_bytes(found, w, size, kind, symmetric=False)
+        if work < least:
+            raise SettingError(
+                f"`memory_bytes` must be at least {2 * least} for this model, a tile at a time; got {memory_bytes}. "
+                "Give more."
+            )
+        its = [on_disk.blocks(one, size) for one in streams]
+
+        def tile(rows: Samples, columns: Samples | None) -> Tensor:
+            return computed(picked, w, rows, columns, kind, found, work)
+
+        shape = (its[0].count, its[-1].count, *{"full": (found.outputs,) * 2, "trace": ()}.get(kind, (found.outputs,)))
+        columns = its[1] if x2 is not None else None
+        steps = on_disk.written(
+            out, shape, like.dtype, its[0], columns, tile, on_disk.made_of(model, w, outputs, memory_bytes)
+        )
+        with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+            task = bar.add_task(f"{kind} kernel to disk", total=None)
+            for at in steps:
+                bar.update(task, completed=at.done, total=at.of)
+    return torch.from_numpy(np.asarray(at.array))
 
 
 def _filled(
@@ -101,144 +174,10 @@ def _filled(
     progress: bool,
 ) -> Tensor:
     its = planned(found, w, x1, x2, kind, memory_bytes)
-    n1, n2, c = *its.samples, its.outputs
-    like = next(iter(w.values()))
-    shape = {"full": (n1, c, n2, c), "trace": (n1, n2), "diagonal": (n1, n2, c)}[kind]
-    out = torch.empty(shape, dtype=like.dtype, device=like.device)
+    out = empty(its, next(iter(w.values())))
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        for total in _Work(model, w, found, its).fill(out, x1, x2):
+        for total in Work(model, w, found, its).fill([out], x1, x2):
             if not bar.tasks:
                 bar.add_task(f"{kind} kernel", total=total)
             bar.advance(bar.tasks[0].id)
     return out
-
-
-class _Block(NamedTuple):
-    """Rows of the kernel: of some samples, by some outputs."""
-
-    samples: slice
-    outputs: Some
-
-
-class _Work:
-    """Fills a kernel block by block: factors of some samples, then tile by tile every part's share."""
-
-    def __init__(self, model: nn.Module, w: Weights, uses: Uses, plan: Plan, finite: bool = True) -> None:
-        """`finite` has factors refused that are not."""
-        self.model, self.w, self.uses, self.plan, self.head = model, w, uses, plan, head(uses, w)
-        self.finite = finite
-
-    def fill(self, out: Tensor, x1: Samples, x2: Samples | None) -> Iterator[int]:
-        """Adds up the kernel, and yields the number of steps after every one."""
-        columns = x1 if x2 is None else x2
-        pairs = self._pairs(len(x1), None if x2 is None else len(x2))
-        batches, summed = self.plan.batches, self.plan.kind == "trace"
-        before: _Block | None = None
-        own: Factors = {}
-        for i, j in pairs:
-            if i != before:
-                before, own = i, {}  # what is held is let go first
-                own = self._factors(x1[i.samples], i.outputs)
-            its = own if x2 is None and i == j else self._factors(columns[j.samples], j.outputs)
-            for number, batch in enumerate(batches):
-                fresh = number == 0 and not (summed and i.outputs.start)
-                last = number == len(batches) - 1 and not (summed and i.outputs.stop < i.outputs.of)
-                self._add(out, batch, own, its, (i, j), fresh=fresh, mirrored=x2 is None and last)
-                yield len(pairs) * len(batches)
-            del its
-
-    def _pairs(self, n1: int, n2: int | None) -> list[tuple[_Block, _Block]]:
-        """Blocks of rows and of columns: of a symmetric kernel each pair once; of the same outputs but for the full."""
-        its, count = self.plan.cuts, self.plan.outputs
-        outputs = [Some(cut.start, cut.stop, count) for cut in cuts(count, its.outputs)]
-        groups = [outputs] if self.plan.kind == "full" else [[some] for some in outputs]
-        pairs = []
-        for some in groups:
-            rows, columns = (
-                [_Block(i, c) for i in cuts(n, its.block) for c in some] for n in (n1, n1 if n2 is None else n2)
-            )
-            pairs += [(i, j) for a, i in enumerate(rows) for b, j in enumerate(columns) if n2 is not None or b >= a]
-        return pairs
-
-    def _factors(self, x: Samples, outputs: Some) -> Factors:
-        """Of some samples, in the place of the whole from the first chunk on."""
-        whole: Factors = {}
-        done = 0
-        for part in x.split(self.plan.chunk):
-            f, its = factors(self.model, self.w, part, self.uses, outputs)
-            # the inputs of an unknown call may be infinite: a mask
-            known = [its[key].a for key, one in self.uses.by_name.items() if not isinstance(one, AnyCall)]
-            if self.finite and not trees.is_finite([f, known, [factor[1:] for factor in its.values()]]):
-                raise SettingError(
-                    "`model` must have finite gradients; got NaN or infinity. Check its weights and samples."
-                )
-            if len(part) == len(x):
-                return its
-            if not whole:
-                whole = trees.map(lambda leaf: leaf.new_empty(len(x), *leaf.shape[1:]), its)
-            rows = slice(done, done + len(part))
-            trees.map(lambda leaf, own, rows=rows: leaf[rows].copy_(own), whole, its)
-            done += len(part)
-            del f, its, known
-        return whole
-
-    def _add(
-        self,
-        out: Tensor,
-        batch: tuple[Share, ...],
-        own: Factors,
-        its: Factors,
-        at: tuple[_Block, _Block],
-        *,
-        fresh: bool,
-        mirrored: bool,
-    ) -> None:
-        """Adds the share of some parts to a block at `at`, in tiles that stay in the cache where they can."""
-        kind, lines = self.plan.kind, [one.line for one in batch]
-        rows = [self._side(one, own, at[0].outputs) for one in batch]
-        columns = rows if own is its else [self._side(one, its, at[1].outputs) for one in batch]
-        of, most, spots = [line.part for line in lines], [line.tile for line in lines], [line.spots for line in lines]
-        size = max(
-            line.tile for line in self.plan.lines
-        )  # of all batches alike: half of a symmetric tile is not filled
-        for i in cuts(rows[0].samples, size):
-            for j in cuts(columns[0].samples, size):
-                if own is its and j.start < i.start:
-                    continue
-                to = _moved(at[0], i), _moved(at[1], j)
-                target = _tile(out, kind, *to)
-                tile = total(
-                    kind, of, [row.rows(i) for row in rows], [column.rows(j) for column in columns], most, spots
-                )
-                if not fresh:
-                    tile += target
-                if mirrored and to[0] == to[1]:
-                    tile = _symmetric(tile)
-                target.copy_(tile)
-                if mirrored and to[0] != to[1]:
-                    _tile(out, kind, *reversed(to)).copy_(_transposed(tile))
-
-    def _side(self, one: Share, factors: Factors, outputs: Some) -> Side:
-        line = one.line
-        return side(line.part, line.way, self.plan.kind, self.w, factors, self.head, outputs, one.piece)
-
-
-def _moved(block: _Block, part: slice) -> _Block:
-    start = block.samples.start
-    return block._replace(samples=slice(start + part.start, start + part.stop))
-
-
-def _tile(out: Tensor, kind: Kind, rows: _Block, columns: _Block) -> Tensor:
-    if kind == "full":
-        return out[rows.samples, rows.outputs.part, columns.samples, columns.outputs.part]
-    tile = out[rows.samples, columns.samples]
-    return tile if kind == "trace" else tile[..., rows.outputs.part]
-
-
-def _transposed(tile: Tensor) -> Tensor:
-    return tile.permute((2, 3, 0, 1)) if tile.dim() == 4 else tile.transpose(0, 1)
-
-
-def _symmetric(tile: Tensor) -> Tensor:
-    """The mean of the tile and its transpose, which is symmetric to the last bit."""
-    return (tile + _transposed(tile)).mul_(0.5)

@@ -192,12 +192,12 @@ def planned(uses: Uses, w: Weights, x1: Samples, x2: Samples | None, kind: Kind,
     )
 
 
-def least_bytes(uses: Uses, w: Weights, n: int, kind: Kind) -> int:
-    """The least memory that a kernel of n samples with themselves can be given."""
+def least_bytes(uses: Uses, w: Weights, n: int, kind: Kind, symmetric: bool = True) -> int:
+    """The least memory that a kernel of n samples can be given, with themselves or with n others."""
     number = trees.number_bytes(w)
     least = room(uses, w, 1, 0).bytes
     try:
-        Budget(uses, parts(uses, w), kind, n, n, True, number).fitting(least)
+        Budget(uses, parts(uses, w), kind, n, n, symmetric, number).fitting(least)
     except TooLittle as error:
         least = max(least, error.least)
     return least

@@ -13,6 +13,11 @@ def clusters(nodes: int, rng: np.random.Generator, *, clusters: int = 5) -> Grap
 
     It draws nothing from `rng`.
 
+    Args:
+        nodes: How many.
+        rng: Not used.
+        clusters: How many groups there are.
+
     Raises:
         ValueError: Fewer than two groups, or more than nodes.
     """

@@ -16,7 +16,7 @@ def regular(nodes: int, rng: np.random.Generator, *, degree: int = 5) -> Graph:
     Args:
         nodes: Number of nodes.
         rng: The only source of randomness.
-        degree: Neighbours of every node.
+        degree: How many neighbours every node has.
 
     Raises:
         ValueError: No such graph exists, or none drawn is connected.

@@ -53,9 +53,9 @@ class Factored(NamedTuple):
         """J J^T alpha, (..., n, C): a layer costs 2 n O min(n, 2 I) operations."""
         found = torch.zeros_like(alpha)
         for key, factor in self.factors.items():
-            r = _backward(factor, alpha, self.head)
+            r = backward(factor, alpha, self.head)
             u = self.grams[key] @ r if key in self.grams else self.inputs[key] @ (self.inputs[key].mT @ r)
-            found = found + _forward(factor, u, self.head)
+            found = found + forward(factor, u, self.head)
         return found
 
 
@@ -87,7 +87,7 @@ def pullback(uses: Uses, factors: Factors, w: Weights, alpha: Tensor) -> Weights
     for part in parts(uses, w):
         if len(part.uses) == 1 and _single(uses, part.keys[0]):
             key = part.keys[0]
-            r = _backward(factors[key], alpha, head(uses, w))
+            r = backward(factors[key], alpha, head(uses, w))
             # one product for all T, with the longest axis inside
             weight = r.mT.reshape(-1, r.shape[-2]) @ factors[key].a[0].flatten(1)
             matrix = _matrix(uses, key)
@@ -109,10 +109,10 @@ def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights) -> Tensor:
         if len(part.uses) == 1 and _single(uses, part.keys[0]):
             key = part.keys[0]
             matrix = _matrix(uses, key)
-            u = factors[key].a[0].flatten(1) @ matrix.layout.of(v[matrix.weight])[..., 0, :, :].mT
+            u = products(factors[key].a[0].flatten(1), matrix.layout.of(v[matrix.weight])[..., 0, :, :])
             if matrix.bias is not None and matrix.bias_layout is not None:
                 u = u + matrix.bias_layout.of(v[matrix.bias])
-            found.append(_forward(factors[key], u, head(uses, w)))
+            found.append(forward(factors[key], u, head(uses, w)))
         else:
             for name, gradient in gradients(part, w, factors, head(uses, w)).items():
                 rows, columns = gradient.reshape(*gradient.shape[:2], -1), v[name].reshape(len(v[name]), -1)
@@ -120,7 +120,7 @@ def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights) -> Tensor:
     return sum(found[1:], found[0])
 
 
-def _backward(factor: Factor, alpha: Tensor, head: Tensor) -> Tensor:
+def backward(factor: Factor, alpha: Tensor, head: Tensor) -> Tensor:
     """The cotangent alpha (..., n, C) at the results of a dense layer, (..., n, O)."""
     if isinstance(factor, Last):
         return alpha
@@ -129,13 +129,18 @@ def _backward(factor: Factor, alpha: Tensor, head: Tensor) -> Tensor:
     return torch.einsum("...nc,...nco->...no", alpha, _sensitivities(factor))
 
 
-def _forward(factor: Factor, u: Tensor, head: Tensor) -> Tensor:
+def forward(factor: Factor, u: Tensor, head: Tensor) -> Tensor:
     """What a change u (..., n, O) of the results of a dense layer does to the outputs, (..., n, C)."""
     if isinstance(factor, Last):
         return u
     if isinstance(factor, Gated):
         return (u * factor.gate) @ head.mT
     return torch.einsum("...no,...nco->...nc", u, _sensitivities(factor))
+
+
+def products(a: Tensor, v: Tensor) -> Tensor:
+    """a v_t^T, (T, n, O), for a (n, I) and v (T, O, I): one product for all T."""
+    return (a @ v.flatten(0, 1).mT).reshape(len(a), *v.shape[:2]).transpose(0, 1)
 
 
 def _sensitivities(factor: Dense) -> Tensor:

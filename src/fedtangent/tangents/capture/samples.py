@@ -96,6 +96,8 @@ def checked(x1: Any, x2: Any = None, name: str = "x1") -> tuple[Samples, Samples
 
 def samples(name: str, x: Any) -> Samples:
     """A tensor as it is; a dict or tuple of tensors as a `Batch`; arrays of numpy as tensors."""
+    if isinstance(x, Batch):
+        return x
     if isinstance(x, Mapping) or type(x) is tuple:
         several = Batch({str(key): part for key, part in x.items()} if isinstance(x, Mapping) else x)
         own = _unflatten(_keys(several), map(tensor, names(name, several), several.leaves))

@@ -1,17 +1,21 @@
-"""Whether several outputs may go back through a model together, as samples do: torch maps a few functions wrongly.
+"""Whether several outputs may go back through a model together, as samples do, and all samples through it at once.
 
-The rule of such a one, mapped twice over axes of one length, may mix the two axes without a word.
+Torch maps a few functions wrongly: the rule of such a one, mapped twice over axes of one length, may mix the two axes
+without a word.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.capture.factors import forward_with_probes
+from fedtangent.tangents.capture import linears
+from fedtangent.tangents.capture.factors import factors, forward_with_probes
 from fedtangent.tangents.capture.functional import Weights, each, plain
 from fedtangent.tangents.capture.layers import Tensors
 from fedtangent.tangents.capture.samples import Samples
-from fedtangent.tangents.capture.uses import WHOLE, Uses
+from fedtangent.tangents.capture.uses import WHOLE, Uses, UsesDiffer
 
 
 def go_together(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
@@ -37,3 +41,20 @@ def go_together(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
     most = max(float(right.norm()) for _, right in pairs)
     eps = torch.finfo(like.dtype).eps
     return all(float((left - right).norm()) <= eps**0.5 * most for left, right in pairs)
+
+
+def go_at_once(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
+    """Whether the factors of samples x are the same from one pass of all as from one pass of each.
+
+    Tried only where all uses are linear maps of one vector a sample.
+    """
+    if not linears.possible(uses):
+        return False
+    single = factors(model, w, x, uses)
+    try:
+        at_once = factors(model, w, x, replace(uses, linears=True))
+    except (UsesDiffer, RuntimeError):
+        return False
+    pairs = list(zip(trees.leaves(at_once), trees.leaves(single), strict=True))
+    eps = torch.finfo(single[0].dtype).eps
+    return all(a.shape == b.shape and float((a - b).norm()) <= eps**0.5 * float(b.norm()) for a, b in pairs)

@@ -67,6 +67,7 @@ class Uses:
         unused: The parameters that no output depends on.
         sums: The calls that add a bias to the result of a matrix, by its use.
         looped: Whether outputs must go back through the model one by one, for torch maps a derivative wrongly.
+        linears: Whether all uses are linear maps of one vector a sample that take all samples at once.
     """
 
     by_name: dict[str, Use]
@@ -82,6 +83,7 @@ class Uses:
     unused: tuple[str, ...] = ()
     sums: dict[str, Call] = field(default_factory=dict)
     looped: bool = False
+    linears: bool = False
 
     @property
     def whole(self) -> tuple[str, ...]:
