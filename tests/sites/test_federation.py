@@ -164,3 +164,19 @@ def test_a_kit_of_another_federation(place: Path) -> None:
     server.until("turned away 127.0.0.1: ")
     server.process.kill()
     server.ended()
+
+
+@pytest.mark.parametrize("method", ["fedkfac", "dfedavg"])
+def test_masked_sums_give_the_record_but_for_rounding(method: str, place: Path) -> None:
+    served = method in SERVED
+    processes.kits(place, served, consent=["kernel"])
+    found = processes.run(place, [*words(method), "--secure-sums", "--out", place / "run"], served)
+    ended = {name: process.ended() for name, process in found.items()}
+    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    assert "Sums are masked: a receiver sees the sum over sites." in ended["oslo"].said
+    got, plain = processes.rounds(place / "run"), expected(method)
+    assert got != plain  # fixed point
+    for one, other in zip(got, plain, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert one["node_accuracy"] == other["node_accuracy"]
+        assert one["sent_bytes"] == other["sent_bytes"]

@@ -13,8 +13,10 @@ from fedtangent.federation.ledger import SERVER
 from fedtangent.shard import Dataset
 from fedtangent.sites.kit import Kit, check_consent
 from fedtangent.sites.plan import Plan, code
+from fedtangent.sites.secrets import Drawn
 from fedtangent.sites.standardise import standardised
 from fedtangent.transports._lines import Lines
+from fedtangent.transports._masks import Masks
 from fedtangent.transports.network import everybody, network
 
 _COMPARED = ("experiment", "sources", "fingerprint", "exposure", "parameters")
@@ -33,12 +35,15 @@ def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup
     Raises:
         ValueError: A site has none, or another one, or does not consent; the same sentence at every site.
     """
+    drawn = Drawn(own, lines.run) if plan.secure_sums and dataset is not None else None
     told = {"code": code(), "profile": None if dataset is None else profile(dataset, _secret(own))}
+    told["secret"] = None if drawn is None else drawn.told()
     everyone = everybody(lines, 1, told)
     names = [lines.name(place) for place in range(lines.count)]
     profiles = _profiles(own, dict(zip(names, everyone, strict=True)))
     common = joined(profiles)
     digests = tuple(str(one["digest"]) for one in profiles.values())
+    digests += ("secure sums",) if plan.secure_sums else ()
     if plan.standardise:
         dataset, digest = standardised(lines, dataset, _features(common))
         digests += (digest,)
@@ -50,7 +55,12 @@ def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup
     )
     built: Setup | None = None
     try:
-        built = _built(own, lines, plan, completed(own.federation, dataset, common), share)
+        masks = None
+        if plan.secure_sums:
+            others = {name: one["secret"] for name, one in zip(names, everyone, strict=True) if name in own.sites}
+            shared = {} if drawn is None else drawn.shared(others)
+            masks = Masks(lines.run, {own.sites.index(name): secret for name, secret in shared.items()})
+        built = _built(own, lines, plan, completed(own.federation, dataset, common), share, masks)
         if dataset is not None:
             check_consent(own, built.method.exposure)
         manifest = record.manifest(built)
@@ -66,7 +76,7 @@ def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup
 def _profiles(own: Kit, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the sites tell of their data, in the order of the nodes."""
     for name, one in told.items():
-        if not isinstance(one, dict) or {*one} != {"code", "profile"}:
+        if not isinstance(one, dict) or {*one} != {"code", "profile", "secret"}:
             raise SettingError(f"`{name}` must tell code and data; got something else. Run the same code at all sites.")
         if one["code"] != told[own.name]["code"]:
             raise SettingError(
@@ -90,11 +100,11 @@ def _features(common: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(form[1:])
 
 
-def _built(own: Kit, lines: Lines, plan: Plan, data: Dataset, share: Share) -> Setup:
+def _built(own: Kit, lines: Lines, plan: Plan, data: Dataset, share: Share, masks: Masks | None) -> Setup:
     names = [lines.name(place) for place in range(lines.count)]
     places = {node: names.index(site) for node, site in enumerate(own.sites)}
     asked = Experiment(**plan.settings, dataset=data, partition=share.partition, engine="sequential")
-    built = setup(asked, lambda rows: network(lines, places), share)
+    built = setup(asked, lambda rows: network(lines, places, masks), share)
     if built.method.traits.neighbours == own.served:
         has = "without a server" if own.served else "with a server"
         raise SettingError(

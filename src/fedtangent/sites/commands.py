@@ -55,6 +55,7 @@ def server(
     out: str | None = None,
     resume: bool = False,
     standardise: bool = False,
+    secure_sums: bool = False,
     wait: float = WAIT,
     patience: float = PATIENCE,
     listen: str | None = None,
@@ -67,12 +68,13 @@ def server(
         out: The folder for the record; none records nothing.
         resume: Go on with the run in the folder, to the same record.
         standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
+        secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
     """
     _check_extra()
-    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise}
+    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
     how |= {"wait": wait, "patience": patience, "listen": listen}
     return _shown(session.lead(kit, experiment(**settings), None, **how), out)
 
@@ -84,6 +86,7 @@ def start(
     out: str | None = None,
     resume: bool = False,
     standardise: bool = False,
+    secure_sums: bool = False,
     wait: float = WAIT,
     patience: float = PATIENCE,
     listen: str | None = None,
@@ -96,6 +99,7 @@ def start(
         out: The folder for the record; none records nothing.
         resume: Go on with the run in the folder, to the same record.
         standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
+        secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
@@ -103,7 +107,7 @@ def start(
     _check_extra()
     asked = experiment(**settings)
     dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
-    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise}
+    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
     how |= {"wait": wait, "patience": patience, "listen": listen}
     return _shown(session.lead(kit, asked, dataset, **how), out)
 

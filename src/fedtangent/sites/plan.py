@@ -32,6 +32,7 @@ class Plan(NamedTuple):
         resume: Whether the record is gone on with.
         patience: Seconds in which something must come of a site that is waited for.
         standardise: Whether features are scaled by their mean and deviation over all sites.
+        secure_sums: Whether the parts of sums are masked.
         settings: Of an Experiment, but what is a site's own.
     """
 
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     resume: bool
     patience: float
     standardise: bool
+    secure_sums: bool
     settings: dict[str, Any]
 
 
@@ -63,12 +65,8 @@ def plan(told: Any) -> Plan:
     try:
         found = Plan(**told)
         good = all(_RUN.fullmatch(name) for name in (found.run, found.record or found.run))
-        good = (
-            good
-            and isinstance(found.resume, bool)
-            and isinstance(found.standardise, bool)
-            and 1 <= float(found.patience) <= 10**6
-        )
+        good = good and all(isinstance(word, bool) for word in (found.resume, found.standardise, found.secure_sums))
+        good = good and 1 <= float(found.patience) <= 10**6
     except (TypeError, ValueError):
         good = False
     if not good:

@@ -45,6 +45,7 @@ def lead(
     out: str | None,
     resume: bool,
     standardise: bool,
+    secure_sums: bool,
     wait: float,
     patience: float,
     listen: str | None,
@@ -58,6 +59,7 @@ def lead(
         out: The folder for the record; none records nothing.
         resume: Go on with the run in the folder.
         standardise: Scale features by their mean and deviation over all sites.
+        secure_sums: Mask the parts of sums.
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, host:port; none is as the kit has it.
@@ -74,7 +76,7 @@ def lead(
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     number = os.urandom(16).hex()
-    proposed = Plan(number, _record(out), resume, patience, standardise, plans.settings(asked))
+    proposed = Plan(number, _record(out), resume, patience, standardise, secure_sums, plans.settings(asked))
     lines = joining.lines(own, _address(listen), wait, _tell)
     with _Ending(own, lines) as ending:
         lines.say(proposed._asdict() | {"version": __version__})
@@ -144,7 +146,7 @@ class _Ending:
 def _played(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, out: str | None) -> Result:
     lines.run, lines.patience = bytes.fromhex(plan.run), plan.patience
     built = agreement.agreed(own, lines, plan, dataset)
-    _announce(own, lines, built)
+    _announce(own, lines, built, plan.secure_sums)
     with progress.rounds(built) as show:
         result = run(built, out, resume=plan.resume, on_round=show)
     lines.parting = True
@@ -152,7 +154,7 @@ def _played(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, out: st
     return result
 
 
-def _announce(own: Kit, lines: Lines, built: Setup) -> None:
+def _announce(own: Kit, lines: Lines, built: Setup, secure: bool) -> None:
     """Says what is about to be sent, to whom, and how much it tells."""
     told, level = built.description, built.method.exposure
     sites = f"{len(own.sites)} sites, {sum(len(data.real) for data in built.data)} rows"
@@ -160,7 +162,9 @@ def _announce(own: Kit, lines: Lines, built: Setup) -> None:
     print(f"{plan}, {told['rounds']} rounds, seed {told['seed']}")
     print(f"{own.name} sends {agreement.sends(built, own)}")
     print(f"Exposure {level}: {MEANING[level]}")
-    if level == "aggregate":
+    if secure:
+        print("Sums are masked: a receiver sees the sum over sites. What is no sum, it sees as it is.", flush=True)
+    elif level == "aggregate":
         print("Without secure sums a receiver sees each site's own sums over its rows.", flush=True)
 
 
