@@ -2,6 +2,7 @@
 #   make demo        set up, then NTK-DFL beside its rivals on the digits, in about a minute
 #   make test        set up, then the tests
 #   make test-slow   the reproductions of papers
+#   make test-lowest  the tests of the mathematics and the transports, with the lowest versions that are declared
 #   make check       format, lint, types and layers: what CI asks before the tests
 #   make bench       every file of benchmarks/ but the GPU's
 #   make bench-gpu   the GPU's record in at most eight minutes, with PYTHON's own PyTorch and the images in DATA; no set-up
@@ -14,10 +15,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
+LOWEST := .venv-lowest
+WHAT ?= tests/engines tests/federation tests/tangent_steps tests/tangents tests/transports
 UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
 LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: demo test test-slow check bench bench-gpu docs lock setup clean
+.PHONY: demo test test-slow test-lowest check bench bench-gpu docs lock setup clean
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -30,6 +33,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
+
+test-lowest: $(LOWEST)/.ready
+	OMP_NUM_THREADS=1 PYTHONPATH=src $(LOWEST)/bin/python -m pytest -n auto --dist worksteal $(WHAT)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -53,12 +59,13 @@ docs: $(DOCS)
 lock: $(READY)
 	$(UV) pip compile $(LOCK) --all-extras --group dev --output-file requirements.txt pyproject.toml
 	$(UV) pip compile $(LOCK) --constraints requirements.txt --group docs --output-file requirements-docs.txt
+	$(UV) pip compile $(LOCK) --resolution lowest-direct --group test --output-file requirements-lowest.txt pyproject.toml
 	echo uv | $(UV) pip compile $(LOCK) --output-file requirements-uv.txt -
 
 setup: $(READY)
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The stamp is written last, so a set-up that was interrupted is done again. With a uv on the PATH no pip is needed,
 # and no ensurepip, which some systems leave out of Python; without one, pip brings the pinned uv.
@@ -79,4 +86,10 @@ $(READY): requirements.txt requirements-uv.txt pyproject.toml
 
 $(DOCS): requirements-docs.txt $(READY)
 	$(UV) pip install --quiet --require-hashes -r requirements-docs.txt
+	@touch $@
+
+$(LOWEST)/.ready: requirements-lowest.txt $(READY)
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv --without-pip $(LOWEST)
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip install --quiet --python $(LOWEST) --require-hashes -r requirements-lowest.txt
 	@touch $@

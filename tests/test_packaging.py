@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["requirements.txt", "requirements-uv.txt", "requirements-docs.txt"]
+LOCKS = ["requirements.txt", "requirements-uv.txt", "requirements-docs.txt", "requirements-lowest.txt"]
 
 
 def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
@@ -51,11 +51,22 @@ def pins(lock: str) -> dict[str, set[str]]:
 def test_every_dependency_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
+    needed, test = project["project"]["dependencies"], groups["test"]
     for lock, wanted in (
-        ("requirements.txt", project["project"]["dependencies"] + groups["dev"]),
+        ("requirements.txt", needed + test + [name for name in groups["dev"] if isinstance(name, str)]),
+        ("requirements-lowest.txt", needed + test),
         ("requirements-docs.txt", groups["docs"]),
     ):
         assert {re.split(r"[\[<>=]", line)[0] for line in wanted} <= set(pins(lock))
+
+
+def test_the_lowest_versions_are_those_that_are_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lowest = pins("requirements-lowest.txt")
+    for line in project["project"]["dependencies"] + project["dependency-groups"]["test"]:
+        name, version = line.split(">=")
+        for pin in lowest[name]:
+            assert pin == version or pin.startswith(f"{version}."), (name, pin)
 
 
 def test_the_tools_of_the_docs_change_no_other_pin() -> None:

@@ -179,7 +179,11 @@ DATA = TensorDataset(torch.randn(6, 4), torch.zeros(6))
             "`x1` must be a tensor, or a dict or tuple of tensors for a model of several arguments; got None",
         ),
         ([torch.ones(4)], TypeError, " as tuple(x)."),
-        (DataLoader(DATA), TypeError, "; got DataLoader. Join its batches: torch.cat([x for x, y in loader])."),
+        (
+            DataLoader(DATA),
+            TypeError,
+            "; got DataLoader. Join its batches, torch.cat([x for x, y in loader]), or let kernel stream",
+        ),
         (DATA, TypeError, "; got TensorDataset. Stack its samples: torch.stack("),
         (3.5, TypeError, "`x1` must be a tensor; got float. Convert it: torch.as_tensor"),
         (np.array(["a"]), TypeError, "`x1` must be a tensor; got an array of <U1. "),

@@ -234,9 +234,11 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "foreign").write_text("x")
     refused("which has no record. Name another", tmp_path / "foreign")
     refused(
-        "be (9, 9, 3, 3) of float64, open for writing; got (2, 2) of float64. ",
+        "be (9, 9, 3, 3) of float64, open for writing; got (2, 2) of float64, opened as 'w+'. ",
         np.memmap(tmp_path / "a", np.float64, "w+", shape=(2, 2)),
     )
+    np.memmap(tmp_path / "a", np.float64, "w+", shape=(9, 9, 3, 3)).flush()
+    refused(", opened as 'c'. ", np.memmap(tmp_path / "a", np.float64, "c", shape=(9, 9, 3, 3)))
     kernel(model, x, out=tmp_path / "file")
     refused("; got one of another samples. Finish that one, or delete ", x=x + 1)
     refused("; got one of another memory_bytes. ", memory_bytes=2**25)
@@ -262,3 +264,38 @@ def test_too_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             kernel(network(), inputs(), out=tmp_path / "file", memory_bytes=least)
         least = int(str(error.value).split("at least ")[1].split()[0])
     kernel(network(), inputs(), out=tmp_path / "file", memory_bytes=least)
+
+
+class Experts(nn.Module):
+    """Rows are sent to one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = x.new_zeros(len(x), OUTPUTS)
+        for layer, rows in ((self.left, x[:, 0] < 0), (self.right, x[:, 0] >= 0)):
+            if rows.any():
+                f = f.index_put((rows.nonzero()[:, 0],), torch.tanh(layer(x[rows])))
+        return f
+
+
+def test_samples_that_use_other_parameters_than_the_first_ones(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, x = Experts().double(), inputs(14)
+    x[:9, 0] = -x[:9, 0].abs()
+    x[9:, 0] = x[9:, 0].abs()
+
+    def rows(row: Tensor) -> Tensor:
+        f = model(row[None])[0]
+        grads = [torch.autograd.grad(one, list(model.parameters()), retain_graph=True, allow_unused=True) for one in f]
+        zeros = [torch.zeros_like(p) for p in model.parameters()]
+        return torch.stack(
+            [torch.cat([(z if g is None else g).flatten() for g, z in zip(own, zeros, strict=True)]) for own in grads]
+        )
+
+    j = torch.stack([rows(row) for row in x])
+    literal = torch.einsum("ncp,mdp->nmcd", j, j)
+    found = kernel(model, list(x.split(3)), out=tmp_path / "file")
+    assert (found - literal).norm() <= 1e-10 * literal.norm()

@@ -1,7 +1,9 @@
 """The posterior equals that of dense weights, by its definition, and those of laplace-torch and GPyTorch."""
 
+import importlib
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -83,7 +85,9 @@ def test_kernels_of_independent_outputs(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "trace", "diagonal"])
-def test_own_kernel_is_the_diagonal(kind: Any) -> None:
+@pytest.mark.parametrize("rows", [(4,), (128, 4), (128,)])
+def test_own_kernel_is_the_diagonal(kind: Any, rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("fedtangent.tangents.own_kernel"), "_ROWS", rows)
     model, x = network(), inputs(11)
     whole = kernel(model, x, kind=kind)
     found = own_kernel(model, x, kind=kind)
@@ -140,10 +144,18 @@ def test_new_inputs_that_do_not_fit() -> None:
         found.variance(torch.ones(4, 9), torch.ones(4, 4))
 
 
-def test_laplace_torch_has_the_same_variance() -> None:
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Whatever laplace-torch makes is in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_laplace_torch_has_the_same_variance(double: None) -> None:
     laplace = pytest.importorskip("laplace", reason="laplace-torch is not installed")
     model, x, y, x_test = network(), inputs(9), targets(), inputs(4, seed=2)
-    noise, prior = 0.25, 2.0  # laplace-torch keeps their root and inverse in float32: these are exact
+    noise, prior = 0.25, 2.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         its = laplace.Laplace(

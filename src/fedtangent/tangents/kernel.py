@@ -5,6 +5,7 @@ tangent kernel, 2018), `trace[n, m]` its mean over c = d, the kernel of NTK-FL a
 entries at c = d.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -134,11 +135,13 @@ def _written(
     picked, w, first, _, _ = given(model, few[0], few[1] if x2 is not None else None, w=w, outputs=outputs, name="x1")
     with torch.no_grad():
         found = uses(picked, w, first, memory_bytes)
-        numbers = {"full": found.outputs**2, "trace": 1, "diagonal": found.outputs}
-        like = next(iter(w.values()))
         planned(found, w, first, None, kind, memory_bytes)  # is there such a kind, and memory for a sample?
-        pair_bytes = numbers[kind] * like.element_size()
+        numbers = {"full": (found.outputs,) * 2, "trace": (), "diagonal": (found.outputs,)}[kind]
+        like = next(iter(w.values()))
+        pair_bytes = math.prod(numbers) * like.element_size()
         size = on_disk.block_size(first[:1], pair_bytes, memory_bytes // 2)
+        its = [on_disk.blocks(one, size) for one in streams]
+        found = uses(picked, w, its[0].few, memory_bytes)  # the first samples may be of one class
         work = memory_bytes - on_disk.tile_bytes(first[:1], pair_bytes, size)
         least = least_bytes(found, w, size, kind, symmetric=False)
         if work < least:
@@ -146,12 +149,11 @@ def _written(
                 f"`memory_bytes` must be at least {2 * least} for this model, a tile at a time; got {memory_bytes}. "
                 "Give more."
             )
-        its = [on_disk.blocks(one, size) for one in streams]
 
         def tile(rows: Samples, columns: Samples | None) -> Tensor:
             return computed(picked, w, rows, columns, kind, found, work)
 
-        shape = (its[0].count, its[-1].count, *{"full": (found.outputs,) * 2, "trace": ()}.get(kind, (found.outputs,)))
+        shape = (its[0].count, its[-1].count, *numbers)
         columns = its[1] if x2 is not None else None
         steps = on_disk.written(
             out, shape, like.dtype, its[0], columns, tile, on_disk.made_of(model, w, outputs, memory_bytes)

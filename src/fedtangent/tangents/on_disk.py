@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ from fedtangent.tangents.capture.stream import Stream, digest
 
 Out = str | Path | np.memmap
 Tile = Callable[[Samples, Samples | None], Tensor]  # of rows, and of columns where these are others
+
+# Samples on which a model is looked at.
+_DRAWN = 16
 
 _NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -44,12 +48,14 @@ class Blocks:
         size: Samples in a block, but for the last.
         count: All samples.
         digests: One a block.
+        few: Some of the samples, drawn from all.
     """
 
     stream: Stream
     size: int
     count: int
     digests: tuple[str, ...]
+    few: Samples
 
     def slice(self, number: int) -> slice:
         """The samples of a block."""
@@ -77,12 +83,18 @@ class Blocks:
 
 
 def blocks(stream: Stream, size: int) -> Blocks:
-    """One pass over the samples: how many, and their digests."""
+    """One pass over the samples: how many, their digests, and a few drawn from all of them."""
     count, found = 0, []
+    rng = np.random.default_rng(0)
+    drawn: list[tuple[float, int, Samples]] = []
     for x in stream.blocks(size):
+        keys = rng.random(len(x))
+        few = np.argsort(keys)[:_DRAWN].tolist()
+        drawn = sorted([*drawn, *((keys[i], count + i, x[i : i + 1].clone()) for i in few)], key=itemgetter(0))[:_DRAWN]
         count += len(x)
         found.append(digest(x))
-    return Blocks(stream, size, count, tuple(found))
+    parts = [x for _, _, x in sorted(drawn, key=itemgetter(1))]
+    return Blocks(stream, size, count, tuple(found), trees.map(lambda *leaves: torch.cat(leaves), *parts))
 
 
 def made_of(model: torch.nn.Module, w: dict[str, Tensor], outputs: Any, memory_bytes: int) -> dict[str, Any]:
@@ -189,10 +201,10 @@ def _opened(out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[st
         array = _new(path, shape, dtype)
     else:
         array = _existing(path)
-    if tuple(array.shape) != shape or array.dtype != dtype or not array.flags.writeable:
+    if tuple(array.shape) != shape or array.dtype != dtype or array.mode not in ("r+", "w+"):
         raise SettingError(
-            f"`out` must be {shape} of {dtype}, open for writing; got {tuple(array.shape)} of {array.dtype}"
-            f"{'' if array.flags.writeable else ', read only'}. Name a new file, or open it anew."
+            f"`out` must be {shape} of {dtype}, open for writing; got {tuple(array.shape)} of {array.dtype}, "
+            f"opened as {array.mode!r}. Name a new file, or open it as 'r+'."
         )
     if begun is None:
         _noted(record, {**its, "done": 0})

@@ -1,5 +1,6 @@
 """Samples along one leading axis: a tensor, or the several tensors that a model takes as arguments."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -148,7 +149,11 @@ def _finite(name: str, x: Samples) -> Samples:
 
 def tensor(name: str, x: Any) -> Tensor:
     """A dense tensor, of one or of an array of numpy."""
-    if isinstance(x, np.ndarray) and x.dtype.kind in "biufc":
+    if isinstance(x, np.memmap) and not x.flags.writeable:
+        with warnings.catch_warnings():  # what torch says of an array that it must not write to, as nobody here does
+            warnings.simplefilter("ignore", UserWarning)
+            x = torch.from_numpy(np.asarray(x))
+    elif isinstance(x, np.ndarray) and x.dtype.kind in "biufc":
         x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
     if not isinstance(x, Tensor):
         got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
@@ -160,7 +165,7 @@ def tensor(name: str, x: Any) -> Tensor:
 
 
 _REMEDIES = (
-    (DataLoader, "Join its batches: torch.cat([x for x, y in loader])."),
+    (DataLoader, "Join its batches, torch.cat([x for x, y in loader]), or let kernel stream it to a file: out=."),
     (Dataset, "Stack its samples: torch.stack([x for x, y in dataset])."),
     (list, "Stack samples, torch.stack(x), or give the model's arguments as tuple(x)."),
     (type(None), "Give the samples."),
