@@ -237,6 +237,22 @@ def test_a_replayed_message(ends: tuple[Lines, ssl.SSLSocket]) -> None:
         lines.swap(Tag(2), {}, [1])
 
 
+def test_why_another_ends_is_told_after_what_it_has_sent_before(ends: tuple[Lines, ssl.SSLSocket]) -> None:
+    """Nothing is due of paris, which has sent two messages ahead: a third site is waited for."""
+    lines, theirs = ends
+    other = Lines(1, ["server", "paris"], {0: theirs})
+    other.run = RUN
+    for verb in (1, 2):
+        other.swap(Tag(verb), {0: [torch.rand(100)]}, [])
+    thread = threading.Thread(target=other.abort, args=("berlin has ended.",))
+    thread.start()
+    lines.patience = 10.0
+    with pytest.raises(Gone, match=r"^berlin has ended\.$"):
+        lines._wait([], [], 10.0)
+    lines.end()
+    thread.join()
+
+
 def test_why_another_ends_is_told_though_its_messages_were_not_read(ends: tuple[Lines, ssl.SSLSocket]) -> None:
     lines, theirs = ends
     other = Lines(1, ["server", "paris"], {0: theirs})

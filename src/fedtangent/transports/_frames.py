@@ -73,12 +73,12 @@ def said(what: Any, place: Place, kind: int = SAID) -> bytes:
     return _head(kind, place, table, memoryview(b"")) + table
 
 
-def head(data: bytes, due: Place, limit: int, kind: int = MESSAGE) -> Head:
+def head(data: bytes, due: Place | None, limit: int, kind: int = MESSAGE) -> Head:
     """The head of the frame that is due.
 
     Args:
         data: HEAD.size bytes.
-        due: Whose frame, and at which place of the run.
+        due: Whose frame, and at which place of the run; None for one that is passed over.
         limit: Bytes that its numbers may have.
         kind: What is due; an ABORT may come at any time.
 
@@ -91,7 +91,7 @@ def head(data: bytes, due: Place, limit: int, kind: int = MESSAGE) -> Head:
     if got not in (kind, ABORT):
         raise Malformed(f"a frame of kind {got}, and not {kind}")
     found = Place(run, source, target, verb, leg, wave)
-    if (run, source, target) != due[:3] or (got != ABORT and found != due):
+    if due is not None and (found[:3] != due[:3] or (got != ABORT and found != due)):
         raise Malformed(f"a frame of another place in the run, {found[1:]}, and not {due[1:]}")
     if table > (_SAID if got == ABORT else TABLE) or numbers > (limit if got == MESSAGE else 0):
         raise Malformed(f"a frame of {table} and {numbers} bytes, where at most {TABLE} and {limit} may come")

@@ -20,6 +20,7 @@ from fedtangent.transports._tls import reason
 SMALL = 2**20  # bytes that a message may have before the plan is known
 _PIECE = 2**18  # bytes that are handed to TLS at once
 _TURN = 64  # reads or writes of one connection until the others have their turn
+_PASSED_OVER = 1000  # frames that a site may have sent before its last words
 _FAREWELL = 3.0  # seconds for telling the others why this process ends
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
@@ -149,7 +150,10 @@ class Lines:
             for number, line in self._lines.items():
                 frame = coming.get(number)
                 moved |= frame is not None and not frame.whole and line.read(frame)
-                moved |= bool(line.outgoing) and line.write()
+                try:
+                    moved |= bool(line.outgoing) and line.write()
+                except Gone:
+                    self._farewell(line, frame)
             sending = [line for line in self._lines.values() if line.outgoing]
             if not sending and (not coming or enough(frame.whole for frame in coming.values())):
                 return
@@ -175,13 +179,22 @@ class Lines:
             if events & _GONE and line not in reading and not self.parting:
                 self._farewell(line)
 
-    def _farewell(self, line: "_Line") -> None:
-        """Raises why a site has ended of which nothing is due."""
-        number = next(number for number, own in self._lines.items() if own is line)
-        frame = _Incoming(Place(self.run, *reversed(self._between(number))), 0, ABORT)
+    def _farewell(self, line: "_Line", begun: "_Incoming | None" = None) -> None:
+        """Raises why a site has ended: what it has sent before is passed over.
+
+        Args:
+            line: To the site.
+            begun: A frame that may have been read in part.
+        """
+        frame = begun if begun is not None and begun.begun else _Incoming(None, self.limit, MESSAGE)
         with suppress(Gone):
-            while line.read(frame) and not frame.whole:
-                pass
+            for _ in range(_PASSED_OVER):
+                while line.read(frame):
+                    if frame.whole:
+                        break
+                if not frame.whole:
+                    break
+                frame = _Incoming(None, self.limit, MESSAGE)
         raise Gone(frame.farewell or f"{line.name} has ended.")
 
 
@@ -206,7 +219,7 @@ class _Line:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return moved
             except OSError as error:
-                raise Gone(f"{self.name} was lost ({reason(error)}).") from error
+                raise self._gone(error) from error
             if not count:
                 raise Gone(f"{self.name} has ended.")
             moved = True
@@ -233,12 +246,18 @@ class _Line:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return moved
             except OSError as error:
-                raise Gone(f"{self.name} was lost ({reason(error)}).") from error
+                raise self._gone(error) from error
             moved = self.half = True
             self.outgoing[0] = part[count:]
             if count == len(part):
                 self.outgoing.popleft()
         return moved
+
+    def _gone(self, error: OSError) -> Gone:
+        """What a connection that failed tells of the other end."""
+        if isinstance(error, (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return Gone(f"{self.name} has ended.")
+        return Gone(f"{self.name} was lost ({reason(error)}).")
 
 
 class _Incoming:
@@ -251,7 +270,7 @@ class _Incoming:
         farewell: Why the other end ends, where it says so instead.
     """
 
-    def __init__(self, due: Place, limit: int, kind: int) -> None:
+    def __init__(self, due: Place | None, limit: int, kind: int) -> None:
         self._due, self._limit, self._kind = due, limit, kind
         self._head: _frames.Head | None = None
         self._parts = [bytearray(HEAD.size)]
