@@ -101,15 +101,11 @@ def index_page(names: list[str]) -> str:
 def commands_page() -> str:
     """Every command with all its options; those of `run` without the method's own."""
     lines = ["# Commands", "", "Every command and its options, as `--help` tells them.", ""]
-    for name in parsers.COMMANDS:
-        lines += [
-            f"## fedtangent {name}",
-            "",
-            first_line(parsers.CLI, name),
-            "",
-            *_table(written(parsers.CLI, name)),
-            "",
-        ]
+    for path, names in ((parsers.CLI, parsers.COMMANDS), (parsers.SITES, parsers.SITE_COMMANDS)):
+        for name in names:
+            lines += [f"## fedtangent {name}", "", first_line(path, name), ""]
+            options = written(path, name)
+            lines += [*_table(options), ""] if options else []
     fields = parsers.settings(written(parsers.EXPERIMENT, "Experiment"), True)
     lines += [
         "## Settings of an experiment",

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from fedtangent import catalog, cli, completion
+from fedtangent.parsers import SITE_COMMANDS
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], ["run", "check", "demo", "report", "recipe", "list", "completion", "--help", "--version"]),
-        (["re"], ["report", "recipe"]),
+        (
+            [""],
+            ["run", "check", "demo", "report", "recipe", *SITE_COMMANDS, "list", "completion", "--help", "--version"],
+        ),
+        (["re"], ["report", "recipe", "revoke"]),
         (["run", ""], catalog.names("methods")),
         (["check", "fedp"], ["fedpart", "fedprox"]),
         (["recipe", "pois"], ["poisson_pinn"]),

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from fedtangent import catalog, cli
+from fedtangent import catalog, cli, parsers
 from fedtangent.experiments import launch
+from fedtangent.sites import commands
 from tests.test_readme import stub
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,6 +62,8 @@ def test_the_commands_of_a_page_are_understood(
     asked: list[Any] = []
     for name in ("run", "check", "demo", "report", "recipe"):
         monkeypatch.setattr(cli, name, stub(getattr(cli, name), asked))
+    for name in parsers.SITE_COMMANDS:
+        monkeypatch.setattr(commands, name, stub(getattr(commands, name), asked))
     monkeypatch.setattr(launch, "launch", stub(launch.launch, asked))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
@@ -72,7 +75,7 @@ def test_the_commands_of_a_page_are_understood(
     except SystemExit as help_:
         assert help_.code == 0
         return
-    assert len(asked) == (words[0] in ("run", "check", "demo", "report", "recipe"))
+    assert len(asked) == (words[0] in ("run", "check", "demo", "report", "recipe", *parsers.SITE_COMMANDS))
 
 
 def test_the_check_that_a_page_asks_for_is_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

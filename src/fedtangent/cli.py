@@ -216,11 +216,17 @@ def _command(words: list[str]) -> int:
     if (code := front.answered(words)) is not None:
         return code
     name, rest = words[0], words[1:]
+    if name in parsers.SITE_COMMANDS:
+        from fedtangent.sites import commands, site_words
+
+        return site_words.parsed(name, rest, getattr(commands, name))
     if name not in parsers.COMMANDS:
         for first, folder in {"run": "methods", "recipe": "recipes"}.items():
             if name in catalog.names(folder):
                 raise SettingError(f"`{name}` must come after {first}; got it first. Use fedtangent {first} {name}.")
-        raise SettingError(unknown(name, dict.fromkeys([*parsers.COMMANDS, "list", "completion"]), "a command"))
+        raise SettingError(
+            unknown(name, dict.fromkeys([*parsers.COMMANDS, *parsers.SITE_COMMANDS, "list", "completion"]), "a command")
+        )
     if name in ("run", "check"):
         return _parse_run(rest, name)
     if name == "recipe":

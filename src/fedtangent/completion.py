@@ -36,7 +36,7 @@ def following(words: Sequence[str]) -> list[str]:
 
 def _offered(before: list[str], last: str) -> list[str]:
     if not before:
-        return [*parsers.COMMANDS, "list", "completion", "--help", "--version"]
+        return [*parsers.COMMANDS, *parsers.SITE_COMMANDS, "list", "completion", "--help", "--version"]
     command = before[0]
     if command == "list":
         return [folder for folder in catalog.FOLDERS if folder not in before]

@@ -10,7 +10,17 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments.options import unknown
 from fedtangent.experiments.written import first_line
 from fedtangent.parser import folded, offered
-from fedtangent.parsers import CLI, COMMANDS, chosen_parts, command_parser, method_parser, recipe_parser, takes_host
+from fedtangent.parsers import (
+    CLI,
+    COMMANDS,
+    SITE_COMMANDS,
+    SITES,
+    chosen_parts,
+    command_parser,
+    method_parser,
+    recipe_parser,
+    takes_host,
+)
 
 HELP = {"-h", "--help"}
 _LIST = "Show the names of all parts, or those of one kind, as in list methods."
@@ -61,6 +71,8 @@ def overview() -> int:
     room = 12
     for name in COMMANDS:
         _print(name, first_line(CLI, name), room)
+    for name in SITE_COMMANDS:
+        _print(name, first_line(SITES, name), room)
     _print("list", _LIST, room)
     _print("completion", "Print what a shell is to read to complete words: source <(fedtangent completion bash).", room)
     print("\n  --version")

@@ -12,7 +12,9 @@ from fedtangent.experiments.written import ROOT, first_line, written
 from fedtangent.parser import Parser, run_parser
 
 CLI, EXPERIMENT, CHAIN = (ROOT / name for name in ("cli.py", "experiments/experiment.py", "experiments/chain.py"))
+SITES = ROOT / "sites/commands.py"
 COMMANDS = ("run", "check", "demo", "report", "recipe")
+SITE_COMMANDS = ("provision", "revoke", "server", "site", "start")  # of a real federation
 
 
 def command_parser(name: str) -> Parser:

@@ -55,10 +55,13 @@ class Partition(NamedTuple):
     Attributes:
         index: One int64 array of row numbers a node.
         x: The inputs that replace `x_train` where a partition shifts features, else None.
+        test_index: As `index` of test rows, where every node is to be measured on its own; None where all are measured
+            on all of them.
     """
 
     index: list[np.ndarray]  # type: ignore[assignment]  # hides tuple.index, which nobody misses
     x: Any = None
+    test_index: list[np.ndarray] | None = None
 
 
 def count(x: Any) -> int:
@@ -91,6 +94,20 @@ def shards(dataset: Dataset, partition: Partition) -> list[Shard]:
     leaves, structure = optree.tree_flatten(whole)  # type: ignore[arg-type]
     pieces = zip(*(torch.split(leaf, counts) for leaf in leaves), strict=True)
     return [optree.tree_unflatten(structure, piece) for piece in pieces]  # type: ignore[misc]
+
+
+def tests(x: Any, y: Tensor, partition: Partition) -> list[Shard] | None:
+    """Every node's own test rows out of all of them; None where the partition gives none.
+
+    Args:
+        x: All test inputs.
+        y: Their labels or targets.
+        partition: Which may have a `test_index`.
+    """
+    if partition.test_index is None:
+        return None
+    found = [torch.from_numpy(np.asarray(index).astype(np.int64)).to(y.device) for index in partition.test_index]
+    return [Shard(at(x, rows), y[rows], torch.ones(len(rows), dtype=torch.bool, device=y.device)) for rows in found]
 
 
 def join(parts: Sequence[Any]) -> Any:

@@ -22,7 +22,7 @@ PAIN, ECG = 2, 6  # categories 1 to 4 and 0 to 2; slope, vessels and thallium sc
 TRAIN_SHARE, SPLIT_SEED = 0.66, 43  # of FLamby's split, hospital by hospital
 
 
-def heart_disease(data_dir: str | Path | None = None) -> Dataset:
+def heart_disease(data_dir: str | Path | None = None, *, hospital: str | None = None) -> Dataset:
     """740 patients, 486 to train on and 254 to test, as (rows, 13); `site_train` is the hospital, 0 to 3.
 
     Rows with a missing value are left out, which leaves 303, 261, 46 and 130; chest pain and electrocardiogram become
@@ -33,31 +33,39 @@ def heart_disease(data_dir: str | Path | None = None) -> Dataset:
 
     Args:
         data_dir: The folder that holds the four files `processed.*.data`, or it in a folder `heart_disease`.
+        hospital: Only the patients of cleveland, hungarian, switzerland or va, which needs no file but its own; columns
+            are not standardised, which --standardise of a federation does. None takes all.
 
     Raises:
-        ValueError: A file is missing, or a line has another form.
+        ValueError: A file is missing, or a line has another form; or there is no such hospital.
     """
-    from sklearn.model_selection import train_test_split  # slow to import
-
-    first = f"processed.{HOSPITALS[0]}.data"
+    if hospital is not None and hospital not in HOSPITALS:
+        raise SettingError(f"`hospital` must be one of {', '.join(HOSPITALS)}; got {hospital!r}. Choose one.")
+    chosen = HOSPITALS if hospital is None else (hospital,)
+    first = f"processed.{chosen[0]}.data"
     folder = existing(data_dir, (first, f"heart_disease/{first}")).parent
-    train, test, sites = [], [], []
-    for site, hospital in enumerate(HOSPITALS):
-        rows = _patients(existing(folder, (f"processed.{hospital}.data",)))
-        by = rows[:, -1] if all((rows[:, -1] == label).sum() > 2 for label in (0, 1)) else None
-        cut = train_test_split(
-            rows, train_size=TRAIN_SHARE, test_size=1 - TRAIN_SHARE, random_state=SPLIT_SEED, stratify=by
-        )
-        train.append(cut[0])
-        test.append(cut[1])
-        sites.append(np.full(len(cut[0]), site))
+    train, test = zip(
+        *(_split(_patients(existing(folder, (f"processed.{name}.data",)))) for name in chosen), strict=True
+    )
+    sites = [np.full(len(rows), site) for site, rows in enumerate(train)]
     known, asked = np.concatenate(train), np.concatenate(test)
-    mean, std = known[:, :-1].mean(0), known[:, :-1].std(0)
+    mean, std = (known[:, :-1].mean(0), known[:, :-1].std(0)) if hospital is None else (0.0, 1.0)
     std = np.where(std > 0, std, 1.0)
     x_train, x_test = (torch.from_numpy((part[:, :-1] - mean) / std) for part in (known, asked))
     y_train, y_test = (torch.from_numpy(part[:, -1].astype(np.int64)) for part in (known, asked))
     site_train = torch.from_numpy(np.concatenate(sites))
     return checked(Dataset("heart_disease", x_train, y_train, x_test, y_test, classes=2, site_train=site_train))
+
+
+def _split(rows: np.ndarray) -> list[np.ndarray]:
+    """A hospital's patients to train on and to test."""
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    by = rows[:, -1] if all((rows[:, -1] == label).sum() > 2 for label in (0, 1)) else None
+    cut: list[np.ndarray] = train_test_split(
+        rows, train_size=TRAIN_SHARE, test_size=1 - TRAIN_SHARE, random_state=SPLIT_SEED, stratify=by
+    )
+    return cut
 
 
 def _patients(path: Path) -> np.ndarray:

@@ -57,6 +57,17 @@ def replaced(
         _sync(path.parent)
 
 
+def renamed(path: Path, other: Path) -> None:
+    """Gives a file another name, in place of what has it.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with explained(path):
+        os.replace(path, other)
+        _sync(path.parent)
+
+
 def appended(path: Path, line: bytes) -> None:
     """Adds a line to a file and makes sure that it is on the disk.
 

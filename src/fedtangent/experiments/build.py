@@ -1,5 +1,6 @@
 """Build: the parts of an experiment from their names, each checked; what cannot be is one sentence."""
 
+from collections.abc import Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -102,18 +103,36 @@ def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
         raise SettingTypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."
         )
-    for node, index in enumerate(partition.index):
+    _check_index("index", partition.index, rows)
+    if partition.test_index is not None:
+        if len(partition.test_index) != len(partition.index):
+            raise SettingError(
+                f"`test_index` must have as many nodes as `index`, {len(partition.index)}; got "
+                f"{len(partition.test_index)}. Give every node some test rows."
+            )
+        _check_index("test_index", partition.test_index, len(dataset.y_test))
+    return partition
+
+
+def _check_index(what: str, indices: Sequence[Any], rows: int) -> None:
+    """Raises where a node's rows are no integers, or not those of the data set; all nodes must have test rows."""
+    told = "partition" if what == "index" else what
+    for node, index in enumerate(indices):
         array = np.asarray(index)
         if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
             raise SettingTypeError(
-                f"`partition` must list integers for every node; got {array.dtype} for node {node}. Cast it."
+                f"`{told}` must list integers for every node; got {array.dtype} for node {node}. Cast it."
+            )
+        if what != "index" and not len(array):
+            raise SettingError(
+                f"`{told}` must give every node at least one row; got none for node {node}. Leave it out to measure "
+                "all nodes on all test rows."
             )
         if len(array) and (array.min() < 0 or array.max() >= rows):
             raise SettingError(
-                f"`partition` must list rows from 0 to {rows - 1}; got {array.min()} to {array.max()} for node {node}. "
+                f"`{told}` must list rows from 0 to {rows - 1}; got {array.min()} to {array.max()} for node {node}. "
                 "Use the data set that it was made for."
             )
-    return partition
 
 
 def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tuple[Dataset, Partition]:

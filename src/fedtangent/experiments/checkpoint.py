@@ -16,11 +16,12 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.errors import SettingError, SettingTypeError
-from fedtangent.experiments import tensor_file
+from fedtangent.experiments import atomic, tensor_file
 from fedtangent.experiments.tensor_file import Tensors
 from fedtangent.federation import Central, Each, Fleet
 
 NAME = "checkpoint.safetensors"
+BEFORE = "checkpoint-before.safetensors"  # of the round before, where processes keep their own
 _REMEDY = "Run anew with another --out."
 
 _MAPPINGS: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict}
@@ -65,8 +66,18 @@ def check(state: Any, types: Sequence[type]) -> None:
             )
 
 
+def set_aside(folder: Path) -> None:
+    """Keeps a folder's checkpoint under the name BEFORE, where there is one.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if (folder / NAME).exists():
+        atomic.renamed(folder / NAME, folder / BEFORE)
+
+
 def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
-    """Writes the checkpoint of a folder.
+    """Writes the checkpoint of a folder; of an Each the values that this process has.
 
     Raises:
         OSError: It cannot be written; the one before is still there.
@@ -78,13 +89,13 @@ def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
     tensor_file.save(folder / NAME, {**header, "forms": writer.forms}, writer.tensors)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
+def read(folder: Path, name: str = NAME) -> tuple[dict[str, Any], Tensors] | None:
     """Header and tensors of a folder's checkpoint; None where there is none.
 
     Raises:
         ValueError: It is damaged or of another version.
     """
-    path = folder / NAME
+    path = folder / name
     return tensor_file.read(path, "out", _REMEDY) if path.exists() else None
 
 
@@ -143,7 +154,7 @@ class _Writer:
         if isinstance(value, Each):
             return {"each": self._each(value.values), "nodes": list(value.nodes)}
         if isinstance(value, Central):
-            return {"central": self.laid_out(value.value)}
+            return {"central": self.laid_out(value.value if value.is_here else None)}
         if type(value) in _MAPPINGS.values():
             pairs = [[_key(key), self.laid_out(part)] for key, part in value.items()]
             return {type(value).__name__: pairs}
@@ -218,7 +229,8 @@ class _Reader:
             nodes = tuple(layout["nodes"])
             if not set(nodes) <= set(self._fleet.nodes):
                 raise ValueError("it has other nodes")
-            return dataclasses.replace(self._fleet, nodes=nodes).each(parts)
+            fleet = dataclasses.replace(self._fleet, nodes=nodes)
+            return fleet.each(parts) if len(parts) == len(nodes) else fleet.of_here(parts)
         if kind == "fields":
             name = layout["type"]
             return _made(type(like) if _named(type(like)) == name else self._types[name], parts)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Fleet
-from fedtangent.shard import at
+from fedtangent.shard import Shard, at
 from fedtangent.training.losses import cross_entropy
 from fedtangent.training.task import Weights
 
@@ -29,6 +29,8 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         weights: The aggregated model's; where they are absent, so is what is measured of them.
         nodes: Whether to measure the nodes' own models.
     """
+    if built.tests is not None:
+        return _by_node(built, fleet, state, weights, nodes)
     accuracy, loss = measured(built, weights.value) if built.leads else (None, None)
     if not built.classes:
         return {"loss": loss}
@@ -42,9 +44,44 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
                 w_k = fleet.mix(w_k)
             right_k = fleet.map(partial(_right, built), w_k)
             each = sorted(int(right) / len(built.y_test) for right in fleet.observe(right_k))
-        lowest = each[: max(1, len(each) // 10)]
-        mean, worst = sum(each) / len(each), sum(lowest) / len(lowest)
+        mean, worst = _mean_and_worst(each)
     return {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst, "loss": loss}
+
+
+def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
+    """The same where every node has test rows of its own, which never leave it; and every node's accuracy.
+
+    Accuracy and loss are of all test rows together. A node's own accuracy is that of its own model, or of the one that
+    all have, on its own rows.
+    """
+    assert built.tests is not None
+    rows = [len(test.real) for test in built.tests]
+    with fleet.ledger.paused():
+        test_k = fleet.each(list(built.tests))
+        w_k = fleet.broadcast(weights)
+        found = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
+        own = found
+        if built.classes and built.method.personal is not None and nodes:
+            w_k = built.method.personal(state)
+            if fleet.graph is not None:
+                w_k = fleet.mix(w_k)
+            own = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
+    loss = sum(float(total) for _, total in found) / sum(rows)
+    if not built.classes:
+        return {"loss": loss}
+    accuracy = sum(int(right) for right, _ in found) / sum(rows)
+    mean = worst = each = None
+    if built.method.personal is None or nodes:
+        each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
+        mean, worst = _mean_and_worst(sorted(each))
+    told = {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst}
+    return {**told, "node_accuracy": each, "loss": loss}
+
+
+def _mean_and_worst(each: list[float]) -> tuple[float, float]:
+    """The mean, and that of the worst tenth, of accuracies from the lowest to the highest."""
+    lowest = each[: max(1, len(each) // 10)]
+    return sum(each) / len(each), sum(lowest) / len(lowest)
 
 
 def measured(built: Setup, weights: Weights) -> tuple[float, float]:
@@ -61,13 +98,32 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
     return (int(torch.stack(right).sum()) if right else 0) / count, sum(torch.stack(total).tolist()) / count
 
 
+def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor]:
+    """How many rows of a node these weights are right about, and the sum of their losses; padded rows do not count."""
+    right, total = [], []
+    loss = cross_entropy if built.classes else built.task.loss
+    for start in range(0, len(test.real), BATCH):
+        part = slice(start, start + BATCH)
+        y, real = test.y[part], test.real[part]
+        with torch.no_grad():
+            f = built.task.predict(weights, at(test.x, part))
+        total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
+        if built.classes:
+            right.append((_hits_of(f, y) & real).sum())
+    return (torch.stack(right).sum() if right else torch.tensor(0)), torch.stack(total).sum()
+
+
 def _right(built: Setup, weights: Weights) -> Tensor:
     """How many test rows these weights are right about; an engine may ask it of many nodes at once."""
     return torch.stack([_hits(f, y) for f, y in _outputs(built, weights)]).sum()
 
 
 def _hits(f: Tensor, y: Tensor) -> Tensor:
-    return ((f.argmax(-1) == y) & torch.isfinite(f).all(-1)).sum()
+    return _hits_of(f, y).sum()
+
+
+def _hits_of(f: Tensor, y: Tensor) -> Tensor:
+    return (f.argmax(-1) == y) & torch.isfinite(f).all(-1)
 
 
 def _outputs(built: Setup, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:

@@ -162,7 +162,8 @@ def _compact(value: Any) -> Any:
 
 
 def _histogram(built: Setup) -> list[list[int]] | None:
-    if not built.classes:
+    """Every node's labels by class, where they are known."""
+    if not built.classes or built.share is not None:  # of other sites nobody knows
         return None
     return [torch.bincount(data.y.cpu(), minlength=built.classes).tolist() for data in built.data]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.experiments import checkpoint, model_file, record
+from fedtangent.experiments import atomic, checkpoint, model_file, record
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate
 from fedtangent.experiments.experiment import Experiment, factory
@@ -63,7 +63,7 @@ def run(
     """The result of an experiment.
 
     Where several processes run it together, each calls this with a setup of its own; the server's records, and what
-    comes of the others is empty.
+    comes of the others is empty. In a real federation each has a folder, and keeps its own part there.
 
     Args:
         experiment: What to do, or its setup where that exists already.
@@ -89,7 +89,10 @@ def run(
         folder = None if out is None else Path(out)
         if folder is not None:
             claim = record.claimed(folder, manifest, resume)
-            agreed(wire, lambda: str(stack.enter_context(claim)))
+            if built.share is None:
+                agreed(wire, lambda: str(stack.enter_context(claim)))
+            else:
+                stack.enter_context(claim)
         stack.enter_context(deterministic(built.experiment))
         rounds, weights = _played(built, wire, folder, scalars, on_round)
     return Result(manifest, rounds, weights, folder, built.module)
@@ -134,23 +137,37 @@ def _played(
         fleet = built.fleet(k, wire)
         state, entry, weights, books = step(built, fleet, state, data_k, k)
         rounds.append(entry)
-        whole, kept = (None, []) if folder is None else (collected(fleet, state), wire.kept(built.nodes))
-        if folder is not None and built.leads:
-            digests.append(record.append(folder, entry))
-            model_file.save(folder, built, weights.value)
-            checkpoint.check(whole, types)
-            meta = {"round": k, "lines": digests, "fingerprint": built.fingerprint}
-            meta |= {"ledger": books.state(), "held": wire.cache.state(), "kept": kept}
-            checkpoint.save(folder, whole, meta)
+        if folder is not None:
+            _kept(built, fleet, folder, _Begun(state, rounds, digests, types), weights, books)
         if built.leads:
             scalars.log(entry)
-            if on_round is not None:
-                on_round(entry)
+        if on_round is not None and (built.leads or built.share is not None):
+            on_round(entry)
     if weights is None:  # all rounds were there already
         weights = _aggregated(built, built.fleet(built.experiment.rounds, wire), state, data_k)
         if folder is not None and built.leads:  # the model may have been lost
             model_file.save(folder, built, weights.value)
     return rounds, weights.value if built.leads else {}
+
+
+def _kept(built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Central[Weights], books: Ledger) -> None:
+    """Writes the last round on the record and the checkpoint: the server's process of all, or each of its own part."""
+    apart, wire = built.share is not None, fleet.wire
+    if apart:
+        state, kept, books = now.state, [] if wire.coding is None else wire.coding.state(), wire.ledger
+    else:
+        state, kept = collected(fleet, now.state), wire.kept(built.nodes)
+    if not (built.leads or apart):
+        return
+    now.digests.append(record.append(folder, now.rounds[-1]))
+    if built.leads:
+        model_file.save(folder, built, weights.value)
+    checkpoint.check(state, now.types)
+    meta = {"round": len(now.rounds), "lines": now.digests, "fingerprint": built.fingerprint}
+    meta |= {"ledger": books.state(), "held": wire.cache.state(), "kept": kept}
+    if apart:
+        checkpoint.set_aside(folder)
+    checkpoint.save(folder, state, meta)
 
 
 def step(
@@ -218,6 +235,8 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
         return _Begun(state, [], [], [])
     functions = [factory("method", built.experiment.method), factory("host", built.experiment.hosted)]
     types = checkpoint.known_types(state, [function for function in functions if function is not None])
+    if built.share is not None:
+        return _begun_apart(built, fleet, folder, state, types)
     told = agreed(fleet.wire, lambda: _recorded(built, fleet, folder, state, types))
     if told is None:
         return _Begun(state, [], [], types)
@@ -230,6 +249,24 @@ def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None)
     return _Begun(found.state, rounds, digests, types)
 
 
+def _begun_apart(built: Setup, fleet: Fleet, folder: Path, first: Any, types: list[type]) -> _Begun:
+    """The first state, or that after the newest round of which every process has its own part."""
+    names = (checkpoint.BEFORE, checkpoint.NAME)
+    held = {found[0]["meta"]["round"]: (name, found) for name in names if (found := checkpoint.read(folder, name))}
+    newest = max(set.intersection(*({0, *own} for own in fleet.wire.everybody(built.nodes, list(held)))))
+    if newest == 0:
+        return _Begun(first, record.cut(folder, []), [], types)
+    name, (header, tensors) = held[newest]
+    if name == checkpoint.BEFORE:  # the round after it is to be done again
+        atomic.renamed(folder / name, folder / checkpoint.NAME)
+    state, meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types)
+    if not _restored(built, fleet.wire, meta):
+        raise _of_another(folder)
+    if fleet.wire.coding is not None:
+        fleet.wire.coding.restore(meta.get("kept", ()), fleet.wire.transport.here)
+    return _Begun(state, record.cut(folder, meta["lines"]), meta["lines"], types)
+
+
 def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Sequence[type]) -> Any:
     """Header and tensors of the folder's checkpoint, its rounds and their digests; None where there is none."""
     found = checkpoint.read(folder)
@@ -239,11 +276,14 @@ def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Seque
     header, tensors = found
     meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types).meta
     if not _restored(built, fleet.wire, meta):
-        raise SettingError(
-            f"`out` must hold the checkpoint of its own run; got that of another in {folder}. "
-            "Run anew with another --out."
-        )
+        raise _of_another(folder)
     return header, tensors, record.cut(folder, meta["lines"]), meta["lines"]
+
+
+def _of_another(folder: Path) -> SettingError:
+    return SettingError(
+        f"`out` must hold the checkpoint of its own run; got that of another in {folder}. Run anew with another --out."
+    )
 
 
 def _restored(built: Setup, wire: Wire, meta: dict[str, Any]) -> bool:

@@ -35,6 +35,7 @@ from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
 from fedtangent.federation.values import held
@@ -66,6 +67,8 @@ class Setup:
         class_weights: Of the loss, by label; None where none were asked for.
         engine_reason: Why the engine is not the usual one, where it is not.
         transport: How messages travel between the processes that run this; `memory` where it is one.
+        tests: The test rows of every node, where each is measured on its own; None where all are measured on all.
+        share: What this process holds in a real federation, where each keeps its rows and its own checkpoint.
     """
 
     experiment: Experiment
@@ -82,6 +85,8 @@ class Setup:
     class_weights: tuple[float, ...] | None = None
     engine_reason: str | None = None
     transport: Transport = field(default_factory=memory)
+    tests: Sequence[Shard] | None = None
+    share: Share | None = None
 
     @property
     def leads(self) -> bool:
@@ -118,7 +123,7 @@ class Setup:
             round=round,
             graph=graph,
             gossip_weights=self.experiment.gossip_weights,
-            node_bytes=self._node_bytes(graph),
+            node_bytes=self.node_bytes(graph),
             method=self.method.name,
             device=self.experiment.device,
         )
@@ -160,7 +165,7 @@ class Setup:
             "loss": self.task.loss.name,
             **self._weights,
             "project": asked.project,
-            "partition": named(asked.partition),
+            "partition": named(asked.partition) if self.share is None else "sites",
             "partition_options": plain(asked.resolved("partition")),
             "nodes": len(self.data),
             "topology": named(asked.topology or PARTS["topology"].default) if talks else None,
@@ -191,7 +196,13 @@ class Setup:
         """A digest of data, first weights and all else that the model holds, which no description can hold."""
         digest = hashlib.blake2b(digest_size=16)
         held = dict([*self.task.model.named_parameters(), *self.task.model.named_buffers()])
-        for leaf in trees.leaves([list(self.data), self.x_test, self.y_test, held]):
+        data: Any = [list(self.data), self.x_test, self.y_test]
+        if self.share is not None:
+            digest.update("".join(self.share.digests).encode())
+            data = []
+        elif self.tests is not None:
+            data.append(list(self.tests))
+        for leaf in trees.leaves([data, held]):
             leaf = leaf.detach().cpu() if leaf.layout == torch.strided else leaf.detach().cpu().to_dense()
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
             digest.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -204,7 +215,7 @@ class Setup:
         assert draw is not None
         return partial(draw, **self.experiment.resolved("topology"))
 
-    def _node_bytes(self, graph: Graph | None) -> Mapping[int, int]:
+    def node_bytes(self, graph: Graph | None) -> Mapping[int, int]:
         """The peak memory of each node's work; where it has neighbours, from the mean rows of its neighbourhood."""
         coded = self.experiment.channel is not None and self.method.coded_bytes is not None
         needs = self.method.coded_bytes if coded else self.method.node_bytes
@@ -220,16 +231,21 @@ class Setup:
 
     def needs(self) -> float:
         """The mean over the nodes of the peak memory of one's work, with the neighbours of the first round."""
-        return fmean(self._node_bytes(self.graph(1)).values())
+        return fmean(self.node_bytes(self.graph(1)).values())
 
 
-def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport] | None = None) -> Setup:
+def setup(
+    experiment: Experiment,
+    transport: Callable[[Sequence[int]], Transport] | None = None,
+    share: Share | None = None,
+) -> Setup:
     """The experiment, built and checked.
 
     Args:
         experiment: What is asked for.
         transport: From the rows of every node, what joins the processes that run it, each with a setup of its own;
             none is `memory`.
+        share: What this process holds, where it is one of a real federation; the experiment's data set is its own.
 
     Raises:
         ValueError: A setting that cannot be, or that would be ignored.
@@ -239,7 +255,7 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
     device, dtype = built_device(experiment), getattr(torch, experiment.dtype)
     dataset = built_dataset(experiment)
     outputs = dataset.classes or dataset.y_train.shape[1]
-    partition = built_partition(experiment, dataset)
+    partition = built_partition(experiment, dataset) if share is None else share.partition
     dataset, partition = mixed(experiment, dataset, partition)
     model = built_model(experiment, trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train), outputs)
     example = at(dataset.x_train, slice(0, 2))
@@ -255,7 +271,12 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
     check_channel(experiment, method)
-    data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
+    if share is None:
+        data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
+        tests = shard.tests(x_test, y_test, partition)
+    else:
+        data = share.shards(*trees.to((dataset.x_train, dataset.y_train), device, dtype))
+        tests = share.tests(x_test, y_test)
     built = Setup(
         experiment,
         dataset.name,
@@ -271,8 +292,11 @@ def setup(experiment: Experiment, transport: Callable[[Sequence[int]], Transport
         by_class,
         None,
         memory() if transport is None else transport([len(part.real) for part in data]),
+        tests,
+        share,
     )
-    engine, reason = built_engine(experiment, device, task, method, data, built.needs)
+    tried = data if share is None else [data[share.node or 0]]
+    engine, reason = built_engine(experiment, device, task, method, tried, built.needs)
     return replace(built, engine=engine, engine_reason=reason)
 
 

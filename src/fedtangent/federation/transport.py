@@ -130,6 +130,15 @@ class Wire:
             return []
         return [part for state in self._of_all(nodes, self.coding.state()) for part in state]
 
+    def everybody(self, nodes: Sequence[int], own: T) -> list[T]:
+        """The values of all processes, on every process; never billed. Without nodes only the server's may be.
+
+        Args:
+            nodes: All of them.
+            own: This process's.
+        """
+        return self.tell(self._of_all(nodes, own))
+
     def _of_all(self, nodes: Sequence[int], own: T) -> list[T]:
         """The values of all processes, its own first, where the server is; elsewhere its own."""
         blocks, _ = self.transport.blocks(nodes)

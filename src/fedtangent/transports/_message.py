@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError, SettingTypeError
 
 _ALIGNED = 64
-_DTYPES = {
+DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
@@ -52,9 +53,9 @@ def unpacked(message: Message) -> list[Any]:
     tensors, start = [], 0
     for dtype, shape, order, accelerated in table["tensors"]:
         size = _size(dtype, shape)
-        part = _alone(numbers[start : start + size] if accelerated else held[start : start + size], _DTYPES[dtype])
+        part = _alone(numbers[start : start + size] if accelerated else held[start : start + size], DTYPES[dtype])
         tensors.append(trees.permuted_back(part.reshape([shape[axis] for axis in order]), order))
-        start += -(-size // _ALIGNED) * _ALIGNED
+        start += room(dtype, shape)
     values = [_rebuilt(layout, tensors) for layout in table["trees"]]
     return [values[place] for place in table["values"]]
 
@@ -115,8 +116,13 @@ def _alone(part: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(part.numpy(), dtype=dtype) if part.device.type == "cpu" else part.clone().view(dtype)
 
 
+def room(dtype: str, shape: Sequence[int]) -> int:
+    """The bytes of a tensor, up to where the next one begins."""
+    return -(-_size(dtype, shape) // _ALIGNED) * _ALIGNED
+
+
 def _size(dtype: str, shape: Sequence[int]) -> int:
-    count = _DTYPES[dtype].itemsize
+    count = DTYPES[dtype].itemsize
     for length in shape:
         count *= length
     return count
@@ -146,7 +152,7 @@ def _known(type_: list[str], count: int) -> type[tuple[Any, ...]]:
     module, name = type_
     found: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = vars(found).get(part) if isinstance(found, (type, ModuleType)) else None
     if not (isinstance(found, type) and issubclass(found, tuple) and len(getattr(found, "_fields", ())) == count):
         raise SettingError(f"a message must hold types that its receiver knows; got {name!r}. Run the same code there.")
     return found

@@ -12,15 +12,17 @@ T = TypeVar("T")
 
 
 class Pipes(Protocol):
-    """What joins processes: messages between two of them keep their order.
+    """What joins processes: messages between two of them keep their order."""
 
-    Attributes:
-        place: The number of this process.
-        count: How many there are.
-    """
+    @property
+    def place(self) -> int:
+        """The number of this process."""
+        ...
 
-    place: int
-    count: int
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        ...
 
     def swap(self, tag: Tag, out: Mapping[int, Sequence[Any]], sources: Sequence[int]) -> dict[int, list[Any]]:
         """Sends some values to each of some processes; what came from each of the sources."""

@@ -1,0 +1,1 @@
+"""Sites: a real federation, of processes that trust one another as far as a certificate goes."""

@@ -1,0 +1,163 @@
+"""Agreement: all processes of a federation build the same run, each on its own rows, before round 1."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedtangent.errors import SettingError, UserError
+from fedtangent.experiments import record
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.same import short
+from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.share import Share, completed, joined, profile
+from fedtangent.federation.ledger import SERVER
+from fedtangent.shard import Dataset
+from fedtangent.sites.kit import Kit, check_consent
+from fedtangent.sites.plan import Plan, code
+from fedtangent.sites.secrets import Drawn
+from fedtangent.sites.standardise import standardised
+from fedtangent.transports._lines import Lines
+from fedtangent.transports._masks import Masks
+from fedtangent.transports.network import everybody, network
+
+_COMPARED = ("experiment", "sources", "fingerprint", "exposure", "parameters")
+_ROWS = 2**40
+
+
+def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup:
+    """This process's setup of a plan, as soon as every process has one, and the same.
+
+    Args:
+        own: Its kit.
+        lines: To the others, the leader first.
+        plan: Proposed by the leader.
+        dataset: The site's own rows; None for a server.
+
+    Raises:
+        ValueError: A site has none, or another one, or does not consent; the same sentence at every site.
+    """
+    drawn = Drawn(own, lines.run) if plan.secure_sums and dataset is not None else None
+    told = {"code": code(), "profile": None if dataset is None else profile(dataset, _secret(own))}
+    told["secret"] = None if drawn is None else drawn.told()
+    everyone = everybody(lines, 1, told)
+    names = [lines.name(place) for place in range(lines.count)]
+    profiles = _profiles(own, dict(zip(names, everyone, strict=True)))
+    common = joined(profiles)
+    digests = tuple(str(one["digest"]) for one in profiles.values())
+    digests += ("secure sums",) if plan.secure_sums else ()
+    if plan.standardise:
+        dataset, digest = standardised(lines, dataset, _features(common))
+        digests += (digest,)
+    share = Share(
+        own.sites.index(own.name) if own.name in own.sites else None,
+        tuple(one["rows"] for one in profiles.values()),
+        tuple(one["test_rows"] for one in profiles.values()),
+        digests,
+    )
+    built: Setup | None = None
+    try:
+        masks = None
+        if plan.secure_sums:
+            others = {name: one["secret"] for name, one in zip(names, everyone, strict=True) if name in own.sites}
+            shared = {} if drawn is None else drawn.shared(others)
+            masks = Masks(lines.run, {own.sites.index(name): secret for name, secret in shared.items()})
+        built = _built(own, lines, plan, completed(own.federation, dataset, common), share, masks)
+        if dataset is not None:
+            check_consent(own, built.method.exposure)
+        manifest = record.manifest(built)
+        mine = {name: manifest[name] for name in _COMPARED}
+        mine["versions"] = {name: manifest["versions"][name] for name in ("torch", "numpy")}
+    except Exception as error:
+        mine = {"error": str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"}
+    _check(names, everybody(lines, 2, mine))
+    assert built is not None
+    return built
+
+
+def _profiles(own: Kit, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the sites tell of their data, in the order of the nodes."""
+    for name, one in told.items():
+        if not isinstance(one, dict) or {*one} != {"code", "profile", "secret"}:
+            raise SettingError(f"`{name}` must tell code and data; got something else. Run the same code at all sites.")
+        if one["code"] != told[own.name]["code"]:
+            raise SettingError(
+                f"`{name}` must run the same code as {own.name}; got another digest of the package. Install the same "
+                "version of fedtangent at all sites."
+            )
+    for name in own.sites:
+        one = told[name]["profile"]
+        if not isinstance(one, dict) or not all(
+            isinstance(one.get(count), int) and 0 < one[count] < _ROWS for count in ("rows", "test_rows")
+        ):
+            raise SettingError(f"`{name}` must have training and test rows; got none. Give its --data-dir.")
+    return {name: told[name]["profile"] for name in own.sites}
+
+
+def _features(common: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a row of inputs that are one tensor."""
+    form = common["inputs"]
+    if not isinstance(form, list):
+        raise SettingError("`standardise` must be left out for inputs that are several tensors; got it. Drop it.")
+    return tuple(form[1:])
+
+
+def _built(own: Kit, lines: Lines, plan: Plan, data: Dataset, share: Share, masks: Masks | None) -> Setup:
+    names = [lines.name(place) for place in range(lines.count)]
+    places = {node: names.index(site) for node, site in enumerate(own.sites)}
+    asked = Experiment(**plan.settings, dataset=data, partition=share.partition, engine="sequential")
+    built = setup(asked, lambda rows: network(lines, places, masks), share)
+    if built.method.traits.neighbours == own.served:
+        has = "without a server" if own.served else "with a server"
+        raise SettingError(
+            f"`METHOD` must be one {'with' if own.served else 'without'} a server in this federation; got "
+            f"{built.method.name}, which is {has}. Choose another, or provision a federation for it."
+        )
+    lines.limit = limit(built)
+    return built
+
+
+def limit(built: Setup) -> int:
+    """Bytes that a message of a run may have: a few times what a node's work takes, and some for a record's sake."""
+    return 2**26 + 4 * max(built.node_bytes(built.graph(1)).values())
+
+
+def _check(names: Sequence[str], told: Sequence[Any]) -> None:
+    """Raises one sentence where a process has no setup, or another than the leader."""
+    errors = [(name, str(one["error"])) for name, one in zip(names, told, strict=True) if "error" in one]
+    if errors:
+        (name, first), *_ = errors
+        alike = len(errors) == len(told) and len({error for _, error in errors}) == 1
+        raise SettingError(first if alike else f"`{name}` must be able to run this; got there: {first}")
+    for name, one in zip(names[1:], told[1:], strict=True):
+        for what in (*_COMPARED, "versions"):
+            if one.get(what) != told[0].get(what):
+                which, theirs, other = _different(what, told[0].get(what), one.get(what))
+                raise SettingError(
+                    f"`{which}` must be the same at every site; got {short(theirs)} at {names[0]} and {short(other)} "
+                    f"at {name}. Install the same versions, and give the same plan."
+                )
+
+
+def _different(name: str, first: Any, other: Any) -> tuple[str, Any, Any]:
+    """The first part in which two values differ."""
+    if isinstance(first, dict) and isinstance(other, dict):
+        for key in {**first, **other}:
+            if first.get(key) != other.get(key):
+                return _different(str(key), first.get(key), other.get(key))
+    return name, first, other
+
+
+def _secret(own: Kit) -> bytes:
+    """What only this site has."""
+    return own.identity.key.read_bytes()
+
+
+def sends(built: Setup, own: Kit) -> str:
+    """To whom a site sends what it sends, in words."""
+    if not built.method.traits.neighbours:
+        return "to the server" if own.name in own.sites else "to every site"
+    graph = built.graph(1)
+    assert graph is not None
+    near = [own.sites[node] for node in graph.neighbours[own.sites.index(own.name)]]
+    later = "" if built.experiment.static else ", and to others as the graph of a round has it"
+    record = "" if built.transport.here(SERVER) else " For the record it sends its weights and counts of right answers."
+    return f"to {', '.join(near) or 'nobody'} in round 1{later}.{record}"

@@ -1,0 +1,156 @@
+"""The commands of a real federation: provision, server, site and start."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedtangent.errors import SettingError
+from fedtangent.experiments import launch
+from fedtangent.experiments.experiment import experiment
+from fedtangent.experiments.run import Result
+from fedtangent.reports import records, table
+from fedtangent.sites import session
+from fedtangent.sites.plan import LOCAL
+
+WAIT, PATIENCE = 300.0, 3600.0
+
+
+def provision(federation: str, *, out: str = "kits") -> int:
+    """Make a federation's authority, and a kit for every site, of a .toml file.
+
+    Args:
+        federation: The file.
+        out: A new folder for the kits.
+    """
+    _check_extra()
+    from fedtangent.sites.provision import provision as written
+
+    names = written(federation, out)
+    print(f"Written to {out}: the kits of {', '.join(names)}. Bring each to its machine by a safe way.")
+    print(f"{out}/authority holds the key that makes kits: keep it to yourself, and offline.")
+    return 0
+
+
+def revoke(kits: str, site: str) -> int:
+    """Make a site's certificate count no more, such as that of a machine that was lost.
+
+    Args:
+        kits: The folder that `provision` wrote.
+        site: The site's name.
+    """
+    _check_extra()
+    from fedtangent.sites.provision import revoke as revoked
+
+    found = revoked(kits, site)
+    print(f"Written to {', '.join(map(str, found))}. Bring each revoked.pem to its site, into the kit there.")
+    return 0
+
+
+def server(
+    settings: dict[str, Any],
+    kit: str,
+    *,
+    out: str | None = None,
+    resume: bool = False,
+    standardise: bool = False,
+    secure_sums: bool = False,
+    wait: float = WAIT,
+    patience: float = PATIENCE,
+    listen: str | None = None,
+) -> int:
+    """Run a method with the sites that call this server, and record and print what it comes to.
+
+    Args:
+        settings: Of the experiment.
+        kit: The folder of the server's kit.
+        out: The folder for the record; none records nothing.
+        resume: Go on with the run in the folder, to the same record.
+        standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
+        secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
+        wait: Seconds in which all sites must be there.
+        patience: Seconds in which something must come of a site that is waited for.
+        listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+    """
+    _check_extra()
+    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
+    how |= {"wait": wait, "patience": patience, "listen": listen}
+    return _shown(session.lead(kit, experiment(**settings), None, **how), out)
+
+
+def start(
+    settings: dict[str, Any],
+    kit: str,
+    *,
+    out: str | None = None,
+    resume: bool = False,
+    standardise: bool = False,
+    secure_sums: bool = False,
+    wait: float = WAIT,
+    patience: float = PATIENCE,
+    listen: str | None = None,
+) -> int:
+    """Run a method among sites without a server, this one being one of them, and record what it comes to.
+
+    Args:
+        settings: Of the experiment, with the data set of this site.
+        kit: The folder of this site's kit.
+        out: The folder for the record; none records nothing.
+        resume: Go on with the run in the folder, to the same record.
+        standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
+        secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
+        wait: Seconds in which all sites must be there.
+        patience: Seconds in which something must come of a site that is waited for.
+        listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+    """
+    _check_extra()
+    asked = experiment(**settings)
+    dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
+    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
+    how |= {"wait": wait, "patience": patience, "listen": listen}
+    return _shown(session.lead(kit, asked, dataset, **how), out)
+
+
+def site(
+    settings: Mapping[str, Any],
+    kit: str,
+    *,
+    wait: float = WAIT,
+    listen: str | None = None,
+    state: str | None = None,
+) -> int:
+    """Take part in a run that the server, or another site, starts; the rows stay here.
+
+    Args:
+        settings: dataset, data_dir and the data set's options.
+        kit: The folder of this site's kit.
+        wait: Seconds in which the server, or all other sites, must be there.
+        listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+        state: The folder for what this site keeps of runs, to go on from; none is one in the kit.
+    """
+    _check_extra()
+    result = session.join(kit, session.own_data(settings), wait=wait, listen=listen, state=state)
+    if result is None:
+        return launch.FAILED
+    print("The run has ended well.")
+    return 0
+
+
+def _shown(result: Result | None, out: str | None) -> int:
+    if result is None:
+        return launch.FAILED
+    folder = result.folder or Path(result.manifest["experiment"]["method"])
+    Console().print(table.table([records.Record(folder, result.manifest, result.rounds)], None))
+    if out is not None:
+        print(f"Recorded in {out}.")
+    return 0
+
+
+def _check_extra() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        raise SettingError(
+            "`cryptography` must be installed for a real federation; got none. Use pip install 'fedtangent[network]'."
+        ) from error

@@ -1,0 +1,124 @@
+"""Plan: what a run of a federation is to do, as one process proposes it and every other checks it.
+
+It names parts of the package and holds plain values; it can name no file, nor anything of a site's data.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedtangent import catalog
+from fedtangent.errors import SettingError
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.parts import PARTS
+from fedtangent.training import losses
+
+# What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
+LOCAL = ("dataset", "dataset_options", "data_dir")
+WITHOUT = ("partition", "partition_options", "nodes", "engine", "memory", "class_weights", "device")
+_NAMED = ("method", "host", "model", "augment", "topology", "channel")
+_RUN = re.compile(r"[0-9a-f]{32}")
+
+
+class Plan(NamedTuple):
+    """A run that is proposed.
+
+    Attributes:
+        run: 32 hexadecimal digits that no other run has; new at every start.
+        record: The same of the record, where there is one; it stays when a run is resumed.
+        resume: Whether the record is gone on with.
+        patience: Seconds in which something must come of a site that is waited for.
+        standardise: Whether features are scaled by their mean and deviation over all sites.
+        secure_sums: Whether the parts of sums are masked.
+        settings: Of an Experiment, but what is a site's own.
+    """
+
+    run: str
+    record: str | None
+    resume: bool
+    patience: float
+    standardise: bool
+    secure_sums: bool
+    settings: dict[str, Any]
+
+
+def settings(asked: Experiment) -> dict[str, Any]:
+    """What a plan tells of an experiment.
+
+    Raises:
+        ValueError: It has a part of one's own, which other sites do not have.
+    """
+    names = [field.name for field in fields(Experiment) if field.name not in (*LOCAL, *WITHOUT)]
+    found = {name: getattr(asked, name) for name in names}
+    return checked({name: value for name, value in found.items() if value not in (None, {})})
+
+
+def plan(told: Any) -> Plan:
+    """The plan that another process proposes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        found = Plan(**told)
+        good = all(_RUN.fullmatch(name) for name in (found.run, found.record or found.run))
+        good = good and all(isinstance(word, bool) for word in (found.resume, found.standardise, found.secure_sums))
+        good = good and 1 <= float(found.patience) <= 10**6
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise SettingError("`plan` must be one of this version; got another. Run the same code at all sites.")
+    return found._replace(settings=checked(found.settings))
+
+
+def checked(told: Any) -> dict[str, Any]:
+    """Settings that name parts of the package alone, lists as tuples.
+
+    Raises:
+        ValueError: A setting that a plan cannot have.
+    """
+    known = {field.name for field in fields(Experiment)} - {*LOCAL, *WITHOUT}
+    if not isinstance(told, Mapping) or not {*told} <= known:
+        names = ", ".join(sorted(map(str, {*told} - known))) if isinstance(told, Mapping) else type(told).__name__
+        raise SettingError(f"`plan` must hold settings that a federation has; got {names[:100]}. Drop them.")
+    for part in _NAMED:
+        if (value := told.get(part)) is not None:
+            _check_name(part, value)
+    if told.get("loss") is not None and told["loss"] not in losses.NAMES:
+        raise SettingError(
+            f"`loss` must be one of {', '.join(losses.NAMES)} in a plan; got {told['loss']!r}. Choose one."
+        )
+    return {name: _plain(name, value, 6) for name, value in told.items()}
+
+
+def _check_name(part: str, value: Any) -> None:
+    known = catalog.names(PARTS[part].folder)
+    names = value.split(",") if part == "channel" and isinstance(value, str) else [value]
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise SettingError(
+                f"`{part}` must be one of {', '.join(known)} in a plan, which all sites have; got {str(name)[:60]!r}. "
+                "Install a file of your own at all sites as a part of the package."
+            )
+
+
+def _plain(name: str, value: Any, levels: int) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if levels and isinstance(value, (list, tuple)):
+        return tuple(_plain(name, part, levels - 1) for part in value)
+    if levels and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(name, part, levels - 1) for key, part in value.items()}
+    raise SettingError(f"`{name}` must be plain in a plan; got {type(value).__name__}. Give numbers and texts.")
+
+
+def code() -> str:
+    """A digest of this package's own files: sites run the same, whatever its version says."""
+    root = Path(catalog.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:32]

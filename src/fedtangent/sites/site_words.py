@@ -1,0 +1,97 @@
+"""The words of a federation's commands: a kit, a method where one is chosen, and options read off signatures."""
+
+from collections.abc import Callable, Collection, Sequence
+from inspect import getdoc
+from typing import Any
+
+from fedtangent import parsers
+from fedtangent.config import CONFIG
+from fedtangent.errors import SettingError
+from fedtangent.experiments.experiment import Experiment, choices, takes_host
+from fedtangent.experiments.options import Option, options
+from fedtangent.parser import Parser, run_parser, typed
+from fedtangent.sites.plan import LOCAL, WITHOUT
+
+
+def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
+    """The exit code of a command.
+
+    Args:
+        name: provision, revoke, server, site or start.
+        words: What follows it.
+        command: What it calls.
+
+    Raises:
+        ValueError: A word that it does not take.
+    """
+    told = (getdoc(command) or "").splitlines()[0]
+    leads = name in ("server", "start")
+    what = {"provision": "FILE", "revoke": "KITS SITE", "site": "KIT"}.get(name, "KIT METHOD")
+    first = words[: what.count(" ") + 1]
+    if len(first) <= what.count(" ") or any(word.startswith("-") for word in first):
+        if {*words} & {"-h", "--help"}:
+            print(f"usage: fedtangent {name} {what} [options]\n\n{told}\n")
+            print(f"fedtangent {name} {what} --help tells the options.")
+            return 0
+        raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")
+    own = options(command)
+    if leads:
+        without = (*WITHOUT, *(("dataset", "data_dir") if name == "server" else ()))
+        settings, given = _method_words(name, words[1:], own, without)
+        return command(settings, words[0], **given)
+    if name in ("provision", "revoke"):
+        return command(*first, **_values(Parser(f"fedtangent {name} {what}", told), words[len(first) :], own, name))
+    parser = Parser(f"fedtangent {name}", add_help=False)
+    parser.offer(Option("dataset", str, None, ""), "dataset")
+    chosen = vars(parser.parse_known_args(words[1:])[0])
+    offered = {key: option for key, option in options(Experiment).items() if key in ("dataset", "data_dir")}
+    for key, owners in choices("local", **chosen).items():
+        of_data = [option for part, option in owners if part == "dataset"]
+        if of_data and "." not in key:
+            offered[key] = of_data[0]
+    found = _values(Parser(f"fedtangent {name} {what}", told), words[1:], {**own, **offered}, name)
+    return command(_data(found, offered), words[0], **{key: found[key] for key in own if key in found})
+
+
+def _method_words(
+    command: str, words: Sequence[str], own: dict[str, Option], without: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of an experiment from METHOD and its options, and the options of the command itself.
+
+    Args:
+        command: Its name.
+        words: METHOD first.
+        own: The command's options.
+        without: Fields of the experiment, and parts, that this command does not offer.
+    """
+    method, what = words[0], f"an option of {command}"
+    chosen = parsers.chosen_parts(command, list(words[1:]))
+    if chosen.pop(CONFIG.name, None) is not None:
+        raise SettingError(f"`config` must be left out of {command}; got it. Type the settings.")
+    fields = parsers.settings(options(Experiment), takes_host(method))
+    fields = {name: option for name, option in fields.items() if name not in without}
+    of_parts = {
+        name: [one for one in owners if one[0] not in without] for name, owners in choices(method, **chosen).items()
+    }
+    known = {name: owners for name, owners in of_parts.items() if owners}
+    given = run_parser(command, method, own, fields, known).values(words[1:], {**own, **fields, **known}, what)
+    settings: dict[str, Any] = {"method": method}
+    of_command: dict[str, Any] = {}
+    for key, value in given.items():
+        into, option = (of_command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
+        into[key] = typed(option, value)
+    return settings, of_command
+
+
+def _values(parser: Parser, words: Sequence[str], known: dict[str, Option], name: str) -> dict[str, Any]:
+    for option in known.values():
+        parser.offer(option, option.name)
+    given = parser.values(words, known, f"an option of {name}")
+    return {key: typed(known[key], value) for key, value in given.items()}
+
+
+def _data(found: dict[str, Any], offered: dict[str, Option]) -> dict[str, Any]:
+    """The settings that name a site's rows."""
+    settings = {key: found[key] for key in LOCAL if key in found}
+    own = {key: value for key, value in found.items() if key in offered and key not in LOCAL}
+    return {**settings, **({"dataset_options": own} if own else {})}

@@ -1,0 +1,226 @@
+"""TLS: connections of which both ends have shown a certificate of their federation; 1.3, and nothing else.
+
+Who a site is says its certificate alone: the name in it, signed by the federation's authority. An address says only
+where to look for it.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from fedtangent.errors import SettingError
+
+HANDSHAKE = 10.0  # seconds that the other end has for it
+_AGAIN = 0.2  # seconds between two tries to reach a site that is not there yet
+_PENDING = 16  # handshakes at once
+_SILENT = (10, 5, 3)  # seconds of silence until a machine is asked for a sign, between signs, and how many may fail
+
+
+class Identity(NamedTuple):
+    """What a site shows, and what it trusts.
+
+    Attributes:
+        name: Of the site.
+        certificate: Path of its certificate.
+        key: Path of its private key.
+        authority: Path of the certificate of the federation's authority.
+        revoked: Path of the authority's list of revoked certificates.
+    """
+
+    name: str
+    certificate: Path
+    key: Path
+    authority: Path
+    revoked: Path
+
+
+class Address(NamedTuple):
+    """host, port: Where a site listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Listener:
+    """Lets sites in; what cannot show a certificate of the federation, or is not expected, is turned away.
+
+    Args:
+        identity: Of this site.
+        address: Where to listen.
+        expected: The sites that may come in, each once.
+        tell: Given one sentence about every connection that is turned away.
+
+    Raises:
+        ValueError: The address cannot be had.
+    """
+
+    def __init__(
+        self, identity: Identity, address: Address, expected: Collection[str], tell: Callable[[str], None]
+    ) -> None:
+        self._context, self._tell = context(identity, server=True), tell
+        self._expected, self._found = set(expected), dict[str, ssl.SSLSocket]()
+        self._lock, self._pending = threading.Lock(), threading.BoundedSemaphore(_PENDING)
+        self._socket = _listening(address)
+        self._closed = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def came(self) -> dict[str, ssl.SSLSocket]:
+        """The sites that have come in."""
+        with self._lock:
+            return dict(self._found)
+
+    def close(self) -> None:
+        """Lets nobody in any more."""
+        self._closed = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection, (host, *_) = self._socket.accept()
+            except OSError:
+                return
+            if not self._pending.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._admit, args=(connection, host), daemon=True).start()
+
+    def _admit(self, connection: socket.socket, host: str) -> None:
+        try:
+            connection.settimeout(HANDSHAKE)
+            secured = self._context.wrap_socket(connection, server_side=True)
+            name = _name(secured)
+            with self._lock:
+                welcome = name in self._expected and name not in self._found and not self._closed
+                if welcome:
+                    self._found[name] = _lasting(secured)
+            if not welcome:
+                secured.close()
+                self._tell(f"turned away {host}, which shows the certificate of {name!r}: it is not expected, or here")
+        except (OSError, ValueError) as error:
+            connection.close()
+            self._tell(f"turned away {host}: {reason(error)}")
+        finally:
+            self._pending.release()
+
+
+def reached(identity: Identity, name: str, address: Address, until: float) -> ssl.SSLSocket:
+    """A connection to a site, which shows the certificate of this name; it is tried until there is one.
+
+    Args:
+        identity: Of this site.
+        name: Of the other one.
+        address: Where it listens.
+        until: time.monotonic() at which to give up.
+
+    Raises:
+        ValueError: It is not there in time, or it is not who it should be, or speaks no TLS 1.3.
+    """
+    own, last = context(identity, server=False), "no answer"
+    while True:
+        try:
+            connection = socket.create_connection(address, timeout=max(0.1, min(HANDSHAKE, until - time.monotonic())))
+        except OSError as error:
+            last = error.strerror or str(error)
+        else:
+            try:
+                connection.settimeout(HANDSHAKE)
+                return _lasting(own.wrap_socket(connection, server_hostname=name))
+            except ssl.SSLError as error:
+                connection.close()
+                raise SettingError(
+                    f"`{name}` must show the certificate of {name} in this federation, by TLS 1.3; got at {address}: "
+                    f"{reason(error)}. Check the kits and the address book."
+                ) from error
+            except OSError as error:  # it ended while we came
+                connection.close()
+                last = error.strerror or str(error)
+        if time.monotonic() + _AGAIN > until:
+            raise SettingError(
+                f"`{name}` must be reached at {address}; got {last}. Start that site, or give it more time by --wait."
+            )
+        time.sleep(_AGAIN)
+
+
+def context(identity: Identity, server: bool) -> ssl.SSLContext:
+    """TLS 1.3 with certificates at both ends, none of which has expired or was revoked.
+
+    Raises:
+        ValueError: A file of the identity is missing, or is none.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.check_hostname = not server
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_X509_STRICT
+    if server:
+        made.num_tickets = 0  # no session is taken up again
+    try:
+        made.load_verify_locations(identity.authority)
+        made.load_verify_locations(identity.revoked)
+        made.load_cert_chain(identity.certificate, identity.key)
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"`kit` must hold the certificates of {identity.name}; got {reason(error)} in "
+            f"{identity.certificate.parent}. Copy the kit anew."
+        ) from error
+    return made
+
+
+def reason(error: Exception) -> str:
+    """What is wrong, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"a certificate that is not accepted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        known = {
+            "HTTP_REQUEST": "no TLS",
+            "WRONG_VERSION_NUMBER": "no TLS",
+            "UNSUPPORTED_PROTOCOL": "an older TLS than 1.3",
+            "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no certificate",
+        }
+        return known.get(error.reason or "", (error.reason or str(error)).replace("_", " ").lower())
+    if isinstance(error, TimeoutError):
+        return f"no handshake within {HANDSHAKE:g} seconds"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _name(secured: ssl.SSLSocket) -> str:
+    """Whose certificate the other end has shown."""
+    shown: Mapping[str, object] = secured.getpeercert() or {}
+    names = shown.get("subjectAltName", ())
+    if not isinstance(names, tuple) or len(names) != 1 or names[0][0] != "DNS":
+        raise ValueError("a certificate without a site's name")
+    return str(names[0][1])
+
+
+def _listening(address: Address) -> socket.socket:
+    try:
+        return socket.create_server(address, family=socket.AF_INET6 if ":" in address.host else socket.AF_INET)
+    except OSError as error:
+        raise SettingError(
+            f"`address` must be one where this site can listen; got {address} "
+            f"({(error.strerror or str(error)).lower()}). End what uses it, or choose another by --listen."
+        ) from error
+
+
+def _lasting(secured: ssl.SSLSocket) -> ssl.SSLSocket:
+    """The connection, on which a machine that is gone is missed after half a minute."""
+    secured.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    secured.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), _SILENT, strict=True):
+        if hasattr(socket, name):
+            secured.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        secured.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    secured.setblocking(False)
+    return secured

@@ -1,0 +1,151 @@
+"""Processes of a federation on this machine: each runs the command line, forked from one that has imported it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedtangent.cli import main
+from fedtangent.shard import Dataset, Partition
+from fedtangent.sites import agreement
+from fedtangent.sites.provision import provision
+from tests.experiments import tiny
+
+NAMES = ("berlin", "paris", "rome", "oslo", "wien")
+WAIT = ("--wait", "60")
+MOST = 240.0  # seconds until a test gives up
+_CONTEXT = multiprocessing.get_context("forkserver")
+# the last two are what first derivatives import
+_CONTEXT.set_forkserver_preload(["tests.sites.processes", "torch._dynamo", "torch._decomp.decompositions_for_jvp"])
+
+
+class Ended(NamedTuple):
+    """code: Of the exit. said: On stdout and stderr."""
+
+    code: int | None
+    said: str
+
+
+class Process:
+    """One command of the command line, in a process of its own."""
+
+    def __init__(self, words: Sequence[Any], log: Path, variables: Mapping[str, str] | None = None) -> None:
+        self.log = log
+        self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {})))
+        self.process.start()
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def until(self, text: str, seconds: float = MOST) -> None:
+        """Waits until it says something."""
+        end = time.monotonic() + seconds
+        while text not in self.said():
+            assert time.monotonic() < end and self.process.is_alive(), self.said()
+            time.sleep(0.02)
+
+    def ended(self, seconds: float = MOST) -> Ended:
+        """How it ended; one that has not by then is killed, and its code is None."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            return Ended(None, self.said())
+        return Ended(self.process.exitcode, self.said())
+
+
+def _run(words: list[str], log: str, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
+        agreement.code = lambda: other
+    with open(log, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = main(words)
+    sys.exit(code)
+
+
+def ports(count: int) -> list[int]:
+    """Free ones."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def kits(
+    folder: Path, served: bool, names: Sequence[str] = NAMES, consent: Sequence[str] = (), days: float = 9
+) -> Path:
+    """The kits of a federation on this machine."""
+    free = ports(len(names) + 1)
+    text = f'name = "hearts"\ndays = {days}\n'
+    text += f'[server]\naddress = "127.0.0.1:{free[0]}"\n' if served else ""
+    for name, port in zip(names, free[1:], strict=True):
+        text += f"[sites.{name}]\n" + ("" if served else f'address = "127.0.0.1:{port}"\n')
+    (folder / "federation.toml").write_text(text)
+    provision(folder / "federation.toml", folder / "kits")
+    for name in names:
+        (folder / "kits" / name / "consent.toml").write_text(f"exposures = {json.dumps([*consent])}\n")
+    return folder / "kits"
+
+
+def partition() -> Partition:
+    """Rows and test rows of every site, none as many as another."""
+    test = np.split(np.arange(13), [1, 4, 8, 10])
+    return tiny.partition()._replace(test_index=test)
+
+
+def files(folder: Path, data: Dataset | None = None) -> dict[str, Path]:
+    """Every site's own rows as a file."""
+    data, found = tiny.data() if data is None else data, {}
+    part = partition()
+    assert part.test_index is not None
+    for name, rows, test in zip(NAMES, part.index, part.test_index, strict=True):
+        found[name] = folder / f"{name}.npz"
+        arrays = {"x_train": data.x_train[rows], "y_train": data.y_train[rows]}
+        arrays |= {"x_test": data.x_test[test], "y_test": data.y_test[test]}
+        np.savez(found[name], **{key: value.numpy() for key, value in arrays.items()})
+    return found
+
+
+def run(
+    folder: Path,
+    words: Sequence[Any],
+    served: bool,
+    variables: Mapping[str, Mapping[str, str]] | None = None,
+    **change: Sequence[Any],
+) -> dict[str, Process]:
+    """A federation's processes, the leader's first, each with its kit and rows.
+
+    Args:
+        folder: With the kits and the rows.
+        words: METHOD and what the leader is given.
+        served: Whether a server leads, and not the first site.
+        variables: Of a site's environment, by name.
+        change: What a site is given beside its rows, by name.
+    """
+    there = {name: ("--dataset", "npz", "--data-dir", folder / f"{name}.npz", *WAIT) for name in NAMES}
+    found = {}
+    if served:
+        found["server"] = Process(["server", folder / "kits" / "server", *words, *WAIT], folder / "server.log")
+    for name in NAMES:
+        if served or name != NAMES[0]:
+            own = ["site", folder / "kits" / name, *there[name], *change.get(name, ())]
+        else:
+            own = ["start", folder / "kits" / name, *words, *there[name], *change.get(name, ())]
+        found[name] = Process(own, folder / f"{name}.log", (variables or {}).get(name))
+    return found
+
+
+def rounds(out: Path) -> list[dict[str, Any]]:
+    """A record without the clock."""
+    return tiny.timeless([json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()])
