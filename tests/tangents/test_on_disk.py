@@ -281,11 +281,8 @@ class Experts(nn.Module):
         return f
 
 
-def test_samples_that_use_other_parameters_than_the_first_ones(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    model, x = Experts().double(), inputs(14)
-    x[:9, 0] = -x[:9, 0].abs()
-    x[9:, 0] = x[9:, 0].abs()
+def by_rows(model: nn.Module, x: Tensor) -> Tensor:
+    """J (n, C, P), with zeros where a row does not use a parameter."""
 
     def rows(row: Tensor) -> Tensor:
         f = model(row[None])[0]
@@ -295,7 +292,20 @@ def test_samples_that_use_other_parameters_than_the_first_ones(tmp_path: Path) -
             [torch.cat([(z if g is None else g).flatten() for g, z in zip(own, zeros, strict=True)]) for own in grads]
         )
 
-    j = torch.stack([rows(row) for row in x])
-    literal = torch.einsum("ncp,mdp->nmcd", j, j)
-    found = kernel(model, list(x.split(3)), out=tmp_path / "file")
-    assert (found - literal).norm() <= 1e-10 * literal.norm()
+    return torch.stack([rows(row) for row in x])
+
+
+@pytest.mark.parametrize("rare", [5, 1])
+def test_samples_that_use_other_parameters(rare: int, tmp_path: Path) -> None:
+    """Than the first ones; and one among many that nothing was found on."""
+    torch.manual_seed(1)
+    model, x = Experts().double(), inputs(14 if rare == 5 else 120)
+    x[:, 0] = -x[:, 0].abs()
+    x[9 : 9 + rare, 0] *= -1
+    j = by_rows(model, x)
+    literal = torch.einsum("ncp,mcp->nm", j, j) / OUTPUTS
+    for found in (
+        kernel(model, x, kind="trace"),
+        kernel(model, list(x.split(30)), kind="trace", out=tmp_path / "file"),
+    ):
+        assert (found - literal).norm() <= 1e-10 * literal.norm()
