@@ -38,9 +38,12 @@ class Linears(TorchFunctionMode):
         self.kept: Weights = {}
         self._probes, self._given = probes or {}, given or {}
         self._keys = {id(w[use.weight]): key for key, use in uses.by_name.items() if isinstance(use, Matrix)}
+        self._unseen = {id(part) for name, part in w.items() if name not in uses.seen}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs a function."""
+        if self._unseen and any(id(part) in self._unseen for part in (*args, *(kwargs or {}).values())):
+            raise UsesDiffer  # a rare way through the model, that none of the samples went on which uses were found
         if function is not F.linear or len(args) < 2 or id(args[1]) not in self._keys:
             return function(*args, **(kwargs or {}))
         key = self._keys[id(args[1])]
