@@ -26,13 +26,19 @@ myst_enable_extensions = ["deflist"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_google_docstring, napoleon_numpy_docstring, napoleon_use_ivar = True, False, True
 
 
 def setup(app: Any) -> None:
     """Writes the pages that are read off the files before Sphinx looks for pages."""
     app.connect("builder-inited", lambda app: pages.write(Path(app.srcdir)))
     app.connect("autodoc-process-docstring", plain, priority=100)  # before the sections are read
+    app.connect("autodoc-skip-member", field)
+
+
+def field(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out the fields of a named tuple, which its docstring describes."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
 
 
 def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

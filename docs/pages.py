@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from fedtangent.experiments.dry_run import dry_run
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import REQUIRED, Option, values_of
 from fedtangent.experiments.setup import setup
-from fedtangent.experiments.written import first_line, written
+from fedtangent.experiments.written import ROOT, file, first_line, tree, written
 from fedtangent.federation import Method
 from fedtangent.losses import cross_entropy
 from fedtangent.reports.listings import MEANING
@@ -23,6 +24,20 @@ from fedtangent.task import Task
 
 WAYS = {"up": "to the server", "down": "from the server", "between": "between neighbours"}
 SETTING = "the digits over 20 nodes at alpha 0.1, a network of 64-100-10, the method's defaults"
+
+
+_TOUR = """A module imports only what stands below it, which `make check` enforces. The plural folders hold peers, one
+file an idea, and the name of a file there is what the command line calls it."""
+_FILES = """## How a run goes
+
+`cli` parses, `experiments.experiment` says in words what is to be done, `experiments.setup` builds and checks every
+part of it, and `experiments.run` holds the only training loop. In a round the method's text calls the verbs of a
+`federation.Fleet`: an engine of `engines` computes what the verbs map, a transport of `transports` carries what they
+send, and the ledger books the bytes where a message passes. After a round the models are measured, the entry is
+appended to the record, and a checkpoint is written.
+
+To add a method, a model or another part, add one file and one test: `CONTRIBUTING.md` says how, and
+[A method of your own](start/own_method.md) has a skeleton."""
 
 
 class Cost(NamedTuple):
@@ -37,7 +52,7 @@ def write(folder: Path) -> None:
     (folder / "methods").mkdir(exist_ok=True)
     names = catalog.names("methods")
     texts = {f"methods/{name}.md": method_page(name, cost(name)) for name in names}
-    texts |= {"methods/index.md": index_page(names), "commands.md": commands_page()}
+    texts |= {"methods/index.md": index_page(names), "commands.md": commands_page(), "tour.md": tour_page()}
     for name, text in texts.items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -103,6 +118,28 @@ def commands_page() -> str:
         "",
     ]
     return "\n".join([*lines, *_table(fields), ""])
+
+
+def tour_page() -> str:
+    """The modules in the order in which they import each other, each with the first line of its file."""
+    linted = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(one["layers"] for one in linted["contracts"] if one["name"] == "Imports point down")
+    lines = ["# A tour of the code", "", _TOUR]
+    lines += ["", "| module | what it is |", "|---|---|"]
+    for layer in layers:
+        names = [name.strip("() ") for name in layer.split("|")]
+        lines += [f"| {_module(name)} | {_cell(_summary(name))} |" for name in names if name != "__main__"]
+    return "\n".join([*lines, "", _FILES, ""])
+
+
+def _module(name: str) -> str:
+    return f"`{name}/`" if (ROOT / name).is_dir() else f"`{name}.py`"
+
+
+def _summary(name: str) -> str:
+    path = file(f"fedtangent.{name}")
+    assert path is not None
+    return (ast.get_docstring(tree(path)) or "").partition("\n")[0]
 
 
 def who(method: Method) -> str:

@@ -132,3 +132,58 @@ def test_a_draw_of_many_nodes_has_every_nodes_own_numbers() -> None:
         (rng.integers(9), rng.integers(2**32)) for rng in (federation.philox("x", 3, node) for node in range(40))
     ]
     assert [tuple(value.tolist()) for value in drawn.values] == expected
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (0.5, 2.0, 0.25, 3.0)])
+@pytest.mark.parametrize("most", [many.AT_ONCE, 10])
+def test_on_an_accelerator_sums_are_of_all_at_once(
+    weights: tuple[float, ...], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here every tree is taken for one of an accelerator."""
+    whole = torch.rand(4, 3, 2**13, dtype=torch.float64)
+    values = [{"large": row, "turned": row.mT[:3], "rows": torch.tensor(i + 3)} for i, row in enumerate(whole)]
+    expected = trees.weighted_sum(values, weights)
+    monkeypatch.setattr(many, "_launches", lambda tree: True)
+    monkeypatch.setattr(many, "AT_ONCE", most)
+    (found,) = many.weighted_sums([values], [weights])
+    assert found["rows"].dtype == expected["rows"].dtype
+    for name, leaf in expected.items():
+        torch.testing.assert_close(found[name], leaf, rtol=1e-14, atol=0)
+    assert many.are_finite([*values, {**values[0], "large": whole[0] / 0}]) == [True] * 4 + [False]
+
+
+def test_numbers_of_nodes_are_read_at_once() -> None:
+    assert many.floats([torch.tensor(2), torch.tensor([3])[0], torch.tensor(1)]) == [2.0, 3.0, 1.0]
+    assert many.floats([torch.tensor(2), 0.5, torch.tensor(1.5)]) == [2.0, 0.5, 1.5]
+    assert many.floats([]) == []
+
+
+def test_trimmed_is_trim_of_each() -> None:
+    class Pair(NamedTuple):
+        inner: Any
+        y: Tensor
+        real: Tensor
+
+    def pair(outer: list[bool], inner: list[bool]) -> Pair:
+        count = len(inner)
+        shard_ = Shard(torch.arange(2.0 * count).reshape(count, 2), torch.arange(count), torch.tensor(inner))
+        return Pair(shard_, torch.arange(len(outer)), torch.tensor(outer))
+
+    whole = [pair([True, True], [True] * 3), pair([True], [True] * 2)]
+    assert many.trimmed(whole) is whole
+    padded = [whole[0], pair([True, False], [True, False, True])]
+    for found, value in zip(many.trimmed(padded), padded, strict=True):
+        assert_same(found, shard.trim(value))
+    assert len(many.trimmed(padded)[1].inner.y) == 2
+    inside = [whole[0], pair([True], [True, False])]
+    assert len(many.trimmed(inside)[1].inner.y) == 1
+
+
+def test_moved_is_to_of_each() -> None:
+    values = [{"a": torch.rand(i, 2), "b": (torch.tensor(i), torch.rand(3).bool())} for i in range(4)]
+    for found, value in zip(many.moved(values, "cpu"), values, strict=True):
+        assert_same(found, value)
+    other = [*values, {"a": torch.rand(1)}]  # of another structure
+    for found, value in zip(many.moved(other, "cpu"), other, strict=True):
+        assert_same(found, value)
+    assert many.moved([], "cpu") == []

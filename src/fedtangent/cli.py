@@ -91,7 +91,7 @@ def run(
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
-        quiet: Print the result alone, without what it is of and how far it is.
+        quiet: Print the result alone, and warnings, without a word about what is run and how far it is.
     """
     if seeds is not None and ("seed" in settings or not seeds or len(set(seeds)) < len(seeds)):
         raise SettingError(

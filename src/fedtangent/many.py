@@ -2,7 +2,7 @@
 
 A tensor operation takes some microseconds, whatever its size. With thousands of trees of a few numbers those are all
 that counts, so every function here calls one for a leaf of all trees, where `trees` and `shard` call one for each.
-The numbers are the same.
+The numbers are the same; on an accelerator, where every operation is a launch, but for the order of sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,8 @@ from torch import Tensor
 from fedtangent import shard, trees
 
 SMALL, FEW = 2**12, 64  # numbers of a leaf, and trees, above which a look at how they lie in memory may spare a copy
+SMALL_ON_ACCELERATOR = 2**24  # a launch takes as long as some million numbers
+AT_ONCE = 2**28  # numbers that are copied so that they can be added at once
 
 
 def stacked(column: Sequence[Any]) -> Any:
@@ -35,6 +37,29 @@ def unstacked(tree: Any, count: int) -> list[Any]:
         return [tree] * count
     found = _rows(tree, count, None)
     return [shard.trim(part) for part in trees.unstack(tree, count)] if found is None else found
+
+
+def trimmed(values: Sequence[Any]) -> Sequence[Any]:
+    """`shard.trim` of every tree; where nothing is padded, that takes one look at all masks."""
+    masks: dict[torch.device, list[Tensor]] = {}
+    for mask in chain.from_iterable(map(shard.masks, values)):
+        masks.setdefault(mask.device, []).append(mask.flatten())
+    fine = all(bool(torch.cat(its).all()) for its in masks.values())
+    return values if fine else [shard.trim(value) for value in values]
+
+
+def moved(values: Sequence[Any], device: torch.device | str) -> list[Any]:
+    """`trees.to` of every tree, in one transfer a leaf."""
+
+    def put(parts: Sequence[Tensor], rows: bool) -> list[Tensor] | None:
+        if len({part.dtype for part in parts}) > 1:
+            return None
+        whole = torch.cat([part.flatten() for part in parts]).to(device)
+        split = torch.split(whole, [part.numel() for part in parts])
+        return [flat.reshape(part.shape) for flat, part in zip(split, parts, strict=True)]
+
+    found = _put(values, put, False, len(values)) if values else []
+    return [trees.to(value, device) for value in values] if found is None else found
 
 
 def joined(groups: Sequence[Sequence[Any]]) -> list[Any]:
@@ -60,7 +85,8 @@ def weighted_sums(groups: Sequence[Sequence[Any]], weights: Sequence[Sequence[fl
         alike.setdefault(tuple(its), []).append(place)
     found: list[Any] = [None] * len(groups)
     for given, places in alike.items():
-        sums = _sums([groups[place] for place in places], given) if len(places) > 1 else None
+        some = [groups[place] for place in places]
+        sums = _sums(some, given) if len(places) > 1 else _sum(some[0], given)
         for i, place in enumerate(places):
             found[place] = trees.weighted_sum(groups[place], given) if sums is None else sums[i]
     return found
@@ -73,13 +99,21 @@ def are_finite(values: Sequence[Any]) -> list[bool]:
     def look(parts: Sequence[Tensor]) -> Tensor | None:
         if not _small(parts):
             return None
-        sums.append(_stack(parts).reshape(len(parts), -1).sum(1).isfinite())
+        sums.append(_whole(parts).reshape(len(parts), -1).sum(1).isfinite())
         return sums[-1]
 
     if len(values) < 2 or _by_leaf(values, look) is None:
         return [trees.is_finite(value) for value in values]
     fine = torch.stack(sums).all(0).tolist() if sums else [True] * len(values)
     return [good or trees.is_finite(value) for good, value in zip(fine, values, strict=True)]
+
+
+def floats(values: Sequence[Any]) -> list[float]:
+    """float() of every value: numbers, or tensors of one."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) == len(values) > 1 and _alike(tensors) and tensors[0].numel() == 1:
+        values = torch.stack(tensors).flatten().tolist()
+    return [float(value) for value in values]
 
 
 def _sums(groups: Sequence[Sequence[Any]], weights: tuple[float, ...]) -> list[Any] | None:
@@ -94,7 +128,7 @@ def _sums(groups: Sequence[Sequence[Any]], weights: tuple[float, ...]) -> list[A
     def added(parts: Sequence[Tensor]) -> Tensor | None:
         if not _small(parts):
             return None
-        whole, slots = _stack(parts), index.to(parts[0].device)
+        whole, slots = _whole(parts), index.to(parts[0].device)
         total = whole[slots[:, 0]] * weights[0]
         for slot, weight in enumerate(weights[1:], 1):
             total.add_(whole[slots[:, slot]], alpha=weight)
@@ -102,6 +136,24 @@ def _sums(groups: Sequence[Sequence[Any]], weights: tuple[float, ...]) -> list[A
 
     found = _by_leaf(values, added)
     return None if found is None else trees.unstack(found[0], len(groups))
+
+
+def _sum(values: Sequence[Any], weights: Sequence[float]) -> list[Any] | None:
+    """The weighted sum, alone in a list; None where adding tree by tree is as fast."""
+    if len(values) < 2 or not _launches(values[0]):
+        return None
+    alike = {*weights} == {1}
+
+    def added(parts: Sequence[Tensor]) -> Tensor:
+        large = len(parts) * parts[0].numel() > AT_ONCE
+        if large or not _small(parts) or not (alike or parts[0].is_floating_point()):
+            return cast(Tensor, trees.weighted_sum(parts, weights))
+        whole = _whole(parts)
+        if not alike:
+            whole = whole * whole.new_tensor(weights).reshape(-1, *[1] * parts[0].dim())
+        return whole.sum(0, dtype=whole.dtype)
+
+    return _by_leaf(values, added)
 
 
 def _by_leaf(column: Sequence[Any], one: Callable[[Sequence[Tensor]], Tensor | None]) -> list[Any] | None:
@@ -178,11 +230,22 @@ def _alike(parts: Sequence[Tensor]) -> bool:
 def _small(parts: Sequence[Tensor]) -> bool:
     """Whether copies of some leaves of one shape cost less than an operation each, and lie as they do."""
     return (
-        parts[0].numel() <= SMALL
+        parts[0].numel() <= (SMALL_ON_ACCELERATOR if _launches(parts[0]) else SMALL)
         and parts[0].layout == torch.strided
         and _alike(parts)
         and all(part.is_contiguous() for part in parts)
     )
+
+
+def _launches(tree: Any) -> bool:
+    """Whether the tensors of a tree are an accelerator's."""
+    return any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in trees.leaves(tree))
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    """All parts along a new leading axis, in place where they lie evenly spaced in one memory."""
+    spaced = _spaced(parts) if len(parts) > 1 and parts[0].numel() > SMALL else None
+    return _stack(parts) if spaced is None else spaced
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """One node's data, and the data sets and partitions that it is cut from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +102,14 @@ def join(parts: Sequence[Any]) -> Any:
     return optree.tree_map(one, *parts, is_leaf=masked)
 
 
+def masks(tree: Any) -> Iterator[Tensor]:
+    """The `real` of every tuple that carries one, of those inside of others too."""
+    for part in optree.tree_leaves(tree, is_leaf=masked):
+        if masked(part):
+            yield part.real
+            yield from masks(tuple(part))
+
+
 def trim(tree: Any, real: Tensor | None = None) -> Any:
     """The tree without padding: every tuple that carries a `real` mask keeps its real rows only.
 
@@ -131,6 +139,8 @@ def trim(tree: Any, real: Tensor | None = None) -> Any:
 
 def cleared(tree: Any, real: Tensor) -> Any:
     """The tree with zeros in place of padded rows, whatever they hold: a product must not spread it."""
+    if real.device.type == "cpu" and torch._C._functorch.peek_interpreter_stack() is None and bool(real.all()):
+        return tree
 
     def clear(leaf: Tensor) -> Tensor:
         return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, leaf.new_zeros(()))

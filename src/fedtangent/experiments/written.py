@@ -43,10 +43,14 @@ def file(module: str) -> Path | None:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@cache
 def tree(path: Path) -> ast.Module:
-    """The file's syntax."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    """The file's syntax as it is now."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, _: int) -> ast.Module:
+    return ast.parse(path.read_bytes())
 
 
 def written(path: Path, name: str) -> dict[str, Option]:

@@ -86,7 +86,9 @@ class Asking:
         first = self._unsent.intersection(wave.everybody)
         self._unsent.difference_update(first)
         out = {link: questions[link[0]] for link in links if link[0] in questions}
-        came = self._wire.exchange(self._asking._replace(wave=wave.number), out, links, self._wire.once(self._round))
+        came = self._wire.exchange(
+            self._asking._replace(wave=wave.number), out, links, self._wire.once(self._round, out.values())
+        )
         pairs = [link for link in links if link in came]
         found = self._call([j for _, j in pairs], [(came[link], *self._own[link[1]]) for link in pairs])
         back = [Link(j, i) for i, j in links]

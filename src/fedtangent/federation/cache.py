@@ -2,13 +2,14 @@
 
 import hashlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.federation.digests import digests
 from fedtangent.federation.ledger import SERVER, Link
 
 
@@ -44,6 +45,20 @@ class Cache:
                 held[digest] = round
         return found
 
+    def look(self, values: Iterable[Any]) -> None:
+        """Digests all new tensors of messages that are on an accelerator together: it is waited for once."""
+        new: dict[str, dict[int, Tensor]] = {}
+        for value in {id(value): value for value in values}.values():
+            tensors = [leaf for leaf in trees.sent(value) if isinstance(leaf, Tensor)]
+            if tensors and not any(map(_accelerated, tensors)):
+                break  # the others will be on the same device
+            for leaf in tensors:
+                if _accelerated(leaf) and id(leaf) not in self._digests:
+                    new.setdefault(str(leaf.device), {})[id(leaf)] = leaf
+        for leaves in new.values():
+            for leaf, digest in zip(leaves.values(), digests([*leaves.values()]), strict=True):
+                self._keep(leaf, digest)
+
     def state(self) -> list[Any]:
         """What nodes have got of the server in their last round: its number, the contents, and which nodes."""
         alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
@@ -63,11 +78,20 @@ class Cache:
                 self._last[link] = int(last)
 
     def _digest(self, leaf: Tensor) -> bytes:
-        key = id(leaf)
-        if key not in self._digests:
-            plain = leaf.detach().resolve_conj().contiguous().cpu()
+        if id(leaf) not in self._digests and _accelerated(leaf):
+            self.look([leaf])
+        elif id(leaf) not in self._digests:
+            plain = leaf.detach().resolve_conj().contiguous()
             sum_ = hashlib.blake2b(str((tuple(leaf.shape), leaf.dtype)).encode(), digest_size=16)
             if plain.numel():
                 sum_.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-            self._digests[key] = weakref.ref(leaf, lambda _: self._digests.pop(key, None)), sum_.digest()
-        return self._digests[key][1]
+            self._keep(leaf, sum_.digest())
+        return self._digests[id(leaf)][1]
+
+    def _keep(self, leaf: Tensor, digest: bytes) -> None:
+        key = id(leaf)
+        self._digests[key] = weakref.ref(leaf, lambda _: self._digests.pop(key, None)), digest
+
+
+def _accelerated(tensor: Tensor) -> bool:
+    return tensor.device.type != "cpu"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedtangent import many
 from fedtangent.errors import SettingError
 
 OWNERS = 3
@@ -18,17 +19,18 @@ def least(fan_in: int) -> int:
     return 2 * fan_in
 
 
-def check(rows: Sequence[int], fewest: int, remedy: str = "Raise participation or nodes.") -> None:
+def check(counts: Sequence[int | Tensor], fewest: int, remedy: str = "Raise participation or nodes.") -> None:
     """Raises where a sum over owners with these rows would show one of them.
 
     Args:
-        rows: Of every owner.
+        counts: Of every owner's rows.
         fewest: Rows that the sum must have.
         remedy: What the user can do.
 
     Raises:
         ValueError: Fewer than three owners, one with more than half of the rows, or too few rows.
     """
+    rows = [int(count) for count in many.floats(counts)]
     if len(rows) < OWNERS:
         raise SettingError(f"`nodes` must be at least {OWNERS} in a sum; got {len(rows)}. {remedy}")
     if 2 * max(rows) > sum(rows):

@@ -48,7 +48,6 @@ from fedtangent.federation.ledger import SERVER, Ledger, Link
 from fedtangent.federation.transport import Bill, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
-from fedtangent.shard import trim
 
 T = TypeVar("T")
 Held = TypeVar("Held", Each[Any], Central[Any])
@@ -138,12 +137,13 @@ class Fleet:
         drawn: dict[int, T] = {}
         for node, row in zip(self.here, self._settled(x_k), strict=True):
             try:
-                drawn[node] = trim(fn(rng.of(node), *row))
+                drawn[node] = fn(rng.of(node), *row)
             except Exception as error:
                 raise blamed(fn, [node], [(rng.of(node), *row)], error, self.method, self.round) from error
+        values = many.trimmed([*drawn.values()])
         if torch.device(self.device).type != "cpu":
-            drawn = {node: trees.to(value, self.device) for node, value in drawn.items()}
-        return Each(self, drawn)
+            values = many.moved(values, self.device)
+        return Each(self, dict(zip(drawn, values, strict=True)))
 
     def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
         """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
@@ -194,7 +194,7 @@ class Fleet:
         x = self.as_sent(x, message)
         links = [Link(SERVER, node) for node in self.nodes]
         out = dict.fromkeys(links, x.value) if self._serves else {}
-        came = self.wire.exchange(self.wire.tag(), out, links, self.wire.once(self.round))
+        came = self.wire.exchange(self.wire.tag(), out, links, self.wire.once(self.round, out.values()))
         return Each(self, {node: came[Link(SERVER, node)] for node in self.here})
 
     def mean(
@@ -214,7 +214,7 @@ class Fleet:
         """
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message, since_k)
-        weights = [1.0] * len(self.nodes) if weight_k is None else [float(n) for n in self._told(weight_k, None)]
+        weights = [1.0] * len(self.nodes) if weight_k is None else many.floats(self._told(weight_k, None))
         whole = sum(weights)
         if whole == 0:
             raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
@@ -230,7 +230,9 @@ class Fleet:
         """
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
-        kinds = self._told(self.of_here([_kind(value) for value in x_k.values_at(self.here)]), nothing)
+        values = x_k.values_at(self.here)
+        own = [(_kind(value), fine) for value, fine in zip(values, many.are_finite(values), strict=True)]
+        kinds = self._told(self.of_here(own), nothing)
         ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
         good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
         if not good:
@@ -402,6 +404,6 @@ def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True)) if columns else [()] * count
 
 
-def _kind(x: Any) -> tuple[str, bool]:
-    """The shapes and types of a message, and whether it is finite."""
-    return str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), x)), trees.is_finite(x)
+def _kind(x: Any) -> str:
+    """The shapes and types of a message."""
+    return str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), x))

@@ -1,6 +1,6 @@
 """The protocol of communication: how messages reach the nodes of other processes; and where all of them pass."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent import trees
@@ -142,8 +142,15 @@ class Wire:
         """The bytes of a message."""
         return int(trees.payload_bytes(value)) - self.spared(value)
 
-    def once(self, round: int) -> Bill:
-        """The bill of messages that their receivers keep: what they have in this round, or had, is not sent again."""
+    def once(self, round: int, values: Iterable[Any]) -> Bill:
+        """The bill of messages that their receivers keep: what they have in this round, or had, is not sent again.
+
+        Args:
+            round: In which they are sent.
+            values: The messages.
+        """
+        if not self.ledger.is_paused:
+            self.cache.look(values)
 
         def bill(link: Link, value: Any) -> int:
             return 0 if link[0] == link[1] else sum(map(self.payload_bytes, self.cache.fresh(link, value, round)))

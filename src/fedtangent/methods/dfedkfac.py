@@ -182,4 +182,4 @@ def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Eac
 
 
 def _check(rows: list[Tensor], fewest: list[Tensor]) -> None:
-    disclosure.check([int(count) for count in rows], int(fewest[0]), "Add nodes, or take guard off.")
+    disclosure.check(rows, int(fewest[0]), "Add nodes, or take guard off.")

@@ -169,4 +169,4 @@ def _first_check(sizes: list[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _check(rows: list[Tensor], fewest: Tensor) -> None:
-    disclosure.check([int(count) for count in rows], int(fewest), "Raise participation or nodes, or take guard off.")
+    disclosure.check(rows, int(fewest), "Raise participation or nodes, or take guard off.")

@@ -134,7 +134,7 @@ def moments(
     made = blocks(found, other)
     whole = [block.uses for block in made.values() if not block.kronecker]
 
-    of_rows = _of_linears if found.linears and not whole else _moments
+    of_rows = _moments if found.chain is None or whole else _of_chain
 
     def one(data: Shard) -> Moments:
         return of_rows(task, w, data, found, made, inputs, weight_decay)
@@ -186,10 +186,10 @@ def _moments(
     return _sums(found, w, data, gradient, a, b, weight_decay)
 
 
-def _of_linears(
+def _of_chain(
     task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, weight_decay: float
 ) -> Moments:
-    """`_moments` of a model of linear maps: the derivatives go back through each in one product, (1 + C, N, O)."""
+    """`_moments` of a chain: all derivatives go back through a map in one product, (1 + C, N, O)."""
     f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
     residual, root = _derivatives(task, f, data)
     alpha = torch.cat([residual[None], root.permute(2, 0, 1)])

@@ -126,7 +126,7 @@ def _pushing(
 ) -> tuple[Callable[[Samples], tuple[Tensor, Tensor]], int]:
     """x -> f (n, C) and J d (k, n, C) for directions d; and what a row takes on the way."""
     model, count = of_task.function(task), len(next(iter(basis.values())))
-    if found.linears and found.by_name.keys() <= {found.last, found.gated}:
+    if found.chain is not None and found.by_name.keys() <= {found.last, found.gated}:
 
         def by_factors(x: Samples) -> tuple[Tensor, Tensor]:
             f, parts = factors(model, w, x, found)

@@ -195,7 +195,8 @@ def score(task: Task, tries: Weights, data: Shard) -> Score:
 
     def one(data: Shard) -> Score:
         def total(w: Weights) -> Tensor:
-            return torch.where(data.real, task.loss.per_sample(task.predict(w, data.x), data.y), 0).sum()
+            f = task.predict(w, data.x) if found.chain is None else found.chain.run(w, data.x)[0]
+            return torch.where(data.real, task.loss.per_sample(f, data.y), 0).sum()
 
         with plain():
             return Score(apply(total, tries), data.real.sum())

@@ -12,6 +12,7 @@ from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.kernel_operator import Factored, Trace, kernel_of_factors, pullback
 from fedtangent.tangents.capture.verified_uses import uses
 from fedtangent.tangents.numerics.dynamics import descent, flow, stable_step
+from fedtangent.tangents.numerics.integrate import stabilised_products
 from fedtangent.tangents.spectrum import largest_eigenvalue
 from fedtangent.training import losses
 from tests.tangents.networks import flat, inputs, jacobian, weights
@@ -61,6 +62,32 @@ def error(a: Tensor, b: Tensor) -> float:
 def test_cross_entropy_flow_agrees_with_dopri5_as_stated(kind: str) -> None:
     problem = Problem(kind)
     assert error(problem.flow(), problem.tight()) < 2.5e-3
+
+
+@pytest.mark.parametrize("kind", ["full", "trace"])
+@pytest.mark.parametrize("sure", [3.0, 40.0])
+def test_a_flow_that_begins_sure_and_wrong_takes_the_bound_of_its_stiffness(kind: str, sure: float) -> None:
+    """At the start no softmax is curved, later all are: the stiffness grows many times."""
+    problem = Problem(kind)
+    problem.f_0 = sure * nn.functional.one_hot((problem.y + 1) % C, C).double() + 0.1 * problem.f_0
+    s = [20.0, 200.0, 900.0]
+    assert error(problem.flow(s, growth=1.1), problem.tight(s)) < 2.5e-3
+
+
+def test_a_flow_takes_fewer_products_than_the_bound_of_its_stiffness_asks_for() -> None:
+    problem, taken = Problem("trace"), []
+
+    class Counted(Trace):
+        def times(self, alpha: Tensor) -> Tensor:
+            taken.append(1)
+            return super().times(alpha)
+
+    problem.f_0 = 4 * nn.functional.one_hot(problem.y, C).double() + problem.f_0  # a trained model's
+    problem.kernel = Counted(problem.kernel.matrix)  # type: ignore[union-attr, call-arg]
+    bound = float(largest_eigenvalue(problem.kernel.times, problem.f_0, problem.real)) / (2 * N)
+    taken.clear()
+    problem.flow([100.0, 3000.0])
+    assert len(taken) < 0.8 * stabilised_products(bound, 3000.0)
 
 
 def test_cross_entropy_flow_converges_with_order_two() -> None:

@@ -17,6 +17,7 @@ from fedtangent.tangents.numerics.integrate import (
     series_products,
     stabilised,
     stabilised_products,
+    trusted,
 )
 
 
@@ -51,6 +52,22 @@ def test_stabilised_takes_stiff_steps() -> None:
     exact = torch.exp(-rates * torch.tensor([[0.5], [3.0]], dtype=torch.float64))
     assert float((found - exact).abs().max()) < 2e-3
     assert len(products) < 1500  # Euler needs 15,000 and more
+
+
+@pytest.mark.parametrize(("stiffness", "right"), [(1e4, True), (9.9e3, True), (3e3, False), (30.0, False)])
+def test_trusted_gives_nan_where_the_stiffness_is_too_small(stiffness: float, right: bool) -> None:
+    """Two problems, of which the second has but slow decays, and bears any."""
+    fast = torch.linspace(1, 1e4, 41, dtype=torch.float64)
+    rates = torch.stack([fast, fast / 1e4])
+    s = [0.5, 3.0]
+    found = trusted(lambda u: 1 - rates * u, torch.zeros_like(rates), stiffness, s, 1.2, 0.02)
+    exact = torch.stack([-torch.expm1(-rates * time) / rates for time in s])
+    assert torch.allclose(found[:, 1], exact[:, 1], rtol=2e-3)
+    assert bool(found[:, 0].isfinite().all()) == right
+    if right:
+        assert float((found - exact)[:, 0].norm() / exact[:, 0].norm()) < 2e-3
+    else:
+        assert bool(found[:, 0].isnan().all())
 
 
 def test_phi_series_reaches_rounding_at_all_times_at_once() -> None:

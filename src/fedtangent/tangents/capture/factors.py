@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents.capture import linears
+from fedtangent.tangents.capture.chain import Chain
 from fedtangent.tangents.capture.functional import Weights, call, each, one_by_one, plain
 from fedtangent.tangents.capture.layers import Matrix, Tensors
 from fedtangent.tangents.capture.samples import Samples
@@ -109,8 +109,8 @@ def _captured(
     model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None, outputs: Some
 ) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
     """f, what is kept of inputs, sensitivities of the outputs, or of alpha, by use; and the gate where there is one."""
-    if uses.linears:
-        return _of_all(model, w, x, uses, alpha, outputs)
+    if uses.chain is not None:
+        return _of_chain(uses.chain, w, cast(Tensor, x), uses, alpha, outputs)
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated, WHOLE)]
     tip = uses.last if uses.gated else None
     apply = one_by_one if uses.looped else each
@@ -149,38 +149,45 @@ def _captured(
     return f, kept, d, gate
 
 
-def _of_all(
-    model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None, outputs: Some
+def _of_chain(
+    chain: Chain, w: Weights, x: Tensor, uses: Uses, alpha: Tensor | None, outputs: Some
 ) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
-    """`_captured` by one pass of all samples, of a model of linear maps."""
+    """`_captured` by one pass of all samples."""
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated)]
-    wanted, n, like = [*dense, *([uses.gated] if uses.gated else [])], len(x), next(iter(w.values()))
-    zeros = {key: like.new_zeros(n, *uses.by_name[key].call.shapes[0][1:]) for key in wanted}
+    wanted, like = [*dense, *([uses.gated] if uses.gated else [])], next(iter(w.values()))
+    zeros = {key: like.new_zeros(len(x), *uses.by_name[key].call.shapes[0][1:]) for key in wanted}
 
     def forward(probes: Weights) -> tuple[tuple[Tensor, Tensor], Weights]:
-        f, kept = linears.run(model, w, x, uses, probes)
+        f, kept = chain.run(w, x, probes)
         return (f, kept[cast(str, uses.last)] if uses.gated else f), kept
 
-    with plain():
-        if not wanted:
-            f, inputs = linears.run(model, w, x, uses)
-            return f, {key: (part[:, None],) for key, part in inputs.items()}, {}, f
-        (f, top), vjp, inputs = torch.func.vjp(forward, zeros, has_aux=True)  # type: ignore[misc]
-        d: dict[str, Tensors] = {}
-        if dense:
-            rows = alpha[:, None] if alpha is not None else _identity(outputs, f).expand(n, -1, -1)
-            apply = one_by_one if uses.looped else each
-            found = apply(lambda row: vjp((row, torch.zeros_like(top)))[0], rows.transpose(0, 1))
-            d = {key: (found[key].transpose(0, 1)[:, :, None],) for key in dense}
-        gate = vjp((torch.zeros_like(f), torch.ones_like(top)))[0][uses.gated] if uses.gated else f
-        return f, {key: (part[:, None],) for key, part in inputs.items()}, d, gate
+    def shaped(kept: Weights) -> dict[str, Tensors]:
+        return {key: (part[:, None],) for key, part in kept.items()}
+
+    if not wanted:
+        f, kept = chain.run(w, x)
+        return f, shaped(kept), {}, f
+    if not dense and torch._C._functorch.peek_interpreter_stack() is None:
+        with torch.enable_grad():  # plain autograd takes a fifth of the time of a transform
+            probes = {key: part.requires_grad_() for key, part in zeros.items()}
+            (f, top), kept = forward(probes)
+            (gate,) = torch.autograd.grad(top, [*probes.values()], torch.ones_like(top))
+        return f.detach(), shaped({key: part.detach() for key, part in kept.items()}), {}, gate
+    (f, top), vjp, kept = torch.func.vjp(forward, zeros, has_aux=True)  # type: ignore[misc]
+    d: dict[str, Tensors] = {}
+    if dense:
+        rows = alpha[:, None] if alpha is not None else _identity(outputs, f).expand(len(x), -1, -1)
+        apply = one_by_one if uses.looped else each
+        found = apply(lambda row: vjp((row, torch.zeros_like(top)))[0], rows.transpose(0, 1))
+        d = {key: (found[key].transpose(0, 1)[:, :, None],) for key in dense}
+    gate = vjp((torch.zeros_like(f), torch.ones_like(top)))[0][uses.gated] if uses.gated else f
+    return f, shaped(kept), d, gate
 
 
 def kept_inputs(model: nn.Module, w: Weights, x: Samples, uses: Uses, keys: Sequence[str]) -> dict[str, Tensors]:
     """What is kept of the inputs of some uses, (n, ...), from a forward pass."""
-    if uses.linears:
-        with plain():
-            inputs = linears.run(model, w, x, uses)[1]
+    if uses.chain is not None:
+        inputs = uses.chain.run(w, cast(Tensor, x))[1]
         return {key: (inputs[key][:, None],) for key in keys}
 
     def one(x: Samples) -> dict[str, Tensors]:

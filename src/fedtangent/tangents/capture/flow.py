@@ -11,7 +11,7 @@ from fedtangent.tangents.capture.dependence import tensors
 from fedtangent.tangents.capture.layers import Tensors
 
 # Functions of one number: the gate of a layer that only these and the last layer follow is their derivative.
-_ELEMENTWISE = {
+ELEMENTWISE = {
     F.celu, F.dropout, F.elu, F.gelu, F.hardshrink, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.logsigmoid,
     F.mish, F.relu, F.relu6, F.selu, F.silu, F.softplus, F.softshrink, F.softsign, F.tanhshrink, F.threshold,
     torch.cos, torch.erf, torch.exp, torch.relu, torch.sigmoid, torch.sin, torch.tanh,
@@ -35,7 +35,7 @@ class Flow:
         """Notes a call; `results` are the numbers of `result`, `key` the use that it is, or goes `through` with."""
         if result is not None and not tensors(result):
             return  # a shape, a type: it reads and writes no number
-        elementwise = through or (function in _ELEMENTWISE and len(inputs) == len(results) == 1)
+        elementwise = through or (function in ELEMENTWISE and len(inputs) == len(results) == 1)
         for part in inputs:
             source = self._source.get(id(part))
             if source is None:

@@ -1,4 +1,4 @@
-"""Whether several outputs may go back through a model together, as samples do, and all samples through it at once.
+"""Whether several outputs may go back through a model together, as samples do; and whether it is a chain.
 
 Torch maps a few functions wrongly: the rule of such a one, mapped twice over axes of one length, may mix the two axes
 without a word.
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.tangents.capture import linears
+from fedtangent.tangents.capture.chain import Chain, chain
 from fedtangent.tangents.capture.factors import factors, forward_with_probes
 from fedtangent.tangents.capture.functional import Weights, each, plain
 from fedtangent.tangents.capture.layers import Tensors
 from fedtangent.tangents.capture.samples import Samples
-from fedtangent.tangents.capture.uses import WHOLE, Uses, UsesDiffer
+from fedtangent.tangents.capture.uses import WHOLE, Uses
 
 
 def go_together(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
@@ -43,18 +43,18 @@ def go_together(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
     return all(float((left - right).norm()) <= eps**0.5 * most for left, right in pairs)
 
 
-def go_at_once(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
-    """Whether the factors of samples x are the same from one pass of all as from one pass of each.
-
-    Tried only where all uses are linear maps of one vector a sample.
-    """
-    if not linears.possible(uses):
-        return False
-    single = factors(model, w, x, uses)
-    try:
-        at_once = factors(model, w, x, replace(uses, linears=True))
-    except (UsesDiffer, RuntimeError):
-        return False
-    pairs = list(zip(trees.leaves(at_once), trees.leaves(single), strict=True))
-    eps = torch.finfo(single[0].dtype).eps
-    return all(a.shape == b.shape and float((a - b).norm()) <= eps**0.5 * float(b.norm()) for a, b in pairs)
+def tried_chain(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> Chain | None:
+    """The chain that a model is, if its factors of samples x are those of the samples one by one."""
+    found = chain(model, w, x, uses)
+    if found is None:
+        return None
+    pairs = list(
+        zip(
+            trees.leaves(factors(model, w, x, replace(uses, chain=found))),
+            trees.leaves(factors(model, w, x, uses)),
+            strict=True,
+        )
+    )
+    eps = torch.finfo(pairs[0][0].dtype).eps
+    same = all(a.shape == b.shape and float((a - b).norm()) <= eps**0.5 * float(b.norm()) for a, b in pairs)
+    return found if same else None

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent.errors import SettingError
+from fedtangent.tangents.capture.chain import Chain
 from fedtangent.tangents.capture.dependence import Dependence, tensors
 from fedtangent.tangents.capture.flow import Flow
 from fedtangent.tangents.capture.functional import Weights, call, plain
@@ -67,7 +68,7 @@ class Uses:
         unused: The parameters that no output depends on.
         sums: The calls that add a bias to the result of a matrix, by its use.
         looped: Whether outputs must go back through the model one by one, for torch maps a derivative wrongly.
-        linears: Whether all uses are linear maps of one vector a sample that take all samples at once.
+        chain: What the model is, where that is a chain of linear maps of one vector a sample.
     """
 
     by_name: dict[str, Use]
@@ -83,7 +84,7 @@ class Uses:
     unused: tuple[str, ...] = ()
     sums: dict[str, Call] = field(default_factory=dict)
     looped: bool = False
-    linears: bool = False
+    chain: Chain | None = None
 
     @property
     def whole(self) -> tuple[str, ...]:

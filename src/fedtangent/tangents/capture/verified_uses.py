@@ -23,7 +23,7 @@ from fedtangent.tangents.capture.in_rows import Graph, graph
 from fedtangent.tangents.capture.layers import Matrix
 from fedtangent.tangents.capture.room import NUMBERS, room
 from fedtangent.tangents.capture.samples import Batch, Samples, leaves
-from fedtangent.tangents.capture.together import go_at_once, go_together
+from fedtangent.tangents.capture.together import go_together, tried_chain
 from fedtangent.tangents.capture.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.capture.whole import Whole, whole
 from fedtangent.tangents.numerics.kernel_parts import Part, cuts, parts
@@ -74,7 +74,7 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
             found = _right(model, {**w, **hidden}, few, found, fits.numbers)
         pair = few[torch.tensor([0, len(few) - 1])]
         found = replace(found, looped=not go_together(model, w, pair, found))
-        found = replace(found, linears=go_at_once(model, w, pair, found))
+        found = replace(found, chain=tried_chain(model, w, pair, found))
     except UsesDiffer:
         found = _right(model, w, few, all_by_autograd(model, w, found), fits.numbers)
     return found

@@ -78,6 +78,32 @@ def stabilised(
     return _march(force, start, stiffness, s, _steps(stiffness, s[-1], growth))
 
 
+def trusted(
+    force: Callable[[Tensor], Tensor],
+    start: Tensor,
+    stiffness: float,
+    s: Sequence[float],
+    growth: float,
+    tolerance: float,
+) -> Tensor:
+    """`stabilised` of problems along the first axis where `stiffness` may be too small: NaN where that is seen.
+
+    Of every step the method's own estimate of its error, 0.8 (u - u_next) + 0.4 h (slope + slope_next), must be within
+    `tolerance` of u. An instability shows in it before it shows in u, for the slopes grow with it times the stiffness.
+    The steps begin as short as with a threefold stiffness, which costs some ten products.
+    """
+    worst = start.new_zeros(len(start))
+
+    def look(u: Tensor, slope: Tensor, end: Tensor, last: Tensor, h: float) -> None:
+        nonlocal worst
+        error = torch.add(u - end, slope + last, alpha=h / 2).flatten(1).norm(dim=1) * 0.8
+        worst = torch.maximum(worst, error / end.flatten(1).norm(dim=1).clamp_min(torch.finfo(end.dtype).tiny))
+
+    found = _march(force, start, stiffness, s, _steps(3 * stiffness, s[-1], growth), look)
+    fine: Tensor = worst <= tolerance
+    return torch.where(fine.reshape(-1, *[1] * (start.dim() - 1)), found, torch.nan)
+
+
 def refined(
     force: Callable[[Tensor], Tensor], start: Tensor, stiffness: float, s: Sequence[float], tolerance: float
 ) -> Tensor:
@@ -169,13 +195,20 @@ def adaptive(
 
 
 def _march(
-    force: Callable[[Tensor], Tensor], start: Tensor, stiffness: float, s: Sequence[float], steps: Sequence[float]
+    force: Callable[[Tensor], Tensor],
+    start: Tensor,
+    stiffness: float,
+    s: Sequence[float],
+    steps: Sequence[float],
+    look: Callable[[Tensor, Tensor, Tensor, Tensor, float], None] | None = None,
 ) -> Tensor:
     found: list[Tensor] = []
     u, slope, now = start, force(start), 0.0
     for h in steps:
         end = _step(force, u, slope, h, _stage_count(h * stiffness))
         last = force(end)
+        if look is not None:
+            look(u, slope, end, last, h)
         for time in s[len(found) :]:
             x = (time - now) / h
             if x > 1 + 1e-9:
