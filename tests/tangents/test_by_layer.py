@@ -86,6 +86,32 @@ def test_groups_that_cut_through_a_layer_and_parameters_of_none() -> None:
     assert list(one) == ["head"] and (one["head"] - right).norm() <= 1e-10 * right.norm()
 
 
+class Experts(nn.Module):
+    """Rows are sent to one of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(INPUTS, OUTPUTS).double(), nn.Linear(INPUTS, OUTPUTS).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = x.new_zeros(len(x), OUTPUTS)
+        for layer, rows in ((self.left, x[:, 0] < 0), (self.right, x[:, 0] >= 0)):
+            if rows.any():
+                f = f.index_put((rows.nonzero()[:, 0],), layer(x[rows]))
+        return f
+
+
+def test_one_sample_of_many_goes_another_way() -> None:
+    x = inputs(60)
+    x[:, 0] = -x[:, 0].abs()
+    x[11, 0] *= -1
+    found = layer_kernels(Experts(), x, kind="trace")
+    left = x[:, 0] < 0
+    gram = x @ x.T + 1
+    for name, rows in (("left", left), ("right", ~left)):
+        assert torch.allclose(found[name], gram * rows[:, None] * rows[None], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("groups", "error", "message"),
     [

@@ -267,25 +267,22 @@ def test_too_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class Experts(nn.Module):
-    """Rows are sent to one of two layers."""
+    """Rows are sent to one of two layers; or all to one, and some to the other too."""
 
-    def __init__(self) -> None:
+    def __init__(self, added: bool = False) -> None:
         super().__init__()
-        self.left, self.right = nn.Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS)
+        self.left, self.right, self.added = nn.Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS), added
 
     def forward(self, x: Tensor) -> Tensor:
-        f = x.new_zeros(len(x), OUTPUTS)
-        for layer, rows in ((self.left, x[:, 0] < 0), (self.right, x[:, 0] >= 0)):
+        f = self.left(x) if self.added else x.new_zeros(len(x), OUTPUTS)
+        for layer, rows in ((self.left, x[:, 0] < 0), (self.right, x[:, 0] >= 0))[self.added :]:
             if rows.any():
-                f = f.index_put((rows.nonzero()[:, 0],), torch.tanh(layer(x[rows])))
+                f = f.index_put((rows.nonzero()[:, 0],), torch.tanh(layer(x[rows])), accumulate=self.added)
         return f
 
 
-def test_samples_that_use_other_parameters_than_the_first_ones(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    model, x = Experts().double(), inputs(14)
-    x[:9, 0] = -x[:9, 0].abs()
-    x[9:, 0] = x[9:, 0].abs()
+def by_rows(model: nn.Module, x: Tensor) -> Tensor:
+    """J (n, C, P), with zeros where a row does not use a parameter."""
 
     def rows(row: Tensor) -> Tensor:
         f = model(row[None])[0]
@@ -295,7 +292,21 @@ def test_samples_that_use_other_parameters_than_the_first_ones(tmp_path: Path) -
             [torch.cat([(z if g is None else g).flatten() for g, z in zip(own, zeros, strict=True)]) for own in grads]
         )
 
-    j = torch.stack([rows(row) for row in x])
-    literal = torch.einsum("ncp,mdp->nmcd", j, j)
-    found = kernel(model, list(x.split(3)), out=tmp_path / "file")
-    assert (found - literal).norm() <= 1e-10 * literal.norm()
+    return torch.stack([rows(row) for row in x])
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("rare", [5, 1])
+def test_samples_that_use_other_parameters(rare: int, added: bool, tmp_path: Path) -> None:
+    """Than the first ones; and one among many that nothing was found on."""
+    torch.manual_seed(1)
+    model, x = Experts(added).double(), inputs(14 if rare == 5 else 120)
+    x[:, 0] = -x[:, 0].abs()
+    x[9 : 9 + rare, 0] *= -1
+    j = by_rows(model, x)
+    literal = torch.einsum("ncp,mcp->nm", j, j) / OUTPUTS
+    for found in (
+        kernel(model, x, kind="trace"),
+        kernel(model, list(x.split(30)), kind="trace", out=tmp_path / "file"),
+    ):
+        assert (found - literal).norm() <= 1e-10 * literal.norm()

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.errors import SettingError, SettingTypeError
+from fedtangent.memory import out_of_memory
 from fedtangent.tangents.blocks import Work, empty
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.uses import Uses, UsesDiffer
-from fedtangent.tangents.capture.verified_uses import uses
+from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import given
-from fedtangent.tangents.kernel import kernel
+from fedtangent.tangents.kernel import computed, kernel
 from fedtangent.tangents.numerics.kernel_parts import Kind, Part, parts
 from fedtangent.tangents.plan import MEMORY, planned
 
@@ -66,8 +67,14 @@ def layer_kernels(
         if all(len({group_of[name] for name in part.names}) == 1 for part in parts(found, its)):
             try:
                 return _together(picked, its, own, others, kind, found, memory_bytes, list(members), group_of)
-            except UsesDiffer:
-                pass  # the groups are then computed one by one
+            except (UsesDiffer, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise
+            of = {group: {name: its[name] for name in names} for group, names in members.items()}
+            return {
+                group: computed(picked, part, own, others, kind, all_by_autograd(picked, part, found), memory_bytes)
+                for group, part in of.items()
+            }
     settings: dict[str, Any] = {"kind": kind, "outputs": outputs, "memory_bytes": memory_bytes}
     return {
         group: kernel(model, x1, x2, w={name: its[name] for name in names}, **settings)

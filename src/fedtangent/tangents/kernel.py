@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fedtangent.errors import SettingError
+from fedtangent.memory import out_of_memory
 from fedtangent.tangents import on_disk
 from fedtangent.tangents.blocks import Work, empty
 from fedtangent.tangents.capture.functional import Weights, trainable
@@ -112,7 +113,10 @@ def computed(
     """The kernel, by automatic differentiation of the whole model where samples use parameters in different ways."""
     try:
         out = _filled(model, w, x1, x2, kind, found, memory_bytes, progress)
-    except UsesDiffer:
+    except (UsesDiffer, RuntimeError) as error:
+        # those that the uses were found on may have missed a rare way, such as one expert of many
+        if out_of_memory(error):
+            raise
         out = _filled(model, w, x1, x2, kind, all_by_autograd(model, w, found), memory_bytes, progress)
     return out.movedim(2, 1) if kind == "full" else out
 
