@@ -45,7 +45,7 @@ def came(data: bytes, due: Place = PLACE, limit: int = LIMIT, kind: int = MESSAG
     return frame
 
 
-def written(table: Any, numbers: bytes = b"", **change: int) -> bytes:
+def written(table: Any, numbers: bytes = b"", /, **change: int) -> bytes:
     """A frame with any table, its checksums right."""
     text = table if isinstance(table, bytes) else json.dumps(table).encode()
     run, *rest = PLACE
