@@ -138,7 +138,10 @@ class _Names(dict[str, Any]):
         """What an expression of the file comes to."""
         if isinstance(expression, ast.Constant) and isinstance(expression.value, str):  # it may be a forward reference
             return expression.value
-        return eval(compile(ast.Expression(expression), str(self._path), "eval"), {}, self)
+        try:
+            return eval(compile(ast.Expression(expression), str(self._path), "eval"), {}, self)
+        except NameError as error:
+            raise LookupError(f"{self._path.name}: {error}") from error
 
     def __missing__(self, name: str) -> Any:
         for node in tree(self._path).body:
@@ -157,8 +160,14 @@ def _assigned(node: ast.stmt, name: str) -> ast.expr | None:
     """What a statement assigns to a name; None where it does not."""
     if not isinstance(node, (ast.Assign, ast.AnnAssign)):
         return None
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return node.value if any(isinstance(target, ast.Name) and target.id == name for target in targets) else None
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):  # a, b = 1, 2
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        for own, value in pairs:
+            if isinstance(own, ast.Name) and own.id == name:
+                return value
+    return None
 
 
 def _imported(node: ast.Import | ast.ImportFrom, name: str) -> Any:
