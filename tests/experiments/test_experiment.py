@@ -53,7 +53,7 @@ def test_a_full_name_and_a_mapping_work_too() -> None:
             {"model": network(), "model_options": {"hidden": (3,)}},
             r"^`model_options` must be left out when the model is",
         ),
-        ({"method": "dfedavgg"}, r"^`method` must be one of central, .*got 'dfedavgg'. Did you mean 'dfedavg'\?"),
+        ({"method": "dfedavgg"}, r"^`method` must be one of afl, central, .*got 'dfedavgg'. Did you mean 'dfedavg'\?"),
         ({"dataset": "digit"}, r"^`dataset` must be one of agnews, .*got 'digit'. Did you mean 'digits'\?"),
         ({"topology": "rings"}, r"^`topology` must be one of clusters, .*got 'rings'. Did you mean 'ring'\?"),
     ],

@@ -55,7 +55,7 @@ def test_by_quantity_is_uneven_at_small_alpha_and_even_at_large() -> None:
 
 def test_feature_shift_adds_more_noise_to_later_nodes() -> None:
     x = torch.randn(6000, 3, 7, dtype=torch.float64)
-    index, shifted = feature_shift(x, x, 4, rng(2), noise=0.8)
+    index, shifted, _ = feature_shift(x, x, 4, rng(2), noise=0.8)
     assert shifted is not None
     assert (shifted.dtype, shifted.shape) == (x.dtype, x.shape)
     deviations = [float((shifted - x)[rows].std()) for rows in index]
@@ -64,7 +64,7 @@ def test_feature_shift_adds_more_noise_to_later_nodes() -> None:
 
 def test_feature_shift_of_no_noise_is_iid() -> None:
     x = torch.randn(31, 3)
-    index, shifted = feature_shift(x, x, 4, rng(2), noise=0.0)
+    index, shifted, _ = feature_shift(x, x, 4, rng(2), noise=0.0)
     assert shifted is not None
     assert torch.equal(shifted, x)
     assert all(np.array_equal(a, b) for a, b in zip(index, iid(x, x, 4, rng(2)).index, strict=True))
