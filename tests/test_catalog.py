@@ -55,7 +55,11 @@ def test_a_users_own_file_works_the_same_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "name", "message"),
     [
-        ("methods", "fedavgs", r"^`method` must be one of afl, central, .*local.*; got 'fedavgs'. Did you mean 'fedavg'\?$"),
+        (
+            "methods",
+            "fedavgs",
+            r"^`method` must be one of afl, central, .*local.*; got 'fedavgs'. Did you mean 'fedavg'\?$",
+        ),
         (
             "topologies",
             "xyzzy",

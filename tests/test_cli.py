@@ -260,7 +260,7 @@ def test_the_list_is_that_of_the_folders(capsys: pytest.CaptureFixture[str]) -> 
         (["fedpart", "--rounds", "9"], "`fedpart` must come after run; got it first. Use fedtangent run fedpart."),
         (["poisson_pinn"], "`poisson_pinn` must come after recipe; got it first. Use fedtangent recipe poisson_pinn."),
         (["run"], "`METHOD` must come first after run; got nothing. Name one of afl, central, dfedavg"),
-        (["run", "--lr", "1"], "`METHOD` must come first after run; got '--lr'. Name one of central"),
+        (["run", "--lr", "1"], "`METHOD` must come first after run; got '--lr'. Name one of afl"),
         (["run", "ntkdlf"], "`method` must be one of afl, central, dfedavg"),
         (["run", "absent.py"], "`method` must name a file that exists; got 'absent.py'. Check the path."),
         (
