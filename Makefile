@@ -59,7 +59,7 @@ docs: $(DOCS)
 lock: $(READY)
 	$(UV) pip compile $(LOCK) --all-extras --group dev --output-file requirements.txt pyproject.toml
 	$(UV) pip compile $(LOCK) --constraints requirements.txt --group docs --output-file requirements-docs.txt
-	$(UV) pip compile $(LOCK) --resolution lowest-direct --group test --output-file requirements-lowest.txt pyproject.toml
+	$(UV) pip compile $(LOCK) --resolution lowest-direct --extra network --group test --output-file requirements-lowest.txt pyproject.toml
 	echo uv | $(UV) pip compile $(LOCK) --output-file requirements-uv.txt -
 
 setup: $(READY)

@@ -113,7 +113,7 @@ def test_every_method_dense_convolutional_and_coded_gives_what_one_process_gives
     expected = digests(memory())
     told = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, told[0][1] + told[1][1]
-    assert json.loads(told[0][0]) == expected
+    assert json.loads(told[0][0].splitlines()[-1]) == expected  # older versions of gloo print a line before
     assert len(expected) > 40
 
 

@@ -5,6 +5,7 @@ products with the kernel a plan takes, some multiple of the root of stiffness ti
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -158,17 +159,18 @@ def adaptive(
     Raises:
         ValueError: A tolerance that 100,000 calls of the force do not reach; a force that is not finite.
     """
-    calls = 0
+    calls, last = 0, start
 
     def read(u: np.ndarray) -> Tensor:
         return torch.from_numpy(u.copy()).to(start.device).reshape(start.shape)
 
     def slope(_: float, u: np.ndarray) -> np.ndarray:
-        nonlocal calls
+        nonlocal calls, last
         calls += 1
         if calls > _CALLS:
             raise SettingError(f"`tolerance` must be within reach; got {tolerance:g}, and LSODA did not end. Raise it.")
-        return force(read(u)).reshape(-1).cpu().numpy()
+        last = force(read(u))
+        return last.reshape(-1).cpu().numpy()
 
     def jacobian(_: float, u: np.ndarray) -> np.ndarray:
         found: Tensor = torch.func.jacrev(force)(read(u))
@@ -179,17 +181,20 @@ def adaptive(
         return torch.stack([start] * len(s))
     # the error of a step, of which there are hundreds; absolute where a component is small against the first change
     relative = max(tolerance / 100, 1e-13)
-    found = solve_ivp(
-        slope,
-        (0.0, s[-1]),
-        start.reshape(-1).cpu().numpy(),
-        method="LSODA",
-        t_eval=s,
-        jac=jacobian,
-        rtol=relative,
-        atol=relative * first * min(s[0], 1 / stiffness),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "lsoda", UserWarning)  # it says by `success` what its warning says
+        found = solve_ivp(
+            slope,
+            (0.0, s[-1]),
+            start.reshape(-1).cpu().numpy(),
+            method="LSODA",
+            t_eval=s,
+            jac=jacobian,
+            rtol=relative,
+            atol=relative * first * min(s[0], 1 / stiffness),
+        )
     if not found.success:
+        _finite(last)
         raise SettingError(f"`tolerance` must be within reach; got {tolerance:g}, and LSODA: {found.message} Raise it.")
     return _finite(torch.from_numpy(found.y.T.copy()).to(start.device).reshape(len(s), *start.shape))
 
