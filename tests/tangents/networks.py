@@ -258,3 +258,10 @@ def _by_autograd(model: nn.Module, row: Tensor) -> Tensor:
 def flat(w: dict[str, Tensor]) -> Tensor:
     """A tree of weights with a leading axis as a matrix, in the order of `jacobian`."""
     return torch.cat([part.reshape(len(part), -1) for part in w.values()], 1)
+
+
+def literal(kind: str, j1: Tensor, j2: Tensor) -> Tensor:
+    """The kernel of a kind from two Jacobians (n, C, P), by its definition."""
+    full = torch.einsum("ncp,mdp->nmcd", j1, j2)
+    own = full.diagonal(dim1=2, dim2=3)
+    return {"full": full, "trace": own.mean(2), "diagonal": own}[kind]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents import kernel, layer_kernels
-from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian, weights
+from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian, literal, weights
 
 EXAMPLES = everything()
 KINDS = ["full", "trace", "diagonal"]
@@ -17,12 +17,6 @@ KINDS = ["full", "trace", "diagonal"]
 @pytest.fixture(params=EXAMPLES)
 def example(request: pytest.FixtureRequest) -> Example:
     return EXAMPLES[request.param]
-
-
-def literal(kind: str, j1: Tensor, j2: Tensor) -> Tensor:
-    full = torch.einsum("ncp,mdp->nmcd", j1, j2)
-    own = full.diagonal(dim1=2, dim2=3)
-    return {"full": full, "trace": own.mean(2), "diagonal": own}[kind]
 
 
 def by_name(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

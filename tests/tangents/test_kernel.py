@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fedtangent.tangents import jacobian as operator
 from fedtangent.tangents import kernel, plan
 from fedtangent.tangents.numerics import kernel_parts
-from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian
+from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian, literal
 
 EXAMPLES = everything()
 KINDS = ["full", "trace", "diagonal"]
@@ -16,12 +16,6 @@ KINDS = ["full", "trace", "diagonal"]
 @pytest.fixture(params=EXAMPLES)
 def example(request: pytest.FixtureRequest) -> Example:
     return EXAMPLES[request.param]
-
-
-def literal(kind: str, j1: Tensor, j2: Tensor) -> Tensor:
-    full = torch.einsum("ncp,mdp->nmcd", j1, j2)
-    own = full.diagonal(dim1=2, dim2=3)
-    return {"full": full, "trace": own.mean(2), "diagonal": own}[kind]
 
 
 def close(a: Tensor, b: Tensor, within: float = 1e-10) -> bool:

@@ -27,10 +27,11 @@ def waves(
         neighbours: Of every node; none where only a server asks.
     """
     blocks, place = transport.blocks(nodes)
-    if len(blocks) > 1 and engine.one_by_one:
+    several = len(blocks) > 1 and engine.one_by_one
+    if several:
         blocks = [_alternating(block, neighbours) for block in blocks]
     plans = [engine.chunks(block, node_bytes) for block in blocks]
-    if len(blocks) > 1 and engine.one_by_one:
+    if several:
         plans = [_grouped(plan, node_bytes) for plan in plans]
     return [
         Wave(

@@ -69,7 +69,7 @@ def afl(task: Task, *, ridge: float = 1.0, guard: bool = True) -> Method:
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         if guard:
-            fleet.at_server(_check, fleet.gather(fleet.map(rows, data_k)), fleet.server(torch.tensor(features)))
+            fleet.at_server(check, fleet.gather(fleet.map(rows, data_k)))
         return State(fleet.server(task.w_0))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
@@ -77,6 +77,9 @@ def afl(task: Task, *, ridge: float = 1.0, guard: bool = True) -> Method:
             return state, {}
         total, refused = fleet.sum(fleet.map(sums, fleet.broadcast(state.w, "weights"), data_k), "sums")
         return State(fleet.at_server(solved, state.w, total)), {"refused": refused}
+
+    def check(counts: list[Tensor]) -> None:
+        disclosure.check(counts, disclosure.least(features), "Add nodes or rows, or take guard off.")
 
     def sums(w: Weights, data: Shard) -> Sums:
         found: Sums = slices.summed(lambda part: of_rows(w, part), data, slices.MEMORY // _AT_ONCE)
@@ -150,7 +153,3 @@ def _called(task: Task, layer: nn.Linear, w: Weights, x: Any) -> tuple[Tensor, T
             f"`model` must give the outputs of its last linear layer; got {got}. End the model in a torch.nn.Linear."
         )
     return f, z, out
-
-
-def _check(counts: list[Tensor], features: Tensor) -> None:
-    disclosure.check(counts, disclosure.least(int(features)), "Add nodes or rows, or take guard off.")
