@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -22,12 +22,14 @@ class Graph:
     Attributes:
         edges: The sorted pairs (i, j) with i < j, each once.
         nodes: The number of nodes, those without an edge included.
+        planned: The degrees that metropolis weights come from, where edges are missing; None where none are.
     """
 
     edges: tuple[tuple[int, int], ...]
     nodes: int
+    planned: tuple[int, ...] | None = None
 
-    def __init__(self, edges: Iterable[tuple[int, int]], nodes: int) -> None:
+    def __init__(self, edges: Iterable[tuple[int, int]], nodes: int, planned: tuple[int, ...] | None = None) -> None:
         """The graph of these edges; direction and repetition of an edge do not matter.
 
         Raises:
@@ -44,6 +46,7 @@ class Graph:
                 )
         object.__setattr__(self, "edges", tuple(pairs))
         object.__setattr__(self, "nodes", int(nodes))
+        object.__setattr__(self, "planned", planned)
 
     @classmethod
     def from_networkx(cls, g: nx.Graph) -> Graph:
@@ -79,7 +82,7 @@ class Graph:
             raise SettingError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
         if weights == "uniform":
             return [[1 / (1 + len(ids))] * (1 + len(ids)) for ids in self.neighbours]
-        degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
+        degrees = np.array(self.planned or [len(ids) for ids in self.neighbours], dtype=np.float64)
         found, row = [], np.zeros(self.nodes)
         for i, ids in enumerate(self.neighbours):
             group = sorted([i, *ids])
@@ -119,6 +122,20 @@ class Graph:
                 f"`nodes` must be from 0 to {self.nodes - 1}; got {strange[0]}. Choose among the graph's nodes."
             )
         return Graph((edge for edge in self.edges if kept.issuperset(edge)), self.nodes)
+
+    def without(self, nodes: Collection[int], edges: Collection[tuple[int, int]]) -> Graph:
+        """The graph without the edges of some nodes, and without some others, for one round.
+
+        What a missing neighbour would have weighed goes to those that are there: with `uniform` to all alike, with
+        `metropolis` to the node itself, so that the gossip matrix stays symmetric and doubly stochastic.
+
+        Args:
+            nodes: Who is absent.
+            edges: As pairs (i, j), i < j.
+        """
+        absent, failed = frozenset(nodes), frozenset(edges)
+        kept = [edge for edge in self.edges if edge not in failed and absent.isdisjoint(edge)]
+        return Graph(kept, self.nodes, self.planned or tuple(map(len, self.neighbours)))
 
     def networkx(self) -> nx.Graph:
         """The graph as a new networkx graph."""
