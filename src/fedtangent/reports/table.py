@@ -122,13 +122,12 @@ def notes(compared: Sequence[Group]) -> list[str]:
 def _attendance(group: Group) -> list[str]:
     """Who was there, where that is on the record: nodes and links of a mean round, and the rounds that were skipped."""
     rows = [row for record in group.records for row in record.rounds if row.get("present") is not None]
+    links = [row["links"] for row in rows if row.get("links") is not None]
     if not rows:
         return []
-    mean = {
-        key: statistics.count_text(fmean(row[key] for row in rows)) for key in ("present", "links") if key in rows[0]
-    }
-    text = f"{group.label}: {mean['present']} of {group.experiment.get('nodes')} nodes were present in a mean round"
-    text += f", and {mean['links']} links held" if "links" in mean else ""
+    mean = statistics.count_text(fmean(row["present"] for row in rows))
+    text = f"{group.label}: {mean} of {group.experiment.get('nodes')} nodes were present in a mean round"
+    text += f", and {statistics.count_text(fmean(links))} links held" if links else ""
     skipped = sum(bool(row.get("skipped")) for row in rows)
     return [f"{text}; {skipped} of {len(rows)} rounds were skipped." if skipped else f"{text}."]
 
