@@ -145,7 +145,7 @@ def test_the_manifest_tells_the_faults_and_their_files(tmp_path: Path) -> None:
         "absent": 0.3,
         "deadline": 2.0,
         "work": True,
-        "device": 0.5,
+        "spread": 0.5,
         "jitter": 0.1,
         "quorum": 0.2,
     }

@@ -108,14 +108,15 @@ class Presence:
                     f"`fault` must give a Missing; got {type(found).__name__} from {name}. Return "
                     "fedtangent.federation.Missing(nodes, links)."
                 )
-            strange = {*found.nodes}.difference(fleet.nodes) or {*found.links}.difference(planned.links)
+            nodes, links = {*found.nodes}, {(i, j) for i, j in found.links}
+            strange = nodes.difference(fleet.nodes) or links.difference(planned.links)
             if strange:
                 raise SettingError(
-                    f"`fault` must take away nodes and links that there are; got {min(strange)} from {name}. Choose "
-                    "among the planned ones."
+                    f"`fault` must take away nodes and links that there are; got {min(strange, key=str)} from {name}. "
+                    "Choose among the planned ones."
                 )
-            absent.update(found.nodes)
-            failed.update(found.links)
+            absent |= nodes
+            failed |= links
         return absent, failed
 
 
