@@ -16,6 +16,8 @@ ROWS = (7, 3, 9, 5, 6)
 OPTIONS: dict[str, dict[str, Any]] = {
     "central": {"batch": 8},
     "dfedavg": {"epochs": 2, "batch": 4, "momentum": 0.5},
+    "dfedsam": {"epochs": 2, "batch": 4},
+    "oledfl": {"epochs": 2, "batch": 4},
     "fedavg": {"participation": 0.7, "batch": 4},
     "feddyn": {"participation": 0.7, "batch": 4},
     "fedpart": {"warm_up": 1, "rounds_per_group": 1, "host": "scaffold", "participation": 0.7, "batch": 4},
@@ -27,7 +29,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ntkdfl": {"times": (2, 9), "lr": 0.3, "momentum": 0.5, "exchange": "factors"},
     "ntkfl": {"times": (2, 9), "lr": 0.3, "participation": 0.7},
 }
-TALKING = ("dfedavg", "dfedkfac", "ntkdfl", "pooled")
+TALKING = (
+    "dfedavg", "dfedkfac", "dfedsam", "dpsgd", "gradient_tracking", "ntkdfl", "oledfl", "pooled", "qgdsgdm",
+)  # fmt: skip
 
 
 def data(classes: int = 3) -> Dataset:

@@ -110,6 +110,8 @@ class Setup:
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
+        if self.method.graph is not None:
+            return self.method.graph(len(self.data), rng)
         return self._topology(len(self.data), rng)
 
     def fleet(self, round: int, wire: Wire) -> Fleet:
@@ -151,7 +153,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.traits.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours and self.method.graph is None
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),

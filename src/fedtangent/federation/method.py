@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from fedtangent.errors import SettingError
 from fedtangent.federation.coding import Message
 from fedtangent.federation.fleet import Fleet
+from fedtangent.federation.graph import Graph
 from fedtangent.federation.values import Central, Each
 from fedtangent.shard import Shard
 
@@ -73,6 +75,7 @@ class Method(NamedTuple):
         coded_bytes: The same where channels change its messages, where that is more.
         schedule: Of its rounds, where they are not all alike.
         messages: Those that bear channels, by the name that the verbs are given.
+        graph: (nodes, rng) -> the graph of a round, of a method that draws its own and takes no topology.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Method(NamedTuple):
     coded_bytes: Callable[[int, int], int] | None = None
     schedule: Schedule = Schedule()
     messages: Mapping[str, Message] = MappingProxyType({})
+    graph: Callable[[int, np.random.Generator], Graph] | None = None
 
 
 def rows(data: Shard) -> Tensor:
