@@ -21,6 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedavg": {"participation": 0.7, "batch": 4},
     "feddyn": {"participation": 0.7, "batch": 4},
     "fedpart": {"warm_up": 1, "rounds_per_group": 1, "host": "scaffold", "participation": 0.7, "batch": 4},
+    "fedfisher": {"epochs": 2, "batch": 4, "steps": 40, "every": 10},
     "fedopt": {"participation": 0.7, "batch": 4},
     "moon": {"participation": 0.7, "batch": 4},
     "scaffold": {"participation": 0.7, "batch": 4},

@@ -252,7 +252,7 @@ def _inputs_of(
 
     def one(data: Shard) -> dict[str, Tensor]:
         kept = kept_inputs(of_task.function(task), w, of_task.samples(data.x), found, uses)
-        a = {}
+        a: dict[str, Tensor] = {}
         for key, its in chosen.items():
             for number, use in enumerate(its):
                 matrix, factor = found.by_name[use], Last(shard.cleared(kept[use], data.real))
