@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedopt": {"participation": 0.7, "batch": 4},
     "moon": {"participation": 0.7, "batch": 4},
     "scaffold": {"participation": 0.7, "batch": 4},
+    "tct": {"first_rounds": 1, "batch": 4, "features": 40, "steps": 9, "linear_lr": 0.1},
     "pooled": {"epochs": 2, "batch": 4},
     "local": {"batch": 4},
     "ntkdfl": {"times": (2, 9), "lr": 0.3, "momentum": 0.5, "exchange": "factors"},

@@ -106,7 +106,7 @@ def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor
         part = slice(start, start + BATCH)
         y, real = test.y[part], test.real[part]
         with torch.no_grad():
-            f = built.task.predict(weights, at(test.x, part))
+            f = built.predict(weights, at(test.x, part))
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
             right.append((_hits_of(f, y) & real).sum())
@@ -131,4 +131,4 @@ def _outputs(built: Setup, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(built.y_test), BATCH):
         part = slice(start, start + BATCH)
         with torch.no_grad():
-            yield built.task.predict(weights, at(built.x_test, part)), built.y_test[part]
+            yield built.predict(weights, at(built.x_test, part)), built.y_test[part]

@@ -42,7 +42,7 @@ from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
-from fedtangent.training.task import Task
+from fedtangent.training.task import Task, Weights
 from fedtangent.transports.memory import memory
 
 OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour
@@ -102,6 +102,10 @@ class Setup:
     def inputs(self) -> Any:
         """The shape of a row's inputs, or the shapes where there are several."""
         return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
+
+    def predict(self, weights: Weights, x: Any) -> Tensor:
+        """The outputs that the aggregate's, or a node's, weights stand for."""
+        return (self.method.predict or self.task.predict)(weights, x)
 
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""

@@ -76,6 +76,8 @@ class Method(NamedTuple):
         schedule: Of its rounds, where they are not all alike.
         messages: Those that bear channels, by the name that the verbs are given.
         graph: (nodes, rng) -> the graph of a round, of a method that draws its own and takes no topology.
+        predict: (w, x) -> the aggregate's outputs, where they are not the model's at these weights; `aggregate` may
+            then give more than weights, under names of the method's own.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Method(NamedTuple):
     schedule: Schedule = Schedule()
     messages: Mapping[str, Message] = MappingProxyType({})
     graph: Callable[[int, np.random.Generator], Graph] | None = None
+    predict: Callable[[dict[str, Tensor], Any], Tensor] | None = None
 
 
 def rows(data: Shard) -> Tensor:
