@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, rows
+from fedtangent.federation import Central, Each, Fleet, Message, Method, Schedule, Traits, rows
 from fedtangent.shard import Shard, cleared, count
 from fedtangent.tangent_steps.last_layer import last_layer
 from fedtangent.tangent_steps.slices import slices
@@ -75,7 +75,7 @@ def tct(
 
     Args:
         task: Model and loss; its outputs must be those of its last linear layer.
-        first_rounds: Of FedAvg.
+        first_rounds: Of FedAvg; a run must be longer.
         epochs: E, passes over a client's data in each of them.
         batch: Rows in a local batch.
         lr: eta, the step size of FedAvg.
@@ -155,6 +155,7 @@ def tct(
         Traits(),
         aggregate,
         node_bytes=lambda rows, degree: 8 * tangent.bytes + 2 * (rows + 6 * tangent.outputs) * tangent.bytes,
+        schedule=Schedule(first_rounds + 1, first_rounds),
         messages=messages,
         predict=predict,
     )
