@@ -17,6 +17,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "central": {"batch": 8},
     "dfedavg": {"epochs": 2, "batch": 4, "momentum": 0.5},
     "dfedsam": {"epochs": 2, "batch": 4},
+    "dispfl": {"epochs": 2, "batch": 4},
     "oledfl": {"epochs": 2, "batch": 4},
     "fedavg": {"participation": 0.7, "batch": 4},
     "feddyn": {"participation": 0.7, "batch": 4},
@@ -33,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ntkfl": {"times": (2, 9), "lr": 0.3, "participation": 0.7},
 }
 TALKING = (
-    "dfedavg", "dfedkfac", "dfedsam", "dpsgd", "gradient_tracking", "ntkdfl", "oledfl", "pooled", "qgdsgdm",
+    "dfedavg", "dfedkfac", "dfedsam", "dispfl", "dpsgd", "gradient_tracking", "ntkdfl", "oledfl", "pooled", "qgdsgdm",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     """The aggregated model's test accuracy and loss, and its nodes' mean accuracy and that of the worst tenth.
 
     Where nodes have neighbours their models are measured after one extra average, which is not billed, so that methods
-    are comparable. In a regression there is no accuracy.
+    are comparable; personal models as they are. In a regression there is no accuracy.
 
     Args:
         built: The experiment.
@@ -40,7 +40,7 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     elif nodes:
         with fleet.ledger.paused():
             w_k = built.method.personal(state)
-            if fleet.graph is not None:
+            if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             right_k = fleet.map(partial(_right, built), w_k)
             each = sorted(int(right) / len(built.y_test) for right in fleet.observe(right_k))
@@ -63,7 +63,7 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         own = found
         if built.classes and built.method.personal is not None and nodes:
             w_k = built.method.personal(state)
-            if fleet.graph is not None:
+            if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             own = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
     loss = sum(float(total) for _, total in found) / sum(rows)
