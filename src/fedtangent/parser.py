@@ -161,7 +161,8 @@ def useless(method: str) -> set[str]:
         return set()
     path = catalog.path("methods", method)
     traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent")}
-    talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
+    draws = names_any(path, "Method", "graph")
+    talk = set() if traits["neighbours"] and not draws else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
     host = set() if is_host(written(path, method).get("host")) else {"host"}
     return talk | host | alone | ({"augment"} if traits["tangent"] else set())

@@ -27,12 +27,12 @@ def play(
     """State, aggregate, extras and bill of two rounds of a method; the state at the server's process alone."""
     wire = Wire(transport, coding=lossy(what) if coded else None)
     computing = federation.engine(engine, len(ROWS))
-    fleet = federation.fleet(wire=wire, round=0, engine=computing)
+    fleet = federation.fleet(wire=wire, round=0, engine=computing, graph=federation.graph_of(what))
     method = load("methods", what)(federation.task(convolutional=convolutional))
     data_k = fleet.each(federation.shards())
     state, extras = method.init(fleet, data_k), []
     for k in (1, 2):
-        now = federation.fleet(wire=wire, round=k, engine=computing)
+        now = federation.fleet(wire=wire, round=k, engine=computing, graph=federation.graph_of(what))
         state, extra = method.round(now, state, data_k, k)
         extras.append({name: seen(now, value) for name, value in extra.items()})
         replaced(state, lambda part: part.settle() if isinstance(part, Each) else part)

@@ -20,7 +20,7 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     """The aggregated model's test accuracy and loss, and its nodes' mean accuracy and that of the worst tenth.
 
     Where nodes have neighbours their models are measured after one extra average, which is not billed, so that methods
-    are comparable. In a regression there is no accuracy.
+    are comparable; personal models as they are. In a regression there is no accuracy.
 
     Args:
         built: The experiment.
@@ -40,7 +40,7 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     elif nodes:
         with fleet.ledger.paused():
             w_k = built.method.personal(state)
-            if fleet.graph is not None:
+            if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             right_k = fleet.map(partial(_right, built), w_k)
             each = sorted(int(right) / len(built.y_test) for right in fleet.observe(right_k))
@@ -63,7 +63,7 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         own = found
         if built.classes and built.method.personal is not None and nodes:
             w_k = built.method.personal(state)
-            if fleet.graph is not None:
+            if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             own = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
     loss = sum(float(total) for _, total in found) / sum(rows)
@@ -106,7 +106,7 @@ def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor
         part = slice(start, start + BATCH)
         y, real = test.y[part], test.real[part]
         with torch.no_grad():
-            f = built.task.predict(weights, at(test.x, part))
+            f = built.predict(weights, at(test.x, part))
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
             right.append((_hits_of(f, y) & real).sum())
@@ -131,4 +131,4 @@ def _outputs(built: Setup, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(built.y_test), BATCH):
         part = slice(start, start + BATCH)
         with torch.no_grad():
-            yield built.task.predict(weights, at(built.x_test, part)), built.y_test[part]
+            yield built.predict(weights, at(built.x_test, part)), built.y_test[part]

@@ -36,7 +36,7 @@ class Result:
     Attributes:
         manifest: Its resolved experiment and what else was true of it.
         rounds: One entry a round, as in `rounds.jsonl`.
-        weights: Of the aggregated model.
+        weights: Of the aggregated model; and what else a method's own predictions take.
         folder: Where it is recorded; None where it is not.
     """
 

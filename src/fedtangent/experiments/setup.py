@@ -42,7 +42,7 @@ from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
-from fedtangent.training.task import Task
+from fedtangent.training.task import Task, Weights
 from fedtangent.transports.memory import memory
 
 OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour
@@ -103,6 +103,10 @@ class Setup:
         """The shape of a row's inputs, or the shapes where there are several."""
         return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
 
+    def predict(self, weights: Weights, x: Any) -> Tensor:
+        """The outputs that the aggregate's, or a node's, weights stand for."""
+        return (self.method.predict or self.task.predict)(weights, x)
+
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
         if not self.method.traits.neighbours:
@@ -110,6 +114,8 @@ class Setup:
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
+        if self.method.graph is not None:
+            return self.method.graph(len(self.data), rng)
         return self._topology(len(self.data), rng)
 
     def fleet(self, round: int, wire: Wire) -> Fleet:
@@ -151,7 +157,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.traits.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours and self.method.graph is None
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),

@@ -320,7 +320,11 @@ class Fleet:
         message: str | None,
     ) -> Asking:
         check_each(self.nodes, x_k, *y_k)
-        self._require_graph()
+        if self._require_graph().directed:
+            raise SettingError(
+                f"`topology` must be undirected for {self.method or 'this method'}, whose nodes answer one another; "
+                "got a directed one. Choose another, such as 'regular'."
+            )
         own = dict(zip(self.here, self._settled(y_k), strict=True))
 
         coding = self.wire.channels(message, "between")
