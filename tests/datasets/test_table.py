@@ -243,7 +243,7 @@ def test_dates_are_no_numbers(tmp_path: Path) -> None:
     dates = pa.array([1, 2, 3], pa.timestamp("s"))
     pq.write_table(pa.table({"when": dates, "sick": ["a", "b", "a"]}), tmp_path / "t.parquet")
     with pytest.raises(
-        ValueError, match=r"^`when` must be a column of numbers or texts; got timestamp\[ms\]. Leave it o"
+        ValueError, match=r"^`when` must be a column of numbers or texts; got timestamp\[ms\]. Leave it"
     ):
         table(tmp_path / "t.parquet", label="sick", test_share=0.4)
     (tmp_path / "t.parquet").write_bytes(b"PAR1 torn")

@@ -94,7 +94,7 @@ def found(train: Any, features: Sequence[str], categorical: Collection[str], cla
         if len(texts) > MOST:
             raise SettingError(
                 f"`{name}` must be a column of numbers or of at most {MOST} different texts; got {len(texts)}, such as "
-                f"{texts[0]!r}. Leave it out with --leave-out, or mend the cells that are no numbers."
+                f"{texts[0]!r}. Leave it out, or mend the cells that are no numbers."
             )
         return Feature(name, tuple(texts))
 
@@ -202,8 +202,8 @@ def as_texts(values: Any, name: str) -> list[str | None]:
     pyarrow = imported("pyarrow", "table", "to read tables")
     if not (is_text(values) or _is_number(values)):
         raise SettingError(
-            f"`{name}` must be a column of numbers or texts; got {values.type}. Leave it out with --leave-out, or "
-            "write its values as numbers."
+            f"`{name}` must be a column of numbers or texts; got {values.type}. Leave it out, or write its values "
+            "as numbers."
         )
     texts: list[str | None] = values.cast(pyarrow.string()).to_pylist()
     return texts
