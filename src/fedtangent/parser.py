@@ -182,7 +182,7 @@ def typed(option: Option, value: Any) -> Any:
 def _text(value: Any) -> str:
     """A default as one would type it."""
     if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
