@@ -136,7 +136,14 @@ def drawn_line(axes: Axes, line: Line, look: Look) -> Stroke:
     stroke: Any = {"linewidth": 2.2, "dashes": (6, 1.5, 1, 1.5) if look.reference else (), "gid": gid}
     path = axes.plot(line.x, line.y, color=look.colour, **stroke)[0]
     marked = np.arange(last, -1, -max(1, -(-(last + 1) // _MARKS)))
-    style: Any = {"linestyle": "none", "marker": look.marker, "markersize": 6, "gid": gid, **look.edge}
+    style: Any = {
+        "linestyle": "none",
+        "marker": look.marker,
+        "markersize": 6,
+        "gid": gid,
+        "clip_on": False,
+        **look.edge,
+    }
     marks = axes.plot(line.x[marked], line.y[marked], color=look.colour, **style)[0]
     return Stroke(line, look.colour, (float(line.x[last]), float(line.y[last])), path, marks)
 
