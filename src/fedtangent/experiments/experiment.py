@@ -13,8 +13,8 @@ from fedtangent import catalog
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
-from fedtangent.experiments.parts import DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
-from fedtangent.federation import Channel, Graph, Method
+from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
+from fedtangent.federation import Channel, Fault, Graph, Method
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
@@ -69,6 +69,9 @@ class Experiment:
         channel: What is done to the method's messages on their way, such as topk,quantize one after the other, or files
             of your own; from Python also functions; none leaves them.
         channel_options: The channels' options by name, and messages, direction and feedback.
+        fault: Who is absent and which links fail in a simulated round, such as dropout,links together, or files of
+            your own; from Python also functions; none is nobody and none.
+        fault_options: The faults' options by name, and quorum.
         rounds: How many rounds of communication.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
@@ -104,6 +107,8 @@ class Experiment:
     gossip_weights: GossipWeights = "uniform"
     channel: str | Callable[..., Channel] | Sequence[str | Callable[..., Channel]] | None = None
     channel_options: Mapping[str, Any] = field(default_factory=dict)
+    fault: str | Callable[..., Fault] | Sequence[str | Callable[..., Fault]] | None = None
+    fault_options: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 30
     seed: int = 0
     engine: str | None = None
@@ -235,8 +240,8 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         value = kind.default
         if value is None and not kind.required:
             return None
-    if part == "channel":
-        return chained(value)
+    if part in CHAINS:
+        return chained(value, part)
     if isinstance(value, Path):
         value = str(value)
     if kind is not None and isinstance(value, OWN.get(part, ())):

@@ -21,6 +21,7 @@ from fedtangent.experiments.build import (
     built_method,
     built_model,
     built_partition,
+    built_presence,
     built_weights,
     check_channel,
     check_compatible,
@@ -37,7 +38,8 @@ from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Presence, Transport, Wire
+from fedtangent.federation.presence import There, completed, of_all
 from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
@@ -69,6 +71,7 @@ class Setup:
         transport: How messages travel between the processes that run this; `memory` where it is one.
         tests: The test rows of every node, where each is measured on its own; None where all are measured on all.
         share: What this process holds in a real federation, where each keeps its rows and its own checkpoint.
+        presence: Who is there in a round; None where always everybody is.
     """
 
     experiment: Experiment
@@ -87,6 +90,7 @@ class Setup:
     transport: Transport = field(default_factory=memory)
     tests: Sequence[Shard] | None = None
     share: Share | None = None
+    presence: Presence | None = None
 
     @property
     def leads(self) -> bool:
@@ -139,12 +143,24 @@ class Setup:
         return Wire(self.transport, coding=built_coding(self.experiment))
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
-        """State and what the method records after round k, every value computed."""
-        state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
-        for part in (*held(state), *extra.values()):
+        """State and what the method records after round k, every value computed; absent nodes keep their state."""
+        present = self.there(fleet).fleet
+        if present is None:
+            return state, {}
+        new, extra = self.method.round(replace(present, blind=True), state, data_k, k)
+        for part in (*held(new), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
-        return state, extra
+        if self.presence is None:
+            return new, extra
+        extra = {name: of_all(fleet, value) if isinstance(value, Each) else value for name, value in extra.items()}
+        return completed(fleet, new, state), extra
+
+    def there(self, fleet: Fleet) -> There:
+        """Who of a round's fleet is there."""
+        if self.presence is None:
+            return There(fleet, {}, 1.0)
+        return self.presence.there(fleet, [len(data.real) for data in self.data], self.method.exposure != "none")
 
     def alone(self) -> "Setup":
         """The same in one process, as it is described whatever ran it."""
@@ -179,6 +195,7 @@ class Setup:
             "static": asked.static if talks else None,
             "gossip_weights": asked.gossip_weights if talks else None,
             **_described(asked, "channel", factory("channel", asked.channel)),
+            **_described(asked, "fault", factory("fault", asked.fault)),
             "rounds": asked.rounds,
             "seed": asked.seed,
             "engine": self.engine.name,
@@ -300,6 +317,7 @@ def setup(
         memory() if transport is None else transport([len(part.real) for part in data]),
         tests,
         share,
+        built_presence(experiment, method),
     )
     tried = data if share is None else [data[share.node or 0]]
     engine, reason = built_engine(experiment, device, task, method, tried, built.needs)

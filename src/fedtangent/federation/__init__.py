@@ -18,6 +18,7 @@ from fedtangent.federation.method import (
     participants,
     rows,
 )
+from fedtangent.federation.presence import Fault, Missing, Planned, Presence
 from fedtangent.federation.transport import Tag, Transport, Wire
 from fedtangent.federation.values import ABSENT, Central, Each, Inbox
 
@@ -34,6 +35,7 @@ __all__ = [
     "Each",
     "Engine",
     "Exposure",
+    "Fault",
     "Fleet",
     "Graph",
     "Inbox",
@@ -41,7 +43,10 @@ __all__ = [
     "Link",
     "Message",
     "Method",
+    "Missing",
     "NodeError",
+    "Planned",
+    "Presence",
     "Schedule",
     "Size",
     "Tag",

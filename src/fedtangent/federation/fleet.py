@@ -70,6 +70,8 @@ class Fleet:
         device: Where drawn numbers are put.
         scope: What every function of `map` runs inside of; from `within`.
         blind: Whether `observe` is refused.
+        total: The number of all nodes of the federation, those that take no part in this round included; 0 stands for
+            as many as `nodes`.
     """
 
     nodes: tuple[int, ...]
@@ -84,6 +86,17 @@ class Fleet:
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
     blind: bool = False
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        """Counts all nodes where nobody said how many they are."""
+        if not self.total:
+            object.__setattr__(self, "total", len(self.nodes))
+
+    @property
+    def proportion(self) -> float:
+        """The share of all nodes of the federation that these are."""
+        return len(self.nodes) / self.total
 
     @cached_property
     def here(self) -> tuple[int, ...]:
@@ -266,7 +279,7 @@ class Fleet:
         """The gossip matrix times the values: every node averages with its neighbours what all of them see."""
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
-        x = dict(zip(self.here, x_k.values, strict=True))
+        x = dict(zip(self.here, x_k.values_at(self.here), strict=True))
         links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
         came = self.wire.exchange(self.wire.tag(), {link: x[link.source] for link in links if link.source in x}, links)
         groups = [sorted([i, *self._neighbours(i)]) for i in self.here]

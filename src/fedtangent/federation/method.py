@@ -31,12 +31,14 @@ class Traits(NamedTuple):
         averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
         personal: Its nodes' models are meant to differ, and are measured as they are.
+        once: It asks every node once, in its first round, so that none may be absent then.
     """
 
     neighbours: bool = False
     tangent: bool = False
     averages: bool = False
     personal: bool = False
+    once: bool = False
 
 
 class Schedule(NamedTuple):
@@ -104,11 +106,11 @@ def rows(data: Shard) -> Tensor:
 
 
 def participants(participation: float) -> Callable[[Fleet], Fleet]:
-    """Of a round's fleet, max(C K, 1) drawn nodes; C is the share that takes part."""
+    """Of a round's fleet, max(C K, 1) drawn nodes, all of them where fewer are present; C is the share of all K."""
     if not 0 < participation <= 1:
         raise SettingError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
     # 0.29 of 100 is 28.99...
-    return lambda fleet: fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))
+    return lambda fleet: fleet.cohort(min(max(int(participation * fleet.total + 1e-9), 1), len(fleet.nodes)))
 
 
 def node_mean(aggregation: str) -> Callable[[Fleet, Any, Each[Shard]], Central[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as markup
 import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
@@ -117,7 +118,20 @@ def notes(compared: Sequence[Group]) -> list[str]:
                 lines.append(
                     f"{group.label}, seed {record.experiment.get('seed')}: {done} of {planned} rounds are done."
                 )
-    return lines
+    return lines + [note for group in compared for note in _attendance(group)]
+
+
+def _attendance(group: Group) -> list[str]:
+    """Who was there, where that is on the record: nodes and links of a mean round, and the rounds that were skipped."""
+    rows = [row for record in group.records for row in record.rounds if row.get("present") is not None]
+    links = [row["links"] for row in rows if row.get("links") is not None]
+    if not rows:
+        return []
+    mean = statistics.count_text(fmean(row["present"] for row in rows))
+    text = f"{group.label}: {mean} of {group.experiment.get('nodes')} nodes were present in a mean round"
+    text += f", and {statistics.count_text(fmean(links))} links held" if links else ""
+    skipped = sum(bool(row.get("skipped")) for row in rows)
+    return [f"{text}; {skipped} of {len(rows)} rounds were skipped." if skipped else f"{text}."]
 
 
 def checked_target(target: float, kind: Measure) -> float:
