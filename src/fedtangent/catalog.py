@@ -20,6 +20,8 @@ FOLDERS = (
     "partitions",
     "topologies",
     "channels",
+    "attacks",
+    "rules",
     "engines",
     "recipes",
 )

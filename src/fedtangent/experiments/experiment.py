@@ -11,10 +11,11 @@ from torch import nn
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError, SettingTypeError
+from fedtangent.experiments.byzantine import completed
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
 from fedtangent.experiments.parts import DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
-from fedtangent.federation import Channel, Graph, Method
+from fedtangent.federation import Attack, Channel, Graph, Method, Rule
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
@@ -69,6 +70,12 @@ class Experiment:
         channel: What is done to the method's messages on their way, such as topk,quantize one after the other, or files
             of your own; from Python also functions; none leaves them.
         channel_options: The channels' options by name, and messages, direction and feedback.
+        attack: What some of the nodes send in place of their messages: a name such as sign_flip, a file of your own, or
+            from Python a function; none is that all are honest. Accuracies are then of the honest nodes.
+        attack_options: The attack's options by name, and share or who.
+        rule: How messages are averaged where some may lie: a name such as trimmed_mean, a file of your own, or from
+            Python a function; none is the plain average.
+        rule_options: The rule's options by name, and groups.
         rounds: How many rounds of communication.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
@@ -104,6 +111,10 @@ class Experiment:
     gossip_weights: GossipWeights = "uniform"
     channel: str | Callable[..., Channel] | Sequence[str | Callable[..., Channel]] | None = None
     channel_options: Mapping[str, Any] = field(default_factory=dict)
+    attack: str | Callable[..., Attack] | None = None
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+    rule: str | Callable[..., Rule] | None = None
+    rule_options: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 30
     seed: int = 0
     engine: str | None = None
@@ -239,6 +250,9 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         return chained(value)
     if isinstance(value, Path):
         value = str(value)
+    if part in ("attack", "rule") and (isinstance(value, str) or callable(value)):
+        assert kind is not None
+        return completed(part, catalog.load(kind.folder, value, part) if isinstance(value, str) else value)
     if kind is not None and isinstance(value, OWN.get(part, ())):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":

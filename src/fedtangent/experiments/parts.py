@@ -31,6 +31,8 @@ PARTS = {
     "partition": Part("partitions", "partition_options", required=True),
     "topology": Part("topologies", "topology_options", default="regular"),
     "channel": Part("channels", "channel_options"),
+    "attack": Part("attacks", "attack_options"),
+    "rule": Part("rules", "rule_options"),
 }
 DEFAULT_NODES, DEFAULT_HOST = 20, "fedavg"
 

@@ -28,11 +28,13 @@ class Traits(NamedTuple):
             must not change by chance, and augmentation has no place.
         averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
+        unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
     neighbours: bool = False
     tangent: bool = False
     averages: bool = False
+    unaveraged: bool = False
 
 
 class Schedule(NamedTuple):

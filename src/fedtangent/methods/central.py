@@ -7,7 +7,7 @@ round:  w <- SGD(w; data)                           E epochs of step eta
 from typing import Any, NamedTuple
 
 from fedtangent import shard, trees
-from fedtangent.federation import Central, Each, Fleet, Method
+from fedtangent.federation import Central, Each, Fleet, Method, Traits
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -43,4 +43,4 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}
 
-    return Method("central", init, round, "raw-equivalent")
+    return Method("central", init, round, "raw-equivalent", Traits(unaveraged=True))
