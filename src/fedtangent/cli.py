@@ -298,9 +298,9 @@ def _announce(built: Setup) -> None:
         print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
     if built.rule is not None:
-        print(f"Rule {told['rule']}: it sees {rule_sees(built.rule)}.", flush=True)
+        print(f"Rule {told['rule']}: it sees {rule_sees(built.rule)}, which secure sums would hide.", flush=True)
     if built.liars is not None:
-        print(f"Attack {told['attack']}: nodes {', '.join(map(str, sorted(built.liars.nodes)))} lie.", flush=True)
+        print(f"Attack {told['attack']}: the nodes {', '.join(map(str, sorted(built.liars.nodes)))} lie.", flush=True)
 
 
 def _print_plan(built: Setup) -> None:

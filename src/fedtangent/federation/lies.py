@@ -186,19 +186,12 @@ class Liars(NamedTuple):
                 continue
             alike = [i for i, its in enumerate(others) if len(its) == len(leaves) and its[place].shape == leaf.shape]
             honest = torch.stack([others[i][place] for i in alike]) if alike else leaf.new_zeros((0, *leaf.shape))
-            told.append(
-                lie(
-                    Told(
-                        leaf,
-                        honest,
-                        leaf.new_tensor([given[i] for i in alike]),
-                        len(liars),
-                        weight,
-                        None if receiver is None else receiver[place],
-                        draw,
-                    )
-                )
-            )
+            given_weights = leaf.new_tensor([given[i] for i in alike])
+            what = None if receiver is None else receiver[place]
+            false = lie(Told(leaf, honest, given_weights, len(liars), weight, what, draw))
+            # Shapes are agreed: of another one no receiver sees more than that it is wrong.
+            fits = false.shape == leaf.shape and false.dtype == leaf.dtype
+            told.append(false if fits else torch.full_like(leaf, torch.nan))
         return optree.tree_unflatten(spec, told)
 
 
