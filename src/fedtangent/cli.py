@@ -21,6 +21,7 @@ from fedtangent.experiments.experiment import Experiment, choices, experiment, t
 from fedtangent.experiments.folder import fresh
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.record import rule_sees
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
@@ -315,6 +316,10 @@ def _announce(built: Setup) -> None:
     if built.engine_reason is not None:
         print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
+    if built.rule is not None:
+        print(f"Rule {told['rule']}: it sees {rule_sees(built.rule)}, which secure sums would hide.", flush=True)
+    if built.liars is not None:
+        print(f"Attack {told['attack']}: the nodes {', '.join(map(str, sorted(built.liars.nodes)))} lie.", flush=True)
 
 
 def _print_plan(built: Setup) -> None:

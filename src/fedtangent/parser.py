@@ -160,12 +160,13 @@ def useless(method: str) -> set[str]:
     if method not in catalog.names("methods"):
         return set()
     path = catalog.path("methods", method)
-    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent")}
+    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
     draws = names_any(path, "Method", "graph")
     talk = set() if traits["neighbours"] and not draws else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
     alone |= {"fault"} if told(path, "Traits", "once") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
+    talk |= {"rule"} if traits["unaveraged"] else set()
     return talk | host | alone | ({"augment"} if traits["tangent"] else set())
 
 

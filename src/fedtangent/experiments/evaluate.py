@@ -56,9 +56,10 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     all have, on its own rows.
     """
     assert built.tests is not None
-    rows = [len(test.real) for test in built.tests]
+    tests = [built.tests[node] for node in fleet.nodes]
+    rows = [len(test.real) for test in tests]
     with fleet.ledger.paused():
-        test_k = fleet.each(list(built.tests))
+        test_k = fleet.each(tests)
         w_k = fleet.broadcast(weights)
         found = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
         own = found

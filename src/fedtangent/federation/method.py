@@ -32,6 +32,7 @@ class Traits(NamedTuple):
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
         personal: Its nodes' models are meant to differ, and are measured as they are.
         once: It asks every node once, in its first round, so that none may be absent then.
+        unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
     neighbours: bool = False
@@ -39,6 +40,7 @@ class Traits(NamedTuple):
     averages: bool = False
     personal: bool = False
     once: bool = False
+    unaveraged: bool = False
 
 
 class Schedule(NamedTuple):
