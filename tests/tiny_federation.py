@@ -36,6 +36,7 @@ ROWS = (4, 1, 7, 2, 5, 8)
 INPUTS, HIDDEN, OUTPUTS = 9, 10, 3
 GRAPH = Graph([(0, 1), (1, 2), (2, 3), (1, 4), (2, 4), (1, 5), (4, 5)], len(ROWS))
 LONELY = GRAPH.induced([0, 1, 2, 4, 5])  # node 3 has no neighbour
+TREE = Graph([(0, 1), (1, 2), (2, 3), (1, 4), (4, 5)], len(ROWS))
 SEED = 7
 BUDGETS = (1, 2, len(ROWS))  # a chunk of one, of two, of all: every node's work takes one byte
 
@@ -95,6 +96,11 @@ def philox(purpose: str, round: int, node: int = SERVER, seed: int = SEED) -> np
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
 
 
+def graph_of(method: str) -> Graph:
+    """The graph above, or one on which the method can run."""
+    return TREE if method == "relaysgd" else GRAPH
+
+
 class Run(NamedTuple):
     """What a run leaves."""
 
@@ -119,6 +125,8 @@ def run(
 ) -> Run:
     """Some rounds of a method, as an experiment runs them."""
     data = shards() if data is None else data
+    if len(data) == len(ROWS):
+        options = {"graph": graph_of(method.name), **options}
     start = fleet(len(data), round=0, **options)
     data_k = start.each(data)
     state = method.init(start, data_k)

@@ -21,6 +21,8 @@ FOLDERS = (
     "topologies",
     "channels",
     "faults",
+    "attacks",
+    "rules",
     "engines",
     "recipes",
 )

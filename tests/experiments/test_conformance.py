@@ -87,6 +87,8 @@ def test_one_that_keeps_them_is_told_what_was_tried(tmp_path: Path, capsys: pyte
 def test_all_of_the_package_keep_them(name: str) -> None:
     options: dict[str, list[str]] = {
         "afl": ["--no-guard"], "fedkfac": ["--no-guard"], "sumntk": ["--columns", "1"], "fedpart": ["--warm-up", "1"],
+        "fedpm": ["--no-guard"], "fedfisher": ["--epochs", "2", "--steps", "50"], "relaysgd": ["--topology", "line"],
+        "tct": ["--first-rounds", "1", "--features", "500"],
     }  # fmt: skip
     words: list[Any] = ["check", name, *options.get(name, [])]
     assert cli.main(words) == 0

@@ -36,14 +36,15 @@ def play(
     """State, aggregate, extras and bill of two rounds of a method; the state at the server's process alone."""
     wire = Wire(transport, coding=lossy(what) if coded else None)
     computing = federation.engine(engine, len(ROWS))
-    fleet = federation.fleet(wire=wire, round=0, engine=computing)
+    graph = federation.graph_of(what)
+    fleet = federation.fleet(wire=wire, round=0, engine=computing, graph=graph)
     method = load("methods", what)(
         federation.task(convolutional=convolutional), **(FEW.get(what, {}) if faulty else {})
     )
     data_k = fleet.each(federation.shards())
     state, extras = method.init(fleet, data_k), []
     for k in (1, 2):
-        now = federation.fleet(wire=wire, round=k, engine=computing)
+        now = federation.fleet(wire=wire, round=k, engine=computing, graph=graph)
         state, extra = federation.attended(method, now, state, data_k, k, absences(*GONE) if faulty else None)
         extras.append({name: seen(now, value) for name, value in extra.items()})
         replaced(state, lambda part: part.settle() if isinstance(part, Each) else part)

@@ -281,7 +281,7 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
             f"`rounds` must be at least {method.schedule.cycle}, one cycle of {method.name}'s schedule; got "
             f"{experiment.rounds}. Run longer, or shorten the schedule."
         )
-    if not method.traits.neighbours:
+    if not method.traits.neighbours or method.graph is not None:
         given = {
             **({} if experiment.topology is None else {"topology": experiment.topology}),
             **experiment.topology_options,
@@ -290,7 +290,8 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
         }
         for name, value in given.items():
             raise SettingError(
-                f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; "
+                f"`{name}` must be left out for {method.name}, "
+                f"{'which draws its own graphs' if method.traits.neighbours else 'whose nodes have no neighbours'}; "
                 f"got {plain(value)!r}. Drop it."
             )
     elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != nodes:

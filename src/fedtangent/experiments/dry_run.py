@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import UserError
+from fedtangent.experiments.build import built_method
 from fedtangent.experiments.evaluate import measured
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.federation import Central, Each, Engine
+from fedtangent.federation import Central, Each, Engine, Graph
+from fedtangent.federation.engine import NodeError
 from fedtangent.federation.values import held
 from fedtangent.shard import at
 
@@ -97,6 +100,51 @@ def dry_run(built: Setup) -> Needs:
         later * seconds,
         evaluation,
         _total([seconds, *taken[1:]], once, holding) + asked.rounds * evaluation,
+    )
+
+
+def foreseen(built: Setup) -> Needs | None:
+    """What the run will need, by a dry run of every twentieth of its nodes, at least six, and scaled to all.
+
+    It takes a fiftieth of the run at most. None of a run that is too short for that, of several processes, or whose
+    method is not to be had of so few nodes.
+    """
+    count, graph, asked = len(built.data), built.graph(1), built.experiment
+    degree = 0 if graph is None else round(2 * len(graph.edges) / count)
+    few = max(6, degree + 1, count // 20)
+    few += few % 2 * degree % 2  # on an odd number of nodes no graph has an odd degree
+    played = min(asked.rounds, built.method.schedule.cycle + 1)
+    if built.share is not None or any(not built.transport.here(i) for i in built.nodes):
+        return None
+    if few > count or 50 * few * played > count * asked.rounds:
+        return None
+    by_size = sorted(built.nodes, key=lambda node: len(built.data[node].real))
+    chosen = [by_size[(2 * k + 1) * count // (2 * few)] for k in range(few)]
+    if graph is not None:
+        offsets = [*range(1, degree // 2 + 1), *([few // 2] if degree % 2 else [])]
+        ring = Graph(((i, (i + k) % few) for i in range(few) for k in offsets), few)
+        asked = replace(asked, topology=ring, topology_options={})
+    try:
+        part = replace(
+            built,
+            experiment=asked,
+            data=[built.data[node] for node in chosen],
+            tests=None if built.tests is None else [built.tests[node] for node in chosen],
+            method=built_method(asked, built.task, few),
+            presence=None,
+        )
+        needs = dry_run(part)
+    except (UserError, NodeError, RuntimeError):
+        return None
+    share = few / count
+    return Needs(
+        round(needs.first_round_bytes / share),
+        round(needs.later_round_bytes / share),
+        round(needs.total_bytes / share),
+        needs.memory_bytes,
+        needs.seconds_a_round / share,
+        needs.evaluation_seconds / share,
+        needs.seconds / share,
     )
 
 

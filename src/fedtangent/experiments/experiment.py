@@ -11,10 +11,11 @@ from torch import nn
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError, SettingTypeError
+from fedtangent.experiments.byzantine import completed
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
 from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
-from fedtangent.federation import Channel, Fault, Graph, Method
+from fedtangent.federation import Attack, Channel, Fault, Graph, Method, Rule
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
@@ -72,6 +73,12 @@ class Experiment:
         fault: Who is absent and which links fail in a simulated round, such as dropout,links together, or files of
             your own; from Python also functions; none is nobody and none.
         fault_options: The faults' options by name, and quorum.
+        attack: What some of the nodes send in place of their messages: a name such as sign_flip, a file of your own, or
+            from Python a function; none is that all are honest. Accuracies are then of the honest nodes.
+        attack_options: The attack's options by name, and share or who.
+        rule: How messages are averaged where some may lie: a name such as trimmed_mean, a file of your own, or from
+            Python a function; none is the plain average.
+        rule_options: The rule's options by name, and groups.
         rounds: How many rounds of communication.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
@@ -109,6 +116,10 @@ class Experiment:
     channel_options: Mapping[str, Any] = field(default_factory=dict)
     fault: str | Callable[..., Fault] | Sequence[str | Callable[..., Fault]] | None = None
     fault_options: Mapping[str, Any] = field(default_factory=dict)
+    attack: str | Callable[..., Attack] | None = None
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+    rule: str | Callable[..., Rule] | None = None
+    rule_options: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 30
     seed: int = 0
     engine: str | None = None
@@ -244,6 +255,9 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         return chained(value, part)
     if isinstance(value, Path):
         value = str(value)
+    if part in ("attack", "rule") and (isinstance(value, str) or callable(value)):
+        assert kind is not None
+        return completed(part, catalog.load(kind.folder, value, part) if isinstance(value, str) else value)
     if kind is not None and isinstance(value, OWN.get(part, ())):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":

@@ -36,7 +36,7 @@ class Result:
     Attributes:
         manifest: Its resolved experiment and what else was true of it.
         rounds: One entry a round, as in `rounds.jsonl`.
-        weights: Of the aggregated model.
+        weights: Of the aggregated model; and what else a method's own predictions take.
         folder: Where it is recorded; None where it is not.
     """
 
@@ -192,7 +192,7 @@ def step(
         )
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
-    found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
+    found = evaluate(built, built.honest(fleet), state, weights, nodes=every > 0 and k % every == 0)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}
@@ -202,6 +202,7 @@ def step(
 
 def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Central[Weights]:
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
+    fleet = built.honest(fleet)
     with fleet.ledger.paused():
         w = built.method.aggregate(fleet, state, data_k)
         return recalibrated(built, built.there(fleet).fleet or fleet, w, data_k)

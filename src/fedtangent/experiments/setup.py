@@ -1,7 +1,7 @@
 """Setup: everything that an experiment's words stand for, built and checked."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from statistics import fmean
@@ -34,17 +34,18 @@ from fedtangent.experiments.build import (
 from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.fit import check_fit
+from fedtangent.experiments.liars import built_liars, built_rule
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Presence, Transport, Wire
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Presence, Rule, Transport, Wire
 from fedtangent.federation.presence import There, completed, of_all
 from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
-from fedtangent.training.task import Task
+from fedtangent.training.task import Task, Weights
 from fedtangent.transports.memory import memory
 
 OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour
@@ -72,6 +73,8 @@ class Setup:
         tests: The test rows of every node, where each is measured on its own; None where all are measured on all.
         share: What this process holds in a real federation, where each keeps its rows and its own checkpoint.
         presence: Who is there in a round; None where always everybody is.
+        liars: Who lies, and how; None where nobody does.
+        rule: How messages are averaged where some may lie; None for plain averages.
     """
 
     experiment: Experiment
@@ -91,6 +94,8 @@ class Setup:
     tests: Sequence[Shard] | None = None
     share: Share | None = None
     presence: Presence | None = None
+    liars: Liars | None = None
+    rule: Rule | None = None
 
     @property
     def leads(self) -> bool:
@@ -107,6 +112,10 @@ class Setup:
         """The shape of a row's inputs, or the shapes where there are several."""
         return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
 
+    def predict(self, weights: Weights, x: Any) -> Tensor:
+        """The outputs that the aggregate's, or a node's, weights stand for."""
+        return (self.method.predict or self.task.predict)(weights, x)
+
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
         if not self.method.traits.neighbours:
@@ -114,11 +123,20 @@ class Setup:
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
+        if self.method.graph is not None:
+            return self.method.graph(len(self.data), rng)
         return self._topology(len(self.data), rng)
+
+    @property
+    def graphs(self) -> Iterator[Graph]:
+        """Those of all rounds, one where it never changes; none for a method without neighbours."""
+        last = 1 if self.experiment.static or isinstance(self.experiment.topology, Graph) else self.experiment.rounds
+        return (graph for k in range(1, last + 1) if (graph := self.graph(k)) is not None)
 
     def fleet(self, round: int, wire: Wire) -> Fleet:
         """The fleet of a round; before the first one, with the first one's graph."""
         graph = self.graph(max(round, 1))
+        wire.begin(round)
         return Fleet(
             self.nodes,
             self.engine,
@@ -134,7 +152,14 @@ class Setup:
 
     def wire(self) -> Wire:
         """A new wire, on which nothing has passed."""
-        return Wire(self.transport, coding=built_coding(self.experiment))
+        return Wire(self.transport, coding=built_coding(self.experiment), liars=self.liars, rule=self.rule)
+
+    def honest(self, fleet: Fleet) -> Fleet:
+        """The fleet of those that do not lie, whom evaluation is about."""
+        if self.liars is None:
+            return fleet
+        nodes = tuple(node for node in fleet.nodes if node not in self.liars.nodes)
+        return replace(fleet, nodes=nodes, graph=fleet.graph and fleet.graph.induced(nodes))
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed; absent nodes keep their state."""
@@ -167,7 +192,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.traits.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours and self.method.graph is None
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),
@@ -190,6 +215,8 @@ class Setup:
             "gossip_weights": asked.gossip_weights if talks else None,
             **_described(asked, "channel", factory("channel", asked.channel)),
             **_described(asked, "fault", factory("fault", asked.fault)),
+            **_described(asked, "attack", factory("attack", asked.attack)),
+            **_described(asked, "rule", factory("rule", asked.rule)),
             "rounds": asked.rounds,
             "seed": asked.seed,
             "engine": self.engine.name,
@@ -294,6 +321,9 @@ def setup(
     else:
         data = share.shards(*trees.to((dataset.x_train, dataset.y_train), device, dtype))
         tests = share.tests(x_test, y_test)
+    liars = built_liars(experiment, method, len(data))
+    if liars is not None and (changed := liars.attack.data) is not None:
+        data = [changed(part, dataset.classes) if node in liars.nodes else part for node, part in enumerate(data)]
     built = Setup(
         experiment,
         dataset.name,
@@ -312,7 +342,9 @@ def setup(
         tests,
         share,
         built_presence(experiment, method),
+        liars,
     )
+    built = replace(built, rule=built_rule(experiment, method, built.fleet(1, built.wire()), built.graphs, liars))
     tried = data if share is None else [data[share.node or 0]]
     engine, reason = built_engine(experiment, device, task, method, tried, built.needs)
     return replace(built, engine=engine, engine_reason=reason)

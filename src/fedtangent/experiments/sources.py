@@ -58,7 +58,8 @@ def _source(part: str, value: Any) -> Source | None:
             return of_file(Path(value))
         if part not in PARTS or Path(value).suffix:  # the package's own, or an index file, which holds data
             return None
-        value = catalog.load(PARTS[part].folder, str(value)) if part in CHAINS else factory(part, str(value))
+        several = part in (*CHAINS, "attack", "rule")  # which an experiment wraps
+        value = catalog.load(PARTS[part].folder, str(value)) if several else factory(part, str(value))
     if not callable(value) and not isinstance(value, (Loss, Augmentation)):  # data, which the fingerprint holds
         return None
     module = sys.modules.get(getattr(value, "__module__", ""))

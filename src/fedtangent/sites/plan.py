@@ -29,7 +29,7 @@ WITHOUT = (
     "fault",
     "fault_options",
 )
-_NAMED = ("method", "host", "model", "augment", "topology", "channel")
+_NAMED = ("method", "host", "model", "augment", "topology", "channel", "rule")
 _RUN = re.compile(r"[0-9a-f]{32}")
 
 
