@@ -164,7 +164,7 @@ def useless(method: str) -> set[str]:
     draws = names_any(path, "Method", "graph")
     talk = set() if traits["neighbours"] and not draws else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
-    alone |= {"fault"} if told(path, "Traits", "once") else set()
+    alone |= {"fault"} if told(path, "Traits", "needs_all") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
     talk |= {"rule"} if traits["unaveraged"] else set()
     return talk | host | alone | ({"augment"} if traits["tangent"] else set())

@@ -31,7 +31,7 @@ class Traits(NamedTuple):
         averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
         personal: Its nodes' models are meant to differ, and are measured as they are.
-        once: It asks every node once, in its first round, so that none may be absent then.
+        needs_all: Why no node may be absent, to follow "which"; empty where nodes may be.
         unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
@@ -39,7 +39,7 @@ class Traits(NamedTuple):
     tangent: bool = False
     averages: bool = False
     personal: bool = False
-    once: bool = False
+    needs_all: str = ""
     unaveraged: bool = False
 
 

@@ -120,13 +120,15 @@ class Presence:
         return absent, failed
 
 
-def completed(fleet: Fleet, new: Any, old: Any) -> Any:
-    """The new state, in which absent nodes keep what they had."""
+def completed(present: Fleet, new: Any, old: Any) -> Any:
+    """The new state, in which those who are not present keep what they had."""
     before = iter(held(old))
 
     def whole(part: Each[Any] | Central[Any]) -> Any:
         kept = next(before)
-        return fleet.merge(part, kept) if isinstance(part, Each) and isinstance(kept, Each) else part
+        if not (isinstance(part, Each) and isinstance(kept, Each)):
+            return part
+        return present.merge(present.of_here(part.values_at(present.here)), kept)
 
     return replaced(new, whole)
 
