@@ -30,12 +30,15 @@ class Traits(NamedTuple):
             must not change by chance, and augmentation has no place.
         averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
+        gossips: It averages weights between neighbours and supports partial updates: its state's `w_k` are the nodes'
+            weights, whose coordinates are updated independently, by local training and `mix` alone.
         personal: Its nodes' models are meant to differ, and are measured as they are.
     """
 
     neighbours: bool = False
     tangent: bool = False
     averages: bool = False
+    gossips: bool = False
     personal: bool = False
 
 
