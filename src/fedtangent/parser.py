@@ -12,7 +12,7 @@ from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
 from fedtangent.experiments.parts import PARTS, is_host, shared
-from fedtangent.experiments.written import names_any, parameters, told, written
+from fedtangent.experiments.written import names, names_any, parameters, told, written
 
 
 class _Whole(argparse.HelpFormatter):
@@ -161,11 +161,11 @@ def useless(method: str) -> set[str]:
         return set()
     path = catalog.path("methods", method)
     traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
-    draws = names_any(path, "Method", "graph")
-    talk = set() if traits["neighbours"] and not draws else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
     alone |= {"fault"} if told(path, "Traits", "once") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
+    takes = traits["neighbours"] and not names(path, "Method", "graph")  # or may, by its host
+    talk = set() if takes or not host else {"topology", "static", "gossip_weights"}
     talk |= {"rule"} if traits["unaveraged"] else set()
     return talk | host | alone | ({"augment"} if traits["tangent"] else set())
 
