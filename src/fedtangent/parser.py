@@ -11,8 +11,8 @@ from fedtangent import catalog
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
-from fedtangent.experiments.parts import PARTS, is_host, shared
-from fedtangent.experiments.written import names_any, parameters, told, written
+from fedtangent.experiments.parts import LOCAL_STEPS, PARTS, is_host, shared
+from fedtangent.experiments.written import imports, names_any, parameters, told, written
 
 
 class _Whole(argparse.HelpFormatter):
@@ -164,7 +164,8 @@ def useless(method: str) -> set[str]:
     talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
     host = set() if is_host(written(path, method).get("host")) else {"host"}
-    return talk | host | alone | ({"augment"} if traits["tangent"] else set())
+    steps = set() if host == set() or imports(path, "solvers") else set(LOCAL_STEPS)
+    return talk | host | alone | steps | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:

@@ -12,9 +12,9 @@ from torch import nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.experiments import atomic, checkpoint, model_file, record
+from fedtangent.experiments import atomic, checkpoint, early, model_file, record
 from fedtangent.experiments.deterministic import deterministic
-from fedtangent.experiments.evaluate import evaluate
+from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.scalars import Scalars
@@ -132,26 +132,37 @@ def _played(
     state, rounds, digests, types = _begun(built, start, data_k, folder)
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
-    weights = None
+    patience, weights = built.experiment.early_stop, None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
+        if patience is not None and wire.tell(built.leads and early.ends(rounds, patience)):
+            break
         fleet = built.fleet(k, wire)
-        state, entry, weights, books = step(built, fleet, state, data_k, k)
+        state, entry, newest, books = step(built, fleet, state, data_k, k)
         rounds.append(entry)
+        better = patience is None or not built.leads or early.best(rounds) == k
+        weights = newest if better else weights
         if folder is not None:
-            _kept(built, fleet, folder, _Begun(state, rounds, digests, types), weights, books)
+            _kept(built, fleet, folder, _Begun(state, rounds, digests, types), newest if better else None, books)
         if built.leads:
             scalars.log(entry)
         if on_round is not None and (built.leads or built.share is not None):
             on_round(entry)
-    if weights is None:  # all rounds were there already
-        weights = _aggregated(built, built.fleet(built.experiment.rounds, wire), state, data_k)
-        if folder is not None and built.leads:  # the model may have been lost
-            model_file.save(folder, built, weights.value)
-    return rounds, weights.value if built.leads else {}
+    if weights is None if patience is None else wire.tell(weights is None):  # the round of them was there already
+        weights = _aggregated(built, built.fleet(max(len(rounds), 1), wire), state, data_k)
+        if folder is not None and built.leads and (patience is None or early.best(rounds) == len(rounds)):
+            model_file.save(folder, built, weights.value)  # it may have been lost
+        elif folder is not None and built.leads:
+            return rounds, model_file.weights(folder, weights.value)
+    return rounds, weights.value if built.leads and weights is not None else {}
 
 
-def _kept(built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Central[Weights], books: Ledger) -> None:
-    """Writes the last round on the record and the checkpoint: the server's process of all, or each of its own part."""
+def _kept(
+    built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Central[Weights] | None, books: Ledger
+) -> None:
+    """Writes the last round on the record and the checkpoint: the server's process of all, or each of its own part.
+
+    The model is written too, unless an earlier round's is to be kept.
+    """
     apart, wire = built.share is not None, fleet.wire
     if apart:
         state, kept, books = now.state, [] if wire.coding is None else wire.coding.state(), wire.ledger
@@ -160,7 +171,7 @@ def _kept(built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Cent
     if not (built.leads or apart):
         return
     now.digests.append(record.append(folder, now.rounds[-1]))
-    if built.leads:
+    if built.leads and weights is not None:
         model_file.save(folder, built, weights.value)
     checkpoint.check(state, now.types)
     meta = {"round": len(now.rounds), "lines": now.digests, "fingerprint": built.fingerprint}
@@ -193,6 +204,7 @@ def step(
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, fleet, state, weights, nodes=every > 0 and k % every == 0)
+    found |= validated(built, fleet, weights)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}

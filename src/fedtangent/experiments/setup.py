@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedtangent import shard, trees
 from fedtangent.engines.sequential import sequential
+from fedtangent.experiments import early, steps
 from fedtangent.experiments.build import (
     built_augmentation,
     built_coding,
@@ -38,7 +39,7 @@ from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
-from fedtangent.federation.values import held
+from fedtangent.federation.values import held as holders
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
@@ -69,6 +70,7 @@ class Setup:
         transport: How messages travel between the processes that run this; `memory` where it is one.
         tests: The test rows of every node, where each is measured on its own; None where all are measured on all.
         share: What this process holds in a real federation, where each keeps its rows and its own checkpoint.
+        held: The rows that every node keeps back to validate on; None where they train on all.
     """
 
     experiment: Experiment
@@ -87,6 +89,7 @@ class Setup:
     transport: Transport = field(default_factory=memory)
     tests: Sequence[Shard] | None = None
     share: Share | None = None
+    held: Sequence[Shard] | None = None
 
     @property
     def leads(self) -> bool:
@@ -135,7 +138,7 @@ class Setup:
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
         """State and what the method records after round k, every value computed."""
         state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
-        for part in (*held(state), *extra.values()):
+        for part in (*holders(state), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
         return state, extra
@@ -173,6 +176,9 @@ class Setup:
             "static": asked.static if talks else None,
             "gossip_weights": asked.gossip_weights if talks else None,
             **_described(asked, "channel", factory("channel", asked.channel)),
+            **steps.described(asked),
+            **({"validation": asked.validation} if asked.validation else {}),
+            **({} if asked.early_stop is None else {"early_stop": asked.early_stop}),
             "rounds": asked.rounds,
             "seed": asked.seed,
             "engine": self.engine.name,
@@ -202,6 +208,8 @@ class Setup:
             data = []
         elif self.tests is not None:
             data.append(list(self.tests))
+        if self.held is not None and self.share is None:
+            data.append(list(self.held))
         for leaf in trees.leaves([data, held]):
             leaf = leaf.detach().cpu() if leaf.layout == torch.strided else leaf.detach().cpu().to_dense()
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
@@ -253,6 +261,8 @@ def setup(
         OSError: A data set that cannot be read or written.
     """
     device, dtype = built_device(experiment), getattr(torch, experiment.dtype)
+    how = steps.built_steps(experiment)
+    early.check(experiment)
     dataset = built_dataset(experiment)
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = built_partition(experiment, dataset) if share is None else share.partition
@@ -263,13 +273,14 @@ def setup(
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
-    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs).to(device, dtype)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how).to(device, dtype)
     module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, dataset)
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
+    steps.check_taken(experiment, task, method)
     check_channel(experiment, method)
     if share is None:
         data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
@@ -277,6 +288,7 @@ def setup(
     else:
         data = share.shards(*trees.to((dataset.x_train, dataset.y_train), device, dtype))
         tests = share.tests(x_test, y_test)
+    data, held = early.kept_back(data, experiment.validation, experiment.seed)
     built = Setup(
         experiment,
         dataset.name,
@@ -294,6 +306,7 @@ def setup(
         memory() if transport is None else transport([len(part.real) for part in data]),
         tests,
         share,
+        held,
     )
     tried = data if share is None else [data[share.node or 0]]
     engine, reason = built_engine(experiment, device, task, method, tried, built.needs)
