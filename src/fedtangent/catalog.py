@@ -21,6 +21,7 @@ FOLDERS = (
     "topologies",
     "channels",
     "engines",
+    "trackers",
     "recipes",
 )
 

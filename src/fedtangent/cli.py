@@ -77,6 +77,7 @@ def run(
     resume: bool = False,
     dry_run: bool = False,
     tensorboard: bool = False,
+    track: tuple[str, ...] = (),
     ranks: int | None = None,
     quiet: bool = False,
 ) -> int:
@@ -90,6 +91,7 @@ def run(
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: Give settings, rounds, model and page to trackers, such as tensorboard,mlflow,wandb,trackio.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
         quiet: Print the result alone, and warnings, without a word about what is run and how far it is.
     """
@@ -105,7 +107,7 @@ def run(
             for seed in seeds
         ]
     with nullcontext() if rank() is None else joined(str(asked[0][0].device)):
-        return _ran(asked, target, out, dry_run, quiet, resume=resume, tensorboard=tensorboard)
+        return _ran(asked, target, out, dry_run, quiet, resume=resume, tensorboard=tensorboard, track=track)
 
 
 def _ran(
@@ -114,7 +116,7 @@ def _ran(
     out: str | None,
     dry_run: bool,
     quiet: bool,
-    **how: bool,
+    **how: Any,
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     recorded = []
@@ -330,7 +332,7 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
     return 0
 
 
-def _progressing(built: Setup, out: str | None, quiet: bool = False, **how: bool) -> Result:
+def _progressing(built: Setup, out: str | None, quiet: bool = False, **how: Any) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere."""
     shown = built.leads and not quiet
     warn = progress.patience(built) if built.leads else None
@@ -341,4 +343,8 @@ def _progressing(built: Setup, out: str | None, quiet: bool = False, **how: bool
                 if tell is not None:
                     tell(entry)
 
+        if how.get("track"):
+            from fedtangent.reports.page import of_run
+
+            how["page"] = of_run
         return run_experiment(built, out, on_round=told, **how)

@@ -14,6 +14,8 @@ from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, va
 from fedtangent.experiments.parts import LOCAL_STEPS, PARTS, is_host, shared
 from fedtangent.experiments.written import imports, names_any, parameters, told, written
 
+_FOLDERS = {"track": "trackers"}  # of names that are not of their folder in the singular
+
 
 class _Whole(argparse.HelpFormatter):
     """Breaks lines between words only: no option and no value is torn at a hyphen or a comma."""
@@ -134,7 +136,7 @@ def run_parser(
     for title, its in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
         for option in its.values():
-            folder = PARTS[option.name].folder if option.name in PARTS else f"{option.name}s"
+            folder = PARTS[option.name].folder if option.name in PARTS else _FOLDERS.get(option.name, f"{option.name}s")
             among = offered(folder) if folder in catalog.FOLDERS else []
             parser.offer(option, option.name, group=group, shown=option.name not in hidden, among=among)
     for part in PARTS:

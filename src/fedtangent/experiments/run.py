@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,8 +18,8 @@ from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.recalibrate import recalibrated
-from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.tracking import Tracking
 from fedtangent.experiments.warm_up import warm_up
 from fedtangent.federation import SERVER, Central, Each, Fleet, Ledger, Wire
 from fedtangent.federation.looking import collected, seen
@@ -59,6 +60,8 @@ def run(
     resume: bool = False,
     on_round: Callable[[dict[str, Any]], None] | None = None,
     tensorboard: bool = False,
+    track: Sequence[str] = (),
+    page: Callable[[Path], Path] | None = None,
 ) -> Result:
     """The result of an experiment.
 
@@ -71,6 +74,8 @@ def run(
         resume: Go on with a run that is there, to the same record.
         on_round: Called with the entry of every round that ends, after its checkpoint.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: The trackers that are given settings, rounds and files, such as mlflow, or files of one's own.
+        page: Writes the run's page in its folder, and gives the path, for the trackers to keep.
 
     Raises:
         ValueError: A setting that cannot be, a folder that holds something else, or a model that diverged.
@@ -81,7 +86,8 @@ def run(
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
     manifest = record.manifest(built)
-    scalars = Scalars(out if built.leads else None, tensorboard and built.leads)
+    names = [*(["tensorboard"] if tensorboard else []), *([track] if isinstance(track, str) else track)]
+    tracking = Tracking(names if built.leads else [], out, page)
     if out is not None:
         model_file.check(built.module)
     wire = built.wire()
@@ -94,7 +100,9 @@ def run(
             else:
                 stack.enter_context(claim)
         stack.enter_context(deterministic(built.experiment))
-        rounds, weights = _played(built, wire, folder, scalars, on_round)
+        stack.callback(tracking.finish, False)  # where it does not end well
+        rounds, weights = _played(built, wire, folder, partial(tracking.begin, manifest), tracking.log, on_round)
+        tracking.finish(True)
     return Result(manifest, rounds, weights, folder, built.module)
 
 
@@ -123,13 +131,16 @@ def _played(
     built: Setup,
     wire: Wire,
     folder: Path | None,
-    scalars: Scalars,
+    begun: Callable[[Sequence[dict[str, Any]]], None],
+    log: Callable[[dict[str, Any]], None],
     on_round: Callable[[dict[str, Any]], None] | None,
 ) -> tuple[list[dict[str, Any]], Weights]:
     """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
     start = built.fleet(0, wire)
     data_k = start.each(list(built.data))
     state, rounds, digests, types = _begun(built, start, data_k, folder)
+    if built.share is None:
+        agreed(wire, lambda: begun(rounds))
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
     patience, weights = built.experiment.early_stop, None
@@ -144,7 +155,7 @@ def _played(
         if folder is not None:
             _kept(built, fleet, folder, _Begun(state, rounds, digests, types), newest if better else None, books)
         if built.leads:
-            scalars.log(entry)
+            log(entry)
         if on_round is not None and (built.leads or built.share is not None):
             on_round(entry)
     if weights is None if patience is None else wire.tell(weights is None):  # the round of them was there already

@@ -13,6 +13,7 @@ from typing import Any
 
 from fedtangent.experiments import atomic
 from fedtangent.reports import figures, listings, nodes, statistics, table, template
+from fedtangent.reports import records as records_of
 from fedtangent.reports.finding import finding
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 
@@ -45,6 +46,17 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
         csv=listings.csv(compared),
         data=listings.data(compared),
     )
+
+
+def of_run(folder: Path) -> Path:
+    """The path of a run's page, which is written into its folder.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = folder / "report.html"
+    write([records_of.read(folder)], path)
+    return path
 
 
 def write(records: Sequence[Record], path: str | Path, target: float | None = None) -> None:
