@@ -113,6 +113,12 @@ def names(path: Path, call: str, argument: str) -> bool:
     return any(keyword.arg == argument for node in mine for keyword in node.keywords)
 
 
+def imports(path: Path, name: str) -> bool:
+    """Whether a file imports something of this name from a module."""
+    found = (node for node in tree(path).body if isinstance(node, ast.ImportFrom))
+    return any(alias.name == name for node in found for alias in node.names)
+
+
 def _defines(node: ast.AST, name: str) -> bool:
     return isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name
 

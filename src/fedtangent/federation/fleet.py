@@ -154,8 +154,12 @@ class Fleet:
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
-        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked."""
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked.
+
+        A function that has `of_round`, such as that of `solvers.shuffled`, is told the round by it.
+        """
         check_each(self.nodes, *x_k)
+        fn = fn.of_round(self.round) if hasattr(fn, "of_round") else fn
         rng = Numbers(self.seed, self.round, purpose)
         drawn: dict[int, T] = {}
         for node, row in zip(self.here, self._settled(x_k), strict=True):
