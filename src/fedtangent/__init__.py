@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedtangent.federation import Method
     from fedtangent.shard import Dataset, Partition
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __all__ = ["Dataset", "Experiment", "Partition", "Result", "experiment", "load", "run"]
 
 # PyTorch is imported when the first of these is used.
