@@ -164,7 +164,7 @@ def useless(method: str) -> set[str]:
     path = catalog.path("methods", method)
     traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
-    alone |= {"fault"} if told(path, "Traits", "once") else set()
+    alone |= {"fault"} if told(path, "Traits", "needs_all") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
     takes = traits["neighbours"] and not names(path, "Method", "graph")  # or may, by its host
     talk = set() if takes or not host else {"topology", "static", "gossip_weights"}

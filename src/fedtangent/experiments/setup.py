@@ -176,7 +176,7 @@ class Setup:
         if self.presence is None:
             return new, extra
         extra = {name: of_all(fleet, value) if isinstance(value, Each) else value for name, value in extra.items()}
-        return completed(fleet, new, state), extra
+        return completed(present, new, state), extra
 
     def there(self, fleet: Fleet) -> There:
         """Who of a round's fleet is there."""

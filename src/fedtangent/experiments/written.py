@@ -86,14 +86,12 @@ def first_line(path: Path, name: str) -> str:
 
 
 def told(path: Path, call: str, argument: str) -> bool:
-    """Whether a file calls a function of this name with argument=True."""
+    """Whether a file calls a function of this name with an argument that is no False, 0 or empty text."""
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == call
-        and any(
-            k.arg == argument and isinstance(k.value, ast.Constant) and k.value.value is True for k in node.keywords
-        )
+        and any(k.arg == argument and isinstance(k.value, ast.Constant) and bool(k.value.value) for k in node.keywords)
         for node in ast.walk(tree(path))
     )
 

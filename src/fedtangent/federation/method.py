@@ -33,7 +33,7 @@ class Traits(NamedTuple):
         gossips: It averages weights between neighbours and supports partial updates: its state's `w_k` are the nodes'
             weights, whose coordinates are updated independently, by local training and `mix` alone.
         personal: Its nodes' models are meant to differ, and are measured as they are.
-        once: It asks every node once, in its first round, so that none may be absent then.
+        needs_all: Why no node may be absent, to follow "which"; empty where nodes may be.
         unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
@@ -42,7 +42,7 @@ class Traits(NamedTuple):
     averages: bool = False
     gossips: bool = False
     personal: bool = False
-    once: bool = False
+    needs_all: str = ""
     unaveraged: bool = False
 
 
