@@ -30,6 +30,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "none": {},
     "sign_flip": {"attack": "sign_flip"},
     "sign_flip4": {"attack": "sign_flip", "attack_options": {"factor": 4.0}},
+    "flipped_weights": {"attack": str(Path(__file__).parent / "flipped_weights.py")},
     "scaling": {"attack": "scaling"},
     "noise": {"attack": "noise"},
     "alie": {"attack": "alie", "attack_options": {"z": 1.5}},

@@ -8,12 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.attacks.alie import alie
 from fedtangent.catalog import load, names
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
-from fedtangent.federation import SERVER, Coding, Each, Ledger, Transport, Wire
+from fedtangent.federation import SERVER, Coding, Each, Ledger, Liars, Transport, Wire
 from fedtangent.federation.looking import collected, seen
 from fedtangent.federation.values import replaced
+from fedtangent.rules.median import median
 from fedtangent.transports.ranks import joined, ranks
 from tests import tiny_federation as federation
 from tests.tiny_federation import ROWS, plain
@@ -22,10 +24,17 @@ Played = tuple[Any, dict[str, Tensor], list[Any], Ledger]
 
 
 def play(
-    transport: Transport, what: str, *, coded: bool = False, convolutional: bool = False, engine: str = "sequential"
+    transport: Transport,
+    what: str,
+    *,
+    coded: bool = False,
+    convolutional: bool = False,
+    engine: str = "sequential",
+    lied: bool = False,
 ) -> Played:
     """State, aggregate, extras and bill of two rounds of a method; the state at the server's process alone."""
-    wire = Wire(transport, coding=lossy(what) if coded else None)
+    liars = Liars(alie(z=0.4), frozenset({1, 5})) if lied else None  # who collude: they hear what the others send
+    wire = Wire(transport, coding=lossy(what) if coded else None, liars=liars, rule=median() if lied else None)
     computing = federation.engine(engine, len(ROWS))
     fleet = federation.fleet(wire=wire, round=0, engine=computing)
     method = load("methods", what)(federation.task(convolutional=convolutional))
@@ -50,11 +59,12 @@ def lossy(what: str) -> Coding:
 
 
 def digests(transport: Transport) -> dict[str, str]:
-    """Of every method, dense and convolutional, and with channels."""
+    """Of every method, dense and convolutional, with channels, and with liars and a rule."""
     found = {}
     for what in names("methods"):
         bears = bool(load("methods", what)(federation.task()).messages)
-        for name, how in {"dense": {}, "convolutional": {"convolutional": True}, "coded": {"coded": True}}.items():
+        ways = {"dense": {}, "convolutional": {"convolutional": True}, "coded": {"coded": True}, "lied": {"lied": True}}
+        for name, how in ways.items():
             if name != "coded" or bears:
                 found[f"{what} {name}"] = digest(play(transport, what, **how))
     return found

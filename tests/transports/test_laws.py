@@ -118,6 +118,15 @@ def test_channels_give_what_they_give_in_one_process(transport: str, what: str) 
 
 @pytest.mark.parametrize("what", METHODS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transport: str, what: str) -> None:
+    state, aggregate, extras, bill = run("memory", what, lied=True)
+    found = run(transport, what, lied=True)
+    assert_same(found[:3], (state, aggregate, extras))
+    assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
+
+
+@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: str) -> None:
     state, aggregate, extras, bill = run("memory", what)
     assert_same(run(transport, what)[:3], (state, aggregate, extras))
