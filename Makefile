@@ -35,7 +35,7 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
 
 test-lowest: $(LOWEST)/.ready
-	OMP_NUM_THREADS=1 PYTHONPATH=src $(LOWEST)/bin/python -m pytest -n auto --dist worksteal $(WHAT)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/src $(LOWEST)/bin/python -m pytest -n auto --dist worksteal $(WHAT)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ FOLDERS = (
     "partitions",
     "topologies",
     "channels",
+    "faults",
     "attacks",
     "rules",
     "engines",

@@ -161,8 +161,10 @@ def useless(method: str) -> set[str]:
         return set()
     path = catalog.path("methods", method)
     traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
-    talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
+    draws = names_any(path, "Method", "graph")
+    talk = set() if traits["neighbours"] and not draws else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
+    alone |= {"fault"} if told(path, "Traits", "once") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
     talk |= {"rule"} if traits["unaveraged"] else set()
     return talk | host | alone | ({"augment"} if traits["tangent"] else set())
@@ -182,7 +184,7 @@ def typed(option: Option, value: Any) -> Any:
 def _text(value: Any) -> str:
     """A default as one would type it."""
     if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fedtangent import catalog
 from fedtangent.config import CONFIG
 from fedtangent.experiments.options import Option
-from fedtangent.experiments.parts import DEFAULT_HOST, PARTS, found, is_host
+from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, PARTS, found, is_host
 from fedtangent.experiments.written import ROOT, first_line, written
 from fedtangent.parser import Parser, run_parser
 
@@ -80,7 +80,7 @@ def _options(part: str, method: str, value: str | None) -> dict[str, Option]:
     merged = {key: option for options in own for key, option in options.items()}
     if part in ("attack", "rule"):
         return {**merged, **written(BYZANTINE, part)}
-    return {**merged, **written(CHAIN, "chain")} if part == "channel" else merged
+    return {**merged, **written(CHAIN, CHAINS[part])} if part in CHAINS else merged
 
 
 def _written(folder: str, name: str) -> dict[str, Option]:

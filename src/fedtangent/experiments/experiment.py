@@ -14,8 +14,8 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.byzantine import completed
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
-from fedtangent.experiments.parts import DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
-from fedtangent.federation import Attack, Channel, Graph, Method, Rule
+from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
+from fedtangent.federation import Attack, Channel, Fault, Graph, Method, Rule
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
@@ -70,6 +70,9 @@ class Experiment:
         channel: What is done to the method's messages on their way, such as topk,quantize one after the other, or files
             of your own; from Python also functions; none leaves them.
         channel_options: The channels' options by name, and messages, direction and feedback.
+        fault: Who is absent and which links fail in a simulated round, such as dropout,links together, or files of
+            your own; from Python also functions; none is nobody and none.
+        fault_options: The faults' options by name, and quorum.
         attack: What some of the nodes send in place of their messages: a name such as sign_flip, a file of your own, or
             from Python a function; none is that all are honest. Accuracies are then of the honest nodes.
         attack_options: The attack's options by name, and share or who.
@@ -111,6 +114,8 @@ class Experiment:
     gossip_weights: GossipWeights = "uniform"
     channel: str | Callable[..., Channel] | Sequence[str | Callable[..., Channel]] | None = None
     channel_options: Mapping[str, Any] = field(default_factory=dict)
+    fault: str | Callable[..., Fault] | Sequence[str | Callable[..., Fault]] | None = None
+    fault_options: Mapping[str, Any] = field(default_factory=dict)
     attack: str | Callable[..., Attack] | None = None
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     rule: str | Callable[..., Rule] | None = None
@@ -246,8 +251,8 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         value = kind.default
         if value is None and not kind.required:
             return None
-    if part == "channel":
-        return chained(value)
+    if part in CHAINS:
+        return chained(value, part)
     if isinstance(value, Path):
         value = str(value)
     if part in ("attack", "rule") and (isinstance(value, str) or callable(value)):

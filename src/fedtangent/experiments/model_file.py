@@ -98,11 +98,11 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
 
 
 def filled(model: nn.Module, weights: Weights) -> nn.Module:
-    """The model with these weights, in eval mode."""
+    """The model with these weights, in eval mode; what a method's own predictions take beside them is left out."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
-        for name, w in weights.items():
-            own[name].copy_(w)
+        for name in own.keys() & weights.keys():
+            own[name].copy_(weights[name])
     return model.eval()
 
 

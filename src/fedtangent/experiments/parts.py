@@ -31,9 +31,11 @@ PARTS = {
     "partition": Part("partitions", "partition_options", required=True),
     "topology": Part("topologies", "topology_options", default="regular"),
     "channel": Part("channels", "channel_options"),
+    "fault": Part("faults", "fault_options"),
     "attack": Part("attacks", "attack_options"),
     "rule": Part("rules", "rule_options"),
 }
+CHAINS = {"channel": "chain", "fault": "faulty"}  # of which there may be several: the function in chain.py
 DEFAULT_NODES, DEFAULT_HOST = 20, "fedavg"
 
 

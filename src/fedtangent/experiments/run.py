@@ -36,7 +36,7 @@ class Result:
     Attributes:
         manifest: Its resolved experiment and what else was true of it.
         rounds: One entry a round, as in `rounds.jsonl`.
-        weights: Of the aggregated model.
+        weights: Of the aggregated model; and what else a method's own predictions take.
         folder: Where it is recorded; None where it is not.
     """
 
@@ -196,14 +196,15 @@ def step(
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}
+    measured |= built.there(fleet).record
     return state, record.line(measured, extra), weights, ledger
 
 
 def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Central[Weights]:
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
-    fleet = built.honest(fleet)
     with fleet.ledger.paused():
-        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k), data_k)
+        w = built.method.aggregate(built.honest(fleet), state, data_k)
+        return recalibrated(built, built.honest(built.there(fleet).fleet or fleet), w, data_k)
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
     if "failed" not in extra:
         return dict(extra)
     held = extra["failed"]
-    failed = [bool(one) for one in (held if isinstance(held, list) else [held])]
+    failed = [bool(one) for one in (held if isinstance(held, list) else [held]) if one is not None]
     if all(failed):
         raise SettingError(
             f"`{built.method.name}` must find finite weights somewhere; got none on any node in round {k}. "

@@ -21,6 +21,7 @@ from fedtangent.experiments.build import (
     built_method,
     built_model,
     built_partition,
+    built_presence,
     built_weights,
     check_channel,
     check_compatible,
@@ -38,12 +39,13 @@ from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Rule, Transport, Wire
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Presence, Rule, Transport, Wire
+from fedtangent.federation.presence import There, completed, of_all
 from fedtangent.federation.values import held
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
-from fedtangent.training.task import Task
+from fedtangent.training.task import Task, Weights
 from fedtangent.transports.memory import memory
 
 OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour
@@ -70,6 +72,7 @@ class Setup:
         transport: How messages travel between the processes that run this; `memory` where it is one.
         tests: The test rows of every node, where each is measured on its own; None where all are measured on all.
         share: What this process holds in a real federation, where each keeps its rows and its own checkpoint.
+        presence: Who is there in a round; None where always everybody is.
         liars: Who lies, and how; None where nobody does.
         rule: How messages are averaged where some may lie; None for plain averages.
     """
@@ -90,6 +93,7 @@ class Setup:
     transport: Transport = field(default_factory=memory)
     tests: Sequence[Shard] | None = None
     share: Share | None = None
+    presence: Presence | None = None
     liars: Liars | None = None
     rule: Rule | None = None
 
@@ -108,6 +112,10 @@ class Setup:
         """The shape of a row's inputs, or the shapes where there are several."""
         return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
 
+    def predict(self, weights: Weights, x: Any) -> Tensor:
+        """The outputs that the aggregate's, or a node's, weights stand for."""
+        return (self.method.predict or self.task.predict)(weights, x)
+
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
         if not self.method.traits.neighbours:
@@ -115,6 +123,8 @@ class Setup:
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
+        if self.method.graph is not None:
+            return self.method.graph(len(self.data), rng)
         return self._topology(len(self.data), rng)
 
     @property
@@ -152,12 +162,24 @@ class Setup:
         return replace(fleet, nodes=nodes, graph=fleet.graph and fleet.graph.induced(nodes))
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
-        """State and what the method records after round k, every value computed."""
-        state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
-        for part in (*held(state), *extra.values()):
+        """State and what the method records after round k, every value computed; absent nodes keep their state."""
+        present = self.there(fleet).fleet
+        if present is None:
+            return state, {}
+        new, extra = self.method.round(replace(present, blind=True), state, data_k, k)
+        for part in (*held(new), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
-        return state, extra
+        if self.presence is None:
+            return new, extra
+        extra = {name: of_all(fleet, value) if isinstance(value, Each) else value for name, value in extra.items()}
+        return completed(fleet, new, state), extra
+
+    def there(self, fleet: Fleet) -> There:
+        """Who of a round's fleet is there."""
+        if self.presence is None:
+            return There(fleet, {}, 1.0)
+        return self.presence.there(fleet, [len(data.real) for data in self.data], self.method.exposure != "none")
 
     def alone(self) -> "Setup":
         """The same in one process, as it is described whatever ran it."""
@@ -170,7 +192,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.traits.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours and self.method.graph is None
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),
@@ -192,6 +214,7 @@ class Setup:
             "static": asked.static if talks else None,
             "gossip_weights": asked.gossip_weights if talks else None,
             **_described(asked, "channel", factory("channel", asked.channel)),
+            **_described(asked, "fault", factory("fault", asked.fault)),
             **_described(asked, "attack", factory("attack", asked.attack)),
             **_described(asked, "rule", factory("rule", asked.rule)),
             "rounds": asked.rounds,
@@ -318,6 +341,7 @@ def setup(
         memory() if transport is None else transport([len(part.real) for part in data]),
         tests,
         share,
+        built_presence(experiment, method),
         liars,
     )
     built = replace(built, rule=built_rule(experiment, method, built.fleet(1, built.wire()), built.graphs, liars))

@@ -19,6 +19,7 @@ from fedtangent.federation.method import (
     participants,
     rows,
 )
+from fedtangent.federation.presence import Fault, Missing, Planned, Presence
 from fedtangent.federation.rule import Given, Rule, checked
 from fedtangent.federation.transport import Tag, Transport, Wire
 from fedtangent.federation.values import ABSENT, Central, Each, Inbox
@@ -37,6 +38,7 @@ __all__ = [
     "Each",
     "Engine",
     "Exposure",
+    "Fault",
     "Fleet",
     "Given",
     "Graph",
@@ -47,7 +49,10 @@ __all__ = [
     "Lying",
     "Message",
     "Method",
+    "Missing",
     "NodeError",
+    "Planned",
+    "Presence",
     "Rule",
     "Schedule",
     "Size",

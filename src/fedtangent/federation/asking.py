@@ -51,8 +51,8 @@ class Asking:
         device: torch.device | str,
         round: int,
     ) -> None:
-        self._wire, self._neighbours, self._call, self._device = wire, neighbours, call, device
-        self._asked, self._own, self._code, self._round = asked, own, code, round
+        self._wire, self._nodes, self._neighbours, self._call = wire, nodes, neighbours, call
+        self._asked, self._own, self._code, self._device, self._round = asked, own, code, device, round
         self._asking, self._answering = wire.tag(), wire.tag()
         self._unsent = set(nodes)  # an answer that is computed again, to spare memory, was sent once
 
@@ -97,8 +97,17 @@ class Asking:
         def bill(link: Link, value: tuple[Any, Tensor]) -> int:
             return self._wire.payload_bytes(value[0]) if link[1] in first else 0
 
+        links = self._ending_at_home(links)
         sums = self._wire.total(tag, self._vetted(tag, answers, links), links, bill)
         return [sums[i] for i in wave.nodes]
+
+    def _ending_at_home(self, links: list[Link]) -> list[Link]:
+        """The links in the order of addition: a receiver of the first half of the nodes has its last neighbour first.
+
+        So a sum over two processes, which hold the halves, ends at its receiver's and crosses the border once.
+        """
+        first_half = set(self._nodes[: len(self._nodes) // 2])
+        return sorted(links, key=lambda link: -link.source if link.target in first_half else link.source)
 
     def _answers(self, wave: Wave, cache: Cache) -> _Answers:
         links = [Link(i, j) for i in wave.everybody for j in self._neighbours(i) or (i,)]

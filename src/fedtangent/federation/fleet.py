@@ -80,6 +80,8 @@ class Fleet:
         device: Where drawn numbers are put.
         scope: What every function of `map` runs inside of; from `within`.
         blind: Whether `observe` is refused.
+        total: The number of all nodes of the federation, those that take no part in this round included; 0 stands for
+            as many as `nodes`.
     """
 
     nodes: tuple[int, ...]
@@ -94,6 +96,17 @@ class Fleet:
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
     blind: bool = False
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        """Counts all nodes where nobody said how many they are."""
+        if not self.total:
+            object.__setattr__(self, "total", len(self.nodes))
+
+    @property
+    def proportion(self) -> float:
+        """The share of all nodes of the federation that these are."""
+        return len(self.nodes) / self.total
 
     @cached_property
     def here(self) -> tuple[int, ...]:
@@ -348,7 +361,11 @@ class Fleet:
         message: str | None,
     ) -> Asking:
         check_each(self.nodes, x_k, *y_k)
-        self._require_graph()
+        if self._require_graph().directed:
+            raise SettingError(
+                f"`topology` must be undirected for {self.method or 'this method'}, whose nodes answer one another; "
+                "got a directed one. Choose another, such as 'regular'."
+            )
         own = dict(zip(self.here, self._settled(y_k), strict=True))
 
         coding = self.wire.channels(message, "between")

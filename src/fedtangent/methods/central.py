@@ -43,4 +43,4 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}
 
-    return Method("central", init, round, "raw-equivalent", Traits(unaveraged=True))
+    return Method("central", init, round, "raw-equivalent", Traits(once=True, unaveraged=True))

@@ -75,8 +75,7 @@ def scaffold(
         weight_k = clients.map(rows, data_k) if aggregation == "weighted" else None
         dw, dc = clients.mean(moves_k, weight_k, "moves").unzip(2)
         w = fleet.at_server(lambda w, dw: trees.add_scaled(w, dw, server_lr), w, dw)
-        share = len(clients.nodes) / len(fleet.nodes)
-        c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, share), c, dc)
+        c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, clients.proportion), c, dc)
         return State(w, c, fleet.merge(c_k, state.c_k)), {}
 
     def train(

@@ -59,6 +59,11 @@ def plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def listed(names: Sequence[str]) -> str:
+    """The names as one reads them out: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def csv(compared: Sequence[Group]) -> str:
     """Every round of every run as a link's address that holds the CSV file itself."""
     file = io.StringIO()

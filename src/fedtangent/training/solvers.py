@@ -67,6 +67,18 @@ def shuffled(
     return draw
 
 
+def drawn(
+    epochs: int, batch: int, augment: Augmentation | None = None
+) -> Callable[[np.random.Generator, Shard], Batches]:
+    """A draw of what `shuffled` draws; with 0 epochs of one batch alone, for methods of a gradient a round."""
+    if epochs < 0:
+        raise SettingError(f"`epochs` must not be negative; got {epochs}. Use 0 for a gradient of one batch.")
+    draw = shuffled(max(epochs, 1), batch, augment)
+    if epochs:
+        return draw
+    return lambda rng, data: Batches(*trees.map(lambda part: part[:1], tuple(draw(rng, data))))
+
+
 def full_batch(steps: int) -> Callable[[np.random.Generator, Shard], Batches]:
     """`steps` steps on all rows, whose order is kept: nothing is drawn but the keys."""
     if steps < 1:
@@ -93,6 +105,8 @@ def sgd(
     weight_decay: float = 0.0,
     pull: Callable[..., Weights] | None = None,
     objective: Callable[..., Tensor] | None = None,
+    ahead: Callable[[Weights, Weights], Weights] | None = None,
+    precondition: Callable[..., Weights] | None = None,
 ) -> Solver:
     """A function (w, data, batches, *more) -> w after the steps: v <- momentum v + g + weight_decay w; w <- w - lr v.
 
@@ -105,6 +119,8 @@ def sgd(
         weight_decay: Times the weights, added to the gradient.
         pull: (w, *more) -> what a method adds to the gradient.
         objective: (w, x, y, *more) -> the loss of every row, in place of the task's.
+        ahead: (w, g) -> the weights at which the gradient is taken once more, on the same batch, and used.
+        precondition: (g, *more) -> the gradient that is used, before anything is added to it.
     """
     _check_lr(lr)
     if not 0 <= momentum < 1:
@@ -119,7 +135,7 @@ def sgd(
         move = Tensor.add_ if own else torch.add  # one pass over the weights, as torch.optim.SGD makes
         return trees.map(lambda w, v: move(w, v, alpha=-lr), w, v_new), v_new if momentum else v
 
-    return _solver(task, lambda w: trees.zeros_like(w), step, pull, objective)
+    return _solver(task, lambda w: trees.zeros_like(w), step, pull, objective, ahead, precondition)
 
 
 def adam(
@@ -201,6 +217,8 @@ def _solver(
     step: Callable[[Weights, Weights, Any, bool], tuple[Weights, Any]],
     pull: Callable[..., Weights] | None,
     objective: Callable[..., Tensor] | None,
+    ahead: Callable[[Weights, Weights], Weights] | None = None,
+    precondition: Callable[..., Weights] | None = None,
 ) -> Solver:
     """The loop over steps: step(w, g, memory, own) -> (w, memory), whose memory begins as start(w).
 
@@ -241,7 +259,12 @@ def _solver(
             x = at(data.x, rows)
             if task.augment is not None:
                 x = task.augment.apply(x, change)
-            g = gradient(w, x, data.y[rows], index > 0, whole, key, *more)
+            given = (x, data.y[rows], index > 0, whole, key, *more)
+            g = gradient(w, *given)
+            if ahead is not None:
+                g = gradient(ahead(w, g), *given)
+            if precondition is not None:
+                g = precondition(g, *more)
             if pull is not None:
                 g = trees.add(g, pull(w, *more))
             w_new, memory_new = step(w, g, memory, everywhere and w is not first)
