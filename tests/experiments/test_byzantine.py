@@ -105,7 +105,7 @@ def test_the_manifest_tells_attack_and_rule_and_their_files(tmp_path: Path) -> N
     found = run(liars(rule="krum", degree=4, chosen=2), tmp_path).manifest
     told = found["experiment"]
     assert (told["attack"], told["attack_options"]) == ("sign_flip", {"factor": 1.0, "share": 0.1, "who": [1]})
-    assert (told["rule"], told["rule_options"]) == ("krum", {"liars": 1, "chosen": 2, "groups": 1})
+    assert (told["rule"], told["rule_options"]) == ("krum", {"liars": 1, "chosen": 2, "groups": 1, "sums": "clip"})
     assert [found["sources"][part]["name"] for part in ("attack", "rule")] == ["sign_flip.py", "krum.py"]
     assert (found["rule_sees"], found["liars"]) == ("single messages", [1])
     plain = run(tiny()).manifest
@@ -195,6 +195,7 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("dfedavg", {"rule": "trimmed_mean", "liars": 2}, "`rule` must have at least 5 messages for 2 liars; got 3 in"),
         ("fedavg", {"rule": "krum", "liars": 1}, "`rule` must have at least 5 messages for 1 liars; got 3 in a round."),
         ("dfedavg", {"rule": "median", "groups": 2}, "`groups` must be 1 for dfedavg, which has no server; got 2."),
+        ("fedavg", {"rule": "median", "sums": "all"}, "`sums` must be one of screen, clip, rule; got 'all'."),
         ("fedavg", {"rule": "median", "groups": 0}, "`groups` must be at least 1; got 0."),
         ("fedavg", {"rule": "trimmed_mean", "liars": 0, "attack": "nan", "who": (1, 2)}, "`rule` must tolerate the"),
         ("dfedavg", {"rule": "trimmed_mean", "liars": 0, "attack": "nan"}, "`rule` must tolerate the liars there are,"),
