@@ -2,7 +2,7 @@
 
 from fedtangent.federation import Attack
 
-SHAPES = {(100, 784), (100,), (10, 100), (10,)}  # of 784-100-10
+SHAPES = {(100, 784), (100, 64), (100,), (10, 100), (10,)}  # of 784-100-10 and 64-100-10
 
 
 def flipped_weights(*, factor: float = 1.0) -> Attack:

@@ -14,6 +14,7 @@ from fedtangent import catalog
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.parts import PARTS
+from fedtangent.federation.disclosure import OWNERS
 from fedtangent.training import losses
 
 # What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
@@ -91,10 +92,14 @@ def plan(told: Any) -> Plan:
 
 def check_rule(told: Any, secure_sums: bool) -> None:
     """Raises ValueError where a rule would have to see what masks hide."""
-    if secure_sums and isinstance(told, Mapping) and told.get("rule") is not None:
+    if not secure_sums or not isinstance(told, Mapping) or told.get("rule") is None:
+        return
+    given = told.get("rule_options")
+    groups = given.get("groups", 1) if isinstance(given, Mapping) else 1
+    if not isinstance(groups, int) or groups < OWNERS:
         raise SettingError(
             f"`secure_sums` must be off under a rule, which sees the single messages that masks hide; got the rule "
-            f"{str(told['rule'])[:60]!r}. Drop either."
+            f"{str(told['rule'])[:60]!r}. Drop either, or let a server add messages up by --groups {OWNERS} or more."
         )
 
 
