@@ -49,7 +49,7 @@ from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
-from fedtangent.federation.rule import averaged, good, kind, totalled
+from fedtangent.federation.rule import averaged, fit, kind, totalled
 from fedtangent.federation.transport import Bill, Tag, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
@@ -154,8 +154,12 @@ class Fleet:
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
-        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked."""
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked.
+
+        A function that has `of_round`, such as that of `solvers.shuffled`, is told the round by it.
+        """
         check_each(self.nodes, *x_k)
+        fn = fn.of_round(self.round) if hasattr(fn, "of_round") else fn
         rng = Numbers(self.seed, self.round, purpose)
         drawn: dict[int, T] = {}
         for node, row in zip(self.here, self._settled(x_k), strict=True):
@@ -303,13 +307,16 @@ class Fleet:
         x = dict(zip(self.here, x_k.values_at(self.here), strict=True))
         links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
         groups = {i: sorted([i, *self._neighbours(i)]) for i in self.nodes}
-        shares = {Link(j, i): w for i, group in groups.items() for j, w in zip(group, self._shares[i], strict=True)}
+        shares = {i: dict(zip(group, self._shares[i], strict=True)) for i, group in groups.items()}
         tag, out = self.wire.tag(), {link: x[link.source] for link in links if link.source in x}
-        came = self.wire.exchange(tag, self.wire.said(tag, out, links, shares), links)
+        known = {} if self.wire.liars is None else {Link(j, i): w for i, its in shares.items() for j, w in its.items()}
+        came = self.wire.exchange(tag, self.wire.said(tag, out, links, known), links)
+        due = [(came[Link(j, i)], x[i]) for i in self.here for j in groups[i] if j != i]
+        right = iter([True] * len(due) if self.wire.ledger.is_paused else fit(due))
         values, weights, own = [], [], []
         for i in self.here:
-            group = [j for j in groups[i] if j == i or self.wire.ledger.is_paused or good([came[Link(j, i)]], x[i])]
-            weights.append(self._present([shares[Link(j, i)] for j in group], group.index(i), len(groups[i])))
+            group = [j for j in groups[i] if j == i or next(right)]
+            weights.append(self._present([shares[i][j] for j in group], group.index(i), len(groups[i])))
             values.append([x[i] if j == i else came[Link(j, i)] for j in group])
             own.append(group.index(i))
         if (rule := self.wire.rule) is not None:

@@ -7,7 +7,8 @@ curvature have scales of their own. A message that is not finite, or of another 
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from fedtangent import many, shard, trees
 from fedtangent.errors import SettingError
+
+Sums = Literal["screen", "clip", "rule"]
 
 
 class Given(NamedTuple):
@@ -42,6 +45,8 @@ class Rule(NamedTuple):
         least: How many messages it must have, its receiver's own included, for so many liars.
         centred: Whether it needs the receiver's own message, and so neighbours.
         groups: How many messages are added up before the rule sees them, at a server.
+        sums: What it does to contributions of sums: `screen` leaves out those that cannot be, `clip` also shortens as
+            many of the longest as may be lies, `rule` takes the rule of what they bring per row, tensor by tensor.
     """
 
     average: Callable[[Given], Tensor]
@@ -49,6 +54,7 @@ class Rule(NamedTuple):
     least: Callable[[int], int]
     centred: bool = False
     groups: int = 1
+    sums: Sums = "clip"
 
     def tolerated(self, senders: int) -> int:
         """How many of so many senders may lie, up to the number that the rule was told."""
@@ -74,7 +80,7 @@ def averaged(rule: Rule, values: Sequence[Any], weights: Sequence[float], own: i
 
 
 def totalled(rule: Rule, values: Sequence[Any], rows: Sequence[float], own: int | None) -> Any:
-    """All rows times the rule's average of value / rows, weighted by rows; numbers that are no floats are added.
+    """The sum of contributions, as the rule takes sums; numbers that are no floats are added in any case.
 
     Args:
         rule: The rule.
@@ -82,15 +88,39 @@ def totalled(rule: Rule, values: Sequence[Any], rows: Sequence[float], own: int 
         rows: How many rows are in each, positive.
         own: Which is the receiver's own.
     """
+    if rule.sums == "rule":
+        return _ruled(rule, values, rows, own)
+    if rule.sums == "clip":
+        values = _clipped(values, rows, rule.tolerated(len(values)))
+    return trees.weighted_sum(values, [1] * len(values))
+
+
+def _clipped(values: Sequence[Any], rows: Sequence[float], liars: int) -> list[Any]:
+    """The contributions, of every tensor those of the most length per row shortened to that of the next."""
+    columns = list(zip(*(trees.leaves(value) for value in values), strict=True))
+    found = []
+    for column in columns:
+        if not _averages(column[0]) or not liars:
+            found.append(column)
+            continue
+        length = torch.stack([leaf.norm() / n for leaf, n in zip(column, rows, strict=True)])
+        bound = length.sort().values[len(column) - 1 - liars]
+        scale = torch.where(length > bound, bound / length, 1)
+        found.append(tuple(leaf * factor for leaf, factor in zip(column, scale, strict=True)))
+    spec = optree.tree_structure(values[0])
+    return [optree.tree_unflatten(spec, list(its)) for its in zip(*found, strict=True)]
+
+
+def _ruled(rule: Rule, values: Sequence[Any], rows: Sequence[float], own: int | None) -> Any:
+    """All rows times the rule's average of value / rows, weighted by rows, tensor by tensor."""
     count = sum(rows)
     means = [
         trees.map(lambda leaf, n=n: leaf / n if _averages(leaf) else leaf, value)
         for value, n in zip(values, rows, strict=True)
     ]
     mean = _combined(rule, means, [n / count for n in rows], own, whole=False)
-    plain = iter(
-        [sum(leaf) for leaf in zip(*(trees.leaves(value) for value in values), strict=True) if not _averages(leaf[0])]
-    )
+    leaves = zip(*(trees.leaves(value) for value in values), strict=True)
+    plain = iter([sum(column) for column in leaves if not _averages(column[0])])
     return trees.map(lambda leaf: leaf * count if _averages(leaf) else next(plain), mean)
 
 
@@ -119,22 +149,37 @@ def _averages(leaf: Any) -> bool:
 
 def kind(x: Any) -> str:
     """Structure, shapes and types of a message; where it consists of rows of data, their number does not count."""
-    rows = shard.masked(x)
-    leaves = optree.tree_leaves(x)
-    sizes = [
-        (tuple(leaf.shape[1:] if rows else leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else type(leaf)
-        for leaf in leaves
+    leaves, structure = optree.tree_flatten(x)
+    first = 1 if shard.masked(x) else 0
+    return _told(
+        structure,
+        tuple([(leaf.shape[first:], leaf.dtype) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves]),
+    )
+
+
+@lru_cache
+def _told(structure: Any, sizes: tuple[Any, ...]) -> str:
+    return f"{structure} {sizes}"
+
+
+def good(groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Of every group of messages those that are finite, and of the form of most of its messages."""
+    finite, kinds = _looked([x for group in groups for x in group])
+    usual = [Counter(kinds[id(x)] for x in group).most_common(1) for group in groups]
+    return [
+        [x for x in group if finite[id(x)] and kinds[id(x)] == most[0][0]]
+        for group, most in zip(groups, usual, strict=True)
     ]
-    return f"{optree.tree_structure(x)} {sizes}"
 
 
-def good(values: Sequence[Any], like: Any = None) -> list[int]:
-    """The places of the messages that are finite, and of the form of `like`, or of that of most where it is None."""
-    if not values:
-        return []
-    kinds = [kind(value) for value in values]
-    ((usual, _),) = Counter(kinds).most_common(1)
-    usual = usual if like is None else kind(like)
-    alike = [place for place, own in enumerate(kinds) if own == usual]
-    fine = many.are_finite([values[place] for place in alike]) if alike else []
-    return [place for place, finite in zip(alike, fine, strict=True) if finite]
+def fit(pairs: Sequence[tuple[Any, Any]]) -> list[bool]:
+    """Whether each message is finite and of the form of its receiver's own."""
+    finite, kinds = _looked([x for pair in pairs for x in pair])
+    return [finite[id(x)] and kinds[id(x)] == kinds[id(own)] for x, own in pairs]
+
+
+def _looked(messages: Sequence[Any]) -> tuple[dict[int, bool], dict[int, str]]:
+    """Whether each is finite, and its kind, by id; what many links carry is looked at once, and all together."""
+    each = {id(x): x for x in messages}
+    finite = dict(zip(each, many.are_finite([*each.values()]), strict=True))
+    return finite, {key: kind(x) for key, x in each.items()}

@@ -18,6 +18,7 @@ needs nothing but sums over all of them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,9 +29,9 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers, Inputs
-from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, chosen
-from fedtangent.tangent_steps.step import Score, nothing_found, summed_loss
+from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
+from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
+from fedtangent.tangent_steps.step import Score, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
 
 
@@ -94,7 +95,7 @@ def dfedkfac(
         a_k = fleet.map(node.inputs, data_k)
         fewest_k = _fewest(fleet, fleet.map(node.sizes, data_k), inputs) if guard else fleet.everywhere(torch.tensor(0))
         if inputs == "shared":
-            a_k = fleet.broadcast(fleet.sum(a_k, rows=_rows_of_inputs)[0])
+            a_k = fleet.broadcast(fleet.sum(a_k, rows=rows_of_inputs)[0])
         return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
@@ -102,17 +103,17 @@ def dfedkfac(
         v_k = fleet.mix(state.v_k, "displacements") if momentum else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
-            a_k = _total(fleet, fleet.ask_total(lambda _, a: a, fleet.everywhere(()), a_k, rows=_rows_of_inputs))
-        found_k = fleet.ask_total(node.moments, mean_k, data_k, message="moments", rows=_rows)
+            a_k = _total(fleet, fleet.ask_total(lambda _, a: a, fleet.everywhere(()), a_k, rows=rows_of_inputs))
+        found_k = fleet.ask_total(node.moments, mean_k, data_k, message="moments", rows=rows_of_moments)
         total_k = _total(fleet, found_k)
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
         basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k), "directions")
         asked_k = mean_k.zip(basis_k)
-        q_k = _total(fleet, fleet.ask_total(along, asked_k, data_k, rows=_rows))
+        q_k = _total(fleet, fleet.ask_total(along, asked_k, data_k, rows=rows_of_curvature))
         c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
         if span.tries > 1:
-            scores_k = fleet.ask_total(losses, asked_k.zip(c_k), data_k, rows=_rows_of_losses)
+            scores_k = fleet.ask_total(losses, asked_k.zip(c_k), data_k, rows=partial(rows_of_losses, task))
             loss_k = fleet.map(summed_loss, _total(fleet, scores_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
@@ -165,18 +166,6 @@ def _total(fleet: Fleet, found_k: Each[tuple[Any, Tensor]]) -> Each[Any]:
 
 def _first(found: tuple[Any, Tensor]) -> Any:
     return found[0]
-
-
-def _rows(found: Moments | Curvature) -> Tensor:
-    return found.rows
-
-
-def _rows_of_inputs(found: Inputs) -> Tensor:
-    return found[1]
-
-
-def _rows_of_losses(found: tuple[Score, Tensor]) -> Tensor:
-    return found[0].rows
 
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:

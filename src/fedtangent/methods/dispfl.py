@@ -53,7 +53,7 @@ def dispfl(
     horizon: int = 500,
     regrow: Literal["gradient", "random"] = "gradient",
     own_masks: bool = False,
-    clip: float = 10.0,
+    max_norm: float = 10.0,
     epochs: int = 5,
     batch: int = 128,
     lr: float = 0.1,
@@ -72,7 +72,7 @@ def dispfl(
         horizon: T, the rounds after which nothing is pruned any more; the paper's are all of a run.
         regrow: Where weights come back, at the largest `gradient` or at `random`.
         own_masks: Whether first masks are every node's own; else they are all alike.
-        clip: The largest norm of a step's gradient.
+        max_norm: The largest norm of a step's gradient.
         epochs: E, passes over a node's data in a round.
         batch: Rows in a local batch, and in the one whose gradient decides.
         lr: eta, the step size.
@@ -87,13 +87,13 @@ def dispfl(
         raise SettingError(f"`horizon` must be at least 1; got {horizon}. Give a number of rounds.")
     if regrow not in ("gradient", "random"):
         raise SettingError(f"`regrow` must be 'gradient' or 'random'; got {regrow!r}. Choose one of the two.")
-    if not clip > 0:
-        raise SettingError(f"`clip` must be positive; got {clip}. Use 10.")
+    if not max_norm > 0:
+        raise SettingError(f"`max_norm` must be positive; got {max_norm}. Use 10.")
     counts = erk(task.w_0, density)
     draw, one = solvers.shuffled(epochs, batch, task.augment), solvers.drawn(0, batch)
 
     def masked(g: Weights, mask: Masks) -> Weights:
-        share = (clip / (trees.inner(g, g).sqrt() + 1e-6)).clamp(max=1)
+        share = (max_norm / (trees.inner(g, g).sqrt() + 1e-6)).clamp(max=1)
         return _times(trees.scale(g, share), mask)
 
     train = solvers.sgd(task, lr=lr, momentum=momentum, weight_decay=weight_decay, precondition=masked)
@@ -140,7 +140,9 @@ def dispfl(
     dense = sum(part.numel() for name, part in task.w_0.items() if name not in counts)
     bits = sum(task.w_0[name].numel() for name in counts)
     size = number * (sum(counts.values()) + dense) + -(-bits // 8)
-    return Method("dispfl", init, round, "aggregate", Traits(neighbours=True, personal=True), aggregate, of_nodes)
+    return Method(
+        "dispfl", init, round, "aggregate", Traits(neighbours=True, personal=True, unaveraged=True), aggregate, of_nodes
+    )
 
 
 def erk(w: Weights, density: float) -> dict[str, int]:

@@ -75,13 +75,13 @@ def tct(
 
     Args:
         task: Model and loss; its outputs must be those of its last linear layer.
-        first_rounds: Of FedAvg; a run must be longer.
+        first_rounds: How many are FedAvg's; a run must be longer.
         epochs: E, passes over a client's data in each of them.
         batch: Rows in a local batch.
         lr: eta, the step size of FedAvg.
         features: p, how many entries of the gradient are kept; all where there are fewer.
         steps: M, of the linear model in a round.
-        linear_lr: Their length.
+        linear_lr: Step size of the linear model.
         aggregation: Of the linear model, `plain` as in SCAFFOLD, or `weighted` by rows.
     """
     for name, value, least in (("first_rounds", first_rounds, 0), ("features", features, 1), ("steps", steps, 1)):

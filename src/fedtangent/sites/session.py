@@ -89,6 +89,7 @@ def lead(
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     number = os.urandom(16).hex()
     proposed = Plan(number, _record(out), resume, patience, standardise, secure_sums, plans.settings(asked))
+    plans.check_rule(proposed.settings, secure_sums)
     lines = joining.lines(own, _address(listen), wait, _tell)
     with _Ending(own, lines) as ending:
         lines.say(proposed._asdict() | {"version": __version__})
