@@ -1,23 +1,66 @@
-"""A number that a script prints in a process of its own, where memory that is given back is no part of a peak."""
+"""A number that a script prints in a process of its own, where memory that is given back is no part of a peak.
 
+The process is forked from one that has imported what the scripts import, once for all of a worker's tests, and has
+computed nothing.
+"""
+
+import atexit
+import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+FORKS = """
+import io, json, os, sys, traceback
+from contextlib import redirect_stdout
+sys.path[:0] = ["src", "."]
+import torch
+import fedtangent.tangents, fedtangent.models
+from fedtangent.methods import dfedkfac, fedkfac, ntkdfl, ntkfl
+from tests import tiny_federation
+
+def told(script, words):
+    sys.argv = ["-c", *words]
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            exec(compile(script, "script", "exec"), {"__name__": "__main__"})
+    except BaseException:
+        return {"error": traceback.format_exc()}
+    return {"printed": printed.getvalue()}
+
+for line in sys.stdin:
+    if not os.fork():
+        print(json.dumps(told(*json.loads(line))), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        print(json.dumps({"error": "the process was ended from outside"}), flush=True)
+"""
+
+
+@cache
+def _forks() -> subprocess.Popen[str]:
+    """The process that others are forked from; it ends with this one."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        cwd=Path(__file__).parents[1],
+        env={"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(process.communicate)
+    return process
 
 
 def measured(script: str, *words: str) -> float:
     """What the script prints, run from the checkout with these words."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words],
-        cwd=Path(__file__).parents[1],
-        env={
-            "PYTHONPATH": "src",
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_MMAP_THRESHOLD_": "65536",
-            "MALLOC_TRIM_THRESHOLD_": "1",
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    process = _forks()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([script, words]) + "\n")
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())
+    assert "printed" in answer, answer["error"]
+    return float(answer["printed"])

@@ -9,6 +9,7 @@ import pytest
 
 from fedtangent import cli
 from fedtangent.experiments import lock
+from fedtangent.experiments.dry_run import Needs
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
 from fedtangent.reports import progress
@@ -89,6 +90,50 @@ def test_quiet_prints_the_result_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert quiet.err == "" and loud.err.startswith("fedavg  round 1/1")
     assert "Exposure" in loud.out and "Recorded in" in loud.out
     assert "fedavg" in quiet.out and "Exposure" not in quiet.out and "Recorded" not in quiet.out
+
+
+def test_a_run_without_a_folder_makes_a_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """It overwrites nothing, says where the record is, and takes a file in the place of a folder for taken."""
+    for name in ("fedavg", "fedavg-2"):
+        assert cli.main(RUN) == 0
+        assert capsys.readouterr().out.endswith(f"Recorded in runs/{name}.\n")
+    Path("runs/fedavg-3").write_text("mine")
+    first = record(Path("runs/fedavg"))
+    assert cli.main([*RUN, "--quiet", "--seeds", "1,2"]) == 0
+    assert "Recorded in runs/fedavg-4.\n" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("runs/fedavg-4").iterdir()) == ["seed-1", "seed-2"]
+    assert record(Path("runs/fedavg")) == first and Path("runs/fedavg-3").read_text() == "mine"
+    assert cli.main([*RUN, "--out", "none"]) == cli.main([*RUN, "--dry-run"]) == 0
+    assert len(list(Path("runs").iterdir())) == 4
+
+
+def test_a_run_that_fails_before_it_begins_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*RUN, "--dataset", "npz", "--data-dir", "nowhere.npz"]) == 2
+    assert list(Path("runs").iterdir()) == []
+    Path("runs").rmdir()
+    Path("runs").write_text("a file")
+    assert cli.main(RUN) == 2
+    assert "`out` must be a folder that can be written; got runs (" in capsys.readouterr().err
+
+
+def test_on_ranks_the_new_folder_is_one(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*RUN, "--ranks", "2", "--quiet"]) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["fedavg"]
+    assert len(record(Path("runs/fedavg"))) == 1
+
+
+def test_a_run_of_hours_is_told_before_it_begins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = Needs(10**9, 10**9, 10**11, 0, 60, 1, 6100)
+    assert progress.foretold(needs, 100, 1) and progress.foretold(needs._replace(seconds=1), 100, 10)
+    assert not progress.foretold(needs._replace(seconds=3500), 100, 1) and not progress.foretold(None, 100, 1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("fedtangent: 100 rounds will take about 1 h 42 min and 100 GB of messages. Fewer --rounds")
+    assert second.startswith("fedtangent: 10 runs of 100 rounds will take about 10 s and 1.00 TB of messages.")
+    monkeypatch.setattr(cli, "foreseen", lambda built: needs)
+    assert cli.main([*RUN, "--quiet"]) == 0
+    assert capsys.readouterr().err.count("will take") == 1
 
 
 def test_a_run_of_hours_is_told_after_the_rounds_that_show_it(

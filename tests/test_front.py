@@ -1,5 +1,6 @@
 """The front door: what is there is told in a moment, without PyTorch, and as the import would tell it."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -77,6 +78,18 @@ def test_help_tells_choices_and_breaks_no_word(monkeypatch: pytest.MonkeyPatch) 
     assert "(one of loss, linearised, held-out; default: loss)" in told
     assert "(one of agnews, cifar10, " in told and "torch_dataset" not in told
     assert "100,200,300,400,500,600,700,800" in text and not re.search(r"\w-\n", text)
+
+
+@pytest.mark.parametrize("words", ["run", "check", "recipe", "server", "site KIT", "start", "provision FILE", "list"])
+def test_no_command_tells_more_than_a_line_holds(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        assert cli.main([*words.split(), "--help"]) == 0
+    usage, *paragraphs = re.sub(r"(?m)^  .*\n", "", capsys.readouterr().out).split("\n\n")  # a list is for grep
+    assert usage.startswith("usage: fedtangent")
+    assert max(len(line) for text in paragraphs for line in text.splitlines()) <= 80
 
 
 def every() -> list[Any]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
+from fedtangent.experiments.dry_run import foreseen
 from fedtangent.experiments.experiment import Experiment, choices, experiment, takes_host
+from fedtangent.experiments.folder import fresh
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.record import rule_sees
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
@@ -31,6 +34,8 @@ from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
 from fedtangent.transports.ranks import Lost, joined, rank
 
+NEW = "new"  # stands for a folder of its own for a record
+RUNS = Path("runs")  # where it is made
 INTERRUPTED, FAILED, WRONG, UNREAD = 130, launch.FAILED, launch.WRONG, 141
 
 
@@ -73,10 +78,11 @@ def run(
     *,
     seeds: tuple[int, ...] | None = None,
     target: float | None = None,
-    out: str | None = None,
+    out: str | None = NEW,
     resume: bool = False,
     dry_run: bool = False,
     tensorboard: bool = False,
+    track: tuple[str, ...] = (),
     ranks: int | None = None,
     quiet: bool = False,
 ) -> int:
@@ -86,10 +92,12 @@ def run(
         settings: Of the experiment.
         seeds: Repeat with each of these, such as 0,1,2, and report mean and deviation.
         target: Report rounds and bytes to this accuracy, such as 0.85 (in a regression, to this loss).
-        out: The folder for the record; with several seeds one folder a seed inside it; none records nothing.
+        out: The folder for the record; with several seeds one folder a seed inside it. new is a new one in runs/, named
+            by the method; none records nothing.
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: Give settings, rounds, model and page to trackers, such as tensorboard,mlflow,wandb,trackio.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
         quiet: Print the result alone, and warnings, without a word about what is run and how far it is.
     """
@@ -97,27 +105,38 @@ def run(
         raise SettingError(
             f"`seeds` must be different numbers, without `seed` beside them; got {seeds}. Drop the rest."
         )
-    if seeds is None:
-        asked = [(experiment(**settings), out)]
-    else:
-        asked = [
-            (experiment(**settings, seed=seed), None if out is None else str(Path(out) / f"seed-{seed}"))
-            for seed in seeds
-        ]
-    with nullcontext() if rank() is None else joined(str(asked[0][0].device)):
-        return _ran(asked, target, out, dry_run, quiet, resume=resume, tensorboard=tensorboard)
+    if resume and out == NEW:
+        raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
+    several = [experiment(**settings)] if seeds is None else [experiment(**settings, seed=seed) for seed in seeds]
+    with (
+        nullcontext() if rank() is None else joined(str(several[0].device)),
+        _folder(out, several[0].name, dry_run or rank() not in (None, 0)) as folder,
+    ):
+        folders = [folder / f"seed-{one.seed}" if folder and seeds else folder for one in several]
+        asked = list(zip(several, folders, strict=True))
+        code = _ran(asked, target, dry_run, quiet, resume=resume, tensorboard=tensorboard, track=track)
+        if code == 0 and rank() in (None, 0) and not dry_run and folder is not None and (out == NEW or not quiet):
+            print(f"Recorded in {folder}.")
+        return code
+
+
+def _folder(out: str | None, name: str, idle: bool) -> AbstractContextManager[Path | None]:
+    """The folder for the record, made where it is to be a new one, unless nothing is recorded here."""
+    if out == NEW:
+        return nullcontext(RUNS / name) if idle else fresh(RUNS, name)
+    return nullcontext(None if out is None else Path(out))
 
 
 def _ran(
-    asked: Sequence[tuple[Experiment, str | None]],
+    asked: Sequence[tuple[Experiment, Path | None]],
     target: float | None,
-    out: str | None,
     dry_run: bool,
     quiet: bool,
-    **how: bool,
+    **how: Any,
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
-    recorded = []
+    recorded: list[records.Record] = []
+    told = False
     for one, folder in asked:
         built = setup(one) if rank() is None else agreed(one)
         if target is not None:
@@ -128,7 +147,8 @@ def _ran(
             _print_plan(built)
             return 0
         try:
-            recorded.append(_record(_progressing(built, folder, quiet, **how)))
+            told = told or (rank() is None and progress.foretold(foreseen(built), one.rounds, len(asked)))
+            recorded.append(_record(_progressing(built, folder, quiet, told, **how)))
         except KeyboardInterrupt:
             if not built.leads:
                 return INTERRUPTED
@@ -138,8 +158,6 @@ def _ran(
     if not built.leads:
         return 0
     Console().print(table.table(recorded, target))
-    if out is not None and not quiet:
-        print(f"Recorded in {out}.")
     return 0
 
 
@@ -268,7 +286,11 @@ def _parse_run(words: list[str], name: str = "run") -> int:
     if command.get("ranks") is not None and not launch.launched():
         if command.get("dry_run"):
             raise SettingError("`ranks` must be left out of a dry run, which is of one process; got both. Drop it.")
-        return launch.launch(["run", *words], command["ranks"], experiment(**settings).size)
+        asked = experiment(**settings)
+        if command.get("resume") or command.get("out", NEW) != NEW:
+            return launch.launch(["run", *words], command["ranks"], asked.size)
+        with fresh(RUNS, asked.name) as folder:
+            return launch.launch(["run", *words, "--out", str(folder)], command["ranks"], asked.size)
     launch.watch()
     return run(settings, **command)
 
@@ -296,6 +318,10 @@ def _announce(built: Setup) -> None:
     if built.engine_reason is not None:
         print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
+    if built.rule is not None:
+        print(f"Rule {told['rule']}: it sees {rule_sees(built.rule)}, which secure sums would hide.", flush=True)
+    if built.liars is not None:
+        print(f"Attack {told['attack']}: the nodes {', '.join(map(str, sorted(built.liars.nodes)))} lie.", flush=True)
 
 
 def _print_plan(built: Setup) -> None:
@@ -330,15 +356,19 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
     return 0
 
 
-def _progressing(built: Setup, out: str | None, quiet: bool = False, **how: bool) -> Result:
-    """The result of a run, with a bar on the terminal or a line a round elsewhere."""
+def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool = False, **how: Any) -> Result:
+    """The result of a run, with a bar on the terminal or a line a round elsewhere; `told` if its length has been."""
     shown = built.leads and not quiet
-    warn = progress.patience(built) if built.leads else None
+    warn = progress.patience(built) if built.leads and not told else None
     with progress.rounds(built) if shown else nullcontext() as show:
 
-        def told(entry: dict[str, Any]) -> None:
-            for tell in (show, warn):
-                if tell is not None:
-                    tell(entry)
+        def tell(entry: dict[str, Any]) -> None:
+            for one in (show, warn):
+                if one is not None:
+                    one(entry)
 
-        return run_experiment(built, out, on_round=told, **how)
+        if how.get("track"):
+            from fedtangent.reports.page import of_run
+
+            how["page"] = of_run
+        return run_experiment(built, out, on_round=tell, **how)

@@ -82,7 +82,7 @@ def overview() -> int:
 def list_(words: list[str]) -> int:
     """Shows the names of all folders, or of those that are named."""
     if HELP & set(words):
-        kinds = "\n".join(folded(f"KIND is one of {', '.join(catalog.FOLDERS)}.", _width()))
+        kinds = wrapped(f"KIND is one of {', '.join(catalog.FOLDERS)}.")
         print(f"usage: fedtangent list [KIND ...]\n\n{_LIST}\n\n{kinds}")
         return 0
     for word in words:
@@ -99,9 +99,9 @@ def list_(words: list[str]) -> int:
 
 def methods_help(command: str) -> int:
     """How a command that takes a method is used."""
-    print(f"usage: fedtangent {command} METHOD [options]\n\n{first_line(CLI, command)}\n")
+    print(f"usage: fedtangent {command} METHOD [options]\n\n{wrapped(first_line(CLI, command))}\n")
     text = f"METHOD is one of {', '.join(catalog.names('methods'))}, or a file of your own;"
-    print("\n".join(folded(f"{text} fedtangent {command} METHOD --help tells its options.", _width())))
+    print(wrapped(f"{text} fedtangent {command} METHOD --help tells its options."))
     return 0
 
 
@@ -137,9 +137,9 @@ def _complete(first: str, words: list[str]) -> int:
 def _recipe_help(words: list[str]) -> int | None:
     """What recipes there are, or the help of one; None for a user's own file."""
     if not words or words[0] in HELP:
-        print(f"usage: fedtangent recipe NAME [options]\n\n{first_line(CLI, 'recipe')}\n")
+        print(f"usage: fedtangent recipe NAME [options]\n\n{wrapped(first_line(CLI, 'recipe'))}\n")
         _print_names("recipes")
-        print("\nNAME may be a file of your own, too; fedtangent recipe NAME --help tells its options.")
+        print("\n" + wrapped("NAME may be a file of your own, too; fedtangent recipe NAME --help tells its options."))
         return 0
     name = words[0]
     if name not in catalog.names("recipes"):
@@ -157,6 +157,11 @@ def _print(name: str, text: str, room: int) -> None:
     """A name and what it is, in lines of whole words on a terminal, in one line elsewhere."""
     lines = folded(text, max(_width() - room - 2, 20)) if sys.stdout.isatty() else [text]
     print(f"  {name:{room}}" + f"\n{' ' * (room + 2)}".join(lines))
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines of whole words, as wide as the terminal at most."""
+    return "\n".join(folded(text, _width()))
 
 
 def _width() -> int:

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from fedtangent.catalog import names
-from fedtangent.experiments.dry_run import dry_run
+from fedtangent.experiments.dry_run import dry_run, foreseen
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
 from fedtangent.federation import Each, Fleet, Method
@@ -15,7 +15,7 @@ from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.shard import Shard
 from fedtangent.training import batch_norm
 from fedtangent.training.task import Task
-from tests.experiments.tiny import data, network, tiny
+from tests.experiments.tiny import data, network, timeless, tiny
 
 calls: list[int] = []
 
@@ -138,3 +138,31 @@ def test_memory_holds_the_states_before_within_and_after_a_round() -> None:
     )
     weights = 4 * (4 * 500 + 500 + 500 * 3 + 3)
     assert 28 * weights < talking - served < 35 * weights
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("dfedavg", {"degree": 4}), ("dfedavg", {"degree": 5}), ("fedavg", {}), ("local", {}), ("scaffold", {})],
+)
+def test_what_a_few_nodes_foresee_is_the_bill_of_all(method: str, more: dict[str, Any]) -> None:
+    half = {"participation": 0.5} if method in ("fedavg", "scaffold") else {}
+    built = setup(tiny(method, partition="iid", nodes=30, rounds=40, **half, **more))
+    seen, whole = foreseen(built), dry_run(built)
+    assert seen is not None
+    assert seen[:3] == whole[:3]
+    assert seen.seconds > 0
+
+
+def test_nothing_is_foreseen_of_a_short_run_or_a_method_that_refuses_so_few() -> None:
+    assert foreseen(setup(tiny("dfedavg", partition="iid", nodes=30, rounds=9))) is None
+    assert foreseen(setup(tiny("dfedavg", partition="iid", nodes=5, rounds=1000))) is None
+    assert foreseen(setup(tiny("afl", partition="iid", nodes=30, rounds=40))) is None
+
+
+def test_to_foresee_changes_nothing() -> None:
+    def record(look: bool) -> list[dict[str, Any]]:
+        built = setup(tiny("dfedavg", partition="iid", nodes=30, rounds=20, degree=4))
+        assert not look or foreseen(built) is not None
+        return timeless(run(built).rounds)
+
+    assert record(True) == record(False)

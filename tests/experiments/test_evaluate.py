@@ -12,6 +12,7 @@ from fedtangent.experiments.evaluate import evaluate, measured
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.federation import Central, Wire
 from fedtangent.methods import dfedavg, fedavg, local
+from fedtangent.shard import Dataset
 from fedtangent.transports.memory import memory
 from tests.experiments.tiny import data, network, partition, tiny
 
@@ -61,6 +62,7 @@ def test_neighbours_are_measured_after_one_more_average() -> None:
     result = found(built, state, W_K[2])
     assert result["mean_node_accuracy"] == pytest.approx(sum(each) / 5)
     assert result["worst_tenth_accuracy"] == pytest.approx(min(each))
+    assert result["node_accuracy"] == pytest.approx(each)
     assert (result["accuracy"], result["loss"]) == pytest.approx(by_hand(W_K[2]), rel=1e-5)
     assert found(built, state, W_K[2], nodes=False)["mean_node_accuracy"] is None
 
@@ -71,6 +73,7 @@ def test_nodes_alone_are_measured_as_they_are() -> None:
     result = found(built, local.State(built.fleet(1, Wire(memory())).each(W_K)), W_K[0])
     assert result["mean_node_accuracy"] == pytest.approx(sum(each) / 5)
     assert min(each) < max(each)
+    assert result["node_accuracy"] == pytest.approx(each)  # in the order of the nodes
     assert result["worst_tenth_accuracy"] == pytest.approx(min(each))
 
 
@@ -88,6 +91,25 @@ def test_a_servers_model_is_every_nodes(nodes: bool) -> None:
     built = setup(tiny("fedavg", model=network()))
     result = found(built, fedavg.State(Central(W_K[1])), W_K[1], nodes)
     assert result["mean_node_accuracy"] == result["worst_tenth_accuracy"] == result["accuracy"]
+
+
+def test_every_class_has_the_accuracy_on_its_own_rows() -> None:
+    """A class that the test set lacks has none."""
+    whole = data()
+    four = Dataset("tiny", whole.x_train, whole.y_train, whole.x_test, whole.y_test, classes=4)
+    built = setup(tiny("fedavg", model=network(4), dataset=four))
+    model = network(4)
+    model.load_state_dict(built.task.w_0)
+    with torch.no_grad():
+        guessed = [int(model(x[None])[0].argmax()) for x in whole.x_test]
+    truth = whole.y_test.tolist()
+    by_hand = [
+        sum(g == y == c for g, y in zip(guessed, truth, strict=True)) / truth.count(c) if c in truth else None
+        for c in range(4)
+    ]
+    result = found(built, fedavg.State(Central(built.task.w_0)), built.task.w_0)
+    assert result["class_accuracy"] == by_hand and by_hand[3] is None and len({*by_hand}) > 2
+    assert result["node_accuracy"] is None  # every node has the server's model
 
 
 def test_a_regression_has_a_loss_only() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ def folder(
     accuracies: list[float] | None = None,
     planned: int | None = None,
     round_work: int | None = None,
+    node_accuracy: Sequence[float] | None = None,
+    class_accuracy: Sequence[float | None] | None = None,
 ) -> Path:
     """A run's folder whose accuracy rises, or loss falls, exponentially towards its limit."""
     rng = np.random.default_rng([seed, len(method), nodes])
@@ -70,6 +72,8 @@ def folder(
                 "loss": loss,
                 "sent_bytes": round_bytes * k if talks else 0,
                 "seconds": 0.4 + 0.05 * float(rng.random()),
+                "node_accuracy": None if node_accuracy is None else list(node_accuracy),
+                "class_accuracy": None if class_accuracy is None else list(class_accuracy),
                 **({} if round_work is None else {"multiply_adds": round_work * k}),
             }
         )

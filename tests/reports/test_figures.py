@@ -132,7 +132,7 @@ def test_labels_never_overlap(ends: list[tuple[float, float, int]]) -> None:
 
 def test_the_heat_map_has_a_column_a_node_and_a_row_a_class() -> None:
     labels = [[7, 0, 2], [0, 9, 0], [1, 1, 11], [3, 4, 5]]
-    drawing, caption = nodes.skew(labels, "s")
+    drawing, _, caption = nodes.skew(labels, "s")
     cells = sum(len(re.findall("M ", path)) for path in re.findall(r' d="([^"]*)"', drawing))
     assert cells >= np.count_nonzero(labels) + len(labels)
     assert caption.startswith("4 nodes with 9 to 13 rows each. A node holds 2.2 of the 3 classes on average")
@@ -142,12 +142,12 @@ def test_the_heat_map_has_a_column_a_node_and_a_row_a_class() -> None:
 def test_a_node_without_rows_and_many_classes_are_drawn() -> None:
     assert nodes.skew([[0, 0], [3, 4]], "s")[0]
     rng = np.random.default_rng(5)
-    drawing, _ = nodes.skew(rng.multinomial(50, [0.01] * 100, size=30).tolist(), "s")
+    drawing, *_ = nodes.skew(rng.multinomial(50, [0.01] * 100, size=30).tolist(), "s")
     assert "95" in words(drawing) and "96" not in words(drawing)
 
 
 def test_the_graph_is_drawn_and_measured() -> None:
-    drawing, caption = nodes.graph([(i, (i + 1) % 7) for i in range(7)], 7, "g")
+    drawing, _, caption = nodes.graph([(i, (i + 1) % 7) for i in range(7)], 7, "g")
     assert [text for text in words(drawing) if text] == list("0123456")
     assert (
         caption == "7 nodes and 7 edges; a node has 2 neighbours. From any node to any other it takes at most 3 hops."
@@ -155,17 +155,17 @@ def test_the_graph_is_drawn_and_measured() -> None:
 
 
 def test_a_graph_in_parts_is_told() -> None:
-    _, caption = nodes.graph([(0, 1), (2, 3), (3, 4)], 5, "g")
+    _, _, caption = nodes.graph([(0, 1), (2, 3), (3, 4)], 5, "g")
     assert caption == "5 nodes and 3 edges; a node has 1 to 2 neighbours. The graph falls into 2 parts."
 
 
 def test_a_graph_of_one_node_or_two() -> None:
-    assert nodes.graph([], 1, "g")[1].startswith("1 node and 0 edges")
-    assert "one hop" in nodes.graph([(0, 1)], 2, "g")[1]
+    assert nodes.graph([], 1, "g").note.startswith("1 node and 0 edges")
+    assert "one hop" in nodes.graph([(0, 1)], 2, "g").note
 
 
 def test_of_a_dense_graph_some_edges_are_drawn() -> None:
     edges = list(nx.complete_graph(120).edges())
-    drawing, caption = nodes.graph(edges, 120, "g")
+    drawing, _, caption = nodes.graph(edges, 120, "g")
     assert "one hop" in caption and caption.endswith("2,380 of the 7,140 edges are drawn.")
     assert len(drawing) < 200_000

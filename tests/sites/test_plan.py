@@ -37,6 +37,7 @@ def test_a_plan_that_was_sent_is_the_experiment_that_was_asked_for() -> None:
         ({"dataset": "npz"}, "`plan` must hold settings that a federation has; got dataset."),
         ({"data_dir": "/etc"}, "`plan` must hold settings that a federation has; got data_dir."),
         ({"partition": "iid"}, "`plan` must hold settings that a federation has; got partition."),
+        ({"fault": "dropout"}, "`plan` must hold settings that a federation has; got fault. Drop them."),
         ({"nothing": 1}, "`plan` must hold settings that a federation has; got nothing."),
         ({"options": [[[[[[[[1]]]]]]]]}, "`options` must be plain in a plan; got list."),
     ],

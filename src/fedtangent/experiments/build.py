@@ -18,7 +18,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.deterministic import prepare
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.federation import Coding, Graph, Method, coding
+from fedtangent.federation import Coding, Graph, Method, Presence, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.memory import out_of_memory
 from fedtangent.module_state import borrowed, copied
@@ -334,6 +334,24 @@ def check_channel(experiment: Experiment, method: Method) -> None:
     """Raises ValueError if the channels are wrong, or the method's messages do not support them."""
     if (made := built_coding(experiment)) is not None:
         coding.check(made, method.name, method.messages)
+
+
+def built_presence(experiment: Experiment, method: Method) -> Presence | None:
+    """Who is there in every round; None without faults.
+
+    Raises:
+        ValueError: A method that needs all nodes, or a fault's option that cannot be.
+    """
+    function = factory("fault", experiment.fault)
+    if function is None:
+        return None
+    if method.traits.needs_all:
+        raise SettingError(
+            f"`fault` must be left out for {method.name}, which {method.traits.needs_all}; got {named(function)!r}. "
+            "Drop it."
+        )
+    found: Presence = function(**experiment.resolved("fault"))
+    return found
 
 
 def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:

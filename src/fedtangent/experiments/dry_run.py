@@ -3,22 +3,27 @@
 Two rounds of the method's own code, or a schedule's cycle after the first, are played by the engine of the run with two
 chunks of nodes for all that have arguments of the same shapes; the others take over the result, and the time of the
 second, which holds nothing that happens once. Message sizes depend on shapes only, so the bytes are those of the real
-rounds.
+rounds. Under faults a round is played with everybody present, and takes that in proportion to the links that hold: who
+is there in which round the seed tells beforehand.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import UserError
+from fedtangent.experiments.build import built_method
 from fedtangent.experiments.evaluate import measured
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.warm_up import warm_up
-from fedtangent.federation import Central, Each, Engine
+from fedtangent.federation import Central, Each, Engine, Graph
+from fedtangent.federation.engine import NodeError
 from fedtangent.federation.values import held
 from fedtangent.shard import at
 
@@ -58,24 +63,28 @@ def dry_run(built: Setup) -> Needs:
     """
     warm_up(built.experiment.device)
     engine = _Sampling(built.engine)
-    sampled, wire = built.with_engine(engine), built.wire()
+    sampled, wire = replace(built, engine=engine, presence=None), built.wire()
     start, ledger = sampled.fleet(0, wire), wire.ledger
     data_k = start.each(list(built.data))
     state = built.method.init(start, data_k)
-    asked, chunk, before = built.experiment, 0, 0
+    asked, chunk = built.experiment, 0
+    opening = before = ledger.sent_bytes  # of the set-up, in which everybody takes part
     sent: list[int] = []
     taken: list[float] = []
     for k in range(1, min(asked.rounds, built.method.schedule.cycle + 1) + 1):
         fleet = sampled.fleet(k, wire)
         engine.begin()
         begin = time.perf_counter()
-        state, _ = built.play(fleet, state, data_k, k)
+        state, _ = sampled.play(fleet, state, data_k, k)
         taken.append(time.perf_counter() - begin + engine.saved)
         sent.append(ledger.sent_bytes - before)
         before = ledger.sent_bytes
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in wave.nodes) for wave in fleet.waves))
     once = 1 + built.method.schedule.opening
-    again = sent[once:]
+    holding = [1.0] * asked.rounds
+    if built.presence is not None:
+        holding = [built.there(built.fleet(k, wire)).held for k in range(1, asked.rounds + 1)]
+    again, later = sent[once:], fmean(holding[once:] or holding)
     seconds = fmean(taken[once:] or taken)
     engine.begin()
     begin = time.perf_counter()
@@ -84,20 +93,67 @@ def dry_run(built: Setup) -> Needs:
     states = (3 if built.method.traits.neighbours else 2) * sum(map(_held, held(state)))
     kept = _bytes([*built.data, built.x_test, built.y_test]) + states
     return Needs(
-        sent[0],
-        sum(again) // max(1, len(again)),
-        _total(sent, once, asked.rounds),
+        opening + round(holding[0] * sent[0]),
+        int(later * sum(again)) // max(1, len(again)),
+        opening + round(_total(sent, once, holding)),
         chunk + kept,
-        seconds,
+        later * seconds,
         evaluation,
-        _total([seconds, *taken[1:]], once, asked.rounds) + asked.rounds * evaluation,
+        _total([seconds, *taken[1:]], once, holding) + asked.rounds * evaluation,
     )
 
 
-def _total(rounds: list[Any], once: int, asked: int) -> Any:
-    """The sum over all rounds asked for, from those that happen once and those that come again and again."""
+def foreseen(built: Setup) -> Needs | None:
+    """What the run will need, by a dry run of every twentieth of its nodes, at least six, and scaled to all.
+
+    It takes a fiftieth of the run at most. None of a run that is too short for that, of several processes, or whose
+    method is not to be had of so few nodes.
+    """
+    count, graph, asked = len(built.data), built.graph(1), built.experiment
+    degree = 0 if graph is None else round(2 * len(graph.edges) / count)
+    few = max(6, degree + 1, count // 20)
+    few += few % 2 * degree % 2  # on an odd number of nodes no graph has an odd degree
+    played = min(asked.rounds, built.method.schedule.cycle + 1)
+    if built.share is not None or any(not built.transport.here(i) for i in built.nodes):
+        return None
+    if few > count or 50 * few * played > count * asked.rounds:
+        return None
+    by_size = sorted(built.nodes, key=lambda node: len(built.data[node].real))
+    chosen = [by_size[(2 * k + 1) * count // (2 * few)] for k in range(few)]
+    if graph is not None:
+        offsets = [*range(1, degree // 2 + 1), *([few // 2] if degree % 2 else [])]
+        ring = Graph(((i, (i + k) % few) for i in range(few) for k in offsets), few)
+        asked = replace(asked, topology=ring, topology_options={})
+    try:
+        part = replace(
+            built,
+            experiment=asked,
+            data=[built.data[node] for node in chosen],
+            tests=None if built.tests is None else [built.tests[node] for node in chosen],
+            method=built_method(asked, built.task, few),
+            presence=None,
+            held=None if built.held is None else [built.held[node] for node in chosen],
+        )
+        needs = dry_run(part)
+    except (UserError, NodeError, RuntimeError):
+        return None
+    share = few / count
+    return Needs(
+        round(needs.first_round_bytes / share),
+        round(needs.later_round_bytes / share),
+        round(needs.total_bytes / share),
+        needs.memory_bytes,
+        needs.seconds_a_round / share,
+        needs.evaluation_seconds / share,
+        needs.seconds / share,
+    )
+
+
+def _total(rounds: Sequence[float], once: int, holding: Sequence[float]) -> float:
+    """The sum over all rounds, of those that happen once and those that come again and again, as far as each holds."""
     first, again = rounds[:once], rounds[once:]
-    return sum(first) + sum(again[k % len(again)] for k in range(asked - len(first)) if again)
+    every = [*first, *(again[k % len(again)] for k in range(len(holding) - len(first)) if again)]
+    return sum(share * one for share, one in zip(holding, every, strict=False))
 
 
 class _Sampling:

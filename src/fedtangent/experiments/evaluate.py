@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedtangent.experiments import early
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Fleet
 from fedtangent.shard import Shard, at
@@ -17,10 +18,11 @@ BATCH = 256  # rows of the test set at once: with more, a ResNet-8 takes half as
 
 
 def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
-    """The aggregated model's test accuracy and loss, and its nodes' mean accuracy and that of the worst tenth.
+    """The aggregated model's accuracy and loss, and its nodes' accuracies, their mean and that of the worst tenth.
 
-    Where nodes have neighbours their models are measured after one extra average, which is not billed, so that methods
-    are comparable; personal models as they are. In a regression there is no accuracy.
+    The aggregated model's accuracy is told of every class, too, unless the nodes have test rows of their own. Where
+    nodes have neighbours their models are measured after one extra average, which is not billed, so that methods are
+    comparable; personal models as they are. In a regression there is no accuracy.
 
     Args:
         built: The experiment.
@@ -31,10 +33,10 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     """
     if built.tests is not None:
         return _by_node(built, fleet, state, weights, nodes)
-    accuracy, loss = measured(built, weights.value) if built.leads else (None, None)
+    accuracy, loss, by_class = _tested(built, weights.value) if built.leads else (None, None, None)
     if not built.classes:
         return {"loss": loss}
-    mean = worst = None
+    mean = worst = each = None
     if built.method.personal is None:  # all nodes have the server's
         mean = worst = accuracy
     elif nodes:
@@ -43,9 +45,21 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
             if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             right_k = fleet.map(partial(_right, built), w_k)
-            each = sorted(int(right) / len(built.y_test) for right in fleet.observe(right_k))
-        mean, worst = _mean_and_worst(each)
-    return {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst, "loss": loss}
+            each = [int(right) / len(built.y_test) for right in fleet.observe(right_k)]
+        mean, worst = _mean_and_worst(sorted(each))
+    return _told(accuracy, mean, worst, each) | {"class_accuracy": by_class, "loss": loss}
+
+
+def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str, Any]:
+    """The aggregated model's loss and accuracy on all rows that nodes keep back, each measured where it is."""
+    if built.held is None:
+        return {}
+    rows = sum(len(held.real) for held in built.held)
+    with fleet.ledger.paused():
+        held_k = fleet.each(list(built.held))
+        found = fleet.observe(fleet.map(partial(_scored, built), fleet.broadcast(weights), held_k))
+    accuracy = {early.ACCURACY: sum(int(right) for right, _ in found) / rows} if built.classes else {}
+    return {**accuracy, early.LOSS: sum(float(total) for _, total in found) / rows}
 
 
 def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
@@ -55,9 +69,10 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     all have, on its own rows.
     """
     assert built.tests is not None
-    rows = [len(test.real) for test in built.tests]
+    tests = [built.tests[node] for node in fleet.nodes]
+    rows = [len(test.real) for test in tests]
     with fleet.ledger.paused():
-        test_k = fleet.each(list(built.tests))
+        test_k = fleet.each(tests)
         w_k = fleet.broadcast(weights)
         found = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
         own = found
@@ -74,8 +89,14 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     if built.method.personal is None or nodes:
         each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
         mean, worst = _mean_and_worst(sorted(each))
-    told = {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst}
-    return {**told, "node_accuracy": each, "loss": loss}
+    return _told(accuracy, mean, worst, each) | {"loss": loss}
+
+
+def _told(
+    accuracy: float | None, mean: float | None, worst: float | None, each: list[float] | None
+) -> dict[str, float | list[float] | None]:
+    named = {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst}
+    return named | {"node_accuracy": each}
 
 
 def _mean_and_worst(each: list[float]) -> tuple[float, float]:
@@ -89,13 +110,22 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
 
     The loss is cross-entropy, whatever loss was trained on, so that methods are comparable; in a regression the task's.
     """
+    accuracy, loss, _ = _tested(built, weights)
+    return accuracy, loss
+
+
+def _tested(built: Setup, weights: Weights) -> tuple[float, float, list[float | None]]:
+    """The same, and the accuracy on the test rows of every class; None for a class without any."""
     right, total, loss = [], [], cross_entropy if built.classes else built.task.loss
     for f, y in _outputs(built, weights):
         total.append(loss.per_sample(f, y).sum(dtype=torch.float64))
         if built.classes:
-            right.append(_hits(f, y))
+            right.append(torch.bincount(y[_hits_of(f, y)], minlength=built.classes))
+    by_class = torch.stack(right).sum(0).tolist() if right else []
+    rows = torch.bincount(built.y_test, minlength=built.classes).tolist() if right else []
+    each = [hits / count if count else None for hits, count in zip(by_class, rows, strict=True)]
     count = len(built.y_test)
-    return (int(torch.stack(right).sum()) if right else 0) / count, sum(torch.stack(total).tolist()) / count
+    return sum(by_class) / count, sum(torch.stack(total).tolist()) / count, each
 
 
 def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor]:
@@ -110,7 +140,8 @@ def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
             right.append((_hits_of(f, y) & real).sum())
-    return (torch.stack(right).sum() if right else torch.tensor(0)), torch.stack(total).sum()
+    none = torch.zeros((), dtype=torch.float64, device=test.real.device)
+    return (torch.stack(right).sum() if right else none.long()), (torch.stack(total).sum() if total else none)
 
 
 def _right(built: Setup, weights: Weights) -> Tensor:

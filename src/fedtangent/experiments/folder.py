@@ -1,6 +1,9 @@
 """The folder that a run or a recipe leaves: its manifest, and that it holds nothing else."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,32 @@ import torch
 
 from fedtangent import __version__
 from fedtangent.errors import SettingError
+from fedtangent.experiments import atomic
 
 MANIFEST = "manifest.json"
+
+
+@contextmanager
+def fresh(parent: Path, name: str) -> Iterator[Path]:
+    """A folder that was not there, and that no other process takes: the name, or with the first number that is free.
+
+    Where nothing is written into it, it goes when the context ends.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    with atomic.explained(parent / name):
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            folder = parent / (name if number == 1 else f"{name}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def check_free(folder: Path, expected: str) -> None:

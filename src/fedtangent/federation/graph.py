@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -23,13 +23,21 @@ class Graph:
         edges: The sorted pairs (i, j), each once: with i < j, or where it is directed, each meaning that i sends to j.
         nodes: The number of nodes, those without an edge included.
         directed: Whether a node may send to another from which it gets nothing.
+        planned: The degrees that metropolis weights come from, where edges are missing; None where none are.
     """
 
     edges: tuple[tuple[int, int], ...]
     nodes: int
     directed: bool = False
+    planned: tuple[int, ...] | None = None
 
-    def __init__(self, edges: Iterable[tuple[int, int]], nodes: int, directed: bool = False) -> None:
+    def __init__(
+        self,
+        edges: Iterable[tuple[int, int]],
+        nodes: int,
+        directed: bool = False,
+        planned: tuple[int, ...] | None = None,
+    ) -> None:
         """The graph of these edges; repetition of an edge does not matter, nor direction unless it is `directed`.
 
         Raises:
@@ -48,6 +56,7 @@ class Graph:
         object.__setattr__(self, "edges", tuple(pairs))
         object.__setattr__(self, "nodes", int(nodes))
         object.__setattr__(self, "directed", directed)
+        object.__setattr__(self, "planned", planned)
 
     @classmethod
     def from_networkx(cls, g: nx.Graph) -> Graph:
@@ -92,7 +101,7 @@ class Graph:
             )
         if weights == "uniform":
             return [[1 / (1 + len(ids))] * (1 + len(ids)) for ids in self.neighbours]
-        degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
+        degrees = np.array(self.planned or [len(ids) for ids in self.neighbours], dtype=np.float64)
         found, row = [], np.zeros(self.nodes)
         for i, ids in enumerate(self.neighbours):
             group = sorted([i, *ids])
@@ -132,6 +141,20 @@ class Graph:
                 f"`nodes` must be from 0 to {self.nodes - 1}; got {strange[0]}. Choose among the graph's nodes."
             )
         return Graph((edge for edge in self.edges if kept.issuperset(edge)), self.nodes, self.directed)
+
+    def without(self, nodes: Collection[int], edges: Collection[tuple[int, int]]) -> Graph:
+        """The graph without the edges of some nodes, and without some others, for one round.
+
+        What a missing neighbour would have weighed goes to those that are there: with `uniform` to all alike, with
+        `metropolis` to the node itself, so that the gossip matrix stays symmetric and doubly stochastic.
+
+        Args:
+            nodes: Who is absent.
+            edges: As pairs (i, j), i < j.
+        """
+        absent, failed = frozenset(nodes), frozenset(edges)
+        kept = [edge for edge in self.edges if failed.isdisjoint((edge, edge[::-1])) and absent.isdisjoint(edge)]
+        return Graph(kept, self.nodes, self.directed, self.planned or tuple(map(len, self.neighbours)))
 
     def networkx(self) -> nx.Graph:
         """The graph as a new networkx graph."""

@@ -33,6 +33,8 @@ class Traits(NamedTuple):
         gossips: It averages weights between neighbours and supports partial updates: its state's `w_k` are the nodes'
             weights, whose coordinates are updated independently, by local training and `mix` alone.
         personal: Its nodes' models are meant to differ, and are measured as they are.
+        needs_all: Why no node may be absent, to follow "which"; empty where nodes may be.
+        unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
     neighbours: bool = False
@@ -40,6 +42,8 @@ class Traits(NamedTuple):
     averages: bool = False
     gossips: bool = False
     personal: bool = False
+    needs_all: str = ""
+    unaveraged: bool = False
 
 
 class Schedule(NamedTuple):
@@ -107,11 +111,11 @@ def rows(data: Shard) -> Tensor:
 
 
 def participants(participation: float) -> Callable[[Fleet], Fleet]:
-    """Of a round's fleet, max(C K, 1) drawn nodes; C is the share that takes part."""
+    """Of a round's fleet, max(C K, 1) drawn nodes, all of them where fewer are present; C is the share of all K."""
     if not 0 < participation <= 1:
         raise SettingError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
     # 0.29 of 100 is 28.99...
-    return lambda fleet: fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))
+    return lambda fleet: fleet.cohort(min(max(int(participation * fleet.total + 1e-9), 1), len(fleet.nodes)))
 
 
 def node_mean(aggregation: str) -> Callable[[Fleet, Any, Each[Shard]], Central[Any]]:

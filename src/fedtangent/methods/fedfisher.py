@@ -135,7 +135,7 @@ def fedfisher(
         init,
         round,
         "aggregate",
-        Traits(),
+        Traits(needs_all="asks every node once, in round 1"),
         messages={
             "weights": Message(("down",), lasting=True),
             "sums": Message(("up",)),

@@ -146,7 +146,7 @@ def ntkfl(
         init,
         round,
         "raw-equivalent",
-        Traits(tangent=True),
+        Traits(tangent=True, unaveraged=True),
         clients=cohort,
         node_bytes=step.node_bytes(task),
         coded_bytes=coded_bytes(task, exchange, step.node_bytes(task)),

@@ -109,7 +109,8 @@ def tct(
         moves_k, new_k = fleet.map(lambda *given: solved(public, *given), w_k, theta_k, c_k, state.c_k, data_k).unzip(2)
         weight_k = fleet.map(rows, data_k) if aggregation == "weighted" else None
         d_theta, d_c = fleet.mean(moves_k, weight_k, "moves").unzip(2)
-        theta, c = fleet.at_server(torch.add, state.theta, d_theta), fleet.at_server(torch.add, state.c, d_c)
+        theta = fleet.at_server(torch.add, state.theta, d_theta)
+        c = fleet.at_server(lambda c, d: c + fleet.proportion * d, state.c, d_c)
         return state._replace(theta=theta, c=c, c_k=new_k), {}
 
     def solved(

@@ -9,9 +9,12 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from fedtangent.reports import statistics, svg
+from fedtangent.reports.hover import Drawing, Line, answers
+from fedtangent.reports.listings import listed
 from fedtangent.reports.records import Group, Measure
 from fedtangent.reports.table import target_text
 
@@ -25,6 +28,7 @@ _LETTER, LINE = 7.4, 15.5
 _LONGEST_NAME, _MOST_NAMES = 20, 6
 # Markers of a curve, the last one at its end.
 _MARKS = 6
+_DASH = 6  # points, of lines that cover one another
 # Where a label may go, up or down from the end of its line, when that lies on another curve: the nearest first.
 _STEPS = (0, -9, 9, -16, 16, -24, 24)
 
@@ -43,12 +47,27 @@ class End(NamedTuple):
         return _LETTER * len(self.text)
 
 
+class Stroke(NamedTuple):
+    """A group's line as it is drawn: its end, where its name goes; and, unless it is a level, path and marks."""
+
+    line: Line
+    colour: str
+    end: tuple[float, float]
+    path: Line2D | None = None
+    marks: Line2D | None = None
+
+
 class Look(NamedTuple):
     """How a group is drawn: its stand-in colour, its marker, hollow where it is a grey reference."""
 
     colour: str
     marker: str
     reference: bool
+
+    @property
+    def edge(self) -> dict[str, Any]:
+        """How matplotlib draws the rim of its markers."""
+        return {"markerfacecolor": svg.PAPER, "markeredgewidth": 1.4} if self.reference else {"markeredgewidth": 0}
 
     @property
     def key(self) -> str:
@@ -75,65 +94,137 @@ def names_fit(compared: Sequence[Group]) -> bool:
 
 
 def curves(compared: Sequence[Group], kind: Measure, target: float | None, against: Against) -> str:
-    """The figure as inline SVG: the mean over seeds as a line, its deviation as a band, the nodes' own mean dashed.
+    """The figure of `drawn` as inline SVG alone."""
+    return drawn(compared, kind, target, against).svg
 
-    On the axis of bytes a method that does not send round after round is a horizontal line at its last value.
+
+def drawn(compared: Sequence[Group], kind: Measure, target: float | None, against: Against) -> Drawing:
+    """The figure: the mean over seeds as a line, its deviation as a band, the nodes' own mean dashed.
+
+    On the axis of bytes a method that does not send round after round is a horizontal line at its last value. Lines
+    that cover one another are dashed in turns, and the note names them.
     """
     with svg.style():
-        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
-        axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
-        drawn = [
-            (group.label, look.colour, _draw(axes, group, kind, against, look))
-            for group, look in zip(compared, looks(compared), strict=True)
-            if any(record.rounds for record in group.records)
-        ]
+        figure, axes = framed()
+        every = zip(range(len(compared)), compared, looks(compared), strict=True)
+        strokes = [stroke for one in every if (stroke := _draw(axes, *one, kind, against)) is not None]
         _scales(axes, kind, against, [group for group in compared if group.sends], target)
-        ends = [(label, colour, end) for label, colour, end in drawn if end is not None and names_fit(compared)]
-        right = 14 + max((_LETTER * len(label) for label, *_ in ends), default=0)
-        axes.set_position(
-            (
-                _LEFT / _WIDTH,
-                _BOTTOM / _HEIGHT,
-                (_WIDTH - _LEFT - right) / _WIDTH,
-                (_HEIGHT - _BOTTOM - _TOP) / _HEIGHT,
-            )
-        )
-        _name(figure, axes, ends, target)
-        return svg.inline(figure, f"curve-{against.replace('_', '-')}", _description(compared, kind, against))
+        finish(figure, axes, strokes, names_fit(compared), target)
+        note = told_apart(axes, strokes)
+        head = _round_text if against == "round" else lambda value: f"At most {statistics.bytes_text(value)}"
+        name = f"curve-{against.replace('_', '-')}"
+        answering = answers(axes, [stroke.line for stroke in strokes], head)
+        return Drawing(svg.inline(figure, name, _description(compared, kind, against)), answering, note)
 
 
-def _draw(axes: Axes, group: Group, kind: Measure, against: Against, look: Look) -> tuple[float, float] | None:
-    colour = look.colour
-    line = statistics.series(group, kind)
-    if not np.isfinite(line.mean).any():
-        return None
-    last = np.flatnonzero(np.isfinite(line.mean))[-1]
-    if against == "sent_bytes" and not group.sends:
-        axes.axhline(line.mean[last], color=colour, linewidth=1.6, linestyle=(0, (6, 2, 1, 2)))
-        return math.inf, float(line.mean[last])
-    x = statistics.series(group, against).mean
-    # A logarithmic axis has no place for the rounds before the first byte.
-    x = np.where(x > 0, x, np.nan)
-    if np.any(line.deviation > 0):
-        low, high = line.mean - line.deviation, line.mean + line.deviation
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    if kind == "accuracy" and group.sends:
-        axes.plot(x, statistics.series(group, "mean_node_accuracy").mean, color=colour, linewidth=1.1, dashes=(4, 2.5))
-    axes.plot(x, line.mean, color=colour, linewidth=2.2, dashes=(6, 1.5, 1, 1.5) if look.reference else ())
-    every = -(-int(last + 1) // _MARKS)
-    marked = np.arange(last, -1, -every)
-    edge = {"markerfacecolor": svg.PAPER, "markeredgewidth": 1.4} if look.reference else {"markeredgewidth": 0}
-    axes.plot(x[marked], line.mean[marked], color=colour, linestyle="none", marker=look.marker, markersize=6, **edge)
-    return float(x[last]), float(line.mean[last])
-
-
-def _scales(axes: Axes, kind: Measure, against: Against, senders: Sequence[Group], target: float | None) -> None:
+def framed() -> tuple[Figure, Axes]:
+    """A figure of the page's size, and its axes without a frame."""
+    figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set(color=svg.SOFT, linewidth=0.8)
     axes.tick_params(axis="both", colors=svg.SOFT, length=0, pad=6, labelsize=12)
     axes.grid(axis="y", color=svg.RULE, linewidth=0.8)
     axes.set_axisbelow(True)
+    return figure, axes
+
+
+def drawn_line(axes: Axes, line: Line, look: Look) -> Stroke:
+    """A group's line in its look, with a marker at its end and some before it."""
+    gid, last = svg.of(line.of), len(line.x) - 1
+    stroke: Any = {"linewidth": 2.2, "dashes": (6, 1.5, 1, 1.5) if look.reference else (), "gid": gid}
+    path = axes.plot(line.x, line.y, color=look.colour, **stroke)[0]
+    marked = np.arange(last, -1, -max(1, -(-(last + 1) // _MARKS)))
+    style: Any = {
+        "linestyle": "none",
+        "marker": look.marker,
+        "markersize": 6,
+        "gid": gid,
+        "clip_on": False,
+        **look.edge,
+    }
+    marks = axes.plot(line.x[marked], line.y[marked], color=look.colour, **style)[0]
+    return Stroke(line, look.colour, (float(line.x[last]), float(line.y[last])), path, marks)
+
+
+def finish(figure: Figure, axes: Axes, strokes: Sequence[Stroke], names: bool, target: float | None = None) -> None:
+    """Gives the axes their final place, and the lines their names where these fit."""
+    shown = strokes if names else []
+    right = 14 + max((_LETTER * len(stroke.line.name) for stroke in shown), default=0)
+    sides = (_LEFT / _WIDTH, _BOTTOM / _HEIGHT, (_WIDTH - _LEFT - right) / _WIDTH, (_HEIGHT - _BOTTOM - _TOP) / _HEIGHT)
+    axes.set_position(sides)
+    _name(figure, axes, shown, target)
+
+
+def told_apart(axes: Axes, strokes: Sequence[Stroke]) -> str:
+    """Dashes lines that cover one another in turns, puts their marks into one another, and names them in a sentence."""
+    alike: list[list[Stroke]] = []
+    for stroke in strokes:
+        mine = stroke.path and next((others for others in alike if _cover(axes, others[0], stroke)), None)
+        if mine:
+            mine.append(stroke)
+        elif stroke.path is not None:
+            alike.append([stroke])
+    told = []
+    for group in (group for group in alike if len(group) > 1):
+        for k, stroke in enumerate(group):
+            assert stroke.path is not None and stroke.marks is not None
+            stroke.path.set_linestyle((_DASH * k, (_DASH, _DASH * (len(group) - 1))))
+            stroke.path.set_dash_capstyle("butt")
+            stroke.marks.set(markersize=6 + 4 * k, markeredgewidth=1.4, zorder=2.5 - 0.01 * k)
+            if k:
+                stroke.marks.set_markerfacecolor(svg.PAPER)
+        names = listed([stroke.line.name for stroke in group])
+        told.append(f"The lines of {names} are the same; their dashes take turns.")
+    return " ".join(told)
+
+
+def _cover(axes: Axes, a: Stroke, b: Stroke) -> bool:
+    """Whether two lines are, as far as the shorter one goes, at most a point apart everywhere."""
+    count = min(len(a.line.x), len(b.line.x))
+    places = [axes.transData.transform(np.stack([s.line.x[:count], s.line.y[:count]], axis=1)) for s in (a, b)]
+    apart = np.abs(places[0] - places[1])
+    return bool(np.isfinite(apart).any() and np.nanmax(apart) <= 1)
+
+
+def _draw(axes: Axes, i: int, group: Group, look: Look, kind: Measure, against: Against) -> Stroke | None:
+    if not any(record.rounds for record in group.records):
+        return None
+    colour, gid, line = look.colour, svg.of(i), statistics.series(group, kind)
+    if not np.isfinite(line.mean).any():
+        return None
+    last = np.flatnonzero(np.isfinite(line.mean))[-1]
+    pairs = zip(line.mean.tolist(), line.deviation.tolist(), strict=True)
+    values = [statistics.measure_spread_text(statistics.Spread(*pair, 2, 2), kind) for pair in pairs]
+    if against == "sent_bytes" and not group.sends:
+        axes.axhline(line.mean[last], color=colour, linewidth=1.6, linestyle=(0, (6, 2, 1, 2)), gid=gid)
+        level = Line(i, group.label, np.array([-math.inf]), line.mean[[last]], [values[last]])
+        return Stroke(level, colour, (math.inf, float(line.mean[last])))
+    x = statistics.series(group, against).mean
+    # A logarithmic axis has no place for the rounds before the first byte.
+    x = np.where(x > 0, x, np.nan)
+    if np.any(line.deviation > 0):
+        low, high = line.mean - line.deviation, line.mean + line.deviation
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, gid=gid)
+    if kind == "accuracy" and group.sends:
+        own = statistics.series(group, "mean_node_accuracy").mean
+        axes.plot(x, own, color=colour, linewidth=1.1, dashes=(4, 2.5), gid=gid)
+    say = [f"{value}, {more}" for value, more in zip(values, _beside(group, against), strict=True)]
+    return drawn_line(axes, Line(i, group.label, x[: last + 1], line.mean[: last + 1], say[: last + 1]), look)
+
+
+def _beside(group: Group, against: Against) -> list[str]:
+    """What is told beside a value: the bytes of a round, or the round of some bytes."""
+    rounds, sent = (statistics.series(group, key).mean for key in ("round", "sent_bytes"))
+    return [_round_text(k) for k in rounds] if against == "sent_bytes" else list(map(statistics.bytes_text, sent))
+
+
+def _round_text(value: float) -> str:
+    return f"round {value:,.0f}"
+
+
+def _scales(axes: Axes, kind: Measure, against: Against, senders: Sequence[Group], target: float | None) -> None:
     low, high = axes.get_ylim()
     if kind == "accuracy":
         axes.set_ylim(max(0.0, low), min(1.0, high) if high < 1.2 else high)
@@ -160,20 +251,19 @@ def _byte_axis(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _name(
-    figure: Figure, axes: Axes, ends: Sequence[tuple[str, str, tuple[float, float]]], target: float | None
-) -> None:
+def _name(figure: Figure, axes: Axes, strokes: Sequence[Stroke], target: float | None) -> None:
     box = axes.get_window_extent()
     ink = _ink(axes)
     placed = []
-    for label, colour, (x, y) in ends:
+    for stroke in strokes:
+        x, y = stroke.end
         across = box.x1 if math.isinf(x) else axes.transData.transform((x, y))[0]
         up = axes.transData.transform((axes.get_xlim()[0], y))[1]
-        end = End(label, colour, float(across) + _GAP, float(up))
+        end = End(stroke.line.name, stroke.colour, float(across) + _GAP, float(up))
         placed.append(min((end._replace(y=end.y + step) for step in _STEPS), key=lambda e: _covered(e, ink)))
     placed = spaced(placed, box.y0, box.y1)
-    for end in placed:
-        _write(figure, end, weight="bold")
+    for end, stroke in zip(placed, strokes, strict=True):
+        _write(figure, end, weight="bold", gid=svg.of(stroke.line.of))
     if target is not None and axes.get_ylim()[0] < target < axes.get_ylim()[1]:
         up = axes.transData.transform((axes.get_xlim()[0], target))[1]
         text = f"target {target_text(target)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedtangent.reports import statistics
+from fedtangent.reports.listings import listed
 from fedtangent.reports.records import Group, Measure
 from fedtangent.reports.table import target_text
 
@@ -35,7 +36,7 @@ def finding(compared: Sequence[Group], kind: Measure, target: float | None) -> s
         sentence += f", and {len(others) - _NAMED + 1} more later"
     late = [group for group in rivals if not reach[group.label].measured]
     if late:
-        sentence += f"; {_listed([group.label for group in late[:_NAMED]])} {'does' if len(late) == 1 else 'do'} not"
+        sentence += f"; {listed([group.label for group in late[:_NAMED]])} {'does' if len(late) == 1 else 'do'} not"
     return f"{sentence}{_price(first, others, target)}."
 
 
@@ -91,7 +92,3 @@ def _times(ratio: float) -> str:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

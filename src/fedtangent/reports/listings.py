@@ -42,7 +42,13 @@ def settings(group: Group) -> str:
     seeds = ", ".join(str(record.experiment.get("seed")) for record in group.records)
     manifest = group.records[0].manifest
     pairs: dict[str, Any] = flat({**group.experiment, "seed": seeds})
-    pairs |= flat({key: manifest[key] for key in ("exposure", "machine", "versions", "threads") if key in manifest})
+    pairs |= flat(
+        {
+            key: manifest[key]
+            for key in ("exposure", "rule_sees", "liars", "machine", "versions", "threads")
+            if key in manifest
+        }
+    )
     pairs["folder"] = ", ".join(record.folder.name for record in group.records)
     rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(plain(v))}</td></tr>' for k, v in pairs.items())
     return _folded(group.label, "Settings", f'<table class="pairs"><tbody>{rows}</tbody></table>')
@@ -51,6 +57,11 @@ def settings(group: Group) -> str:
 def plain(value: object) -> str:
     """A setting's value as text: a name as it is, the rest as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names as one reads them out: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def csv(compared: Sequence[Group]) -> str:

@@ -1,4 +1,8 @@
-"""The report of some runs as one HTML page that needs nothing else: no network, no script, no other file."""
+"""The report of some runs as one HTML page that needs nothing else: no network and no other file.
+
+Without its script it shows the same; with it, values under the pointer and by the arrow keys, methods that are switched
+off, and sorted columns.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedtangent.experiments import atomic
-from fedtangent.reports import figures, listings, nodes, statistics, table, template
+from fedtangent.reports import distributions, figures, listings, nodes, statistics, svg, table, template
+from fedtangent.reports import records as records_of
 from fedtangent.reports.finding import finding
+from fedtangent.reports.hover import Drawing, script_data
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
+
+_NAMED = 6  # methods in the title; more are counted
 
 
 def page(records: Sequence[Record], target: float | None = None) -> str:
@@ -26,9 +34,13 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
     compared = groups(records)
     kind = measure(records)
     target = statistics.common_target(compared, kind) if target is None else table.checked_target(target, kind)
-    keys = [look.key for look in figures.looks(compared)]
+    looks = figures.looks(compared)
+    keys = [look.key for look in looks]
+    curves, of_nodes = _curves(compared, kind, target), _nodes(compared)
+    told = {figure.name: figure.drawing.hover for figure in [*curves, *of_nodes] if figure.drawing.hover}
     return template.page(
         "report.html",
+        script="page.js",
         title=_title(compared),
         kicker="fedtangent report",
         finding=finding(compared, kind, target),
@@ -38,13 +50,25 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
         heading="Accuracy" if kind == "accuracy" else "Loss",
         legend=escape(_legend(compared, kind)),
         names=_names(compared, keys),
-        curves=_curves(compared, kind, target),
-        nodes=_nodes(compared),
+        curves="".join(map(_html, curves)),
+        nodes=_section("nodes", "The nodes", of_nodes),
         exposure="\n".join(listings.exposure(group) for group in compared),
         settings="\n".join(listings.settings(group) for group in compared),
         csv=listings.csv(compared),
         data=listings.data(compared),
+        answers=script_data({"colours": [svg.variable(look.colour) for look in looks], "figures": told}),
     )
+
+
+def of_run(folder: Path) -> Path:
+    """The path of a run's page, which is written into its folder.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = folder / "report.html"
+    write([records_of.read(folder)], path)
+    return path
 
 
 def write(records: Sequence[Record], path: str | Path, target: float | None = None) -> None:
@@ -90,7 +114,7 @@ def _title(compared: Sequence[Group]) -> str:
     data = _shared(compared, "dataset") or "several data sets"
     count = _shared(compared, "nodes")
     methods = list(dict.fromkeys(group.experiment["method"] for group in compared))
-    names = " and ".join([", ".join(methods[:-1]), methods[-1]] if len(methods) > 1 else methods)
+    names = listings.listed(methods) if len(methods) <= _NAMED else f"{len(methods)} methods"
     return f"{names} on {data}" + (f", {count} nodes" if count else "")
 
 
@@ -131,42 +155,68 @@ def _legend(compared: Sequence[Group], kind: Measure) -> str:
 
 
 def _names(compared: Sequence[Group], keys: Sequence[str]) -> str:
-    if figures.names_fit(compared):
-        return ""
-    entries = (f"<li>{key}{escape(group.label)}</li>" for group, key in zip(compared, keys, strict=True))
-    return f'<ul class="names">{"".join(entries)}</ul>'
+    """The legend, which the script makes switches of: without it, one is needed where the lines carry no names."""
+    entries = (
+        f'<li>{key}<span class="name">{escape(group.label)}</span></li>'
+        for group, key in zip(compared, keys, strict=True)
+    )
+    needed = "names spare" if figures.names_fit(compared) else "names"
+    return f'<ul class="{needed}">{"".join(entries)}</ul>'
 
 
-def _curves(compared: Sequence[Group], kind: Measure, target: float | None) -> str:
+class _Figure(NamedTuple):
+    """A figure of the page: what its ids begin with, its title, drawing and caption."""
+
+    name: str
+    title: str
+    drawing: Drawing
+    caption: str
+
+
+def _curves(compared: Sequence[Group], kind: Measure, target: float | None) -> list[_Figure]:
     silent = [group.label for group in compared if not group.sends]
-    names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
     by_bytes = "Payload of all nodes and the server since round 1, on a logarithmic axis."
     if silent:
         verb, line = ("does", "a horizontal line at its") if len(silent) == 1 else ("do", "horizontal lines at their")
-        by_bytes += f" {names} {verb} not send round after round: {line} last value."
-    return _figure(
-        "Against rounds", figures.curves(compared, kind, target, "round"), "Communication rounds."
-    ) + _figure("Against bytes sent", figures.curves(compared, kind, target, "sent_bytes"), by_bytes)
+        by_bytes += f" {listings.listed(silent)} {verb} not send round after round: {line} last value."
+    by_round, sent = (figures.drawn(compared, kind, target, against) for against in ("round", "sent_bytes"))
+    found = [
+        _Figure("curve-round", "Against rounds", by_round, "Communication rounds."),
+        _Figure("curve-sent-bytes", "Against bytes sent", sent, by_bytes),
+    ]
+    if (nodes_ := distributions.of_nodes(compared)) is not None:
+        caption = "Accuracy of the nodes' own models after the last round, from the lowest to the highest."
+        found.append(_Figure("over-nodes", "Over the nodes", nodes_, caption))
+    if (classes := distributions.of_classes(compared)) is not None:
+        caption = "Accuracy of the aggregated model on the test rows of every class, after the last round."
+        found.append(_Figure("over-classes", "Over the classes", classes, caption))
+    return found
 
 
-def _figure(title: str, drawing: str, caption: str) -> str:
-    return f"<figure><h3>{escape(title)}</h3>{drawing}<figcaption>{escape(caption)}</figcaption></figure>\n"
-
-
-def _nodes(compared: Sequence[Group]) -> str:
-    shown = []
+def _nodes(compared: Sequence[Group]) -> list[_Figure]:
+    found = []
     for i, (name, record) in enumerate(
         _distinct(compared, "labels", ("dataset", "partition", "partition_options", "nodes"))
     ):
-        shown.append(_figure(f"Labels of the nodes{name}", *nodes.skew(record.manifest["labels"], f"skew-{i}")))
+        drawing = nodes.skew(record.manifest["labels"], f"skew-{i}")
+        found.append(_Figure(f"skew-{i}", f"Labels of the nodes{name}", drawing, ""))
     for i, (name, record) in enumerate(_distinct(compared, "edges", ("nodes", "topology", "topology_options"))):
         drawing = nodes.graph(record.manifest["edges"], record.experiment["nodes"], f"graph-{i}")
-        shown.append(_figure(f"Graph of round 1{name}", *drawing))
-    if not shown:
+        found.append(_Figure(f"graph-{i}", f"Graph of round 1{name}", drawing, ""))
+    return found
+
+
+def _section(name: str, title: str, found: Sequence[_Figure]) -> str:
+    if not found:
         return ""
-    drawings = "".join(shown)
-    pair = f'<div class="pair">\n{drawings}</div>'
-    return f'<section aria-labelledby="nodes">\n<h2 id="nodes">The nodes</h2>\n{pair}\n</section>'
+    pair = f'<div class="pair">\n{"".join(map(_html, found))}</div>'
+    return f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n{pair}\n</section>'
+
+
+def _html(figure: _Figure) -> str:
+    caption = escape(" ".join(filter(None, [figure.caption, figure.drawing.note])))
+    plot = f'<div class="plot" id="plot-{figure.name}">{figure.drawing.svg}</div>'
+    return f"<figure><h3>{escape(figure.title)}</h3>{plot}<figcaption>{caption}</figcaption></figure>\n"
 
 
 def _distinct(compared: Sequence[Group], key: str, settings: Sequence[str]) -> list[tuple[str, Record]]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from fedtangent.experiments.dry_run import Needs
 from fedtangent.experiments.setup import Setup
 from fedtangent.reports import statistics
 
@@ -21,6 +22,10 @@ _CHEAPER = (
 )
 
 
+def _took(entry: Mapping[str, Any]) -> str:
+    return f"{entry['seconds']:.2f} s" if entry["seconds"] < 60 else statistics.time_text(entry["seconds"])
+
+
 @contextmanager
 def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
     """What tells a run's rounds: a bar, or a line a round."""
@@ -29,10 +34,11 @@ def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
     def words(entry: dict[str, Any]) -> str:
         key = "accuracy" if built.classes else "loss"
         value = "-" if entry[key] is None else f"{entry[key]:.4f}"
-        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}"
+        there = f"  {entry['present']} present" if "present" in entry else ""
+        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}{there}"
 
     if not console.is_terminal:
-        yield lambda entry: print(f"{name}  {words(entry)}  {entry['seconds']:.2f} s", file=sys.stderr, flush=True)
+        yield lambda entry: print(f"{name}  {words(entry)}  {_took(entry)}", file=sys.stderr, flush=True)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -43,6 +49,15 @@ def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=rounds, said="")
         yield lambda entry: progress.update(task, completed=entry["round"], said=words(entry))
+
+
+def foretold(needs: Needs | None, rounds: int, runs: int) -> bool:
+    """Whether some runs are foreseen to take hours or to send terabytes; then it has been told, before they begin."""
+    if needs is None or (runs * needs.seconds < _LONG and runs * needs.total_bytes < _MUCH):
+        return False
+    each = f"{rounds} rounds" if runs == 1 else f"{runs} runs of {rounds} rounds"
+    _warn(f"{each} will take", runs * needs.seconds, runs * needs.total_bytes)
+    return True
 
 
 def patience(built: Setup) -> Callable[[dict[str, Any]], None]:
@@ -62,14 +77,14 @@ def patience(built: Setup) -> Callable[[dict[str, Any]], None]:
         sent = left * (seen[-1][2] - first[2]) / schedule.cycle
         if seconds >= _LONG or sent >= _MUCH:
             told = True
-            print(
-                f"fedtangent: {left} rounds are left, about {statistics.time_text(seconds)} and "
-                f"{statistics.bytes_text(sent)} of messages. {_CHEAPER}",
-                file=sys.stderr,
-                flush=True,
-            )
+            _warn(f"{left} rounds are left,", seconds, sent)
 
     return warn
+
+
+def _warn(what: str, seconds: float, sent: float) -> None:
+    long, much = statistics.time_text(seconds), statistics.bytes_text(sent)
+    print(f"fedtangent: {what} about {long} and {much} of messages. {_CHEAPER}", file=sys.stderr, flush=True)
 
 
 @contextmanager

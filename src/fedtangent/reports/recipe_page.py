@@ -161,7 +161,8 @@ def _cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.3g}" if math.isfinite(value) else MISSING
+        whole = 1000 <= abs(value) < 1e7  # 12,300 and not 1.23e+04
+        return f"{value:{',.0f' if whole else '.3g'}}" if math.isfinite(value) else MISSING
     return MISSING if value is None else str(value)
 
 

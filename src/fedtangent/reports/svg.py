@@ -58,6 +58,11 @@ def marker(i: int) -> str:
     return list(MARKERS)[(i + i // _CURVES) % len(MARKERS)]
 
 
+def of(i: int) -> str:
+    """The `gid` of what is drawn for the i-th group: its class in the page, by which it is switched off."""
+    return f"of-{i}"
+
+
 def swatch(stand_in: str, marker: str, hollow: bool) -> str:
     """The key of a curve as an SVG element."""
     colour = variable(stand_in)
@@ -100,7 +105,7 @@ def inline(figure: Figure, name: str, description: str) -> str:
 
 def _renamed(body: str, name: str) -> str:
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
-    body = re.sub(r' id="(plain)"', r' class="\1"', body)
+    body = re.sub(r' id="(plain|of-\d+)"', r' class="\1"', body)
     body = re.sub(
         r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body, flags=re.ASCII
     )

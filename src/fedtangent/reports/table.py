@@ -5,12 +5,14 @@ from __future__ import annotations
 import html as markup
 import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from fedtangent.errors import SettingError
+from fedtangent.experiments import early
 from fedtangent.reports import statistics
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 from fedtangent.reports.statistics import Spread
@@ -25,11 +27,13 @@ class Column(NamedTuple):
         title: The head of the column.
         cells: One text a group.
         best: The positions of the best among the methods that send; empty when there is nothing to compare.
+        values: One number a group, by which the column is sorted; NaN where there is none.
     """
 
     title: str
     cells: list[str]
     best: frozenset[int]
+    values: tuple[float, ...]
 
 
 def table(records: Sequence[Record], target: float | None = None) -> Table:
@@ -91,11 +95,11 @@ def columns(compared: Sequence[Group], kind: Measure, target: float | None) -> l
         goal = target_text(target)
         body.append(_column(f"Rounds to {goal}", rounds, _counted, compared, 1))
         body.append(_column(f"Bytes to {goal}", sent, statistics.bytes_spread_text, compared, 1))
-    body.append(Column("Bytes in all", [statistics.bytes_spread_text(spread) for spread in total], frozenset()))
+    body.append(_plain("Bytes in all", total, statistics.bytes_spread_text))
     work = [statistics.final(group, "multiply_adds") for group in compared]
     if any(spread.measured for spread in work):  # records of before hold none
-        body.append(Column(WORK, [statistics.work_spread_text(spread) for spread in work], frozenset()))
-    body.append(Column("Seconds a round", [statistics.seconds_spread_text(spread) for spread in time], frozenset()))
+        body.append(_plain(WORK, work, statistics.work_spread_text))
+    body.append(_plain("Seconds a round", time, statistics.seconds_spread_text))
     return body
 
 
@@ -112,10 +116,29 @@ def notes(compared: Sequence[Group]) -> list[str]:
             planned = record.experiment.get("rounds")
             done = record.rounds[-1]["round"] if record.rounds else 0
             if isinstance(planned, int) and done < planned:
-                lines.append(
-                    f"{group.label}, seed {record.experiment.get('seed')}: {done} of {planned} rounds are done."
+                patience, run = (
+                    record.experiment.get("early_stop"),
+                    f"{group.label}, seed {record.experiment.get('seed')}",
                 )
-    return lines
+                if isinstance(patience, int) and early.ends(record.rounds, patience):
+                    best = early.best(record.rounds)
+                    lines.append(f"{run}: ended early, after round {done}; its model is that of round {best}.")
+                else:
+                    lines.append(f"{run}: {done} of {planned} rounds are done.")
+    return lines + [note for group in compared for note in _attendance(group)]
+
+
+def _attendance(group: Group) -> list[str]:
+    """Who was there, where that is on the record: nodes and links of a mean round, and the rounds that were skipped."""
+    rows = [row for record in group.records for row in record.rounds if row.get("present") is not None]
+    links = [row["links"] for row in rows if row.get("links") is not None]
+    if not rows:
+        return []
+    mean = statistics.count_text(fmean(row["present"] for row in rows))
+    text = f"{group.label}: {mean} of {group.experiment.get('nodes')} nodes were present in a mean round"
+    text += f", and {statistics.count_text(fmean(links))} links held" if links else ""
+    skipped = sum(bool(row.get("skipped")) for row in rows)
+    return [f"{text}; {skipped} of {len(rows)} rounds were skipped." if skipped else f"{text}."]
 
 
 def checked_target(target: float, kind: Measure) -> float:
@@ -136,14 +159,18 @@ def target_text(target: float) -> str:
     return f"{target:.6g}"
 
 
+def _plain(title: str, spreads: Sequence[Spread], write: Callable[[Spread], str]) -> Column:
+    return Column(title, list(map(write, spreads)), frozenset(), tuple(spread.mean for spread in spreads))
+
+
 def _column(
     title: str, spreads: Sequence[Spread], write: Callable[[Spread], str], compared: Sequence[Group], sign: int
 ) -> Column:
-    cells = [write(spread) for spread in spreads]
+    column = _plain(title, spreads, write)
     rivals = [i for i, group in enumerate(compared) if group.sends]
     values = {i: sign * spreads[i].mean for i in rivals if spreads[i].measured and spreads[i].complete}
-    lead = [i for i in values if cells[i] == cells[min(values, key=lambda i: values[i])]]
-    return Column(title, cells, frozenset(lead if len(rivals) > 1 else ()))
+    lead = [i for i in values if column.cells[i] == column.cells[min(values, key=lambda i: values[i])]]
+    return column._replace(best=frozenset(lead if len(rivals) > 1 else ()))
 
 
 def _counted(spread: Spread) -> str:
@@ -155,4 +182,5 @@ def _cell(i: int, column: Column) -> str:
     rank, title = "best" if i in column.best else "usual", markup.escape(column.title)
     text, *remark = column.cells[i].split(" (")
     unbroken = " (".join([text.replace(" ", "\N{NO-BREAK SPACE}"), *remark])
-    return f'<td class="{rank}" data-label="{title}">{markup.escape(unbroken)}</td>'
+    value = "" if math.isnan(column.values[i]) else f"{column.values[i]:.9g}"
+    return f'<td class="{rank}" data-label="{title}" data-value="{value}">{markup.escape(unbroken)}</td>'

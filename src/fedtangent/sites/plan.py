@@ -18,8 +18,18 @@ from fedtangent.training import losses
 
 # What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
 LOCAL = ("dataset", "dataset_options", "data_dir")
-WITHOUT = ("partition", "partition_options", "nodes", "engine", "memory", "class_weights", "device")
-_NAMED = ("method", "host", "model", "augment", "topology", "channel")
+WITHOUT = (
+    "partition",
+    "partition_options",
+    "nodes",
+    "engine",
+    "memory",
+    "class_weights",
+    "device",
+    "fault",
+    "fault_options",
+)
+_NAMED = ("method", "host", "model", "augment", "topology", "channel", "rule")
 _RUN = re.compile(r"[0-9a-f]{32}")
 
 

@@ -9,6 +9,7 @@ from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment, choices, takes_host
 from fedtangent.experiments.options import Option, options
+from fedtangent.front import wrapped
 from fedtangent.parser import Parser, run_parser, typed
 from fedtangent.sites.plan import LOCAL, WITHOUT
 
@@ -30,7 +31,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     first = words[: what.count(" ") + 1]
     if len(first) <= what.count(" ") or any(word.startswith("-") for word in first):
         if {*words} & {"-h", "--help"}:
-            print(f"usage: fedtangent {name} {what} [options]\n\n{told}\n")
+            print(f"usage: fedtangent {name} {what} [options]\n\n{wrapped(told)}\n")
             print(f"fedtangent {name} {what} --help tells the options.")
             return 0
         raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")

@@ -1,7 +1,6 @@
 """A transport over pipes between processes: what crosses a border travels, one message a pair of processes and leg."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 from fedtangent import trees
@@ -71,40 +70,35 @@ class Piped:
         return came
 
     def total(self, tag: Tag, out: Mapping[Link, tuple[float, Any]], links: Sequence[Link]) -> dict[int, Any]:
-        """Partial sums go from process to process, so that the order of the additions is that of the nodes."""
+        """Partial sums go from process to process, so that the order of the additions is that of the links.
+
+        All receivers' sums move at once, a process further at every step; a sum that ends elsewhere goes home at last.
+        """
         own = self._pipes.place
-        shares: dict[int, dict[int, list[Link]]] = {}  # of a receiver, by process
+        parts: dict[int, dict[int, list[Link]]] = {}  # of a receiver, by process
         for link in links:
-            shares.setdefault(link.target, {}).setdefault(self._places[link.source], []).append(link)
-        came: dict[int, Any] = {}  # partial sums of the processes before
-        for source in range(own):
-            targets = [target for target, its in shares.items() if (source, own) in pairwise(sorted(its))]
-            if targets:
-                came.update(zip(targets, self._pipes.swap(tag, {}, [source])[source], strict=True))
-        sums = {
-            target: _added(came.get(target), [out[link] for link in its[own]])
-            for target, its in shares.items()
-            if own in its
-        }
-        for place in range(own + 1, self._pipes.count):
-            if targets := [target for target, its in shares.items() if (own, place) in pairwise(sorted(its))]:
-                self._pipes.swap(tag, {place: [sums[target] for target in targets]}, [])
-        last = {target: max(its) for target, its in shares.items()}
-        leaving: dict[int, list[int]] = {}  # from the process of the last share to the receiver's own
-        coming: dict[int, list[int]] = {}
-        for target, end in last.items():
-            home = self._places[target]
-            if end == own != home:
-                leaving.setdefault(home, []).append(target)
-            elif home == own != end:
-                coming.setdefault(end, []).append(target)
-        values = self._pipes.swap(
-            tag, {place: [sums[target] for target in its] for place, its in leaving.items()}, list(coming)
-        )
-        found = {target: sums[target] for target, end in last.items() if end == own == self._places[target]}
-        for place, its in coming.items():
-            found.update(zip(its, values[place], strict=True))
-        return found
+            parts.setdefault(link.target, {}).setdefault(self._places[link.source], []).append(link)
+        paths = {target: [*its] for target, its in parts.items()}
+        for target, path in paths.items():
+            if path[-1] != self._places[target]:
+                path.append(self._places[target])
+        sums: dict[int, Any] = {}
+        for step in range(max(map(len, paths.values()), default=0)):
+            leaving: dict[int, list[int]] = {}
+            coming: dict[int, list[int]] = {}
+            for target, path in paths.items():
+                here, there = path[step : step + 1], path[step + 1 : step + 2]
+                if here == [own] and step < len(parts[target]):
+                    sums[target] = _added(sums.get(target), [out[link] for link in parts[target][own]])
+                if here == [own] and there:
+                    leaving.setdefault(there[0], []).append(target)
+                if there == [own]:
+                    coming.setdefault(here[0], []).append(target)
+            leave = {place: [sums.pop(target) for target in its] for place, its in leaving.items()}
+            values = self._pipes.swap(tag, leave, list(coming))
+            for place, its in coming.items():
+                sums.update(zip(its, values[place], strict=True))
+        return sums
 
     def tell(self, tag: Tag, value: T) -> T:
         if self._pipes.place:

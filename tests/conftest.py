@@ -1,0 +1,10 @@
+"""What every test may rely on: a run without --out records in a folder of the test's own, not in the checkout."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of a module that holds the command line run in the test's folder."""
+    if hasattr(request.module, "cli"):
+        monkeypatch.chdir(request.getfixturevalue("tmp_path"))
