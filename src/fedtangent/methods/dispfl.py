@@ -140,7 +140,9 @@ def dispfl(
     dense = sum(part.numel() for name, part in task.w_0.items() if name not in counts)
     bits = sum(task.w_0[name].numel() for name in counts)
     size = number * (sum(counts.values()) + dense) + -(-bits // 8)
-    return Method("dispfl", init, round, "aggregate", Traits(neighbours=True, personal=True), aggregate, of_nodes)
+    return Method(
+        "dispfl", init, round, "aggregate", Traits(neighbours=True, personal=True, unaveraged=True), aggregate, of_nodes
+    )
 
 
 def erk(w: Weights, density: float) -> dict[str, int]:

@@ -237,11 +237,10 @@ def _projected(
         own = (~mine).to(torch.int8).argsort(stable=True)[: len(data.real)]
         return primal.moved(task, w, all_rows.alpha[own].movedim(0, 1), data)
 
-    def candidates(w: Weights, own: Weights, near: tuple[Weights, Tensor]) -> Weights:
-        return trees.map(lambda w, own, near: w - own - near, w, own, near[0])  # type: ignore[no-any-return]
+    def candidates(w: Weights, step: tuple[Weights, Tensor]) -> Weights:
+        return trees.subtract(w, step[0])  # type: ignore[no-any-return]
 
     own_k = fleet.map(sketched, w_k, data_k, number_k)
     rows_k = fleet.ask(sketched, w_k, data_k, number_k, message="sketches")
     asked_k = w_k.zip(fleet.map(evolved, own_k, rows_k))
-    near_k = fleet.ask_sum(pulled, asked_k, data_k, number_k)
-    return fleet.map(candidates, w_k, fleet.map(pulled, asked_k, data_k, number_k), near_k)
+    return fleet.map(candidates, w_k, fleet.ask_total(pulled, asked_k, data_k, number_k))
