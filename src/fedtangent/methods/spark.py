@@ -218,7 +218,7 @@ def _projected(
         for start in range(0, columns, _AT_ONCE):
             parts.append(push(drawn(start)) * (min(_AT_ONCE, columns - start) / columns) ** 0.5)
         s = shard.cleared(torch.cat(parts).movedim(0, -1), data.real)
-        return Sketch(rows.f, rows.y, s, number.expand(len(data.real)), data.real)
+        return Sketch(rows.f, rows.y, s, number.repeat(len(data.real)), data.real)
 
     def evolved(own: Sketch, inbox: Inbox) -> Evolved:
         rows: Sketch = shard.join([own, inbox.values])
