@@ -217,12 +217,11 @@ def _projected(
         push, parts = jacobian(task, w, rows)[1], []
         for start in range(0, columns, _AT_ONCE):
             parts.append(push(drawn(start)) * (min(_AT_ONCE, columns - start) / columns) ** 0.5)
-        s = shard.cleared(torch.cat(parts).movedim(0, -1), data.real)
-        return Sketch(rows.f, rows.y, s, number.repeat(len(data.real)), data.real)
+        return Sketch(rows.f, rows.y, torch.cat(parts).movedim(0, -1), number.repeat(len(data.real)), data.real)
 
     def evolved(own: Sketch, inbox: Inbox) -> Evolved:
         rows: Sketch = shard.join([own, inbox.values])
-        kernel = explicit.kernel_of_jacobian(step.kernel, {"s": rows.s})
+        kernel = explicit.kernel_of_jacobian(step.kernel, {"s": shard.cleared(rows.s, rows.real)})
         given = (kernel, rows.f, soft(rows.f, rows.y), rows.real, task.loss)
         if step.clock == "flow":
             alpha = dynamics.flow(*given, [step.rate(k) * time for time in step.times])
