@@ -76,7 +76,7 @@ complete -p fedtangent
     done = subprocess.run(["bash", "-c", typed, "bash", str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "run",
-        "dfedavg dfedkfac",
+        "dfedavg dfedkfac dfedsam",
         "trace full",
         "complete -o bashdefault -o default -F _fedtangent fedtangent",
     ]

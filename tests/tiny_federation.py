@@ -13,7 +13,21 @@ from torch import Tensor, nn
 from fedtangent import catalog, trees
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import resolved
-from fedtangent.federation import SERVER, Central, Each, Engine, Fleet, Graph, Ledger, Method, Wire
+from fedtangent.federation import (
+    SERVER,
+    Central,
+    Each,
+    Engine,
+    Fault,
+    Fleet,
+    Graph,
+    Ledger,
+    Method,
+    Missing,
+    Presence,
+    Wire,
+)
+from fedtangent.federation.presence import completed
 from fedtangent.shard import Shard
 from fedtangent.training.task import Task
 from fedtangent.transports.memory import memory
@@ -22,6 +36,7 @@ ROWS = (4, 1, 7, 2, 5, 8)
 INPUTS, HIDDEN, OUTPUTS = 9, 10, 3
 GRAPH = Graph([(0, 1), (1, 2), (2, 3), (1, 4), (2, 4), (1, 5), (4, 5)], len(ROWS))
 LONELY = GRAPH.induced([0, 1, 2, 4, 5])  # node 3 has no neighbour
+TREE = Graph([(0, 1), (1, 2), (2, 3), (1, 4), (4, 5)], len(ROWS))
 SEED = 7
 BUDGETS = (1, 2, len(ROWS))  # a chunk of one, of two, of all: every node's work takes one byte
 
@@ -81,6 +96,11 @@ def philox(purpose: str, round: int, node: int = SERVER, seed: int = SEED) -> np
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, round, node % 2**32]))
 
 
+def graph_of(method: str) -> Graph:
+    """The graph above, or one on which the method can run."""
+    return TREE if method == "relaysgd" else GRAPH
+
+
 class Run(NamedTuple):
     """What a run leaves."""
 
@@ -90,21 +110,48 @@ class Run(NamedTuple):
     ledger: Ledger
 
 
-def run(method: Method, data: Sequence[Shard] | None = None, *, rounds: int = 2, **options: Any) -> Run:
+def absences(*rounds: Missing) -> Presence:
+    """What is missing in rounds 1, 2 and so on; nothing in later ones."""
+    return Presence({"told": Fault(lambda planned, draw: dict(enumerate(rounds, 1)).get(planned.round, Missing()))})
+
+
+def run(
+    method: Method,
+    data: Sequence[Shard] | None = None,
+    *,
+    rounds: int = 2,
+    presence: Presence | None = None,
+    **options: Any,
+) -> Run:
     """Some rounds of a method, as an experiment runs them."""
     data = shards() if data is None else data
+    if len(data) == len(ROWS):
+        options = {"graph": graph_of(method.name), **options}
     start = fleet(len(data), round=0, **options)
     data_k = start.each(data)
     state = method.init(start, data_k)
     extras = []
     for k in range(1, rounds + 1):
         now = fleet(len(data), **{"round": k, "wire": start.wire, **options})
-        state, extra = method.round(now, state, data_k, k)
+        state, extra = attended(method, now, state, data_k, k, presence)
         extras.append(plain(extra))
         plain(state)
     with start.ledger.paused():
         aggregate = method.aggregate(now, state, data_k).value
     return Run(state, aggregate, extras, start.ledger)
+
+
+def attended(
+    method: Method, fleet: Fleet, state: Any, data_k: Each[Shard], k: int, presence: Presence | None
+) -> tuple[Any, dict[str, Any]]:
+    """A round of those who are there."""
+    if presence is None:
+        return method.round(fleet, state, data_k, k)
+    there = presence.there(fleet, [1] * len(fleet.nodes)).fleet
+    if there is None:
+        return state, {}
+    new, extra = method.round(there, state, data_k, k)
+    return completed(there, new, state), extra
 
 
 def plain(tree: Any) -> Any:

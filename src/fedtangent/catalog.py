@@ -20,7 +20,11 @@ FOLDERS = (
     "partitions",
     "topologies",
     "channels",
+    "faults",
+    "attacks",
+    "rules",
     "engines",
+    "trackers",
     "recipes",
 )
 

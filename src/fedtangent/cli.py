@@ -21,6 +21,7 @@ from fedtangent.experiments.experiment import Experiment, choices, experiment, t
 from fedtangent.experiments.folder import fresh
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.record import rule_sees
 from fedtangent.experiments.run import Refused, Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
@@ -81,6 +82,7 @@ def run(
     resume: bool = False,
     dry_run: bool = False,
     tensorboard: bool = False,
+    track: tuple[str, ...] = (),
     ranks: int | None = None,
     quiet: bool = False,
 ) -> int:
@@ -95,6 +97,7 @@ def run(
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: Give settings, rounds, model and page to trackers, such as tensorboard,mlflow,wandb,trackio.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
         quiet: Print the result alone, and warnings, without a word about what is run and how far it is.
     """
@@ -111,7 +114,7 @@ def run(
     ):
         folders = [folder / f"seed-{one.seed}" if folder and seeds else folder for one in several]
         asked = list(zip(several, folders, strict=True))
-        code = _ran(asked, target, dry_run, quiet, resume=resume, tensorboard=tensorboard)
+        code = _ran(asked, target, dry_run, quiet, resume=resume, tensorboard=tensorboard, track=track)
         if code == 0 and rank() in (None, 0) and not dry_run and folder is not None and (out == NEW or not quiet):
             print(f"Recorded in {folder}.")
         return code
@@ -129,7 +132,7 @@ def _ran(
     target: float | None,
     dry_run: bool,
     quiet: bool,
-    **how: bool,
+    **how: Any,
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     recorded: list[records.Record] = []
@@ -315,6 +318,10 @@ def _announce(built: Setup) -> None:
     if built.engine_reason is not None:
         print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
+    if built.rule is not None:
+        print(f"Rule {told['rule']}: it sees {rule_sees(built.rule)}, which secure sums would hide.", flush=True)
+    if built.liars is not None:
+        print(f"Attack {told['attack']}: the nodes {', '.join(map(str, sorted(built.liars.nodes)))} lie.", flush=True)
 
 
 def _print_plan(built: Setup) -> None:
@@ -349,7 +356,7 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
     return 0
 
 
-def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool = False, **how: bool) -> Result:
+def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool = False, **how: Any) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere; `told` if its length has been."""
     shown = built.leads and not quiet
     warn = progress.patience(built) if built.leads and not told else None
@@ -360,4 +367,8 @@ def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool
                 if one is not None:
                     one(entry)
 
+        if how.get("track"):
+            from fedtangent.reports.page import of_run
+
+            how["page"] = of_run
         return run_experiment(built, out, on_round=tell, **how)

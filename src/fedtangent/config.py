@@ -9,7 +9,7 @@ from typing import Any
 from fedtangent import __version__, catalog
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import Option, parsed, unknown
-from fedtangent.experiments.parts import PARTS, shared
+from fedtangent.experiments.parts import CHAINS, PARTS, shared
 
 CONFIG = Option(
     "config", str, None, "Take settings from a .toml file or a run's manifest.json; what is typed beside it wins."
@@ -126,8 +126,9 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"`config` must be the whole manifest.json of a run; got something else in {str(path)!r}. Name another."
         ) from error
     _check_version(path, version)
-    if isinstance(told.get("channel"), str):  # a chain's name
-        told["channel"] = told["channel"].replace("+", ",")
+    for part in CHAINS:
+        if isinstance(told.get(part), str):  # a chain's name
+            told[part] = told[part].replace("+", ",")
     return {key: value for key, value in told.items() if value is not None and key not in _DERIVED}
 
 

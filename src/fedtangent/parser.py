@@ -11,8 +11,10 @@ from fedtangent import catalog
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
-from fedtangent.experiments.parts import PARTS, is_host, shared
-from fedtangent.experiments.written import names_any, parameters, told, written
+from fedtangent.experiments.parts import LOCAL_STEPS, PARTS, is_host, shared
+from fedtangent.experiments.written import imports, names, names_any, parameters, told, written
+
+_FOLDERS = {"track": "trackers"}  # of names that are not of their folder in the singular
 
 
 class _Whole(argparse.HelpFormatter):
@@ -134,7 +136,7 @@ def run_parser(
     for title, its in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
         for option in its.values():
-            folder = PARTS[option.name].folder if option.name in PARTS else f"{option.name}s"
+            folder = PARTS[option.name].folder if option.name in PARTS else _FOLDERS.get(option.name, f"{option.name}s")
             among = offered(folder) if folder in catalog.FOLDERS else []
             parser.offer(option, option.name, group=group, shown=option.name not in hidden, among=among)
     for part in PARTS:
@@ -160,11 +162,15 @@ def useless(method: str) -> set[str]:
     if method not in catalog.names("methods"):
         return set()
     path = catalog.path("methods", method)
-    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent")}
-    talk = set() if traits["neighbours"] else {"topology", "static", "gossip_weights"}
+    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
+    alone |= {"fault"} if told(path, "Traits", "needs_all") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
-    return talk | host | alone | ({"augment"} if traits["tangent"] else set())
+    takes = traits["neighbours"] and not names(path, "Method", "graph")  # or may, by its host
+    talk = set() if takes or not host else {"topology", "static", "gossip_weights"}
+    talk |= {"rule"} if traits["unaveraged"] else set()
+    steps = set() if host == set() or imports(path, "solvers") else set(LOCAL_STEPS)
+    return talk | host | alone | steps | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:
@@ -181,7 +187,7 @@ def typed(option: Option, value: Any) -> Any:
 def _text(value: Any) -> str:
     """A default as one would type it."""
     if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

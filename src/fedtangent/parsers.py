@@ -7,11 +7,12 @@ from typing import Any
 from fedtangent import catalog
 from fedtangent.config import CONFIG
 from fedtangent.experiments.options import Option
-from fedtangent.experiments.parts import DEFAULT_HOST, PARTS, found, is_host
+from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, PARTS, found, is_host
 from fedtangent.experiments.written import ROOT, first_line, written
 from fedtangent.parser import Parser, run_parser
 
 CLI, EXPERIMENT, CHAIN = (ROOT / name for name in ("cli.py", "experiments/experiment.py", "experiments/chain.py"))
+BYZANTINE = ROOT / "experiments/byzantine.py"
 SITES = ROOT / "sites/commands.py"
 COMMANDS = ("run", "check", "demo", "report", "recipe")
 SITE_COMMANDS = ("provision", "revoke", "server", "site", "start")  # of a real federation
@@ -77,7 +78,9 @@ def _options(part: str, method: str, value: str | None) -> dict[str, Option]:
         return {}
     own = [_written(PARTS[part].folder, name) for name in value.split(",")]
     merged = {key: option for options in own for key, option in options.items()}
-    return {**merged, **written(CHAIN, "chain")} if part == "channel" else merged
+    if part in ("attack", "rule"):
+        return {**merged, **written(BYZANTINE, part)}
+    return {**merged, **written(CHAIN, CHAINS[part])} if part in CHAINS else merged
 
 
 def _written(folder: str, name: str) -> dict[str, Option]:

@@ -38,6 +38,8 @@ class Dataset(NamedTuple):
         y_test: As `y_train`.
         classes: Number of classes; 0 for regression.
         site_train: Where each training row comes from, (rows,) as int64, for the partition `natural`; None if unknown.
+        schema: A digest of what the numbers mean, such as the columns' names, which sites must have in common; None
+            where nothing tells.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Dataset(NamedTuple):
     y_test: Tensor
     classes: int
     site_train: Tensor | None = None
+    schema: str | None = None
 
 
 class Partition(NamedTuple):

@@ -49,6 +49,10 @@ BROKEN = {
         "w_k = fleet.map(lambda w, data: w if data.y.sum() > 0 else w, w_k, data_k)",
         "must run many nodes at once; got NodeError: ",
     ),
+    "expects": (
+        "w_k = fleet.map(lambda w: w, w_k if fleet.nodes[5] else data_k)",
+        "must do without an absent node; got ",
+    ),
     "looks": ("w_k = fleet.everywhere(fleet.observe(w_k)[0])", "`observe` must not be called by a method"),
 }
 
@@ -74,6 +78,7 @@ def test_one_that_keeps_them_is_told_what_was_tried(tmp_path: Path, capsys: pyte
         "right: right gives the same record twice, on 6 nodes in 2 rounds",
         "right: with the engine vectorized as with sequential",
         "right: with every node and the server in a thread that shares nothing but messages",
+        "right: with another node absent in every round",
     ]
 
 
@@ -82,6 +87,8 @@ def test_one_that_keeps_them_is_told_what_was_tried(tmp_path: Path, capsys: pyte
 def test_all_of_the_package_keep_them(name: str) -> None:
     options: dict[str, list[str]] = {
         "afl": ["--no-guard"], "fedkfac": ["--no-guard"], "sumntk": ["--columns", "1"], "fedpart": ["--warm-up", "1"],
+        "fedpm": ["--no-guard"], "fedfisher": ["--epochs", "2", "--steps", "50"], "relaysgd": ["--topology", "line"],
+        "tct": ["--first-rounds", "1", "--features", "500"],
     }  # fmt: skip
     words: list[Any] = ["check", name, *options.get(name, [])]
     assert cli.main(words) == 0

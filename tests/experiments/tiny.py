@@ -16,18 +16,26 @@ ROWS = (7, 3, 9, 5, 6)
 OPTIONS: dict[str, dict[str, Any]] = {
     "central": {"batch": 8},
     "dfedavg": {"epochs": 2, "batch": 4, "momentum": 0.5},
+    "dfedsam": {"epochs": 2, "batch": 4},
+    "dispfl": {"epochs": 2, "batch": 4},
+    "oledfl": {"epochs": 2, "batch": 4},
     "fedavg": {"participation": 0.7, "batch": 4},
     "feddyn": {"participation": 0.7, "batch": 4},
     "fedpart": {"warm_up": 1, "rounds_per_group": 1, "host": "scaffold", "participation": 0.7, "batch": 4},
+    "fedfisher": {"epochs": 2, "batch": 4, "steps": 40, "every": 10},
     "fedopt": {"participation": 0.7, "batch": 4},
     "moon": {"participation": 0.7, "batch": 4},
     "scaffold": {"participation": 0.7, "batch": 4},
+    "tct": {"first_rounds": 0, "batch": 4, "features": 40, "steps": 9, "linear_lr": 0.1},
+    "relaysgd": {"topology": "line", "batch": 4, "momentum": 0.5},
     "pooled": {"epochs": 2, "batch": 4},
     "local": {"batch": 4},
     "ntkdfl": {"times": (2, 9), "lr": 0.3, "momentum": 0.5, "exchange": "factors"},
     "ntkfl": {"times": (2, 9), "lr": 0.3, "participation": 0.7},
 }
-TALKING = ("dfedavg", "dfedkfac", "ntkdfl", "pooled")
+TALKING = (
+    "dfedavg", "dfedkfac", "dfedsam", "dispfl", "dpsgd", "gradient_tracking", "ntkdfl", "oledfl", "pooled", "qgdsgdm",
+)  # fmt: skip
 
 
 def data(classes: int = 3) -> Dataset:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fedtangent.federation import Graph
 from fedtangent.federation.graph import GossipWeights
+from tests import tiny_federation as federation
 
 
 @st.composite
@@ -141,3 +142,27 @@ def test_unknown_gossip_weights_are_an_error() -> None:
 def test_an_unknown_node_in_induced_is_an_error() -> None:
     with pytest.raises(ValueError, match="`nodes` must be from 0 to 1; got 2"):
         Graph([], 2).induced([0, 2])
+
+
+def test_a_directed_graph_has_those_that_a_node_hears_as_neighbours() -> None:
+    graph = Graph([(0, 1), (2, 1), (1, 2), (0, 1)], 4, directed=True)
+    assert graph.edges == ((0, 1), (1, 2), (2, 1))
+    assert graph.neighbours == ((), (0, 2), (1,), ())
+    assert [graph.receivers(node) for node in range(4)] == [(1,), (2,), (1,), ()]
+    assert not graph.connected
+    assert Graph([(0, 1), (2, 1)], 3, directed=True).connected
+    expected = np.array([[6, 0, 0, 0], [2, 2, 2, 0], [0, 3, 3, 0], [0, 0, 0, 6]]) / 6
+    np.testing.assert_allclose(graph.gossip("uniform"), expected, rtol=1e-15)
+    assert graph.induced([0, 1]) == Graph([(0, 1)], 4, directed=True)
+    assert graph.induced([0, 1]) != Graph([(0, 1)], 4)
+    assert nx.utils.edges_equal(graph.networkx().edges, graph.edges, directed=True)
+    with pytest.raises(ValueError, match=r"^`weights` must be 'uniform' for a directed graph; got 'metropolis'\."):
+        graph.gossip("metropolis")
+    with pytest.raises(ValueError, match=r"^`edges` must join two different nodes from 0 to 1; got \(1, 1\)\."):
+        Graph([(1, 1)], 2, directed=True)
+
+
+def test_nodes_that_answer_one_another_need_an_undirected_graph() -> None:
+    fleet = federation.fleet(graph=Graph([(0, 1)], len(federation.ROWS), directed=True))
+    with pytest.raises(ValueError, match=r"^`topology` must be undirected for this method, whose nodes answer one an"):
+        fleet.share(fleet.everywhere(0.0))

@@ -17,7 +17,7 @@ from fedtangent.catalog import load, names
 from fedtangent.shard import Partition
 
 PARTITIONS = names("partitions")
-DRAWN = [name for name in PARTITIONS if name not in ("index_file", "natural")]
+DRAWN = [name for name in PARTITIONS if name not in ("index_file", "natural", "flwr")]
 EXACT = [name for name in DRAWN if name not in ("papers_dirichlet", "iid_overlapping")]
 BY_LABEL = ["dirichlet", "papers_dirichlet", "by_class"]
 
@@ -96,7 +96,9 @@ def test_options_are_keyword_only(name: str) -> None:
     function: Callable[..., Partition] = load("partitions", name)
     parameters = list(inspect.signature(function).parameters.values())
     assert [parameter.name for parameter in parameters[:4]] == ["x", "y", "nodes", "rng"]
-    own = parameters[5:] if name == "natural" else parameters[4:]  # a fifth one is handed the data set's sites
+    own = (
+        parameters[5:] if name in ("natural", "flwr") else parameters[4:]
+    )  # a fifth one is handed the data set's sites
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in own)
 
 
@@ -105,7 +107,10 @@ def test_the_data_are_left_as_they_were(name: str, tmp_path: Path) -> None:
     x, y = data(31, 4, seed=6)
     kept = x.clone(), y.clone()
     (tmp_path / "index.json").write_text(json.dumps([[0], [1], [2]]))
-    more = {"index_file": {"path": tmp_path / "index.json"}, "natural": {"site": y % 3}}
+    if name == "flwr":
+        pytest.importorskip("flwr_datasets", reason="needs fedtangent[flwr]")
+    more: dict[str, dict[str, Any]] = {"flwr": {"site": None, "partitioner": "IidPartitioner"}}
+    more |= {"index_file": {"path": tmp_path / "index.json"}, "natural": {"site": y % 3}}
     drawn(name, x, y, 3, seed=1, **more.get(name, {}))
     assert torch.equal(x, kept[0])
     assert torch.equal(y, kept[1])

@@ -99,6 +99,9 @@ GOOD = {"round": 2, "accuracy": 0.37, "loss": 1.3, "sent_bytes": 29, "seconds": 
         ({"worst_tenth_accuracy": [0.1]}, "an object whose accuracy, mean_node_accuracy"),
         ({"loss": {}}, "an object whose loss is a number or null"),
         ({"loss": 10**400}, "an object whose loss is a number or null"),
+        ({"present": -1}, "an object whose present, links are counts or null"),
+        ({"present": 3, "links": 1.5}, "an object whose present, links are counts or null"),
+        ({"present": 3, "skipped": 1}, "an object whose skipped is true, false or null"),
         ({"multiply_adds": "7"}, "an object whose multiply_adds are a number or null, not negative or infinite"),
     ],
 )

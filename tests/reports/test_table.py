@@ -55,6 +55,21 @@ def test_a_run_that_stopped_early_is_told(run: Run) -> None:
     assert "dfedavg, seed 7: 2 of 30 rounds are done." in shown([run(seed=7, rounds=2, planned=30)])
 
 
+def test_who_was_present_is_told_where_a_record_has_it(run: Run) -> None:
+    faulty = run("ntkdfl", rounds=3)
+    for row, present, links in zip(faulty.rounds, (7, 8, 3), (12, 17, 2), strict=True):
+        row |= {"present": present, "links": links, "skipped": present < 5}
+    text = shown([run(rounds=2), faulty])
+    assert (
+        "ntkdfl: 6 of 10 nodes were present in a mean round, and 10.3 links held; 1 of 3 rounds were skipped." in text
+    )
+    assert text.count("present") == 1
+    server = run("fedavg", rounds=2)
+    for row in server.rounds:
+        row |= {"present": 9, "skipped": False}
+    assert "fedavg: 9 of 10 nodes were present in a mean round." in shown([server])
+
+
 def test_without_a_target_the_common_one_is_taken(run: Run) -> None:
     assert "Rounds to 0.6" in shown([run(accuracies=[0.63]), run("ntkdfl", accuracies=[0.71])])
 

@@ -158,6 +158,7 @@ def test_revoking_adds_to_the_lists_of_all_kits(tmp_path: Path, capsys: pytest.C
             ["start", "kits/x", "dfedavg", "--partition", "iid"],
             "`partition` must be an option of start; got an unknown",
         ),
+        (["server", "kits/x", "fedavg", "--fault", "dropout"], "`fault` must be an option of server; got an unknown"),
         (["site", "kits/x", "--rounds", "3"], "`rounds` must be an option of site; got an unknown name."),
         (["server", "kits/x", "fedavg"], "`kit` must be a folder from fedtangent provision; got kits/x"),
     ],

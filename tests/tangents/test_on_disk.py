@@ -295,18 +295,21 @@ def by_rows(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([rows(row) for row in x])
 
 
+@pytest.mark.parametrize("names", [(), ("right.weight", "right.bias")])
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("rare", [5, 1])
-def test_samples_that_use_other_parameters(rare: int, added: bool, tmp_path: Path) -> None:
-    """Than the first ones; and one among many that nothing was found on."""
+def test_samples_that_use_other_parameters(rare: int, added: bool, names: tuple[str, ...], tmp_path: Path) -> None:
+    """Than the first ones; and one among many that nothing was found on; by some of the parameters too."""
     torch.manual_seed(1)
     model, x = Experts(added).double(), inputs(14 if rare == 5 else 120)
     x[:, 0] = -x[:, 0].abs()
     x[9 : 9 + rare, 0] *= -1
-    j = by_rows(model, x)
+    w = {name: part for name, part in model.named_parameters() if name in names or not names}
+    columns = torch.cat([torch.full((part.numel(),), name in w) for name, part in model.named_parameters()])
+    j = by_rows(model, x)[..., columns]
     literal = torch.einsum("ncp,mcp->nm", j, j) / OUTPUTS
     for found in (
-        kernel(model, x, kind="trace"),
-        kernel(model, list(x.split(30)), kind="trace", out=tmp_path / "file"),
+        kernel(model, x, kind="trace", w=w),
+        kernel(model, list(x.split(30)), kind="trace", w=w, out=tmp_path / "file"),
     ):
         assert (found - literal).norm() <= 1e-10 * literal.norm()

@@ -17,10 +17,11 @@ from fedtangent.transports.memory import memory
 from fedtangent.transports.threads import Ended, OutOfStep, threads
 from tests import tiny_federation as federation
 from tests.tiny_federation import GRAPH, LONELY, ROWS, assert_close, assert_same
-from tests.transports.play import Played, play
+from tests.transports.play import BROKEN, Played, play
 
 NODES = range(len(ROWS))
 METHODS = names("methods")
+FAULTY = [name for name in METHODS if not load("methods", name)(federation.task()).traits.needs_all]
 CODED = [name for name in METHODS if load("methods", name)(federation.task()).messages]
 Play = Callable[[Transport], Any]
 
@@ -114,6 +115,28 @@ def test_channels_give_what_they_give_in_one_process(transport: str, what: str) 
     assert_same(found[:3], (state, aggregate, extras))
     assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
     assert bill.sent_bytes < run("memory", what)[3].sent_bytes
+
+
+@pytest.mark.parametrize("what", FAULTY)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_absent_nodes_and_failed_links_give_what_they_give_in_one_process_and_on_any_engine(
+    transport: str, what: str
+) -> None:
+    expected = run("memory", what, faulty=True)
+    found = run(transport, what, faulty=True)
+    assert_same(found[:3], expected[:3])
+    assert found[3].state()["sent"] == expected[3].state()["sent"]
+    assert found[3].multiply_adds == expected[3].multiply_adds
+    assert_close(run("memory", what, faulty=True, engine="vectorized")[:3], expected[:3], 1e-9)
+
+
+@pytest.mark.parametrize("what", [name for name in METHODS if name not in BROKEN])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transport: str, what: str) -> None:
+    state, aggregate, extras, bill = run("memory", what, lied=True)
+    found = run(transport, what, lied=True)
+    assert_same(found[:3], (state, aggregate, extras))
+    assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
 
 
 @pytest.mark.parametrize("what", METHODS)

@@ -92,7 +92,7 @@ def test_blocks_hold_about_as_many_rows_and_none_is_empty() -> None:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_every_method_dense_convolutional_and_coded_gives_what_one_process_gives(count: int) -> None:
+def test_every_method_dense_convolutional_coded_and_faulty_gives_what_one_process_gives(count: int) -> None:
     """Bit for bit, with the engine sequential."""
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root / "src"), str(root)])

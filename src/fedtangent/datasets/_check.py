@@ -22,7 +22,7 @@ def checked(dataset: Dataset) -> Dataset:
         ValueError: An empty split, shapes that do not match, NaN or infinity, a label outside the classes, or sites
             that are not one integer a row.
     """
-    name, x_train, y_train, x_test, y_test, classes, site_train = dataset
+    name, x_train, y_train, x_test, y_test, classes, site_train, schema = dataset
     x_train, x_test = _inputs("x_train", x_train), _inputs("x_test", x_test)
     for array, value in (("y_train", y_train), ("y_test", y_test)):
         _check_real(array, value)
@@ -44,7 +44,7 @@ def checked(dataset: Dataset) -> Dataset:
         y_train, y_test, classes = _targets(y_train, y_test, classes)
     else:
         y_train, y_test, classes = _labels(y_train, y_test, classes)
-    return Dataset(name, x_train, y_train, x_test, y_test, classes, _sites(site_train, len(y_train)))
+    return Dataset(name, x_train, y_train, x_test, y_test, classes, _sites(site_train, len(y_train)), schema)
 
 
 def _check_real(array: str, value: Any) -> None:
@@ -167,6 +167,6 @@ def _labels(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tens
         if low < 0 or high >= classes:
             raise SettingError(
                 f"`{array}` must hold labels from 0 to {classes - 1}; got {low if low < 0 else high}. "
-                "Number the classes of the training set from 0, and drop rows of other classes."
+                "Number the classes from 0, and give their number as `classes` or drop the rows of others."
             )
     return y_train, y_test, classes

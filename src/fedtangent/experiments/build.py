@@ -18,7 +18,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.deterministic import prepare
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.federation import Coding, Graph, Method, coding
+from fedtangent.federation import Coding, Graph, Method, Presence, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.memory import out_of_memory
 from fedtangent.module_state import borrowed, copied
@@ -281,7 +281,7 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
             f"`rounds` must be at least {method.schedule.cycle}, one cycle of {method.name}'s schedule; got "
             f"{experiment.rounds}. Run longer, or shorten the schedule."
         )
-    if not method.traits.neighbours:
+    if not method.traits.neighbours or method.graph is not None:
         given = {
             **({} if experiment.topology is None else {"topology": experiment.topology}),
             **experiment.topology_options,
@@ -290,7 +290,8 @@ def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
         }
         for name, value in given.items():
             raise SettingError(
-                f"`{name}` must be left out for {method.name}, whose nodes have no neighbours; "
+                f"`{name}` must be left out for {method.name}, "
+                f"{'which draws its own graphs' if method.traits.neighbours else 'whose nodes have no neighbours'}; "
                 f"got {plain(value)!r}. Drop it."
             )
     elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != nodes:
@@ -333,6 +334,24 @@ def check_channel(experiment: Experiment, method: Method) -> None:
     """Raises ValueError if the channels are wrong, or the method's messages do not support them."""
     if (made := built_coding(experiment)) is not None:
         coding.check(made, method.name, method.messages)
+
+
+def built_presence(experiment: Experiment, method: Method) -> Presence | None:
+    """Who is there in every round; None without faults.
+
+    Raises:
+        ValueError: A method that needs all nodes, or a fault's option that cannot be.
+    """
+    function = factory("fault", experiment.fault)
+    if function is None:
+        return None
+    if method.traits.needs_all:
+        raise SettingError(
+            f"`fault` must be left out for {method.name}, which {method.traits.needs_all}; got {named(function)!r}. "
+            "Drop it."
+        )
+    found: Presence = function(**experiment.resolved("fault"))
+    return found
 
 
 def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:

@@ -1,24 +1,74 @@
-"""Chain: one part of an experiment from several channels, with the options of all of them and those of the chain."""
+"""Chain: one part of an experiment from several channels, or several faults, with the options of all and its own."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.options import options
-from fedtangent.federation import Channel, Coding
+from fedtangent.experiments.parts import PARTS
+from fedtangent.federation import Channel, Coding, Fault, Presence
 from fedtangent.federation.coding import Feedback, Way
 
 Direction = Literal["all", "up", "down", "between"]
 
 
-def chained(value: Any) -> Callable[..., Coding] | None:
-    """The function that makes the channels' Coding of their options; None for none.
+def chain(
+    made: Mapping[str, Channel],
+    *,
+    messages: Sequence[str] | None = None,
+    direction: Direction = "all",
+    feedback: Feedback = "none",
+) -> Coding:
+    """The channels, one after the other.
+
+    Args:
+        made: Each by its name.
+        messages: The names of those that are coded, such as weights; none is all of the method's that bear it.
+        direction: On which way: up to the server, down from it, between neighbours, or all of them.
+        feedback: error adds to a message what the channels took of the sender's last one of that name.
+    """
+    if direction not in get_args(Direction):
+        raise SettingError(
+            f"`direction` must be one of {', '.join(get_args(Direction))}; got {direction!r}. Choose one of these."
+        )
+    if feedback not in get_args(Feedback):
+        raise SettingError(f"`feedback` must be 'none' or 'error'; got {feedback!r}. Choose one of the two.")
+    ways: tuple[Way, ...] = get_args(Way) if direction == "all" else (direction,)
+    return Coding([*made.values()], None if messages is None else tuple(messages), ways, feedback)
+
+
+def faulty(made: Mapping[str, Fault], *, quorum: float = 0.0) -> Presence:
+    """All faults together: what one takes away is away, whatever the others do.
+
+    Args:
+        made: Each by its name.
+        quorum: The share of the nodes that must be present for a round to count, from 0 to 1; in another all keep their
+            state. With 0 one present node is enough.
+    """
+    if not 0 <= quorum <= 1:
+        raise SettingError(f"`quorum` must be from 0 to 1; got {quorum}. Use 0.5 for half of the nodes.")
+    return Presence(made, quorum)
+
+
+class _Kind(NamedTuple):
+    """What a chain of a part is made of, and by which function."""
+
+    of: type
+    joined: Callable[..., Any]
+
+
+_KINDS = {"channel": _Kind(Channel, chain), "fault": _Kind(Fault, faulty)}
+
+
+def chained(value: Any, part: str = "channel") -> Callable[..., Any] | None:
+    """The function that makes one part, such as the channels' Coding, of the options of all; None for none.
 
     Args:
         value: Names or files with commas between them, or from Python also functions, several as a sequence.
+        part: channel or fault.
 
     Raises:
         ValueError: A name that is none, or one that comes twice.
@@ -26,42 +76,22 @@ def chained(value: Any) -> Callable[..., Coding] | None:
     """
     if value is None:
         return None
-    functions = [_function(name) for name in links(value)]
-    known = [options(function) for function in functions]
-    if len({_name(function) for function in functions}) < len(functions):
+    functions = [_function(name, part) for name in links(value)]
+    known = {_name(function): options(function) for function in functions}
+    if len(known) < len(functions):
         raise SettingError(
-            f"`channel` must name each once; got {', '.join(map(_name, functions))}. Leave the second out."
+            f"`{part}` must name each once; got {', '.join(map(_name, functions))}. Leave the second out."
         )
+    kind = _KINDS[part]
 
-    def chain(
-        *,
-        messages: Sequence[str] | None = None,
-        direction: Direction = "all",
-        feedback: Feedback = "none",
-        **given: Any,
-    ) -> Coding:
-        """The channels, one after the other.
+    def joined(**given: Any) -> Any:
+        made = {}
+        for function in functions:
+            name = _name(function)
+            made[name] = _checked(part, name, function(**{option: given.pop(option) for option in known[name]}))
+        return kind.joined(made, **given)
 
-        Args:
-            messages: The names of those that are coded, such as weights; none is all of the method's that bear it.
-            direction: On which way: up to the server, down from it, between neighbours, or all of them.
-            feedback: error adds to a message what the channels took of the sender's last one of that name.
-            **given: The channels' own.
-        """
-        if direction not in get_args(Direction):
-            raise SettingError(
-                f"`direction` must be one of {', '.join(get_args(Direction))}; got {direction!r}. Choose one of these."
-            )
-        if feedback not in get_args(Feedback):
-            raise SettingError(f"`feedback` must be 'none' or 'error'; got {feedback!r}. Choose one of the two.")
-        made = [
-            _checked(function, function(**{name: given[name] for name in own}))
-            for function, own in zip(functions, known, strict=True)
-        ]
-        ways: tuple[Way, ...] = get_args(Way) if direction == "all" else (direction,)
-        return Coding(made, None if messages is None else tuple(messages), ways, feedback)
-
-    return _described(chain, functions)
+    return _described(joined, functions, part)
 
 
 def links(value: Any) -> list[Any]:
@@ -73,34 +103,33 @@ def links(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
-def _described(chain: Callable[..., Coding], functions: Sequence[Callable[..., Any]]) -> Callable[..., Coding]:
+def _described(joined: Callable[..., Any], functions: Sequence[Callable[..., Any]], part: str) -> Callable[..., Any]:
     """The function with the name, the signature and the arguments' help of all."""
-    own = [*inspect.signature(chain).parameters.values()][:-1]
+    own = [*options(_KINDS[part].joined).values()]
     offered = [option for function in functions for option in options(function).values()]
-    added = {
-        option.name: inspect.Parameter(
-            option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.kind
-        )
-        for option in offered
-        if option.name not in {parameter.name for parameter in own}
-    }
-    if len(added) < len(offered):
+    every = {option.name: option for option in (*offered, *own)}
+    if len(every) < len(offered) + len(own):
         raise SettingError(
-            "`channel` must be of channels whose options have names of their own; got two alike. Rename one."
+            f"`{part}` must be of {part}s whose options have names of their own; got two alike. Rename one."
         )
-    chain.__name__ = "+".join(map(_name, functions))
-    chain.__signature__ = inspect.Signature([*added.values(), *own])  # type: ignore[attr-defined]
-    chain.__annotations__ = {**{name: p.annotation for name, p in added.items()}, **chain.__annotations__}
-    lines = [f"    {option.name}: {option.help}" for option in offered]
-    chain.__doc__ = "\n".join([inspect.getdoc(chain) or "", *lines])
-    return chain
+    joined.__name__ = "+".join(map(_name, functions))
+    joined.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.kind)
+            for name, option in every.items()
+        ]
+    )
+    joined.__annotations__ = {name: option.kind for name, option in every.items()}
+    lines = [f"    {option.name}: {option.help}" for option in every.values()]
+    joined.__doc__ = "\n".join(["All of them.", "", "Args:", *lines])
+    return joined
 
 
-def _function(name: Any) -> Callable[..., Any]:
+def _function(name: Any, part: str) -> Callable[..., Any]:
     if isinstance(name, (str, Path)):
-        return catalog.load("channels", str(name), "channel")
+        return catalog.load(PARTS[part].folder, str(name), part)
     if not callable(name):
-        raise SettingTypeError(f"`channel` must be names or functions; got {type(name).__name__}. Give a name.")
+        raise SettingTypeError(f"`{part}` must be names or functions; got {type(name).__name__}. Give a name.")
     return name  # type: ignore[no-any-return]
 
 
@@ -108,10 +137,11 @@ def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", "custom"))
 
 
-def _checked(function: Callable[..., Any], made: Any) -> Channel:
-    if not isinstance(made, Channel):
+def _checked(part: str, name: str, made: Any) -> Any:
+    kind = _KINDS[part].of
+    if not isinstance(made, kind):
         raise SettingTypeError(
-            f"`channel` must give a Channel; got {type(made).__name__} from {_name(function)}. Return "
-            "fedtangent.federation.Channel(...)."
+            f"`{part}` must give a {kind.__name__}; got {type(made).__name__} from {name}. Return "
+            f"fedtangent.federation.{kind.__name__}(...)."
         )
     return made

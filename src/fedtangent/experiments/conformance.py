@@ -10,6 +10,7 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
+from fedtangent.federation import Fault, Missing
 from fedtangent.transports.threads import threads
 
 NODES, ROUNDS = 6, 2
@@ -17,15 +18,15 @@ _TOLERANCE = 1e-9
 
 
 def check(experiment: Experiment) -> list[str]:
-    """What was tried, one line each: the method twice, by both engines, and with every node in a thread of its own.
+    """What was tried, one line each: the method twice, by both engines, with a thread a node, and with a node absent.
 
     Args:
-        experiment: What to try the method on; engine and type are chosen here.
+        experiment: What to try the method on; engine, type and faults are chosen here.
 
     Raises:
         ValueError: The method breaks one of the laws; the sentence says which.
     """
-    asked = replace(experiment, engine="sequential", dtype="float64")
+    asked = replace(experiment, engine="sequential", dtype="float64", fault=None, fault_options={})
     built = setup(asked)
     name, nodes = built.method.name, len(built.data)
     first = run(built)
@@ -42,11 +43,24 @@ def check(experiment: Experiment) -> list[str]:
     rule = f"`{name}` must leave what nodes and server hold to the verbs, each process seeing its own alone"
     apart = _tried(lambda: threads(range(nodes), lambda transport: run(setup(asked, lambda rows: transport)))[0], rule)
     _same(first, apart, 0.0, rule, "Send it by a verb.")
-    return [
+    told = [
         f"{name} gives the same record twice, on {nodes} nodes in {experiment.rounds} rounds",
         "with the engine vectorized as with sequential",
         "with every node and the server in a thread that shares nothing but messages",
     ]
+    if built.method.traits.needs_all or nodes == 1:
+        return told
+    resting = replace(asked, fault=[by_turns])
+    rule = f"`{name}` must do without an absent node"
+    first = _tried(lambda: run(setup(resting)), rule)
+    again = _tried(lambda: run(setup(replace(resting, engine="vectorized"))), rule)
+    _same(first, again, _TOLERANCE, f"{rule}, with the engine vectorized as with sequential", "Leave it to the verbs.")
+    return [*told, "with another node absent in every round"]
+
+
+def by_turns() -> Fault:
+    """Of the nodes another one is absent in every round."""
+    return Fault(lambda planned, draw: Missing(nodes=[planned.round % len(planned.rows)]))
 
 
 def _tried(play: Callable[[], Result], rule: str) -> Result:

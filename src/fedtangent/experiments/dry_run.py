@@ -3,7 +3,8 @@
 Two rounds of the method's own code, or a schedule's cycle after the first, are played by the engine of the run with two
 chunks of nodes for all that have arguments of the same shapes; the others take over the result, and the time of the
 second, which holds nothing that happens once. Message sizes depend on shapes only, so the bytes are those of the real
-rounds.
+rounds. Under faults a round is played with everybody present, and takes that in proportion to the links that hold: who
+is there in which round the seed tells beforehand.
 """
 
 import time
@@ -62,24 +63,28 @@ def dry_run(built: Setup) -> Needs:
     """
     warm_up(built.experiment.device)
     engine = _Sampling(built.engine)
-    sampled, wire = built.with_engine(engine), built.wire()
+    sampled, wire = replace(built, engine=engine, presence=None), built.wire()
     start, ledger = sampled.fleet(0, wire), wire.ledger
     data_k = start.each(list(built.data))
     state = built.method.init(start, data_k)
-    asked, chunk, before = built.experiment, 0, 0
+    asked, chunk = built.experiment, 0
+    opening = before = ledger.sent_bytes  # of the set-up, in which everybody takes part
     sent: list[int] = []
     taken: list[float] = []
     for k in range(1, min(asked.rounds, built.method.schedule.cycle + 1) + 1):
         fleet = sampled.fleet(k, wire)
         engine.begin()
         begin = time.perf_counter()
-        state, _ = built.play(fleet, state, data_k, k)
+        state, _ = sampled.play(fleet, state, data_k, k)
         taken.append(time.perf_counter() - begin + engine.saved)
         sent.append(ledger.sent_bytes - before)
         before = ledger.sent_bytes
         chunk = max(chunk, *(sum(fleet.node_bytes[node] for node in wave.nodes) for wave in fleet.waves))
     once = 1 + built.method.schedule.opening
-    again = sent[once:]
+    holding = [1.0] * asked.rounds
+    if built.presence is not None:
+        holding = [built.there(built.fleet(k, wire)).held for k in range(1, asked.rounds + 1)]
+    again, later = sent[once:], fmean(holding[once:] or holding)
     seconds = fmean(taken[once:] or taken)
     engine.begin()
     begin = time.perf_counter()
@@ -88,13 +93,13 @@ def dry_run(built: Setup) -> Needs:
     states = (3 if built.method.traits.neighbours else 2) * sum(map(_held, held(state)))
     kept = _bytes([*built.data, built.x_test, built.y_test]) + states
     return Needs(
-        sent[0],
-        sum(again) // max(1, len(again)),
-        _total(sent, once, asked.rounds),
+        opening + round(holding[0] * sent[0]),
+        int(later * sum(again)) // max(1, len(again)),
+        opening + round(_total(sent, once, holding)),
         chunk + kept,
-        seconds,
+        later * seconds,
         evaluation,
-        _total([seconds, *taken[1:]], once, asked.rounds) + asked.rounds * evaluation,
+        _total([seconds, *taken[1:]], once, holding) + asked.rounds * evaluation,
     )
 
 
@@ -126,6 +131,8 @@ def foreseen(built: Setup) -> Needs | None:
             data=[built.data[node] for node in chosen],
             tests=None if built.tests is None else [built.tests[node] for node in chosen],
             method=built_method(asked, built.task, few),
+            presence=None,
+            held=None if built.held is None else [built.held[node] for node in chosen],
         )
         needs = dry_run(part)
     except (UserError, NodeError, RuntimeError):
@@ -142,10 +149,11 @@ def foreseen(built: Setup) -> Needs | None:
     )
 
 
-def _total(rounds: list[Any], once: int, asked: int) -> Any:
-    """The sum over all rounds asked for, from those that happen once and those that come again and again."""
+def _total(rounds: Sequence[float], once: int, holding: Sequence[float]) -> float:
+    """The sum over all rounds, of those that happen once and those that come again and again, as far as each holds."""
     first, again = rounds[:once], rounds[once:]
-    return sum(first) + sum(again[k % len(again)] for k in range(asked - len(first)) if again)
+    every = [*first, *(again[k % len(again)] for k in range(len(holding) - len(first)) if again)]
+    return sum(share * one for share, one in zip(holding, every, strict=False))
 
 
 class _Sampling:

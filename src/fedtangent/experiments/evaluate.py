@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedtangent.experiments import early
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Fleet
 from fedtangent.shard import Shard, at
@@ -21,7 +22,7 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
 
     The aggregated model's accuracy is told of every class, too, unless the nodes have test rows of their own. Where
     nodes have neighbours their models are measured after one extra average, which is not billed, so that methods are
-    comparable. In a regression there is no accuracy.
+    comparable; personal models as they are. In a regression there is no accuracy.
 
     Args:
         built: The experiment.
@@ -41,12 +42,24 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     elif nodes:
         with fleet.ledger.paused():
             w_k = built.method.personal(state)
-            if fleet.graph is not None:
+            if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             right_k = fleet.map(partial(_right, built), w_k)
             each = [int(right) / len(built.y_test) for right in fleet.observe(right_k)]
         mean, worst = _mean_and_worst(sorted(each))
     return _told(accuracy, mean, worst, each) | {"class_accuracy": by_class, "loss": loss}
+
+
+def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str, Any]:
+    """The aggregated model's loss and accuracy on all rows that nodes keep back, each measured where it is."""
+    if built.held is None:
+        return {}
+    rows = sum(len(held.real) for held in built.held)
+    with fleet.ledger.paused():
+        held_k = fleet.each(list(built.held))
+        found = fleet.observe(fleet.map(partial(_scored, built), fleet.broadcast(weights), held_k))
+    accuracy = {early.ACCURACY: sum(int(right) for right, _ in found) / rows} if built.classes else {}
+    return {**accuracy, early.LOSS: sum(float(total) for _, total in found) / rows}
 
 
 def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
@@ -56,15 +69,16 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     all have, on its own rows.
     """
     assert built.tests is not None
-    rows = [len(test.real) for test in built.tests]
+    tests = [built.tests[node] for node in fleet.nodes]
+    rows = [len(test.real) for test in tests]
     with fleet.ledger.paused():
-        test_k = fleet.each(list(built.tests))
+        test_k = fleet.each(tests)
         w_k = fleet.broadcast(weights)
         found = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
         own = found
         if built.classes and built.method.personal is not None and nodes:
             w_k = built.method.personal(state)
-            if fleet.graph is not None:
+            if fleet.graph is not None and not built.method.traits.personal:
                 w_k = fleet.mix(w_k)
             own = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
     loss = sum(float(total) for _, total in found) / sum(rows)
@@ -122,11 +136,12 @@ def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor
         part = slice(start, start + BATCH)
         y, real = test.y[part], test.real[part]
         with torch.no_grad():
-            f = built.task.predict(weights, at(test.x, part))
+            f = built.predict(weights, at(test.x, part))
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
             right.append((_hits_of(f, y) & real).sum())
-    return (torch.stack(right).sum() if right else torch.tensor(0)), torch.stack(total).sum()
+    none = torch.zeros((), dtype=torch.float64, device=test.real.device)
+    return (torch.stack(right).sum() if right else none.long()), (torch.stack(total).sum() if total else none)
 
 
 def _right(built: Setup, weights: Weights) -> Tensor:
@@ -147,4 +162,4 @@ def _outputs(built: Setup, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(built.y_test), BATCH):
         part = slice(start, start + BATCH)
         with torch.no_grad():
-            yield built.task.predict(weights, at(built.x_test, part)), built.y_test[part]
+            yield built.predict(weights, at(built.x_test, part)), built.y_test[part]

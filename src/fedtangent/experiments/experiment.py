@@ -11,12 +11,14 @@ from torch import nn
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError, SettingTypeError
+from fedtangent.experiments.byzantine import completed
 from fedtangent.experiments.chain import chained
 from fedtangent.experiments.options import Option, options, resolved, unknown
-from fedtangent.experiments.parts import DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
-from fedtangent.federation import Channel, Graph, Method
+from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, DEFAULT_NODES, PARTS, found, is_host, shared
+from fedtangent.federation import Attack, Channel, Fault, Graph, Method, Rule
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
+from fedtangent.training.steps import Precision, Schedule
 from fedtangent.training.task import Augmentation
 
 # What a part may be from Python beside a function; then it has no options.
@@ -69,6 +71,29 @@ class Experiment:
         channel: What is done to the method's messages on their way, such as topk,quantize one after the other, or files
             of your own; from Python also functions; none leaves them.
         channel_options: The channels' options by name, and messages, direction and feedback.
+        fault: Who is absent and which links fail in a simulated round, such as dropout,links together, or files of
+            your own; from Python also functions; none is nobody and none.
+        fault_options: The faults' options by name, and quorum.
+        attack: What some of the nodes send in place of their messages: a name such as sign_flip, a file of your own, or
+            from Python a function; none is that all are honest. Accuracies are then of the honest nodes.
+        attack_options: The attack's options by name, and share or who.
+        rule: How messages are averaged where some may lie: a name such as trimmed_mean, a file of your own, or from
+            Python a function; none is the plain average.
+        rule_options: The rule's options by name, and groups.
+        lr_schedule: Of the learning rate of local steps over the rounds, of methods that train on batches: constant,
+            cosine or step.
+        lr_warm_up: Rounds at the beginning in which the learning rate rises evenly.
+        lr_rounds: The round in which a cosine ends; none is the last one.
+        lr_least: The share of the learning rate at which a cosine ends; none is 0.
+        lr_every: Rounds of a step of the schedule; none is 10.
+        lr_gamma: What every step of the schedule multiplies the learning rate by; none is 0.1.
+        clip: The largest L2 norm of a batch's gradient, before a method adds its own terms; none leaves it.
+        local_weight_decay: Times the weights, added to the gradient of every local step, as torch.optim has it.
+        amp: The type of the forward pass of local steps, by torch.autocast: bfloat16, or on a GPU float16, with a
+            scaled loss; none is that of the weights.
+        validation: The share of every client's rows to keep back, on which the model is measured every round.
+        early_stop: End after so many rounds in which the loss on the rows kept back was not the least so far, and keep
+            the model of the round in which it was; none runs all rounds.
         rounds: How many rounds of communication.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
@@ -104,6 +129,23 @@ class Experiment:
     gossip_weights: GossipWeights = "uniform"
     channel: str | Callable[..., Channel] | Sequence[str | Callable[..., Channel]] | None = None
     channel_options: Mapping[str, Any] = field(default_factory=dict)
+    fault: str | Callable[..., Fault] | Sequence[str | Callable[..., Fault]] | None = None
+    fault_options: Mapping[str, Any] = field(default_factory=dict)
+    attack: str | Callable[..., Attack] | None = None
+    attack_options: Mapping[str, Any] = field(default_factory=dict)
+    rule: str | Callable[..., Rule] | None = None
+    rule_options: Mapping[str, Any] = field(default_factory=dict)
+    lr_schedule: Schedule = "constant"
+    lr_warm_up: int = 0
+    lr_rounds: int | None = None
+    lr_least: float | None = None
+    lr_every: int | None = None
+    lr_gamma: float | None = None
+    clip: float | None = None
+    local_weight_decay: float = 0.0
+    amp: Precision | None = None
+    validation: float = 0.0
+    early_stop: int | None = None
     rounds: int = 30
     seed: int = 0
     engine: str | None = None
@@ -235,10 +277,13 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         value = kind.default
         if value is None and not kind.required:
             return None
-    if part == "channel":
-        return chained(value)
+    if part in CHAINS:
+        return chained(value, part)
     if isinstance(value, Path):
         value = str(value)
+    if part in ("attack", "rule") and (isinstance(value, str) or callable(value)):
+        assert kind is not None
+        return completed(part, catalog.load(kind.folder, value, part) if isinstance(value, str) else value)
     if kind is not None and isinstance(value, OWN.get(part, ())):
         return None
     if part == "partition" and _is_index_file(value) and value != "index_file":

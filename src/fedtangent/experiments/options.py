@@ -71,7 +71,7 @@ def resolved(owner: str, function: Callable[..., Any], given: Mapping[str, Any])
     for option in known.values():
         if option.default is REQUIRED and option.name not in given:
             raise SettingError(f"`{option.name}` must be given for {owner}; got nothing. {option.help}".strip())
-    return {name: given.get(name, option.default) for name, option in known.items()}
+    return {name: _placed(option, given.get(name, option.default)) for name, option in known.items()}
 
 
 def unknown(name: str, known: Mapping[str, Any], what: str) -> str:
@@ -116,6 +116,11 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
+
+
+def _placed(option: Option, value: Any) -> Any:
+    """The value, a path where the option is one: a record holds only its name."""
+    return Path(value) if isinstance(value, str) and Path in _members(option.kind) else value
 
 
 def untyped(default: Any) -> Any:

@@ -19,7 +19,7 @@ from fedtangent.experiments import atomic, lock, same
 from fedtangent.experiments.folder import MANIFEST, check_free, versions
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.setup import Setup
-from fedtangent.federation import Central, Each
+from fedtangent.federation import Central, Each, Rule
 from fedtangent.multiply_adds import Counting
 from fedtangent.shard import at
 
@@ -39,6 +39,8 @@ def manifest(built: Setup) -> dict[str, Any]:
         "machine": _machine(built),
         **({} if built.engine_reason is None else {"engine_reason": built.engine_reason}),
         "exposure": built.method.exposure,
+        **({} if built.rule is None else {"rule_sees": rule_sees(built.rule)}),
+        **({} if built.liars is None else {"liars": sorted(built.liars.nodes)}),
         "parameters": built.task.size,
         "forward_multiply_adds": _forward(built),
         "inputs": built.inputs,
@@ -47,6 +49,11 @@ def manifest(built: Setup) -> dict[str, Any]:
         "labels": _histogram(built),
         "edges": None if graph is None else [list(edge) for edge in graph.edges],
     }
+
+
+def rule_sees(rule: Rule) -> str:
+    """What a rule is given of its senders, which secure sums would hide."""
+    return "single messages" if rule.groups == 1 else f"sums over groups of {rule.groups} clients"
 
 
 def _chunks(built: Setup) -> list[list[int]]:

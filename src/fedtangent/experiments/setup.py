@@ -1,7 +1,7 @@
 """Setup: everything that an experiment's words stand for, built and checked."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from statistics import fmean
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedtangent import shard, trees
 from fedtangent.engines.sequential import sequential
+from fedtangent.experiments import early, steps
 from fedtangent.experiments.build import (
     built_augmentation,
     built_coding,
@@ -21,6 +22,7 @@ from fedtangent.experiments.build import (
     built_method,
     built_model,
     built_partition,
+    built_presence,
     built_weights,
     check_channel,
     check_compatible,
@@ -33,16 +35,18 @@ from fedtangent.experiments.build import (
 from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.fit import check_fit
+from fedtangent.experiments.liars import built_liars, built_rule
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
-from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Method, Transport, Wire
-from fedtangent.federation.values import held
+from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Presence, Rule, Transport, Wire
+from fedtangent.federation.presence import There, completed, of_all
+from fedtangent.federation.values import held as holders
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
-from fedtangent.training.task import Task
+from fedtangent.training.task import Task, Weights
 from fedtangent.transports.memory import memory
 
 OBJECTS = 2**14  # bytes of the tensors' own objects, however small, of what a node makes for itself or for a neighbour
@@ -69,6 +73,10 @@ class Setup:
         transport: How messages travel between the processes that run this; `memory` where it is one.
         tests: The test rows of every node, where each is measured on its own; None where all are measured on all.
         share: What this process holds in a real federation, where each keeps its rows and its own checkpoint.
+        presence: Who is there in a round; None where always everybody is.
+        liars: Who lies, and how; None where nobody does.
+        rule: How messages are averaged where some may lie; None for plain averages.
+        held: The rows that every node keeps back to validate on; None where they train on all.
     """
 
     experiment: Experiment
@@ -87,6 +95,10 @@ class Setup:
     transport: Transport = field(default_factory=memory)
     tests: Sequence[Shard] | None = None
     share: Share | None = None
+    presence: Presence | None = None
+    liars: Liars | None = None
+    rule: Rule | None = None
+    held: Sequence[Shard] | None = None
 
     @property
     def leads(self) -> bool:
@@ -103,6 +115,10 @@ class Setup:
         """The shape of a row's inputs, or the shapes where there are several."""
         return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
 
+    def predict(self, weights: Weights, x: Any) -> Tensor:
+        """The outputs that the aggregate's, or a node's, weights stand for."""
+        return (self.method.predict or self.task.predict)(weights, x)
+
     def graph(self, round: int) -> Graph | None:
         """The graph of a round; None for a method without neighbours."""
         if not self.method.traits.neighbours:
@@ -110,11 +126,20 @@ class Setup:
         if isinstance(self.experiment.topology, Graph):
             return self.experiment.topology
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
+        if self.method.graph is not None:
+            return self.method.graph(len(self.data), rng)
         return self._topology(len(self.data), rng)
+
+    @property
+    def graphs(self) -> Iterator[Graph]:
+        """Those of all rounds, one where it never changes; none for a method without neighbours."""
+        last = 1 if self.experiment.static or isinstance(self.experiment.topology, Graph) else self.experiment.rounds
+        return (graph for k in range(1, last + 1) if (graph := self.graph(k)) is not None)
 
     def fleet(self, round: int, wire: Wire) -> Fleet:
         """The fleet of a round; before the first one, with the first one's graph."""
         graph = self.graph(max(round, 1))
+        wire.begin(round)
         return Fleet(
             self.nodes,
             self.engine,
@@ -130,15 +155,34 @@ class Setup:
 
     def wire(self) -> Wire:
         """A new wire, on which nothing has passed."""
-        return Wire(self.transport, coding=built_coding(self.experiment))
+        return Wire(self.transport, coding=built_coding(self.experiment), liars=self.liars, rule=self.rule)
+
+    def honest(self, fleet: Fleet) -> Fleet:
+        """The fleet of those that do not lie, whom evaluation is about."""
+        if self.liars is None:
+            return fleet
+        nodes = tuple(node for node in fleet.nodes if node not in self.liars.nodes)
+        return replace(fleet, nodes=nodes, graph=fleet.graph and fleet.graph.induced(nodes))
 
     def play(self, fleet: Fleet, state: Any, data_k: Each[Shard], k: int) -> tuple[Any, dict[str, Any]]:
-        """State and what the method records after round k, every value computed."""
-        state, extra = self.method.round(replace(fleet, blind=True), state, data_k, k)
-        for part in (*held(state), *extra.values()):
+        """State and what the method records after round k, every value computed; absent nodes keep their state."""
+        present = self.there(fleet).fleet
+        if present is None:
+            return state, {}
+        new, extra = self.method.round(replace(present, blind=True), state, data_k, k)
+        for part in (*holders(new), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
-        return state, extra
+        if self.presence is None:
+            return new, extra
+        extra = {name: of_all(fleet, value) if isinstance(value, Each) else value for name, value in extra.items()}
+        return completed(present, new, state), extra
+
+    def there(self, fleet: Fleet) -> There:
+        """Who of a round's fleet is there."""
+        if self.presence is None:
+            return There(fleet, {}, 1.0)
+        return self.presence.there(fleet, [len(data.real) for data in self.data], self.method.exposure != "none")
 
     def alone(self) -> "Setup":
         """The same in one process, as it is described whatever ran it."""
@@ -151,7 +195,7 @@ class Setup:
     @property
     def description(self) -> dict[str, Any]:
         """The experiment with everything resolved, as JSON holds it."""
-        asked, talks = self.experiment, self.method.traits.neighbours
+        asked, talks = self.experiment, self.method.traits.neighbours and self.method.graph is None
         return {
             "method": asked.name,
             "options": plain(asked.resolved("method")),
@@ -173,6 +217,12 @@ class Setup:
             "static": asked.static if talks else None,
             "gossip_weights": asked.gossip_weights if talks else None,
             **_described(asked, "channel", factory("channel", asked.channel)),
+            **_described(asked, "fault", factory("fault", asked.fault)),
+            **_described(asked, "attack", factory("attack", asked.attack)),
+            **_described(asked, "rule", factory("rule", asked.rule)),
+            **steps.described(asked),
+            **({"validation": asked.validation} if asked.validation else {}),
+            **({} if asked.early_stop is None else {"early_stop": asked.early_stop}),
             "rounds": asked.rounds,
             "seed": asked.seed,
             "engine": self.engine.name,
@@ -202,6 +252,8 @@ class Setup:
             data = []
         elif self.tests is not None:
             data.append(list(self.tests))
+        if self.held is not None and self.share is None:
+            data.append(list(self.held))
         for leaf in trees.leaves([data, held]):
             leaf = leaf.detach().cpu() if leaf.layout == torch.strided else leaf.detach().cpu().to_dense()
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
@@ -253,6 +305,8 @@ def setup(
         OSError: A data set that cannot be read or written.
     """
     device, dtype = built_device(experiment), getattr(torch, experiment.dtype)
+    how = steps.built_steps(experiment)
+    early.check(experiment)
     dataset = built_dataset(experiment)
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = built_partition(experiment, dataset) if share is None else share.partition
@@ -263,13 +317,14 @@ def setup(
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
-    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs).to(device, dtype)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how).to(device, dtype)
     module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, dataset)
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
+    steps.check_taken(experiment, task, method)
     check_channel(experiment, method)
     if share is None:
         data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
@@ -277,6 +332,10 @@ def setup(
     else:
         data = share.shards(*trees.to((dataset.x_train, dataset.y_train), device, dtype))
         tests = share.tests(x_test, y_test)
+    data, held = early.kept_back(data, experiment.validation, experiment.seed)
+    liars = built_liars(experiment, method, len(data))
+    if liars is not None and (changed := liars.attack.data) is not None:
+        data = [changed(part, dataset.classes) if node in liars.nodes else part for node, part in enumerate(data)]
     built = Setup(
         experiment,
         dataset.name,
@@ -294,7 +353,11 @@ def setup(
         memory() if transport is None else transport([len(part.real) for part in data]),
         tests,
         share,
+        presence=built_presence(experiment, method),
+        liars=liars,
+        held=held,
     )
+    built = replace(built, rule=built_rule(experiment, method, built.fleet(1, built.wire()), built.graphs, liars))
     tried = data if share is None else [data[share.node or 0]]
     engine, reason = built_engine(experiment, device, task, method, tried, built.needs)
     return replace(built, engine=engine, engine_reason=reason)

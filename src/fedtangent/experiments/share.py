@@ -17,6 +17,12 @@ from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset, Partition, Shard
 
 _TYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}  # of inputs, once they are checked
+# What sites must have in common, and what to do where they have not.
+_COMMON = {
+    "inputs": "Prepare the data in the same way.",
+    "outputs": "Prepare the data in the same way.",
+    "schema": "Give all of them the same file of columns, classes or tokens.",
+}
 _STAND_IN = 8  # rows of a process without data, on which a model is tried
 
 
@@ -72,6 +78,7 @@ def profile(dataset: Dataset, key: bytes) -> dict[str, Any]:
         "inputs": trees.map(_form, dataset.x_train),
         "classes": dataset.classes,
         "outputs": None if labels else dataset.y_train.shape[1],
+        "schema": dataset.schema,
         "digest": digest.hexdigest(),
     }
 
@@ -80,15 +87,15 @@ def joined(profiles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What all sites' data have in common: the form of the inputs, and classes or outputs.
 
     Raises:
-        ValueError: A site has other inputs, or targets where others have labels.
+        ValueError: A site has other inputs, or targets where others have labels, or the same numbers mean other things.
     """
     (first, told), *others = profiles.items()
     for name, own in others:
-        for what in ("inputs", "outputs"):
+        for what, remedy in _COMMON.items():
             if own[what] != told[what]:
                 raise SettingError(
                     f"`{what}` must be the same at every site; got {told[what]} at {first} and {own[what]} at {name}. "
-                    "Prepare the data in the same way."
+                    f"{remedy}"
                 )
     return {**told, "classes": max(own["classes"] for own in profiles.values())}
 

@@ -18,7 +18,7 @@ from fedtangent import catalog
 from fedtangent.experiments.build import named
 from fedtangent.experiments.chain import links
 from fedtangent.experiments.experiment import Experiment, factory
-from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.parts import CHAINS, PARTS
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation
 
@@ -33,9 +33,10 @@ def sources(experiment: Experiment) -> dict[str, Source]:
     """Name and digest of every part that is made of code."""
     chosen = {part: getattr(experiment, part) for part in (*PARTS, "loss", "engine", "outputs")}
     chosen |= {"host": experiment.hosted, "topology": experiment.topology or PARTS["topology"].default}
-    several = links(chosen.pop("channel"))
+    several = {part: links(chosen.pop(part)) for part in CHAINS}
     found = {part: _source(part, value) for part, value in chosen.items()}
-    found |= {f"channel {i}" if i > 1 else "channel": _source("channel", one) for i, one in enumerate(several, 1)}
+    for part, ones in several.items():
+        found |= {f"{part} {i}" if i > 1 else part: _source(part, one) for i, one in enumerate(ones, 1)}
     return {part: source for part, source in found.items() if source is not None}
 
 
@@ -57,7 +58,8 @@ def _source(part: str, value: Any) -> Source | None:
             return of_file(Path(value))
         if part not in PARTS or Path(value).suffix:  # the package's own, or an index file, which holds data
             return None
-        value = catalog.load("channels", str(value)) if part == "channel" else factory(part, str(value))
+        several = part in (*CHAINS, "attack", "rule")  # which an experiment wraps
+        value = catalog.load(PARTS[part].folder, str(value)) if several else factory(part, str(value))
     if not callable(value) and not isinstance(value, (Loss, Augmentation)):  # data, which the fingerprint holds
         return None
     module = sys.modules.get(getattr(value, "__module__", ""))

@@ -6,6 +6,7 @@ from fedtangent.federation.fleet import Fleet
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
+from fedtangent.federation.lies import Attack, Liars, Lying, Told
 from fedtangent.federation.method import (
     WEIGHTS_AT_SERVER,
     WEIGHTS_BETWEEN,
@@ -18,6 +19,8 @@ from fedtangent.federation.method import (
     participants,
     rows,
 )
+from fedtangent.federation.presence import Fault, Missing, Planned, Presence
+from fedtangent.federation.rule import Given, Rule, checked
 from fedtangent.federation.transport import Tag, Transport, Wire
 from fedtangent.federation.values import ABSENT, Central, Each, Inbox
 
@@ -26,6 +29,7 @@ __all__ = [
     "SERVER",
     "WEIGHTS_AT_SERVER",
     "WEIGHTS_BETWEEN",
+    "Attack",
     "Central",
     "Channel",
     "Coded",
@@ -34,20 +38,30 @@ __all__ = [
     "Each",
     "Engine",
     "Exposure",
+    "Fault",
     "Fleet",
+    "Given",
     "Graph",
     "Inbox",
     "Ledger",
+    "Liars",
     "Link",
+    "Lying",
     "Message",
     "Method",
+    "Missing",
     "NodeError",
+    "Planned",
+    "Presence",
+    "Rule",
     "Schedule",
     "Size",
     "Tag",
+    "Told",
     "Traits",
     "Transport",
     "Wire",
+    "checked",
     "generator",
     "node_mean",
     "of_nodes",

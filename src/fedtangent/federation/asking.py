@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedtangent import many, trees
 from fedtangent.federation.ledger import Link
+from fedtangent.federation.rule import good, kind
 from fedtangent.federation.transport import Tag, Wire
 from fedtangent.federation.values import Cache, Each, Inbox, Wave
 
@@ -57,8 +58,24 @@ class Asking:
 
     def inboxes(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> list[Inbox]:
         """The answers that the wave's nodes of this process get; `bill` is what one of them takes."""
-        tag, answers, links, first = self._answers(wave, cache)
-        answers = {link: self._code(answer, link) for link, answer in answers.items()}
+        came = self._came(bill, wave, cache)
+        kept = dict(zip(came, good([*came.values()]), strict=True))
+        left = [node for node, its in kept.items() if not its]  # whose own answer tells the shapes of none
+        asked = dict(zip(wave.nodes, self._asked.pull(wave, cache), strict=True))
+        for node, own in zip(left, self._call(left, [(asked[node], *self._own[node]) for node in left]), strict=True):
+            kept[node] = [own]
+        return self._put(wave.nodes, [*kept.values()], left)
+
+    def singles(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> list[tuple[list[Any], int]]:
+        """The answers that every node of the wave gets, without those that are as absent; and how many these are."""
+        came = self._came(bill, wave, cache)
+        theirs = [its if self._neighbours(node) else [] for node, its in came.items()]
+        return [(kept, len(its) - len(kept)) for kept, its in zip(good(theirs), theirs, strict=True)]
+
+    def _came(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> dict[int, list[Any]]:
+        """All answers that the wave's nodes get; a lonely node its own."""
+        tag, honest, links, first = self._answers(wave, cache)
+        answers = self._wire.said(tag, {link: self._code(answer, link) for link, answer in honest.items()}, links)
 
         def booked(link: Link, value: Any) -> int:
             return bill(value) - self._wire.spared(value) if link[1] in first else 0
@@ -68,7 +85,7 @@ class Asking:
         for link in links:
             if link[1] in theirs:
                 theirs[link[1]].append(came[link])
-        return self._put(wave.nodes, list(theirs.values()))
+        return theirs
 
     def sums(self, wave: Wave, cache: Cache) -> list[tuple[Any, Tensor]]:
         """The sum of a node's answers, and how many of them were refused, for the wave's nodes of this process."""
@@ -77,7 +94,8 @@ class Asking:
         def bill(link: Link, value: tuple[Any, Tensor]) -> int:
             return self._wire.payload_bytes(value[0]) if link[1] in first else 0
 
-        sums = self._wire.total(tag, self._vetted(answers), self._ending_at_home(links), bill)
+        links = self._ending_at_home(links)
+        sums = self._wire.total(tag, self._vetted(tag, answers, links), links, bill)
         return [sums[i] for i in wave.nodes]
 
     def _ending_at_home(self, links: list[Link]) -> list[Link]:
@@ -104,21 +122,24 @@ class Asking:
         answers = {turned: next(replies) for link, turned in zip(links, back, strict=True) if link in came}
         return _Answers(self._answering._replace(wave=wave.number), answers, back, first)
 
-    def _vetted(self, answers: Mapping[Link, Any]) -> dict[Link, tuple[int, tuple[Any, Tensor]]]:
-        """The answers, zeros where one is not finite or to the node itself; and how many were refused, 0 or 1."""
+    def _vetted(
+        self, tag: Tag, answers: Mapping[Link, Any], links: Sequence[Link]
+    ) -> dict[Link, tuple[int, tuple[Any, Tensor]]]:
+        """The answers, zeros for a wrong one or one to the node itself; and how many were refused, 0 or 1."""
         none, one = (torch.tensor(count, device=self._device) for count in (0, 1))
+        said = self._wire.said(tag, {link: self._code(answer, link) for link, answer in answers.items()}, links)
         out = {}
-        for (link, answer), good in zip(answers.items(), many.are_finite([*answers.values()]), strict=True):
-            alone = link.source == link.target
-            kept = answer if good and not alone else trees.zeros_like(answer)
-            out[link] = (1, (self._code(kept, link), none if good or alone else one))
+        for (link, answer), fine in zip(said.items(), many.are_finite([*said.values()]), strict=True):
+            alone, fine = link.source == link.target, fine and kind(answer) == kind(answers[link])
+            kept = answer if fine and not alone else trees.zeros_like(answers[link])
+            out[link] = (1, (kept, none if fine or alone else one))
         return out
 
-    def _put(self, nodes: Sequence[int], answers: list[list[Any]]) -> list[Inbox]:
-        """Every node's answers in an Inbox."""
+    def _put(self, nodes: Sequence[int], answers: list[list[Any]], left: Sequence[int]) -> list[Inbox]:
+        """Every node's answers in an Inbox, which is empty for the lonely and those that are `left` without any."""
         real = {count: torch.ones(count, dtype=torch.bool, device=self._device) for count in {*map(len, answers)}}
         inboxes = [Inbox(joined, real[len(its)]) for joined, its in zip(many.joined(answers), answers, strict=True)]
         return [
-            inbox if self._neighbours(node) else trees.map(lambda leaf: leaf[:0], inbox)
+            inbox if self._neighbours(node) and node not in left else trees.map(lambda leaf: leaf[:0], inbox)
             for node, inbox in zip(nodes, inboxes, strict=True)
         ]

@@ -151,11 +151,19 @@ class Coding:
         notes = (self._spared.get(id(leaf)) for leaf in trees.leaves(value))
         return sum(note[1] for note in notes if note is not None)
 
+    def note_as(self, value: Any, like: Any) -> None:
+        """Lets a value take as few bytes as another that was coded, leaf by leaf: what a liar sends in its place."""
+        for leaf, other in zip(trees.leaves(value), trees.leaves(like), strict=False):
+            if (note := self._spared.get(id(other))) is not None:
+                self._note(leaf, note[1])
+
     def _noted(self, sent: Tensor) -> Tensor:
-        key = id(sent)
-        less = sent.numel() * sent.element_size() - payload_bytes(self._channels, sent)
-        self._spared[key] = weakref.ref(sent, lambda _: self._spared.pop(key, None)), less
+        self._note(sent, sent.numel() * sent.element_size() - payload_bytes(self._channels, sent))
         return sent
+
+    def _note(self, sent: Tensor, less: int) -> None:
+        key = id(sent)
+        self._spared[key] = weakref.ref(sent, lambda _: self._spared.pop(key, None)), less
 
 
 def payload_bytes(channels: Sequence[Channel], tree: Any) -> int:

@@ -15,10 +15,13 @@ server; both are opaque to the method, and only the verbs of a `Fleet` touch the
     share(x_k)                 Each T -> Each Inbox[T]    every node to its neighbours
     ask(fn, x_k, *y_k)         Each Inbox[fn(x_i, y_j)]   a question to the neighbours, and their answers back
     ask_sum(fn, x_k, *y_k)     Each of their sum          the same; none of the answers need be seen
+    ask_total(fn, x_k, *y_k)   the same, and the node's own: what a rule makes robust
     cohort(size)               a Fleet of drawn nodes     nothing; absent nodes keep their state (`merge`)
     within(scope, x_k)         the same Fleet             nothing; `map` on node i runs inside of scope(x_i)
     as_sent(x, message)        the same, as it is seen    nothing; where the sender goes on with what receivers see
 
+Where the run has a rule, `mean`, `sum`, `mix` and `ask_total` average by it, and it sees single messages. To every verb
+a message that is not finite, or of another shape than most, is as if it were absent.
 A message that has a name bears the run's channels, which change it and take fewer bytes; without them it is as it was
 (`codes(message)` tells which).
 Every process runs the same method on its own nodes, and a Central is absent where the server is not. `map` and `ask`
@@ -26,6 +29,7 @@ only describe: the values are computed, wave of nodes by wave, when a verb needs
 round never exist at once. `observe(x_k)` is for the record: what is observed must never come back into a verb.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -45,12 +49,18 @@ from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
-from fedtangent.federation.transport import Bill, Wire, nothing
+from fedtangent.federation.rule import averaged, fit, kind, totalled
+from fedtangent.federation.transport import Bill, Tag, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
 
 T = TypeVar("T")
 Held = TypeVar("Held", Each[Any], Central[Any])
+
+
+def one(x: Any) -> float:
+    """1: a message of a sum that counts like any other."""
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Fleet:
         device: Where drawn numbers are put.
         scope: What every function of `map` runs inside of; from `within`.
         blind: Whether `observe` is refused.
+        total: The number of all nodes of the federation, those that take no part in this round included; 0 stands for
+            as many as `nodes`.
     """
 
     nodes: tuple[int, ...]
@@ -84,6 +96,17 @@ class Fleet:
     device: torch.device | str = "cpu"
     scope: tuple[Callable[[Any], AbstractContextManager[Any]], Each[Any]] | None = None
     blind: bool = False
+    total: int = 0
+
+    def __post_init__(self) -> None:
+        """Counts all nodes where nobody said how many they are."""
+        if not self.total:
+            object.__setattr__(self, "total", len(self.nodes))
+
+    @property
+    def proportion(self) -> float:
+        """The share of all nodes of the federation that these are."""
+        return len(self.nodes) / self.total
 
     @cached_property
     def here(self) -> tuple[int, ...]:
@@ -131,8 +154,12 @@ class Fleet:
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
-        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked."""
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked.
+
+        A function that has `of_round`, such as that of `solvers.shuffled`, is told the round by it.
+        """
         check_each(self.nodes, *x_k)
+        fn = fn.of_round(self.round) if hasattr(fn, "of_round") else fn
         rng = Numbers(self.seed, self.round, purpose)
         drawn: dict[int, T] = {}
         for node, row in zip(self.here, self._settled(x_k), strict=True):
@@ -215,40 +242,51 @@ class Fleet:
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message, since_k)
         weights = [1.0] * len(self.nodes) if weight_k is None else many.floats(self._told(weight_k, None))
-        whole = sum(weights)
+        tag, out = self._said(x_k)
+        given = dict(zip(self.nodes, weights, strict=True))
+        good = self.nodes if self.ledger.is_paused else self._good(out)  # evaluation tells what is wrong
+        shares = {node: given[node] for node in good if 0 <= given[node] < math.inf} or given
+        whole = sum(shares.values())
         if whole == 0:
             raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
-        return self._totalled(x_k, {node: w / whole for node, w in zip(self.nodes, weights, strict=True)})
+        return self._totalled(tag, out, {node: w / whole for node, w in shares.items()}, mean=True)
 
-    def sum(self, x_k: Each[T], message: str | None = None) -> tuple[Central[T], Central[int]]:
+    def sum(
+        self, x_k: Each[T], message: str | None = None, rows: Callable[[T], Any] = one
+    ) -> tuple[Central[T], Central[int]]:
         """sum_k x_k at the server, and how many messages it refused: all that secure aggregation would show it.
 
         Refused, and no part of the sum, are messages of other shapes than most, or with a number that is not finite.
+
+        Args:
+            x_k: The values.
+            message: As of `as_sent`.
+            rows: Of how many rows of data a message is the sum, for a rule, which then sees single messages.
 
         Raises:
             ValueError: No message is left.
         """
         check_each(self.nodes, x_k)
-        x_k = self.as_sent(x_k, message)
-        values = x_k.values_at(self.here)
-        own = [(_kind(value), fine) for value, fine in zip(values, many.are_finite(values), strict=True)]
-        kinds = self._told(self.of_here(own), nothing)
-        ((usual, _),) = Counter(shape for shape, _ in kinds).most_common(1)
-        good = {node: 1 for node, kind in zip(self.nodes, kinds, strict=True) if kind == (usual, True)}
+        tag, out = self._said(self.as_sent(x_k, message))
+        good = self._good(out, one if self.wire.rule is None else rows)
         if not good:
             raise SettingError(
-                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(kinds)} in round "
+                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(self.nodes)} in round "
                 f"{self.round}. Use smaller steps, or look at the data."
             )
-        return self._totalled(x_k, good), self.server(len(kinds) - len(good))
+        return self._totalled(tag, out, good, mean=False), self.server(len(self.nodes) - len(good))
 
     def gather(
         self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes, message: str | None = None
     ) -> Central[list[T]]:
         """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
-        return Central(
-            self._to_server(self.as_sent(x_k, message), lambda link, value: bill(value) - self.wire.spared(value))
-        )
+        check_each(self.nodes, x_k)
+        tag, out = self._said(self.as_sent(x_k, message))
+        good = self.nodes if self.ledger.is_paused else self._good(out)
+        links = [Link(node, SERVER) for node in good or self.nodes]
+        out = {link: x for link, x in out.items() if link.source in good or not good}
+        came = self.wire.exchange(tag, out, links, lambda link, value: bill(value) - self.wire.spared(value))
+        return Central([came[link] for link in links] if self._serves else cast(list[T], ABSENT))
 
     def observe(self, x_k: Each[T]) -> list[T]:
         """All values, in the order of the nodes, on every process: for record and evaluation, and never billed.
@@ -266,14 +304,24 @@ class Fleet:
         """The gossip matrix times the values: every node averages with its neighbours what all of them see."""
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
-        x = dict(zip(self.here, x_k.values, strict=True))
+        x = dict(zip(self.here, x_k.values_at(self.here), strict=True))
         links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
-        came = self.wire.exchange(self.wire.tag(), {link: x[link.source] for link in links if link.source in x}, links)
-        groups = [sorted([i, *self._neighbours(i)]) for i in self.here]
-        values = [
-            [x[i] if j == i else came[Link(j, i)] for j in group] for i, group in zip(self.here, groups, strict=True)
-        ]
-        return self.of_here(many.weighted_sums(values, [self._shares[i] for i in self.here]))
+        groups = {i: sorted([i, *self._neighbours(i)]) for i in self.nodes}
+        shares = {i: dict(zip(group, self._shares[i], strict=True)) for i, group in groups.items()}
+        tag, out = self.wire.tag(), {link: x[link.source] for link in links if link.source in x}
+        known = {} if self.wire.liars is None else {Link(j, i): w for i, its in shares.items() for j, w in its.items()}
+        came = self.wire.exchange(tag, self.wire.said(tag, out, links, known), links)
+        due = [(came[Link(j, i)], x[i]) for i in self.here for j in groups[i] if j != i]
+        right = iter([True] * len(due) if self.wire.ledger.is_paused else fit(due))
+        values, weights, own = [], [], []
+        for i in self.here:
+            group = [j for j in groups[i] if j == i or next(right)]
+            weights.append(self._present([shares[i][j] for j in group], group.index(i), len(groups[i])))
+            values.append([x[i] if j == i else came[Link(j, i)] for j in group])
+            own.append(group.index(i))
+        if (rule := self.wire.rule) is not None:
+            return self.of_here([averaged(rule, *its) for its in zip(values, weights, own, strict=True)])
+        return self.of_here(many.weighted_sums(values, weights))
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
         """The neighbours' values, in the slots of an Inbox."""
@@ -320,7 +368,11 @@ class Fleet:
         message: str | None,
     ) -> Asking:
         check_each(self.nodes, x_k, *y_k)
-        self._require_graph()
+        if self._require_graph().directed:
+            raise SettingError(
+                f"`topology` must be undirected for {self.method or 'this method'}, whose nodes answer one another; "
+                "got a directed one. Choose another, such as 'regular'."
+            )
         own = dict(zip(self.here, self._settled(y_k), strict=True))
 
         coding = self.wire.channels(message, "between")
@@ -332,6 +384,43 @@ class Fleet:
 
         call = partial(self._call, fn)
         return Asking(self.wire, self.nodes, self._neighbours, call, x_k, own, code, self.device, self.round)
+
+    def ask_total(
+        self,
+        fn: Callable[..., T],
+        x_k: Each[Any],
+        *y_k: Each[Any],
+        message: str | None = None,
+        rows: Callable[[T], Any] = one,
+    ) -> Each[tuple[T, Tensor]]:
+        """fn(x_i, *y_i) and the sum of what `ask_sum` brings, and how many answers were refused.
+
+        Args:
+            fn: As of `ask`.
+            x_k: The questions.
+            y_k: What the answering node holds.
+            message: As of `ask`.
+            rows: Of how many rows of data an answer is the sum, for a rule, which then sees every answer by itself.
+        """
+        own_k = self.map(fn, x_k, *y_k)
+        rule = self.wire.rule
+        if rule is None:
+            near_k = self.ask_sum(fn, x_k, *y_k, message=message)
+            return self.map(_with_own, own_k, near_k)
+        asking = self._asking(fn, x_k, y_k, message)
+
+        def pull(wave: Wave, cache: Cache) -> list[tuple[Any, Tensor]]:
+            found = []
+            singles = asking.singles(trees.payload_bytes, wave, cache)
+            for own, (answers, refused) in zip(own_k.pull(wave, cache), singles, strict=True):
+                counts = [float(rows(value)) for value in (own, *answers)]
+                its = [(x, n) for x, n in zip(answers, counts[1:], strict=True) if 0 < n < math.inf]
+                values, given = [own, *(x for x, _ in its)], [counts[0], *(n for _, n in its)]
+                lost = torch.tensor(refused + len(answers) - len(its), device=self.device)
+                found.append((totalled(rule, values, given, 0) if counts[0] > 0 else own, lost))
+            return found
+
+        return Each(self, pull)
 
     def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
         """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""
@@ -374,12 +463,64 @@ class Fleet:
         """All values, by way of the server, on every process."""
         return self.wire.tell(self._to_server(x_k, bill))
 
-    def _totalled(self, x_k: Each[T], weights: Mapping[int, float]) -> Central[T]:
-        """The sum of weight times value over the nodes that have a weight, at the server."""
-        own = dict(zip(self.here, x_k.values_at(self.here), strict=True))
-        out = {Link(node, SERVER): (weights[node], x) for node, x in own.items() if node in weights}
-        sums = self.wire.total(self.wire.tag(), out, [Link(node, SERVER) for node in weights])
-        return Central(sums[SERVER] if self._serves else cast(T, ABSENT))
+    def _said(self, x_k: Each[Any]) -> tuple[Tag, Mapping[Link, Any]]:
+        """The tag of a verb, and what the nodes of this process send the server in it."""
+        tag, values = self.wire.tag(), x_k.values_at(self.here)
+        out = {Link(node, SERVER): x for node, x in zip(self.here, values, strict=True)}
+        return tag, self.wire.said(tag, out, [Link(node, SERVER) for node in self.nodes])
+
+    def _good(self, out: Mapping[Link, Any], rows: Callable[[Any], Any] = one) -> dict[int, float]:
+        """The nodes whose messages are finite and of the form of most, and of how many rows each is the sum."""
+        values = [out[Link(node, SERVER)] for node in self.here]
+        finite = many.are_finite(values) if values else []
+        own = [(kind(x), fine, float(rows(x)) if fine else 0.0) for x, fine in zip(values, finite, strict=True)]
+        told = self._told(self.of_here(own), nothing)
+        ((usual, _),) = Counter(form for form, _, _ in told).most_common(1)
+        kinds = zip(self.nodes, told, strict=True)
+        return {node: count for node, (form, fine, count) in kinds if fine and form == usual and 0 < count < math.inf}
+
+    def _present(self, shares: list[float], own: int, whole: int) -> list[float]:
+        """The weights of those that are left of a neighbourhood: what is lost is everybody's, or the node's own."""
+        if len(shares) == whole:
+            return shares
+        if self.gossip_weights == "uniform":
+            return [1 / len(shares)] * len(shares)
+        return [share + (1 - sum(shares) if place == own else 0) for place, share in enumerate(shares)]
+
+    def _totalled(self, tag: Tag, out: Mapping[Link, Any], weights: Mapping[int, float], mean: bool) -> Central[Any]:
+        """At the server the mean by these weights of the nodes that have one, or their sum; or a rule's.
+
+        Args:
+            tag: Of the verb.
+            out: What the nodes of this process send.
+            weights: Of a mean; of a sum the rows of every message, which only a rule asks for.
+            mean: Which of the two.
+        """
+        rule = self.wire.rule
+        if rule is None or rule.groups > 1:
+            groups = [[*weights]] if rule is None else self._groups([*weights], rule.groups)
+            wholes = [sum(weights[node] for node in group) for group in groups]
+            values = []
+            for number, (group, whole) in enumerate(zip(groups, wholes, strict=True)):
+                scaled = {node: weights[node] / whole if mean else 1 for node in group}
+                own = {link: (scaled[link.source], x) for link, x in out.items() if link.source in scaled}
+                links = [Link(node, SERVER) for node in group]
+                values.append(self.wire.total(tag._replace(wave=number), own, links).get(SERVER, ABSENT))
+            if rule is None:
+                return Central(values[0])
+        else:
+            links = [Link(node, SERVER) for node in weights]
+            wholes = list(weights.values())
+            came = self.wire.exchange(tag, {link: x for link, x in out.items() if link.source in weights}, links)
+            values = [came.get(link, ABSENT) for link in links]
+        combined = averaged if mean else totalled
+        return Central(combined(rule, values, wholes, None) if self._serves else cast(Any, ABSENT))
+
+    def _groups(self, nodes: Sequence[int], size: int) -> list[list[int]]:
+        """The nodes in drawn groups of this size, one or more larger where they do not divide."""
+        drawn = [nodes[i] for i in self.rng("groups").permutation(len(nodes))]
+        count = max(len(nodes) // size, 1)
+        return [sorted(drawn[number::count]) for number in range(count)]
 
     def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
         return _rows([x.values_at(self.here) for x in x_k], len(self.here))
@@ -399,11 +540,10 @@ class Fleet:
         return self._require_graph().shares(self.gossip_weights)
 
 
+def _with_own(own: Any, near: tuple[Any, Tensor]) -> tuple[Any, Tensor]:
+    return trees.add(own, near[0]), near[1]
+
+
 def _rows(columns: Sequence[list[Any]], count: int) -> list[tuple[Any, ...]]:
     """The arguments of every node's call."""
     return list(zip(*columns, strict=True)) if columns else [()] * count
-
-
-def _kind(x: Any) -> str:
-    """The shapes and types of a message."""
-    return str(trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), x))

@@ -1,8 +1,8 @@
-"""An undirected graph of nodes: who talks to whom, and with which gossip weights."""
+"""A graph of nodes: who talks to whom, and with which gossip weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -17,33 +17,46 @@ GossipWeights = Literal["uniform", "metropolis"]
 
 @dataclass(frozen=True, init=False)
 class Graph:
-    """An undirected graph on the nodes 0, 1, ..., `nodes` - 1; it never changes.
+    """A graph on the nodes 0, 1, ..., `nodes` - 1; it never changes.
 
     Attributes:
-        edges: The sorted pairs (i, j) with i < j, each once.
+        edges: The sorted pairs (i, j), each once: with i < j, or where it is directed, each meaning that i sends to j.
         nodes: The number of nodes, those without an edge included.
+        directed: Whether a node may send to another from which it gets nothing.
+        planned: The degrees that metropolis weights come from, where edges are missing; None where none are.
     """
 
     edges: tuple[tuple[int, int], ...]
     nodes: int
+    directed: bool = False
+    planned: tuple[int, ...] | None = None
 
-    def __init__(self, edges: Iterable[tuple[int, int]], nodes: int) -> None:
-        """The graph of these edges; direction and repetition of an edge do not matter.
+    def __init__(
+        self,
+        edges: Iterable[tuple[int, int]],
+        nodes: int,
+        directed: bool = False,
+        planned: tuple[int, ...] | None = None,
+    ) -> None:
+        """The graph of these edges; repetition of an edge does not matter, nor direction unless it is `directed`.
 
         Raises:
             ValueError: No node, an edge from a node to itself, or an edge to a node that does not exist.
         """
         if nodes < 1:
             raise SettingError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
-        pairs = sorted({(int(min(edge)), int(max(edge))) for edge in edges})
-        for low, high in pairs:
-            if low == high or low < 0 or high >= nodes:
+        ends = ((int(i), int(j)) for i, j in edges)
+        pairs = sorted({(i, j) if directed else (min(i, j), max(i, j)) for i, j in ends})
+        for i, j in pairs:
+            if i == j or min(i, j) < 0 or max(i, j) >= nodes:
                 raise SettingError(
-                    f"`edges` must join two different nodes from 0 to {nodes - 1}; got ({low}, {high}). "
+                    f"`edges` must join two different nodes from 0 to {nodes - 1}; got ({i}, {j}). "
                     "Remove or renumber this edge."
                 )
         object.__setattr__(self, "edges", tuple(pairs))
         object.__setattr__(self, "nodes", int(nodes))
+        object.__setattr__(self, "directed", directed)
+        object.__setattr__(self, "planned", planned)
 
     @classmethod
     def from_networkx(cls, g: nx.Graph) -> Graph:
@@ -53,12 +66,17 @@ class Graph:
 
     @cached_property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:
-        """The sorted neighbours of each node, without the node itself."""
+        """The sorted neighbours of each node, without the node itself: those that it hears."""
         found: list[list[int]] = [[] for _ in range(self.nodes)]
-        for low, high in self.edges:
-            found[low].append(high)
-            found[high].append(low)
+        for i, j in self.edges:
+            found[j].append(i)
+            if not self.directed:
+                found[i].append(j)
         return tuple(tuple(sorted(ids)) for ids in found)
+
+    def receivers(self, node: int) -> tuple[int, ...]:
+        """The sorted nodes that a node sends to."""
+        return tuple(j for i, j in self.edges if i == node) if self.directed else self.neighbours[node]
 
     def degree(self, node: int) -> int:
         """The number of a node's neighbours."""
@@ -66,8 +84,8 @@ class Graph:
 
     @property
     def connected(self) -> bool:
-        """Whether a path joins every pair of nodes."""
-        return cast(bool, nx.is_connected(self.networkx()))
+        """Whether a path joins every pair of nodes, whatever the direction of its edges."""
+        return cast(bool, nx.is_connected(self.networkx().to_undirected()))
 
     def shares(self, weights: GossipWeights) -> list[list[float]]:
         """Every node's row of `gossip` without the zeros: its neighbourhood's weights, i included, in node order.
@@ -77,9 +95,13 @@ class Graph:
         """
         if weights not in ("uniform", "metropolis"):
             raise SettingError(f"`weights` must be 'uniform' or 'metropolis'; got {weights!r}. Choose one of the two.")
+        if self.directed and weights != "uniform":
+            raise SettingError(
+                f"`weights` must be 'uniform' for a directed graph; got {weights!r}. Choose it, or another graph."
+            )
         if weights == "uniform":
             return [[1 / (1 + len(ids))] * (1 + len(ids)) for ids in self.neighbours]
-        degrees = np.array([len(ids) for ids in self.neighbours], dtype=np.float64)
+        degrees = np.array(self.planned or [len(ids) for ids in self.neighbours], dtype=np.float64)
         found, row = [], np.zeros(self.nodes)
         for i, ids in enumerate(self.neighbours):
             group = sorted([i, *ids])
@@ -118,10 +140,24 @@ class Graph:
             raise SettingError(
                 f"`nodes` must be from 0 to {self.nodes - 1}; got {strange[0]}. Choose among the graph's nodes."
             )
-        return Graph((edge for edge in self.edges if kept.issuperset(edge)), self.nodes)
+        return Graph((edge for edge in self.edges if kept.issuperset(edge)), self.nodes, self.directed)
+
+    def without(self, nodes: Collection[int], edges: Collection[tuple[int, int]]) -> Graph:
+        """The graph without the edges of some nodes, and without some others, for one round.
+
+        What a missing neighbour would have weighed goes to those that are there: with `uniform` to all alike, with
+        `metropolis` to the node itself, so that the gossip matrix stays symmetric and doubly stochastic.
+
+        Args:
+            nodes: Who is absent.
+            edges: As pairs (i, j), i < j.
+        """
+        absent, failed = frozenset(nodes), frozenset(edges)
+        kept = [edge for edge in self.edges if failed.isdisjoint((edge, edge[::-1])) and absent.isdisjoint(edge)]
+        return Graph(kept, self.nodes, self.directed, self.planned or tuple(map(len, self.neighbours)))
 
     def networkx(self) -> nx.Graph:
         """The graph as a new networkx graph."""
-        g = nx.empty_graph(self.nodes)
+        g = nx.empty_graph(self.nodes, nx.DiGraph if self.directed else nx.Graph)
         g.add_edges_from(self.edges)
         return g

@@ -20,7 +20,8 @@ def collected(fleet: Fleet, state: Any) -> Any:
     def whole(part: Each[Any] | Central[Any]) -> Any:
         if isinstance(part, Central):
             return part
-        gathered = replace(fleet, nodes=part.nodes).gather(part, bill=lambda value: 0)
+        with fleet.ledger.paused():
+            gathered = replace(fleet, nodes=part.nodes).gather(part)
         return (
             Each(Holders(part.nodes), dict(zip(part.nodes, gathered.value, strict=True))) if gathered.is_here else part
         )

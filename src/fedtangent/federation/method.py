@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from fedtangent.errors import SettingError
 from fedtangent.federation.coding import Message
 from fedtangent.federation.fleet import Fleet
+from fedtangent.federation.graph import Graph
 from fedtangent.federation.values import Central, Each
 from fedtangent.shard import Shard
 
@@ -28,11 +30,20 @@ class Traits(NamedTuple):
             must not change by chance, and augmentation has no place.
         averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
+        gossips: It averages weights between neighbours and supports partial updates: its state's `w_k` are the nodes'
+            weights, whose coordinates are updated independently, by local training and `mix` alone.
+        personal: Its nodes' models are meant to differ, and are measured as they are.
+        needs_all: Why no node may be absent, to follow "which"; empty where nodes may be.
+        unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
     neighbours: bool = False
     tangent: bool = False
     averages: bool = False
+    gossips: bool = False
+    personal: bool = False
+    needs_all: str = ""
+    unaveraged: bool = False
 
 
 class Schedule(NamedTuple):
@@ -73,6 +84,9 @@ class Method(NamedTuple):
         coded_bytes: The same where channels change its messages, where that is more.
         schedule: Of its rounds, where they are not all alike.
         messages: Those that bear channels, by the name that the verbs are given.
+        graph: (nodes, rng) -> the graph of a round, of a method that draws its own and takes no topology.
+        predict: (w, x) -> the aggregate's outputs, where they are not the model's at these weights; `aggregate` may
+            then give more than weights, under names of the method's own.
     """
 
     name: str
@@ -87,6 +101,8 @@ class Method(NamedTuple):
     coded_bytes: Callable[[int, int], int] | None = None
     schedule: Schedule = Schedule()
     messages: Mapping[str, Message] = MappingProxyType({})
+    graph: Callable[[int, np.random.Generator], Graph] | None = None
+    predict: Callable[[dict[str, Tensor], Any], Tensor] | None = None
 
 
 def rows(data: Shard) -> Tensor:
@@ -95,11 +111,11 @@ def rows(data: Shard) -> Tensor:
 
 
 def participants(participation: float) -> Callable[[Fleet], Fleet]:
-    """Of a round's fleet, max(C K, 1) drawn nodes; C is the share that takes part."""
+    """Of a round's fleet, max(C K, 1) drawn nodes, all of them where fewer are present; C is the share of all K."""
     if not 0 < participation <= 1:
         raise SettingError(f"`participation` must be in (0, 1]; got {participation}. Use 1 for all clients.")
     # 0.29 of 100 is 28.99...
-    return lambda fleet: fleet.cohort(max(int(participation * len(fleet.nodes) + 1e-9), 1))
+    return lambda fleet: fleet.cohort(min(max(int(participation * fleet.total + 1e-9), 1), len(fleet.nodes)))
 
 
 def node_mean(aggregation: str) -> Callable[[Fleet, Any, Each[Shard]], Central[Any]]:

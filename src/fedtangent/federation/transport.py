@@ -1,12 +1,15 @@
 """The protocol of communication: how messages reach the nodes of other processes; and where all of them pass."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent import trees
 from fedtangent.federation.cache import Cache
 from fedtangent.federation.coding import Coding, Way
 from fedtangent.federation.ledger import SERVER, Ledger, Link
+from fedtangent.federation.lies import Liars
+from fedtangent.federation.rule import Rule
 
 T = TypeVar("T")
 
@@ -77,12 +80,54 @@ class Wire:
         transport: What brings it to its receiver.
         ledger: The bill.
         coding: What channels make of messages; None where there are none.
+        liars: Who lies, and how; None where nobody does.
+        rule: How messages are averaged in place of a plain mean; None for that.
     """
 
-    def __init__(self, transport: Transport, ledger: Ledger | None = None, coding: Coding | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        ledger: Ledger | None = None,
+        coding: Coding | None = None,
+        liars: Liars | None = None,
+        rule: Rule | None = None,
+    ) -> None:
         self.transport, self.ledger, self.coding = transport, Ledger() if ledger is None else ledger, coding
+        self.liars, self._rule = liars, rule
         self.cache = Cache()
         self._verbs = 0
+        self._begun = 0, 0  # the round, and how many verbs there were before it
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule; none for evaluation, of which nothing is booked."""
+        return None if self.ledger.is_paused else self._rule
+
+    def begin(self, round: int) -> None:
+        """A round begins: what liars draw is keyed by it."""
+        self._begun = round, self._verbs
+
+    def said(
+        self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link], weights: Mapping[Link, float] | None = None
+    ) -> Mapping[Link, Any]:
+        """What nodes send, liars' lies in place of their messages; nobody lies to evaluation.
+
+        Args:
+            tag: As of `exchange`.
+            out: What they would send.
+            links: As of `exchange`.
+            weights: Of the messages in their receivers' averages, where neighbours average.
+        """
+        if self.liars is None or self.ledger.is_paused:
+            return out
+        overhear = partial(self.transport.exchange, tag._replace(leg=2))
+        round, before = self._begun
+        found = self.liars.said((round, tag.verb - before), out, links, overhear, weights)
+        if self.coding is not None:
+            for link, value in found.items():
+                if value is not out[link]:
+                    self.coding.note_as(value, out[link])
+        return found
 
     def channels(self, message: str | None, way: Way) -> Coding | None:
         """What changes messages of this name on their way; None where nothing does."""

@@ -22,6 +22,7 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import slices, triangles
+from fedtangent.tangent_steps.last_layer import last_layer
 from fedtangent.task import Task, Weights
 from fedtangent.training import losses
 
@@ -64,7 +65,7 @@ def afl(task: Task, *, ridge: float = 1.0, guard: bool = True) -> Method:
     """
     if not ridge >= 0:
         raise SettingError(f"`ridge` must not be negative; got {ridge}. Use 1.")
-    name, layer = _last(task)
+    name, layer = last_layer(task)
     features = layer.in_features + (layer.bias is not None)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
@@ -115,25 +116,9 @@ def afl(task: Task, *, ridge: float = 1.0, guard: bool = True) -> Method:
         init,
         round,
         "aggregate" if guard else "kernel",
-        Traits(),
+        Traits(needs_all="asks every node once, in round 1"),
         messages={"weights": Message(("down",), lasting=True), "sums": Message(("up",))},
     )
-
-
-def _last(task: Task) -> tuple[str, nn.Linear]:
-    """The last linear layer, and the prefix of its parameters' names; raises one sentence where it cannot be fitted."""
-    found = [(name, part) for name, part in task.model.named_modules() if isinstance(part, nn.Linear)]
-    if not found:
-        raise SettingError("`model` must end in a linear layer; got none. Use another method, such as fedkfac.")
-    name, layer = found[-1]
-    prefix = f"{name}." if name else ""
-    missing = {f"{prefix}{own}" for own, _ in layer.named_parameters()} - {*task.w_0}
-    if missing:
-        raise SettingError(
-            f"`model` must have a last linear layer that is trained and of its own; got {', '.join(sorted(missing))} "
-            "frozen or tied. Let it require gradients."
-        )
-    return prefix, layer
 
 
 def _called(task: Task, layer: nn.Linear, w: Weights, x: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,8 @@ needs nothing but sums over all of them.
     at last  w   <- 1/K sum_k w_k                      or weighted by n_k
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,9 +29,9 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers, Inputs
-from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, chosen
-from fedtangent.tangent_steps.step import Score, nothing_found, summed_loss
+from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
+from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
+from fedtangent.tangent_steps.step import Score, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
 
 
@@ -94,7 +95,7 @@ def dfedkfac(
         a_k = fleet.map(node.inputs, data_k)
         fewest_k = _fewest(fleet, fleet.map(node.sizes, data_k), inputs) if guard else fleet.everywhere(torch.tensor(0))
         if inputs == "shared":
-            a_k = fleet.broadcast(fleet.sum(a_k)[0])
+            a_k = fleet.broadcast(fleet.sum(a_k, rows=rows_of_inputs)[0])
         return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
@@ -102,20 +103,21 @@ def dfedkfac(
         v_k = fleet.mix(state.v_k, "displacements") if momentum else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
-            a_k = _together(fleet, lambda _, a: a, fleet.everywhere(()), a_k)
-        near_k = fleet.ask_sum(node.moments, mean_k, data_k, message="moments")
-        total_k = fleet.map(_with_own, fleet.map(node.moments, mean_k, data_k), near_k)
+            a_k = _total(fleet, fleet.ask_total(lambda _, a: a, fleet.everywhere(()), a_k, rows=rows_of_inputs))
+        found_k = fleet.ask_total(node.moments, mean_k, data_k, message="moments", rows=rows_of_moments)
+        total_k = _total(fleet, found_k)
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
         basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k), "directions")
         asked_k = mean_k.zip(basis_k)
-        q_k = _together(fleet, along, asked_k, data_k)
+        q_k = _total(fleet, fleet.ask_total(along, asked_k, data_k, rows=rows_of_curvature))
         c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
         if span.tries > 1:
-            loss_k = fleet.map(summed_loss, _together(fleet, losses, asked_k.zip(c_k), data_k))
+            scores_k = fleet.ask_total(losses, asked_k.zip(c_k), data_k, rows=partial(rows_of_losses, task))
+            loss_k = fleet.map(summed_loss, _total(fleet, scores_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
-        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, near_k).unzip(4)
+        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, found_k).unzip(4)
         return state._replace(w_k=w_k, v_k=v_k), {
             "choice": choice_k,
             "refused": refused_k,
@@ -133,11 +135,11 @@ def dfedkfac(
         return node.losses(mean, basis, c, data)
 
     def best(
-        asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, near: tuple[Moments, Tensor]
+        asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, found: tuple[Moments, Tensor]
     ) -> tuple[Weights, Weights, Tensor, Tensor]:
         mean, basis = asked
         w, choice = chosen(mean, basis, c, loss)
-        return w, trees.subtract(w, mean) if momentum else {}, choice, near[1]
+        return w, trees.subtract(w, mean) if momentum else {}, choice, found[1]
 
     return Method(
         "dfedkfac",
@@ -157,13 +159,13 @@ def dfedkfac(
     )
 
 
-def _together(fleet: Fleet, fn: Callable[..., Any], x_k: Each[Any], *y_k: Each[Any]) -> Each[Any]:
-    """The sum over a neighbourhood of what its nodes make of a question."""
-    return fleet.map(_with_own, fleet.map(fn, x_k, *y_k), fleet.ask_sum(fn, x_k, *y_k))
+def _total(fleet: Fleet, found_k: Each[tuple[Any, Tensor]]) -> Each[Any]:
+    """The sums over the neighbourhoods, without how many answers were refused."""
+    return fleet.map(_first, found_k)
 
 
-def _with_own(own: Any, near: tuple[Any, Tensor]) -> Any:
-    return trees.add(own, near[0])
+def _first(found: tuple[Any, Tensor]) -> Any:
+    return found[0]
 
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:

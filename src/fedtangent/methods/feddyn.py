@@ -76,9 +76,8 @@ def feddyn(
         w_k = clients.broadcast(w)
         batches_k = clients.draw(draw, data_k, purpose="batches")
         z_k, g_k = clients.map(train, w_k, state.g_k, data_k, batches_k).unzip(2)
-        share = len(clients.nodes) / len(fleet.nodes)
         mean = clients.mean(z_k, message="weights", since_k=w_k)
-        w, h = fleet.at_server(lambda mean, w, h: step(mean, w, h, share), mean, w, state.h).unzip(2)
+        w, h = fleet.at_server(lambda mean, w, h: step(mean, w, h, clients.proportion), mean, w, state.h).unzip(2)
         return State(w, h, fleet.merge(g_k, state.g_k)), {}
 
     def train(w: Weights, g: Weights, data: Shard, batches: Batches) -> tuple[Weights, Weights]:

@@ -30,9 +30,9 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits, disclosure, participants, rows
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers
-from fedtangent.tangent_steps.kfac import Moments
-from fedtangent.tangent_steps.span import Curvature, Span, chosen
-from fedtangent.tangent_steps.step import Score, held_out, nothing_found, summed_loss
+from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
+from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
+from fedtangent.tangent_steps.step import Score, held_out, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
 from fedtangent.training import labels
 
@@ -103,8 +103,8 @@ def fedkfac(
         if guard:
             fewest = fleet.at_server(_first_check, fleet.gather(fleet.map(client.sizes, data_k)))
         if balance > 1:
-            everywhere, _ = fleet.sum(fleet.map(client.labels, data_k))
-        sums, _ = fleet.sum(fleet.map(client.inputs, data_k))
+            everywhere, _ = fleet.sum(fleet.map(client.labels, data_k), rows=torch.sum)
+        sums, _ = fleet.sum(fleet.map(client.inputs, data_k), rows=rows_of_inputs)
         a = fleet.at_server(lambda sums: {key: part / sums[1] for key, part in sums[0].items()}, sums)
         return State(fleet.server(task.w_0), fleet.server(trees.zeros_like(task.w_0)), a, fewest, everywhere)
 
@@ -117,15 +117,16 @@ def fedkfac(
             clients.at_server(_check, clients.gather(clients.map(rows, fit_k)), state.fewest)
         by_class = state.labels
         if balance > 1:
-            here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)))
+            here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)), rows=torch.sum)
             by_class = fleet.at_server(partial(labels.weights, most=balance), state.labels, here)
         w_k, by_class_k = clients.broadcast(state.w, "weights"), clients.broadcast(by_class)
-        total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k), "moments")
+        total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k), "moments", rows_of_moments)
         basis = clients.as_sent(fleet.at_server(span.basis, total, state.a, state.v), "directions")
         basis_k = clients.broadcast(basis)
-        q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k))
+        q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k), rows=rows_of_curvature)
         c = fleet.at_server(span.combinations, total, basis, q)
-        loss, _ = clients.sum(clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k))
+        loss_k = clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k)
+        loss, _ = clients.sum(loss_k, rows=partial(rows_of_losses, task))
         w, v, choice = fleet.at_server(best, state.w, basis, c, loss).unzip(3)
         return state._replace(w=w, v=v), {
             "choice": choice,

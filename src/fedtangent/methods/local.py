@@ -42,4 +42,4 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return fleet.mean(state.w_k)
 
-    return Method("local", init, round, "none", Traits(), aggregate, of_nodes)
+    return Method("local", init, round, "none", Traits(unaveraged=True), aggregate, of_nodes)

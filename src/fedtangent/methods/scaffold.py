@@ -75,15 +75,14 @@ def scaffold(
         weight_k = clients.map(rows, data_k) if aggregation == "weighted" else None
         dw, dc = clients.mean(moves_k, weight_k, "moves").unzip(2)
         w = fleet.at_server(lambda w, dw: trees.add_scaled(w, dw, server_lr), w, dw)
-        share = len(clients.nodes) / len(fleet.nodes)
-        c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, share), c, dc)
+        c = fleet.at_server(lambda c, dc: trees.add_scaled(c, dc, clients.proportion), c, dc)
         return State(w, c, fleet.merge(c_k, state.c_k)), {}
 
     def train(
         w: Weights, c: Weights, c_k: Weights, data: Shard, batches: Batches
     ) -> tuple[tuple[Weights, Weights], Weights]:
         dw = trees.subtract(solve(w, data, batches, trees.subtract(c, c_k)), w)
-        dc = trees.map(lambda dw, c: -dw / batches.real.sum() / lr - c, dw, c)
+        dc = trees.map(lambda dw, c: -dw / solvers.travelled(task, batches) / lr - c, dw, c)
         return (dw, dc), trees.add(c_k, dc)
 
     down = Message(("down",), lasting=True)

@@ -24,7 +24,7 @@ def natural(x: Tensor, y: Tensor, nodes: int | None, rng: np.random.Generator, s
     if site is None:
         raise SettingError(
             "`dataset` must say which site each row comes from, in `site_train`, for the partition natural; got one "
-            "without sites. Use heart_disease or an .npz file with the array site_train."
+            "without sites. Use heart_disease, an .npz file with the array site_train, or --site of a table."
         )
     numbers = torch.unique(site)
     if nodes is not None and nodes != len(numbers):

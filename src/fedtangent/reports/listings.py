@@ -42,7 +42,13 @@ def settings(group: Group) -> str:
     seeds = ", ".join(str(record.experiment.get("seed")) for record in group.records)
     manifest = group.records[0].manifest
     pairs: dict[str, Any] = flat({**group.experiment, "seed": seeds})
-    pairs |= flat({key: manifest[key] for key in ("exposure", "machine", "versions", "threads") if key in manifest})
+    pairs |= flat(
+        {
+            key: manifest[key]
+            for key in ("exposure", "rule_sees", "liars", "machine", "versions", "threads")
+            if key in manifest
+        }
+    )
     pairs["folder"] = ", ".join(record.folder.name for record in group.records)
     rows = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(plain(v))}</td></tr>' for k, v in pairs.items())
     return _folded(group.label, "Settings", f'<table class="pairs"><tbody>{rows}</tbody></table>')

@@ -34,7 +34,8 @@ def rounds(built: Setup) -> Iterator[Callable[[dict[str, Any]], None]]:
     def words(entry: dict[str, Any]) -> str:
         key = "accuracy" if built.classes else "loss"
         value = "-" if entry[key] is None else f"{entry[key]:.4f}"
-        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}"
+        there = f"  {entry['present']} present" if "present" in entry else ""
+        return f"round {entry['round']}/{rounds}  {key} {value}  {statistics.bytes_text(entry['sent_bytes'])}{there}"
 
     if not console.is_terminal:
         yield lambda entry: print(f"{name}  {words(entry)}  {_took(entry)}", file=sys.stderr, flush=True)

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-_NAMES = ("host", "dataset", "augment", "model", "loss", "partition", "topology")
+_NAMES = ("host", "dataset", "augment", "model", "loss", "partition", "topology", "fault")
 _ACCURACIES = ("accuracy", "mean_node_accuracy", "worst_tenth_accuracy")
 _LISTS = ("node_accuracy", "class_accuracy")
 _COUNTED = ("sent_bytes", "seconds")
+_PRESENT = ("present", "links")
 # A larger loss counts as infinite: squares and sums of it would be. No amount is as large.
 _MOST = 1e100
 _MOST_NODES, _LONGEST_NAME, _LEVELS = 10**6, 200, 20
@@ -78,6 +79,10 @@ def row(text: bytes) -> dict[str, Any]:
         raise ValueError("an object whose loss is a number or null")
     if not (entry.get("multiply_adds") is None or _is_amount(entry["multiply_adds"])):
         raise ValueError("an object whose multiply_adds are a number or null, not negative or infinite")
+    if not all(entry.get(key) is None or _is_integer(entry[key], 0, _MOST_NODES**2) for key in _PRESENT):
+        raise ValueError(f"an object whose {', '.join(_PRESENT)} are counts or null")
+    if not (entry.get("skipped") is None or isinstance(entry["skipped"], bool)):
+        raise ValueError("an object whose skipped is true, false or null")
     if entry.get("loss") is not None and abs(entry["loss"]) > _MOST:
         entry["loss"] = math.inf
     return entry

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html as markup
 import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from fedtangent.errors import SettingError
+from fedtangent.experiments import early
 from fedtangent.reports import statistics
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 from fedtangent.reports.statistics import Spread
@@ -114,10 +116,29 @@ def notes(compared: Sequence[Group]) -> list[str]:
             planned = record.experiment.get("rounds")
             done = record.rounds[-1]["round"] if record.rounds else 0
             if isinstance(planned, int) and done < planned:
-                lines.append(
-                    f"{group.label}, seed {record.experiment.get('seed')}: {done} of {planned} rounds are done."
+                patience, run = (
+                    record.experiment.get("early_stop"),
+                    f"{group.label}, seed {record.experiment.get('seed')}",
                 )
-    return lines
+                if isinstance(patience, int) and early.ends(record.rounds, patience):
+                    best = early.best(record.rounds)
+                    lines.append(f"{run}: ended early, after round {done}; its model is that of round {best}.")
+                else:
+                    lines.append(f"{run}: {done} of {planned} rounds are done.")
+    return lines + [note for group in compared for note in _attendance(group)]
+
+
+def _attendance(group: Group) -> list[str]:
+    """Who was there, where that is on the record: nodes and links of a mean round, and the rounds that were skipped."""
+    rows = [row for record in group.records for row in record.rounds if row.get("present") is not None]
+    links = [row["links"] for row in rows if row.get("links") is not None]
+    if not rows:
+        return []
+    mean = statistics.count_text(fmean(row["present"] for row in rows))
+    text = f"{group.label}: {mean} of {group.experiment.get('nodes')} nodes were present in a mean round"
+    text += f", and {statistics.count_text(fmean(links))} links held" if links else ""
+    skipped = sum(bool(row.get("skipped")) for row in rows)
+    return [f"{text}; {skipped} of {len(rows)} rounds were skipped." if skipped else f"{text}."]
 
 
 def checked_target(target: float, kind: Measure) -> float:

@@ -157,7 +157,7 @@ def sends(built: Setup, own: Kit) -> str:
         return "to the server" if own.name in own.sites else "to every site"
     graph = built.graph(1)
     assert graph is not None
-    near = [own.sites[node] for node in graph.neighbours[own.sites.index(own.name)]]
+    near = [own.sites[node] for node in graph.receivers(own.sites.index(own.name))]
     later = "" if built.experiment.static else ", and to others as the graph of a round has it"
     record = "" if built.transport.here(SERVER) else " For the record it sends its weights and counts of right answers."
     return f"to {', '.join(near) or 'nobody'} in round 1{later}.{record}"

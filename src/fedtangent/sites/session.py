@@ -32,9 +32,21 @@ def own_data(settings: Mapping[str, Any]) -> Dataset:
     """The rows of a site, by dataset, data_dir and the data set's options.
 
     Raises:
-        ValueError: They cannot be read.
+        ValueError: They cannot be read, or would be read in a way that hangs on this site's rows.
     """
-    return built_dataset(experiment("local", **settings))
+    asked = experiment("local", **settings)
+    chosen = asked.resolved("dataset")
+    if chosen.get("columns", "") is None:
+        raise SettingError(
+            "`columns` must be given at a site, so that categories and classes have the same numbers at all; got none. "
+            "Agree on a file of columns, and give it at every site."
+        )
+    if chosen.get("scale"):
+        raise SettingError(
+            "`scale` must be left out at a site, which knows its own rows alone; got it. Use --standardise at the "
+            "leader."
+        )
+    return built_dataset(asked)
 
 
 def lead(
@@ -77,6 +89,7 @@ def lead(
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     number = os.urandom(16).hex()
     proposed = Plan(number, _record(out), resume, patience, standardise, secure_sums, plans.settings(asked))
+    plans.check_rule(proposed.settings, secure_sums)
     lines = joining.lines(own, _address(listen), wait, _tell)
     with _Ending(own, lines) as ending:
         lines.say(proposed._asdict() | {"version": __version__})

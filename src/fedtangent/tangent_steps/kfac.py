@@ -8,7 +8,7 @@ block of J^T H J is about A (x) B, A = sum over samples and positions of u u^T, 
 N samples; G groups of a convolution; I inputs, the bias's 1 among them, and O results of a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, slices
-from fedtangent.tangent_steps.triangles import pack, unpack
+from fedtangent.tangent_steps.triangles import diagonal, pack, unpack
 from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.kernel_operator import backward
@@ -179,7 +179,7 @@ def _moments(
             )
             total = sums if total is None else trees.add(total, sums)
         assert total is not None
-        gradient |= _parameters(total[0], w, key)
+        gradient |= of_matrix(total[0], w, key)
         if wanted:
             a[key] = total[1] if block.lookup else pack(total[1])
         b[key] = pack(total[2] / positions)
@@ -232,23 +232,53 @@ def _sums(
     return Moments(gradient, a, b, rows)
 
 
+def rows_of_moments(found: Moments) -> Tensor:
+    """How many rows moments are of; 0 where a diagonal is negative, which no sum of squares has."""
+    return _rows_of_squares([*found.inputs.values(), *found.outputs.values()], found.rows)
+
+
+def rows_of_inputs(found: tuple[dict[str, Tensor], Tensor]) -> Tensor:
+    """The same of input moments and their number of rows."""
+    return _rows_of_squares([*found[0].values()], found[1])
+
+
+def _rows_of_squares(packed: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """`rows`; 0 where matrices, packed or, of look-ups, their diagonals, are no sums of squares."""
+    fine = [((part if part.dim() == 1 else diagonal(part)) >= 0).all() for part in packed]
+    return torch.where(torch.stack(fine).all(), rows, 0) if fine else rows
+
+
 def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:
     """A of the linear maps whose inputs are the data's, whatever the weights, packed sums; and how many rows."""
-    found = of_task.uses(task, task.w_0, data.x)
-    fixed = {key: block.uses[0] for key, block in blocks(found, other).items() if block.fixed}
-    like = next(iter(task.w_0.values()))
+    return _inputs_of(task, task.w_0, data, other, lambda block: block.fixed)
+
+
+def all_inputs(task: Task, w: Weights, data: Shard) -> tuple[dict[str, Tensor], Tensor]:
+    """A of all linear maps at w, packed sums; and how many rows. A forward pass; of other parameters nothing."""
+    return _inputs_of(task, w, data, "exact", lambda block: block.kronecker)
+
+
+def _inputs_of(
+    task: Task, w: Weights, data: Shard, other: Other, wanted: Callable[[Block], bool]
+) -> tuple[dict[str, Tensor], Tensor]:
+    found = of_task.uses(task, w, data.x)
+    chosen = {key: block.uses for key, block in blocks(found, other).items() if wanted(block)}
+    uses = [use for its in chosen.values() for use in its]
+    like = next(iter(w.values()))
 
     def one(data: Shard) -> dict[str, Tensor]:
-        kept = kept_inputs(of_task.function(task), task.w_0, of_task.samples(data.x), found, [*fixed.values()])
-        a = {}
-        for key, use in fixed.items():
-            matrix, factor = found.by_name[use], Last(shard.cleared(kept[use], data.real))
-            assert isinstance(matrix, Matrix)
-            total = _input_moments(matrix, _inputs(factor, matrix, data.real), data.real, like)
-            a[key] = total if matrix.lookup else pack(total)
+        kept = kept_inputs(of_task.function(task), w, of_task.samples(data.x), found, uses)
+        a: dict[str, Tensor] = {}
+        for key, its in chosen.items():
+            for number, use in enumerate(its):
+                matrix, factor = found.by_name[use], Last(shard.cleared(kept[use], data.real))
+                assert isinstance(matrix, Matrix)
+                total = _input_moments(matrix, _inputs(factor, matrix, data.real), data.real, like)
+                total = total if matrix.lookup else pack(total)
+                a[key] = a[key] + total if number else total
         return a
 
-    a = slices.summed(one, data, slices.of_inputs(found, task.w_0, fixed.values())) if fixed else {}
+    a = slices.summed(one, data, slices.of_inputs(found, w, uses)) if uses else {}
     return a, data.real.sum()
 
 
@@ -291,11 +321,11 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
     for key, packed in total.outputs.items():
         b = unpack(packed) / total.rows
         if key in total.inputs or key in a:
-            g = _matrix(total.gradient, key, *b.shape[:2]) / total.rows
+            g = matrix_of(total.gradient, key, *b.shape[:2]) / total.rows
             inputs = total.inputs[key] / total.rows if key in total.inputs else a[key]
             inputs = inputs if inputs.dim() == 1 else unpack(inputs)
             steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
-            found |= _parameters(torch.stack(steps), total.gradient, key)
+            found |= of_matrix(torch.stack(steps), total.gradient, key)
         else:
             g = torch.cat([total.gradient[name].flatten() for name in parameters(key)])[None, :, None] / total.rows
             found |= _split(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
@@ -385,7 +415,7 @@ def _squares(d: Tensor) -> Tensor:
     return rows.mT @ rows
 
 
-def _matrix(tree: Weights, key: str, groups: int, fan_out: int) -> Tensor:
+def matrix_of(tree: Weights, key: str, groups: int, fan_out: int) -> Tensor:
     """(G, O, I) of a weight and perhaps a bias."""
     weight, *bias = (tree[name] for name in parameters(key))
     turned = _TURNED in key
@@ -393,8 +423,8 @@ def _matrix(tree: Weights, key: str, groups: int, fan_out: int) -> Tensor:
     return torch.cat([whole, *(part.reshape(*whole.shape[:2], 1) for part in bias)], 2)
 
 
-def _parameters(matrix: Tensor, like: Weights, key: str) -> Weights:
-    """The inverse of `_matrix`; axes before G are kept."""
+def of_matrix(matrix: Tensor, like: Weights, key: str) -> Weights:
+    """The inverse of `matrix_of`; axes before G are kept."""
     (weight, *bias), ahead = parameters(key), matrix.shape[:-3]
     whole = matrix[..., :-1] if bias else matrix
     found = {weight: (whole.mT if _TURNED in key else whole).reshape(*ahead, *like[weight].shape)}

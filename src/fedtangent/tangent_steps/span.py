@@ -35,6 +35,11 @@ class Curvature(NamedTuple):
     rows: Tensor
 
 
+def rows_of_curvature(found: Curvature) -> Tensor:
+    """How many rows a curvature is of; 0 where it is negative along a direction, which no sum of squares is."""
+    return torch.where((found.total.diagonal() >= 0).all(), found.rows, 0)
+
+
 @dataclass(frozen=True)
 class Span:
     """The directions of a step, and the combinations of them that are tried.

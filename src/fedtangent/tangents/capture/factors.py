@@ -138,7 +138,7 @@ def _captured(
     with plain():
         if not shapes and uses.last is None:
             with torch.enable_grad():  # a model may differentiate on its way
-                f = each(lambda x: call(model, w, x[None])[0].detach(), x)
+                f = each(lambda x: _untouched(model, w, x, uses).detach(), x)
             kept: dict[str, Tensors] = {}
             d: dict[str, Tensors] = {}
             gate = f
@@ -147,6 +147,14 @@ def _captured(
     if WHOLE in uses.by_name:
         kept = {**kept, WHOLE: cast(Tensors, (x,))}
     return f, kept, d, gate
+
+
+def _untouched(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> Tensor:
+    """f (C,) of a sample where no use is followed; a parameter that is no part of the whole must not be used either."""
+    whole = uses.by_name.get(WHOLE)
+    if whole is not None and {*w} <= {*whole.call.names}:
+        return call(model, w, x[None])[0]
+    return forward_with_probes(model, w, x, uses, {})[0]
 
 
 def _of_chain(

@@ -1,0 +1,1 @@
+"""What a Byzantine node sends: one attack, one file."""

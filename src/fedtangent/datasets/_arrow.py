@@ -1,0 +1,114 @@
+"""Tables in files, and columns of them by name; by pyarrow, which reads CSV and Parquet without pandas."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedtangent.errors import SettingError
+from fedtangent.extras import imported
+
+CSV, PARQUET = (".csv", ".tsv", ".txt"), (".parquet", ".pq")
+MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
+
+
+def read(path: str | Path | None, argument: str, separator: str | None = None) -> Any:
+    """The rows of a CSV or Parquet file as a pyarrow.Table, cells of a CSV as texts without spaces around them.
+
+    Args:
+        path: The file; a CSV may be compressed, as .csv.gz.
+        argument: What messages call it.
+        separator: Between the cells of a CSV; none is a tab for .tsv and a comma for others.
+
+    Raises:
+        ValueError: No such file, another form, no rows, or a column without a name or with that of another.
+    """
+    pyarrow = imported("pyarrow", "table", "to read tables")
+    if path is None or not Path(path).expanduser().is_file():
+        got = "none" if path is None else repr(str(path))
+        raise SettingError(f"`{argument}` must be the path of a table's file; got {got}. Check the path.")
+    path = Path(path).expanduser()
+    kinds = [suffix.lower() for suffix in path.suffixes[-2:] if suffix not in (".gz", ".bz2", ".zst")]
+    kind = kinds[-1] if kinds else ""
+    if kind not in (*CSV, *PARQUET):
+        raise SettingError(
+            f"`{argument}` must end in {', '.join((*CSV, *PARQUET))}; got {path.name!r}. Save it as CSV or Parquet."
+        )
+    try:
+        if kind in PARQUET:
+            table = imported("pyarrow.parquet", "table", "to read tables").read_table(str(path))
+            _check_names(table.column_names, path)
+        else:
+            table = _csv(pyarrow, path, separator or ("\t" if kind == ".tsv" else ","))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, OSError, UnicodeDecodeError, csv.Error) as error:
+        told = " ".join(str(error).split())[:160].rstrip(".")
+        raise SettingError(
+            f"`{argument}` must be a whole {'Parquet' if kind in PARQUET else 'CSV'} file in UTF-8; got {path.name!r} "
+            f"({told}). Mend the file."
+        ) from error
+    if table.num_rows == 0:
+        raise SettingError(f"`{argument}` must have at least one row; got none in {path.name!r}. Give it some.")
+    return table
+
+
+def column(table: Any, name: str, argument: str) -> Any:
+    """The column of a name, in one piece.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in table.column_names:
+        names = ", ".join(map(str, table.column_names[:20]))
+        hint = " Give --separator." if len(table.column_names) == 1 and {*";\t|"} & {*table.column_names[0]} else ""
+        raise SettingError(f"`{argument}` must name a column of the table; got {name!r}. Choose one of {names}.{hint}")
+    return whole(table.column(name))
+
+
+def whole(values: Any) -> Any:
+    """A column in one piece, without a dictionary."""
+    pyarrow = imported("pyarrow", "table", "to read tables")
+    values = values.combine_chunks()
+    if isinstance(values, pyarrow.ChunkedArray):  # of no rows, or of pieces that make no one
+        values = pyarrow.concat_arrays(values.chunks) if values.num_chunks else pyarrow.array([], values.type)
+    return values.dictionary_decode() if pyarrow.types.is_dictionary(values.type) else values
+
+
+def _csv(pyarrow: Any, path: Path, separator: str) -> Any:
+    """All cells as texts: what a column holds is decided by all of its cells, not by the first ones."""
+    reader = imported("pyarrow.csv", "table", "to read tables")
+    if len(separator) != 1:
+        raise SettingError(f"`separator` must be one character; got {separator!r}. Use a comma, or leave it out.")
+    with pyarrow.input_stream(str(path)) as stream:
+        held = stream.read().removeprefix(b"\xef\xbb\xbf")
+    first = io.StringIO(held[: 2**20].decode(errors="ignore"), newline="")
+    names = [name.strip() for name in next(csv.reader(first, delimiter=separator), [])]
+    _check_names(names, path)
+    if len(held.splitlines()) < 2:
+        return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in names})
+    table = reader.read_csv(
+        pyarrow.BufferReader(held),
+        read_options=reader.ReadOptions(column_names=names, skip_rows=1),
+        parse_options=reader.ParseOptions(delimiter=separator, newlines_in_values=True),
+        convert_options=reader.ConvertOptions(
+            column_types=dict.fromkeys(names, pyarrow.string()), null_values=MISSING, strings_can_be_null=True
+        ),
+    )
+    compute = imported("pyarrow.compute", "table", "to read tables")
+    trimmed = [compute.utf8_trim_whitespace(table.column(name)) for name in names]
+    return pyarrow.table(trimmed, names=names)
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        raise SettingError(
+            f"`data_dir` must name each column once; got {twice[0]!r} {names.count(twice[0])} times in {path.name!r}. "
+            "Rename one."
+        )
+    if "" in names:
+        raise SettingError(
+            f"`data_dir` must name every column; got none for column {names.index('') + 1} of {path.name!r}. Name it, "
+            "or write the file without its index."
+        )

@@ -1,0 +1,286 @@
+"""Tables: hand-worked numbers, a literal encoding as referee, and every way in which a file can be wrong."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedtangent import cli
+from fedtangent.datasets import table as tables
+from fedtangent.datasets._labels import kept
+from fedtangent.datasets.table import table, table_columns
+from fedtangent.extras import imported
+
+pytest.importorskip("pyarrow", reason="needs fedtangent[table]")
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TRAIN = """age,sex,bmi,hospital,sick
+34, f ,22.5,a,no
+51,m,,b,yes
+40,f,30.5,a,no
+22,?,27,a,yes
+"""
+TEST = """age,sex,bmi,hospital,sick
+61,x,20,b,no
+,m,,c,yes
+"""
+WHOLE = TEST.replace("\n,m", "\n19,m")  # no age is missing
+COLUMNS = {"features": {"age": "number", "sex": ["f", "m"], "bmi": {"missing": 25}}, "classes": ["no", "yes"]}
+
+
+def written(folder: Path, train: str = TRAIN, test: str | None = TEST) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    (folder / "my table.csv").write_text(train)
+    if test is None:
+        return {"data_dir": folder / "my table.csv", "label": "sick"}
+    (folder / "test.csv").write_text(test)
+    return {"data_dir": folder / "my table.csv", "label": "sick", "test_file": folder / "test.csv"}
+
+
+def test_a_small_table_by_hand(tmp_path: Path) -> None:
+    found = table(**written(tmp_path / "a folder"), site="hospital")
+    mean = (22.5 + 30.5 + 27) / 3
+    expected = [[34, 1, 0, 22.5, 0], [51, 0, 1, mean, 1], [40, 1, 0, 30.5, 0], [22, 0, 0, 27, 0]]
+    torch.testing.assert_close(found.x_train, torch.tensor(expected))
+    age = (34 + 51 + 40 + 22) / 4  # no training row lacks an age: nothing says where
+    torch.testing.assert_close(found.x_test, torch.tensor([[61, 0, 0, 20, 0], [age, 0, 1, mean, 1]]))
+    assert (found.y_train.tolist(), found.y_test.tolist()) == ([0, 1, 0, 1], [0, 1])
+    assert found.site_train is not None and found.site_train.tolist() == [0, 1, 0, 0]
+    assert (found.name, found.classes) == ("my table", 2)
+
+
+def rows_of(count: int, seed: int = 3) -> list[dict[str, str]]:
+    """A table in general position: texts, numbers, some of both missing, a constant column, rare categories."""
+    rng = np.random.default_rng(seed)
+    towns = ["Bonn", "Köln", 'a "b", c', "Ulm"]
+    found = []
+    for row in range(count):
+        number = "" if rng.random() < 0.2 else f"{rng.normal():.5f}"
+        town = "" if rng.random() < 0.1 else towns[min(int(rng.geometric(0.6)) - 1, 3)]
+        fixed = {"number": number, "town": town, "always": "7.25", "code": str(int(rng.integers(3)))}
+        found.append({**fixed, "kind": str(int(rng.integers(9, 12))), "clinic": f"c{row % 3}"})
+    return found
+
+
+def literal(train: list[dict[str, str]], part: list[dict[str, str]], texts: set[str]) -> list[list[float]]:
+    """The encoding, cell by cell."""
+    found = []
+    for row in part:
+        numbers: list[float] = []
+        for name in ("number", "town", "always", "code"):
+            there = [other[name] for other in train if other[name] != ""]
+            if name in texts:
+                numbers += [float(row[name] == category) for category in sorted(set(there))]
+                continue
+            numbers.append(float(row[name]) if row[name] else sum(map(float, there)) / len(there))
+            if len(there) < len(train):
+                numbers.append(float(row[name] == ""))
+        found.append(numbers)
+    return found
+
+
+def saved(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix == ".parquet":
+        read: dict[str, Callable[[str], Any]] = {"number": float, "always": float, "code": int, "kind": int}
+        columns = {name: [read.get(name, str)(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+        columns["town"] = pa.array(columns["town"]).dictionary_encode()
+        pq.write_table(pa.table(columns), path)
+        return path
+    text = io.StringIO(newline="")
+    sheet = csv.DictWriter(text, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+    sheet.writeheader()
+    sheet.writerows(rows)
+    held = text.getvalue().encode()
+    path.write_bytes(gzip.compress(held) if path.suffix == ".gz" else held)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "parquet"])
+@pytest.mark.parametrize("texts", [{"town"}, {"town", "code"}])
+def test_any_form_is_the_literal_encoding(kind: str, texts: set[str], tmp_path: Path) -> None:
+    rows = rows_of(83)
+    found = table(
+        saved(tmp_path / f"data.{kind}", rows), label="kind", site="clinic", categorical=sorted(texts - {"town"})
+    )
+    test = kept(np.array([row % 3 for row in range(83)]), 0.2)
+    train = [row for row, at in zip(rows, test, strict=True) if not at]
+    tested = [row for row, at in zip(rows, test, strict=True) if at]
+    torch.testing.assert_close(found.x_train, torch.tensor(literal(train, train, texts)))
+    torch.testing.assert_close(found.x_test, torch.tensor(literal(train, tested, texts)))
+    assert found.y_train.tolist() == [int(row["kind"]) - 9 for row in train]  # 10 comes after 9, not before
+    assert found.site_train is not None and found.site_train.tolist() == [int(row["clinic"][1]) for row in train]
+
+
+def test_the_rows_to_test_on_are_a_share_of_every_site() -> None:
+    site = np.repeat([5, 2, 9], [40, 10, 1])
+    test = kept(site, 0.3)
+    assert [int(test[site == number].sum()) for number in (5, 2, 9)] == [12, 3, 0]
+    assert np.array_equal(test, kept(site, 0.3))
+
+
+def test_scaled_numbers_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
+    raw = table(saved(tmp_path / "t.csv", rows_of(83)), label="kind", site="clinic")
+    found = table(tmp_path / "t.csv", label="kind", site="clinic", scale=True)
+    numbers = torch.tensor([True, False, False, False, False, False, True, True])  # number, where, town, always, code
+    assert torch.equal(found.x_train[:, ~numbers], raw.x_train[:, ~numbers])
+    torch.testing.assert_close(found.x_train[:, numbers].mean(0), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.x_train[:, [0, 7]].std(0, correction=0), torch.ones(2))
+    assert (found.x_train[:, 6] == 0).all()  # a constant column stays, at zero
+
+
+def test_a_regression_is_asked_for(tmp_path: Path) -> None:
+    given = written(tmp_path, TRAIN.replace("m,,b", "m,28,b"), TEST.replace("m,,c", "m,21,c")) | {"label": "bmi"}
+    with pytest.raises(
+        ValueError, match=r"^`label` must be a column of texts or whole .*such as 22.5. Use --regression"
+    ):
+        table(**given)
+    found = table(**given, regression=True, leave_out=("hospital", "sick"))
+    assert found.classes == 0 and found.y_train.flatten().tolist() == [22.5, 28, 30.5, 27]
+
+
+def test_columns_that_are_agreed_on(tmp_path: Path) -> None:
+    (tmp_path / "columns.json").write_text(json.dumps(COLUMNS))
+    given = written(tmp_path, test=WHOLE) | {"columns": tmp_path / "columns.json"}
+    found = table(**given)
+    assert found.x_train[1].tolist() == [51, 0, 1, 25, 1]
+    (tmp_path / "my table.csv").write_text("extra,bmi,sex,sick,age\n9,24,m,yes,50\n")
+    alone = table(**(given | {"test_file": tmp_path / "my table.csv"}))  # another order, one class, one row
+    assert alone.x_train.tolist() == [[50, 0, 1, 24, 0]] and alone.y_train.tolist() == [1]
+    assert alone.classes == 2 and alone.schema == found.schema != table(**written(tmp_path)).schema
+    assert found.x_test[0].tolist() == [61, 0, 0, 20, 0]  # a category that nobody agreed on is all zeros
+
+
+def test_what_can_be_agreed_on_is_read_off_a_table(tmp_path: Path) -> None:
+    given = written(tmp_path, test=WHOLE)
+    told = table_columns(given["data_dir"], label="sick", site="hospital")
+    assert told["features"]["age"] == "number" and told["features"]["sex"] == ["f", "m"]
+    assert told["features"]["bmi"] == {"missing": pytest.approx(80 / 3)} and told["classes"] == ["no", "yes"]
+    (tmp_path / "columns.json").write_text(json.dumps(told))
+    again = table(**given, columns=tmp_path / "columns.json", site="hospital")
+    assert torch.equal(again.x_train, table(**given, site="hospital").x_train)
+
+
+WRONG = {
+    "no label": ({"label": "ill"}, {}, r"^`label` must name a column .*got 'ill'. Choose one of age, sex, bmi"),
+    "no site": ({"site": "ward"}, {}, r"^`site` must name a column of the table; got 'ward'"),
+    "twice": ({}, {"train": TRAIN.replace("bmi", "age")}, r"^`data_dir` must name each column once; got 'age' 2 times"),
+    "an index": ({}, {"train": TRAIN.replace("age,", ",")}, r"^`data_dir` must name every column; got none for col"),
+    "ragged": ({}, {"train": TRAIN + "1,2\n"}, r"^`data_dir` must be a whole CSV file in UTF-8; got 'my table.csv' \("),
+    "no rows": ({}, {"train": TRAIN.splitlines()[0]}, r"^`data_dir` must have at least one row; got none"),
+    "empty": ({}, {"train": ""}, r"^`data_dir` must"),
+    "one row": (
+        {"test_file": None},
+        {"train": "\n".join(TRAIN.splitlines()[:2])},
+        r"^`test_share` must leave a row to test on; got 0.2 of 1 rows",
+    ),
+    "semicolons": ({}, {"train": TRAIN.replace(",", ";")}, r"^`label` must name .*Give --separator\.$"),
+    "no label in a row": ({}, {"train": TRAIN.replace("a,no", "a,")}, r"^`label` must be known of every row; got none"),
+    "no site in a row": (
+        {"site": "hospital"},
+        {"train": TRAIN.replace("22.5,a", "22.5,")},
+        r"^`site` must be known of every row; got none in row 1 of column 'hospital'",
+    ),
+    "another class": ({}, {"test": TEST.replace("yes", "maybe")}, r"^`sick` must hold one of the known classes, no"),
+    "a text among numbers": ({}, {"test": TEST.replace("61", "old")}, r"^`age` must hold numbers in the test rows"),
+    "an infinite number": ({}, {"train": TRAIN.replace("34", "inf")}, r"^`age` must hold finite numbers; got an inf"),
+    "a share": ({"test_file": None, "test_share": 1.0}, {}, r"^`test_share` must be above 0 and below 1; got 1.0"),
+    "left out": ({"leave_out": ("name",)}, {}, r"^`leave_out` must name a column of the table; got 'name'"),
+    "nothing left": ({"leave_out": ("age", "sex", "bmi", "hospital")}, {}, r"^`data_dir` must have a column beside"),
+    "no file": ({"data_dir": "absent.csv"}, {}, r"^`data_dir` must be the path of a table's file; got 'absent.csv'"),
+    "a sheet": ({"data_dir": __file__}, {}, r"^`data_dir` must end in .csv, .*; got 'test_table.py'"),
+    "no columns": ({"columns": "absent.json"}, {}, r"^`columns` must be a JSON file of features .*FileNotFoundError"),
+    "a target": ({"label": "sex", "regression": True}, {}, r"^`label` must be a column of finite numbers in a regr"),
+    "a separator": ({"separator": "ab"}, {}, r"^`separator` must be one character; got 'ab'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_told_in_a_sentence(what: str, tmp_path: Path) -> None:
+    options, texts, message = WRONG[what]
+    with pytest.raises(ValueError, match=message):
+        table(**(written(tmp_path, **texts) | options))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"classes": "no"}, r"^`columns` must be a JSON file of features and classes; got .*another form"),
+        (COLUMNS | {"more": 1}, r"^`columns` must be a JSON file"),
+        (COLUMNS | {"features": {"sex": ["f", "f"]}}, r"^`columns` must be a JSON file .*ValueError: sex"),
+        (COLUMNS | {"features": {"sex": ["m"]}}, r"^`columns` must name every category of the training rows; got 'f'"),
+        (
+            COLUMNS | {"features": {"bmi": "number"}},
+            r"^`columns` must tell what stands for a missing number of 'bmi'; go",
+        ),
+        (COLUMNS | {"features": {"height": "number"}}, r"^`columns` must name a column of the table; got 'height'"),
+        (COLUMNS | {"classes": []}, r"^`columns` must name the classes; got none"),
+        (COLUMNS | {"classes": ["no"]}, r"^`sick` must hold one of the known classes, no; got 'yes'"),
+    ],
+)
+def test_columns_that_are_wrong(told: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "columns.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=message):
+        table(**written(tmp_path, test=WHOLE), columns=tmp_path / "columns.json")
+
+
+def test_too_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables.found.__module__ + ".MOST", 1)
+    with pytest.raises(
+        ValueError, match=r"^`sex` must be a column of numbers or of at most 1 different texts; got 2, su"
+    ):
+        table(**written(tmp_path))
+
+
+def test_dates_are_no_numbers(tmp_path: Path) -> None:
+    dates = pa.array([1, 2, 3], pa.timestamp("s"))
+    pq.write_table(pa.table({"when": dates, "sick": ["a", "b", "a"]}), tmp_path / "t.parquet")
+    with pytest.raises(
+        ValueError, match=r"^`when` must be a column of numbers or texts; got timestamp\[ms\]. Leave it"
+    ):
+        table(tmp_path / "t.parquet", label="sick", test_share=0.4)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"^`data_dir` must be a whole Parquet file"):
+        table(tmp_path / "t.parquet", label="sick")
+
+
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(
+        ValueError, match=r"^`pyarrow` must be installed to read tables; got none. Use pip install 'fedta"
+    ):
+        table(**written(tmp_path))
+    with pytest.raises(ValueError, match=r"^`no_such_library` must be installed to fly; got none."):
+        imported("no_such_library.part", "wings", "to fly")
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(tmp_path / "my data.csv", rows_of(83))
+    words = [
+        "run",
+        "fedavg",
+        "--dataset",
+        "table",
+        "--data-dir",
+        str(path),
+        "--site",
+        "clinic",
+        "--partition",
+        "natural",
+    ]
+    words += ["--model", "linear", "--rounds", "1", "--leave-out", "always"]
+    assert cli.main([*words, "--label", "kind", "--categorical", "code", "--out", str(tmp_path / "run")]) == 0
+    told = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert told["rows"] == [22, 22, 22] and told["experiment"]["dataset_options"]["leave_out"] == ["always"]
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.startswith("fedtangent: `label` must be given for dataset table; got nothing.")
+    assert cli.main([*words, "--label", "number"]) == 2
+    assert "Use --regression" in capsys.readouterr().err
