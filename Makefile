@@ -7,9 +7,11 @@
 #   make bench       every file of benchmarks/ but the GPU's
 #   make bench-gpu   the GPU's record in at most eight minutes, with PYTHON's own PyTorch and the images in DATA; no set-up
 #   make docs        the documentation as a site in build/docs, with its tools; warnings and broken links are errors
+#   make release-check  build wheel and source distribution, and try both in clean environments of PYTHONS
 #   make lock        pin the newest versions of all dependencies in requirements.txt
 
 PYTHON ?= python3
+PYTHONS ?= 3.11 3.12 3.13 3.14
 RECORD ?= gpu.json
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ WHAT ?= tests/engines tests/federation tests/tangent_steps tests/tangents tests/
 UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
 LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: demo test test-slow test-lowest check bench bench-gpu docs lock setup clean
+.PHONY: demo test test-slow test-lowest check bench bench-gpu docs release-check lock setup clean
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -55,6 +57,9 @@ docs: $(DOCS)
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 	$(BIN)/python docs/check_links.py build/docs
 	@echo "Open build/docs/index.html."
+
+release-check: $(READY)
+	$(BIN)/python .ci/release_check.py $(PYTHONS)
 
 lock: $(READY)
 	$(UV) pip compile $(LOCK) --all-extras --group dev --output-file requirements.txt pyproject.toml

@@ -101,7 +101,7 @@ def test_wrong_hosts_are_one_sentence(fedpart: list[str], capsys: pytest.Capture
     )
     assert refused([*fedpart, "--host", "fedprocs"], capsys).endswith("got 'fedprocs'. Did you mean 'fedprox'?")
     assert refused([*fedpart, "--mu", "0.1"], capsys).startswith("`mu` must be an option of run; got an unknown name.")
-    assert refused([*fedpart, "--host", "dfedavg"], capsys).startswith("`host` must bear partial updates; got dfedavg")
+    assert refused([*fedpart, "--host", "local"], capsys).startswith("`host` must bear partial updates; got local")
     assert refused([*fedpart, "--rounds", "2"], capsys).startswith(
         "`rounds` must be at least 3, one cycle of fedpart's"
     )

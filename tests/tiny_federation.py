@@ -151,7 +151,7 @@ def attended(
     if there is None:
         return state, {}
     new, extra = method.round(there, state, data_k, k)
-    return completed(fleet, new, state), extra
+    return completed(there, new, state), extra
 
 
 def plain(tree: Any) -> Any:

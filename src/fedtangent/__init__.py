@@ -7,7 +7,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from fedtangent import batch_norm as batch_norm
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedtangent.federation import Method
     from fedtangent.shard import Dataset, Partition
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __all__ = ["Dataset", "Experiment", "Partition", "Result", "experiment", "load", "run"]
 
 # PyTorch is imported when the first of these is used.
@@ -46,6 +46,7 @@ def run(
     resume: bool = False,
     on_round: Callable[[dict[str, Any]], None] | None = None,
     tensorboard: bool = False,
+    track: Sequence[str] = (),
     **settings: Any,
 ) -> Result:
     """The result of one run of a method.
@@ -56,13 +57,17 @@ def run(
         resume: Go on with a run that is there, to the same record.
         on_round: Called with the entry of every round that ends.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: The trackers that are given settings, rounds and files, such as mlflow.
         settings: Those of an `Experiment`, and the options of the parts that it chooses.
     """
     from fedtangent.experiments.experiment import experiment
     from fedtangent.experiments.run import run as run_experiment
 
     chosen = experiment(method, **settings)
-    return run_experiment(chosen, out, resume=resume, on_round=on_round, tensorboard=tensorboard)
+    page = importlib.import_module("fedtangent.reports.page").of_run if track else None
+    return run_experiment(
+        chosen, out, resume=resume, on_round=on_round, tensorboard=tensorboard, track=track, page=page
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ FOLDERS = (
     "attacks",
     "rules",
     "engines",
+    "trackers",
     "recipes",
 )
 

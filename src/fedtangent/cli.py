@@ -82,6 +82,7 @@ def run(
     resume: bool = False,
     dry_run: bool = False,
     tensorboard: bool = False,
+    track: tuple[str, ...] = (),
     ranks: int | None = None,
     quiet: bool = False,
 ) -> int:
@@ -96,6 +97,7 @@ def run(
         resume: Go on with the run in the folder, to the same record.
         dry_run: Print bytes, memory and an estimate of the time, and run nothing.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: Give settings, rounds, model and page to trackers, such as tensorboard,mlflow,wandb,trackio.
         ranks: Run on so many processes of this machine, with a part of the nodes on each, to the same record.
         quiet: Print the result alone, and warnings, without a word about what is run and how far it is.
     """
@@ -112,7 +114,7 @@ def run(
     ):
         folders = [folder / f"seed-{one.seed}" if folder and seeds else folder for one in several]
         asked = list(zip(several, folders, strict=True))
-        code = _ran(asked, target, dry_run, quiet, resume=resume, tensorboard=tensorboard)
+        code = _ran(asked, target, dry_run, quiet, resume=resume, tensorboard=tensorboard, track=track)
         if code == 0 and rank() in (None, 0) and not dry_run and folder is not None and (out == NEW or not quiet):
             print(f"Recorded in {folder}.")
         return code
@@ -130,7 +132,7 @@ def _ran(
     target: float | None,
     dry_run: bool,
     quiet: bool,
-    **how: bool,
+    **how: Any,
 ) -> int:
     """Runs some experiments, each with its folder; on ranks the first of them alone prints."""
     recorded: list[records.Record] = []
@@ -354,7 +356,7 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
     return 0
 
 
-def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool = False, **how: bool) -> Result:
+def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool = False, **how: Any) -> Result:
     """The result of a run, with a bar on the terminal or a line a round elsewhere; `told` if its length has been."""
     shown = built.leads and not quiet
     warn = progress.patience(built) if built.leads and not told else None
@@ -365,4 +367,8 @@ def _progressing(built: Setup, out: Path | None, quiet: bool = False, told: bool
                 if one is not None:
                     one(entry)
 
+        if how.get("track"):
+            from fedtangent.reports.page import of_run
+
+            how["page"] = of_run
         return run_experiment(built, out, on_round=tell, **how)

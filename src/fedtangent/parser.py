@@ -11,8 +11,10 @@ from fedtangent import catalog
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import REQUIRED, Option, parsed, unknown, values_of
-from fedtangent.experiments.parts import PARTS, is_host, shared
-from fedtangent.experiments.written import names_any, parameters, told, written
+from fedtangent.experiments.parts import LOCAL_STEPS, PARTS, is_host, shared
+from fedtangent.experiments.written import imports, names, names_any, parameters, told, written
+
+_FOLDERS = {"track": "trackers"}  # of names that are not of their folder in the singular
 
 
 class _Whole(argparse.HelpFormatter):
@@ -134,7 +136,7 @@ def run_parser(
     for title, its in (("this command", own), ("the experiment", fields)):
         group = parser.add_argument_group(title)
         for option in its.values():
-            folder = PARTS[option.name].folder if option.name in PARTS else f"{option.name}s"
+            folder = PARTS[option.name].folder if option.name in PARTS else _FOLDERS.get(option.name, f"{option.name}s")
             among = offered(folder) if folder in catalog.FOLDERS else []
             parser.offer(option, option.name, group=group, shown=option.name not in hidden, among=among)
     for part in PARTS:
@@ -161,13 +163,14 @@ def useless(method: str) -> set[str]:
         return set()
     path = catalog.path("methods", method)
     traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
-    draws = names_any(path, "Method", "graph")
-    talk = set() if traits["neighbours"] and not draws else {"topology", "static", "gossip_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
-    alone |= {"fault"} if told(path, "Traits", "once") else set()
+    alone |= {"fault"} if told(path, "Traits", "needs_all") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
+    takes = traits["neighbours"] and not names(path, "Method", "graph")  # or may, by its host
+    talk = set() if takes or not host else {"topology", "static", "gossip_weights"}
     talk |= {"rule"} if traits["unaveraged"] else set()
-    return talk | host | alone | ({"augment"} if traits["tangent"] else set())
+    steps = set() if host == set() or imports(path, "solvers") else set(LOCAL_STEPS)
+    return talk | host | alone | steps | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:

@@ -33,6 +33,19 @@ def test_floats_stay_and_labels_count(tmp_path: Path) -> None:
     assert data.y_test.tolist() == [2, 0, 1, 1]
 
 
+def test_the_number_of_classes_is_given_where_the_training_rows_lack_some(tmp_path: Path) -> None:
+    path = saved(tmp_path, y_test=np.array([2, 4, 1, 1]))
+    assert npz(path, classes=6).classes == 6
+    with pytest.raises(ValueError, match=r"`y_test` must hold labels from 0 to 2; got 4. .*give their number"):
+        npz(path)
+    with pytest.raises(ValueError, match="`y_test` must hold labels from 0 to 3; got 4"):
+        npz(path, classes=4)
+    with pytest.raises(ValueError, match="`classes` must not be negative; got -1"):
+        npz(path, classes=-1)
+    with pytest.raises(ValueError, match="`classes` must be 0 for targets that are floats; got 3"):
+        npz(saved(tmp_path, y_train=RNG.normal(size=7), y_test=RNG.normal(size=4)), classes=3)
+
+
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u4", "u8", "i1", ">i8"])
 def test_any_integer_dtype_is_a_label(tmp_path: Path, dtype: str) -> None:
     data = npz(saved(tmp_path, y_train=GOOD["y_train"].astype(dtype)))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fedtangent.catalog import load, names
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.options import options
 from fedtangent.faults.dropout import dropout
 from fedtangent.faults.links import links
 from fedtangent.faults.stragglers import stragglers
@@ -29,6 +31,13 @@ def test_a_fault_hangs_on_round_and_seed_alone(name: str) -> None:
     assert found == [missing(load("faults", name)(), name, k) for k in ROUNDS]
     assert len({str(one) for one in found}) > 3
     assert all({*one.nodes} <= {*range(len(ROWS))} and {*one.links} <= {*GRAPH.edges} for one in found)
+
+
+def test_every_option_has_a_name_of_its_own() -> None:
+    """So that faults can be chained, and no option is taken for a setting of the experiment, such as device."""
+    offered = [name for fault in names("faults") for name in options(load("faults", fault))]
+    assert len({*offered}) == len(offered)
+    assert not {*offered, "quorum"} & {*options(Experiment)}
 
 
 @pytest.mark.parametrize("round", [1, 7])
@@ -57,7 +66,7 @@ def test_a_straggler_s_time_is_rows_times_a_device_s_and_a_round_s_factor(work: 
         time = np.exp(0.7 * device) * np.exp(0.3 * jitter)
         if work:
             time = time * np.array(ROWS) / (sum(ROWS) / len(ROWS))
-        made = stragglers(deadline=1.3, work=work, device=0.7, jitter=0.3)
+        made = stragglers(deadline=1.3, work=work, spread=0.7, jitter=0.3)
         late.append(missing(made, "stragglers", round).nodes)
         assert late[-1] == [node for node in range(len(ROWS)) if time[node] > 1.3]
     often = [sum(node in its for its in late) for node in range(len(ROWS))]
@@ -66,9 +75,9 @@ def test_a_straggler_s_time_is_rows_times_a_device_s_and_a_round_s_factor(work: 
 
 
 def test_without_chance_the_larger_nodes_are_the_late_ones() -> None:
-    made = stragglers(deadline=1.5, device=0.0, jitter=0.0)
+    made = stragglers(deadline=1.5, spread=0.0, jitter=0.0)
     assert missing(made, "stragglers").nodes == [2, 5]  # 7 and 8 rows, of 4.5 on average
-    assert missing(stragglers(deadline=1.5, work=False, device=0.0, jitter=0.0), "stragglers").nodes == []
+    assert missing(stragglers(deadline=1.5, work=False, spread=0.0, jitter=0.0), "stragglers").nodes == []
 
 
 def test_absent_nodes_are_about_as_many_as_asked_for() -> None:
@@ -85,7 +94,7 @@ def test_absent_nodes_are_about_as_many_as_asked_for() -> None:
         (partial(dropout, absent=float("nan")), "`absent` must be from 0 to 1; got nan. Use 0.3 for three"),
         (partial(links, failing=-0.1), "`failing` must be from 0 to 1; got -0.1. Use 0.1 for one link of ten."),
         (partial(stragglers, deadline=0.0), "`deadline` must be positive; got 0.0. Use 2 for twice the usual time."),
-        (partial(stragglers, device=-1.0), "`device` must be a number that is not negative; got -1.0. Use 0 for none."),
+        (partial(stragglers, spread=-1.0), "`spread` must be a number that is not negative; got -1.0. Use 0 for none."),
         (partial(stragglers, jitter=float("inf")), "`jitter` must be a number that is not negative; got inf. Use 0"),
     ],
 )

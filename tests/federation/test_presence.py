@@ -31,10 +31,12 @@ NODES = range(K)
 GONE = (Missing(nodes=[1, 5], links=[(2, 4)]), Missing(nodes=[0], links=[(1, 2), (4, 5)]), Missing(nodes=[3, 4]))
 OPTIONS: dict[str, dict[str, Any]] = {  # of who would else be refused in so small a federation, or not take part
     "fedkfac": {"guard": False},
+    "fedpm": {"guard": False},
+    "tct": {"first_rounds": 1, "features": 40, "steps": 9},
     "ntkfl": {"participation": 1.0},
     "sumntk": {"columns": 1},
 }
-FAULTY = [name for name in names("methods") if not load("methods", name)(federation.task()).traits.once]
+FAULTY = [name for name in names("methods") if not load("methods", name)(federation.task()).traits.needs_all]
 
 
 def method(name: str) -> Method:

@@ -278,16 +278,18 @@ def test_a_state_inside_the_hosts_fields_is_cut_and_joined_too() -> None:
 
 
 BEARING = ("fedavg", "feddyn", "fednova", "fedopt", "fedprox", "moon", "scaffold")
+GOSSIPING = ("dfedavg", "dfedsam", "dpsgd", "epidemic", "gradient_tracking", "oledfl", "qgdsgdm")
 
 
 @pytest.mark.parametrize("name", names("methods"))
 def test_hosts_say_whether_they_bear_partial_updates(name: str) -> None:
-    averages = load("methods", name)(federation.task()).traits.averages
-    assert averages == (name in (*BEARING, "fedpart"))
-    if name not in BEARING:
+    traits = load("methods", name)(federation.task()).traits
+    assert traits.averages == (name in (*BEARING, "fedpart"))
+    assert traits.gossips == (name in GOSSIPING)
+    if name not in (*BEARING, *GOSSIPING):
         message = (
             f"`host` must bear partial updates; got {name}, which does not. Use a method that averages weights at a "
-            "server, such as fedavg."
+            "server, such as fedavg, or between neighbours, such as dfedavg."
         )
         with pytest.raises(ValueError) as caught:
             fedpart(federation.task(), host=load("methods", name))

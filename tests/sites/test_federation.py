@@ -67,6 +67,18 @@ def test_the_record_is_that_of_one_process(method: str, place: Path) -> None:
     assert "rome sends to " in told
 
 
+@pytest.mark.parametrize("method", ["fedavg", "dfedavg"])
+def test_rows_that_sites_keep_back_end_a_run_as_in_one_process(method: str, place: Path) -> None:
+    served = method in SERVED
+    change: dict[str, Any] = {"rounds": 9, "lr": 2.5, "validation": 0.3, "early_stop": 1}
+    processes.kits(place, served)
+    found = processes.run(place, [*words(method, **change), "--out", place / "run"], served)
+    ended = {name: process.ended() for name, process in found.items()}
+    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    one = expected(method, **change)
+    assert processes.rounds(place / "run") == one and len(one) < 9
+
+
 @pytest.mark.parametrize(
     ("method", "killed"), [("fedavg", "rome"), ("fedkfac", "server"), ("dfedavg", "berlin"), ("dfedkfac", "wien")]
 )

@@ -23,7 +23,13 @@ from tests.tiny_federation import ROWS, absences, plain
 # Of three blocks one is empty in the second round, and links fail that cross a border.
 GONE = (Missing(nodes=[1, 3], links=[(2, 4)]), Missing(nodes=[5, 0], links=[(1, 2)]))
 BROKEN = ("sumntk",)  # a lie leaves no kernel, which ends the run
-FEW: dict[str, dict[str, Any]] = {"afl": {"guard": False}, "fedkfac": {"guard": False}, "sumntk": {"columns": 1}}
+FEW: dict[str, dict[str, Any]] = {
+    "afl": {"guard": False},
+    "fedkfac": {"guard": False},
+    "fedpm": {"guard": False},
+    "sumntk": {"columns": 1},
+    "tct": {"first_rounds": 1, "features": 40, "steps": 9},
+}
 Played = tuple[Any, dict[str, Tensor], list[Any], Ledger]
 
 
@@ -73,7 +79,7 @@ def digests(transport: Transport) -> dict[str, str]:
     found = {}
     for what in names("methods"):
         made = load("methods", what)(federation.task())
-        borne = {"coded": bool(made.messages), "faulty": not made.traits.once, "lied": what not in BROKEN}
+        borne = {"coded": bool(made.messages), "faulty": not made.traits.needs_all, "lied": what not in BROKEN}
         for how in ("dense", "convolutional", "coded", "faulty", "lied"):
             if borne.get(how, True):
                 found[f"{what} {how}"] = digest(play(transport, what, **({} if how == "dense" else {how: True})))

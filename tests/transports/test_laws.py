@@ -21,7 +21,7 @@ from tests.transports.play import BROKEN, Played, play
 
 NODES = range(len(ROWS))
 METHODS = names("methods")
-FAULTY = [name for name in METHODS if not load("methods", name)(federation.task()).traits.once]
+FAULTY = [name for name in METHODS if not load("methods", name)(federation.task()).traits.needs_all]
 CODED = [name for name in METHODS if load("methods", name)(federation.task()).messages]
 Play = Callable[[Transport], Any]
 

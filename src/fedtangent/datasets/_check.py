@@ -167,6 +167,6 @@ def _labels(y_train: Tensor, y_test: Tensor, classes: int) -> tuple[Tensor, Tens
         if low < 0 or high >= classes:
             raise SettingError(
                 f"`{array}` must hold labels from 0 to {classes - 1}; got {low if low < 0 else high}. "
-                "Number the classes of the training set from 0, and drop rows of other classes."
+                "Number the classes from 0, and give their number as `classes` or drop the rows of others."
             )
     return y_train, y_test, classes

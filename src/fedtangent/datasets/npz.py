@@ -16,7 +16,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 SITES = "site_train"
 
 
-def npz(data_dir: str | Path | None = None) -> Dataset:
+def npz(data_dir: str | Path | None = None, *, classes: int = 0) -> Dataset:
     """The data set in a .npz file, named like the file.
 
     Integer `y` (rows,) are labels from 0, floating-point `y` (rows,) or (rows, outputs) targets of a regression. 8-bit
@@ -26,7 +26,11 @@ def npz(data_dir: str | Path | None = None) -> Dataset:
 
     Args:
         data_dir: The path of the .npz file itself.
+        classes: How many classes the labels number from 0; 0 takes as many as the training labels show. Give it where
+            the training rows lack some, as a site's may.
     """
+    if classes < 0:
+        raise SettingError(f"`classes` must not be negative; got {classes}. Leave it out to count the training labels.")
     if data_dir is None or not Path(data_dir).expanduser().is_file():
         got = "none" if data_dir is None else repr(str(data_dir))
         raise SettingError(
@@ -36,7 +40,7 @@ def npz(data_dir: str | Path | None = None) -> Dataset:
     arrays = {array: _tensor(array, value) for array, value in stored(path, ARRAYS, (SITES,)).items()}
     x_train, y_train, x_test, y_test = (arrays[array] for array in ARRAYS)
     x_train, x_test = scaled(x_train, x_test)
-    return checked(Dataset(path.stem, x_train, y_train, x_test, y_test, classes=0, site_train=arrays.get(SITES)))
+    return checked(Dataset(path.stem, x_train, y_train, x_test, y_test, classes, site_train=arrays.get(SITES)))
 
 
 def _tensor(array: str, value: np.ndarray) -> Tensor:

@@ -340,15 +340,15 @@ def built_presence(experiment: Experiment, method: Method) -> Presence | None:
     """Who is there in every round; None without faults.
 
     Raises:
-        ValueError: A method that asks every node once, or a fault's option that cannot be.
+        ValueError: A method that needs all nodes, or a fault's option that cannot be.
     """
     function = factory("fault", experiment.fault)
     if function is None:
         return None
-    if method.traits.once:
+    if method.traits.needs_all:
         raise SettingError(
-            f"`fault` must be left out for {method.name}, which asks every node once, in round 1; got "
-            f"{named(function)!r}. Drop it."
+            f"`fault` must be left out for {method.name}, which {method.traits.needs_all}; got {named(function)!r}. "
+            "Drop it."
         )
     found: Presence = function(**experiment.resolved("fault"))
     return found

@@ -48,7 +48,7 @@ def check(experiment: Experiment) -> list[str]:
         "with the engine vectorized as with sequential",
         "with every node and the server in a thread that shares nothing but messages",
     ]
-    if built.method.traits.once or nodes == 1:
+    if built.method.traits.needs_all or nodes == 1:
         return told
     resting = replace(asked, fault=[by_turns])
     rule = f"`{name}` must do without an absent node"

@@ -132,6 +132,7 @@ def foreseen(built: Setup) -> Needs | None:
             tests=None if built.tests is None else [built.tests[node] for node in chosen],
             method=built_method(asked, built.task, few),
             presence=None,
+            held=None if built.held is None else [built.held[node] for node in chosen],
         )
         needs = dry_run(part)
     except (UserError, NodeError, RuntimeError):

@@ -121,7 +121,7 @@ def _agree(one: Tensor, other: Tensor, floor: float) -> bool:
 
 def _batches(task: Task, data: Shard) -> solvers.Batches:
     """One step on all rows, drawn as in local training."""
-    drawn = solvers.shuffled(1, len(data.real), task.augment)(np.random.default_rng(0), data)
+    drawn = solvers.shuffled(1, len(data.real), task.augment).of_round(1)(np.random.default_rng(0), data)
     return trees.to(drawn, data.real.device)  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedtangent.experiments import early
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Fleet
 from fedtangent.shard import Shard, at
@@ -47,6 +48,18 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
             each = [int(right) / len(built.y_test) for right in fleet.observe(right_k)]
         mean, worst = _mean_and_worst(sorted(each))
     return _told(accuracy, mean, worst, each) | {"class_accuracy": by_class, "loss": loss}
+
+
+def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str, Any]:
+    """The aggregated model's loss and accuracy on all rows that nodes keep back, each measured where it is."""
+    if built.held is None:
+        return {}
+    rows = sum(len(held.real) for held in built.held)
+    with fleet.ledger.paused():
+        held_k = fleet.each(list(built.held))
+        found = fleet.observe(fleet.map(partial(_scored, built), fleet.broadcast(weights), held_k))
+    accuracy = {early.ACCURACY: sum(int(right) for right, _ in found) / rows} if built.classes else {}
+    return {**accuracy, early.LOSS: sum(float(total) for _, total in found) / rows}
 
 
 def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
@@ -127,7 +140,8 @@ def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
             right.append((_hits_of(f, y) & real).sum())
-    return (torch.stack(right).sum() if right else torch.tensor(0)), torch.stack(total).sum()
+    none = torch.zeros((), dtype=torch.float64, device=test.real.device)
+    return (torch.stack(right).sum() if right else none.long()), (torch.stack(total).sum() if total else none)
 
 
 def _right(built: Setup, weights: Weights) -> Tensor:

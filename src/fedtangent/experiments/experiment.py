@@ -18,6 +18,7 @@ from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, DEFAULT_NODES, PA
 from fedtangent.federation import Attack, Channel, Fault, Graph, Method, Rule
 from fedtangent.shard import Dataset, Partition
 from fedtangent.training.losses import Loss
+from fedtangent.training.steps import Precision, Schedule
 from fedtangent.training.task import Augmentation
 
 # What a part may be from Python beside a function; then it has no options.
@@ -79,6 +80,20 @@ class Experiment:
         rule: How messages are averaged where some may lie: a name such as trimmed_mean, a file of your own, or from
             Python a function; none is the plain average.
         rule_options: The rule's options by name, and groups.
+        lr_schedule: Of the learning rate of local steps over the rounds, of methods that train on batches: constant,
+            cosine or step.
+        lr_warm_up: Rounds at the beginning in which the learning rate rises evenly.
+        lr_rounds: The round in which a cosine ends; none is the last one.
+        lr_least: The share of the learning rate at which a cosine ends; none is 0.
+        lr_every: Rounds of a step of the schedule; none is 10.
+        lr_gamma: What every step of the schedule multiplies the learning rate by; none is 0.1.
+        clip: The largest L2 norm of a batch's gradient, before a method adds its own terms; none leaves it.
+        local_weight_decay: Times the weights, added to the gradient of every local step, as torch.optim has it.
+        amp: The type of the forward pass of local steps, by torch.autocast: bfloat16, or on a GPU float16, with a
+            scaled loss; none is that of the weights.
+        validation: The share of every client's rows to keep back, on which the model is measured every round.
+        early_stop: End after so many rounds in which the loss on the rows kept back was not the least so far, and keep
+            the model of the round in which it was; none runs all rounds.
         rounds: How many rounds of communication.
         seed: Of everything that is drawn.
         engine: What runs the nodes: a name; none takes the one that is faster here.
@@ -120,6 +135,17 @@ class Experiment:
     attack_options: Mapping[str, Any] = field(default_factory=dict)
     rule: str | Callable[..., Rule] | None = None
     rule_options: Mapping[str, Any] = field(default_factory=dict)
+    lr_schedule: Schedule = "constant"
+    lr_warm_up: int = 0
+    lr_rounds: int | None = None
+    lr_least: float | None = None
+    lr_every: int | None = None
+    lr_gamma: float | None = None
+    clip: float | None = None
+    local_weight_decay: float = 0.0
+    amp: Precision | None = None
+    validation: float = 0.0
+    early_stop: int | None = None
     rounds: int = 30
     seed: int = 0
     engine: str | None = None

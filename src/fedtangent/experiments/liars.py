@@ -74,8 +74,8 @@ def built_rule(
         raise SettingError(f"`groups` must be 1 for {method.name}, which has no server; got {rule.groups}. Drop it.")
     if experiment.resolved("method").get("guard"):
         raise SettingError(
-            f"`guard` must be off under a rule, which sees parts of the sums that it speaks for; got {name}. "
-            "Take either off."
+            f"`guard` must be off under a rule, which sees parts of the sums that it speaks for; got {name}. Take one "
+            "of them off."
         )
     clients = [len(method.clients(fleet).nodes) // rule.groups]
     sizes = [1 + min(map(len, graph.neighbours)) for graph in graphs] if talks else clients

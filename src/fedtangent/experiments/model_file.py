@@ -97,6 +97,18 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     return module
 
 
+def weights(folder: Path, like: Weights) -> Weights:
+    """The weights in the folder's model file, of the names and the types of others.
+
+    Raises:
+        ValueError: No model there, or a damaged one, or another.
+    """
+    _, tensors = tensor_file.read(folder / NAME, "folder", REMEDY)
+    if missing := sorted(like.keys() - tensors.keys()):
+        raise SettingError(f"`folder` must hold the run's {NAME}; got one without {missing[0]!r}. {REMEDY}")
+    return {name: tensors[name].to(w) for name, w in like.items()}
+
+
 def filled(model: nn.Module, weights: Weights) -> nn.Module:
     """The model with these weights, in eval mode; what a method's own predictions take beside them is left out."""
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -36,6 +36,15 @@ PARTS = {
     "rule": Part("rules", "rule_options"),
 }
 CHAINS = {"channel": "chain", "fault": "faulty"}  # of which there may be several: the function in chain.py
+# The settings that say more of a schedule of learning rates, their values where nothing is said, and which schedule's.
+OF_SCHEDULE = {
+    "lr_rounds": (None, "cosine"),
+    "lr_least": (0.0, "cosine"),
+    "lr_every": (10, "step"),
+    "lr_gamma": (0.1, "step"),
+}
+# Of an experiment, what only methods that take local steps on batches can use.
+LOCAL_STEPS = ("lr_schedule", "lr_warm_up", *OF_SCHEDULE, "clip", "local_weight_decay", "amp")
 DEFAULT_NODES, DEFAULT_HOST = 20, "fedavg"
 
 

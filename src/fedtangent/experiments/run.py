@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,13 +13,13 @@ from torch import nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.experiments import atomic, checkpoint, model_file, record
+from fedtangent.experiments import atomic, checkpoint, early, model_file, record
 from fedtangent.experiments.deterministic import deterministic
-from fedtangent.experiments.evaluate import evaluate
+from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.recalibrate import recalibrated
-from fedtangent.experiments.scalars import Scalars
 from fedtangent.experiments.setup import Setup, setup
+from fedtangent.experiments.tracking import Tracking
 from fedtangent.experiments.warm_up import warm_up
 from fedtangent.federation import SERVER, Central, Each, Fleet, Ledger, Wire
 from fedtangent.federation.looking import collected, seen
@@ -59,6 +60,8 @@ def run(
     resume: bool = False,
     on_round: Callable[[dict[str, Any]], None] | None = None,
     tensorboard: bool = False,
+    track: Sequence[str] = (),
+    page: Callable[[Path], Path] | None = None,
 ) -> Result:
     """The result of an experiment.
 
@@ -71,6 +74,8 @@ def run(
         resume: Go on with a run that is there, to the same record.
         on_round: Called with the entry of every round that ends, after its checkpoint.
         tensorboard: Log the rounds for TensorBoard too, in the folder.
+        track: The trackers that are given settings, rounds and files, such as mlflow, or files of one's own.
+        page: Writes the run's page in its folder, and gives the path, for the trackers to keep.
 
     Raises:
         ValueError: A setting that cannot be, a folder that holds something else, or a model that diverged.
@@ -81,7 +86,8 @@ def run(
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
     manifest = record.manifest(built)
-    scalars = Scalars(out if built.leads else None, tensorboard and built.leads)
+    names = [*(["tensorboard"] if tensorboard else []), *([track] if isinstance(track, str) else track)]
+    tracking = Tracking(names if built.leads else [], out, page)
     if out is not None:
         model_file.check(built.module)
     wire = built.wire()
@@ -94,7 +100,9 @@ def run(
             else:
                 stack.enter_context(claim)
         stack.enter_context(deterministic(built.experiment))
-        rounds, weights = _played(built, wire, folder, scalars, on_round)
+        stack.callback(tracking.finish, False)  # where it does not end well
+        rounds, weights = _played(built, wire, folder, partial(tracking.begin, manifest), tracking.log, on_round)
+        tracking.finish(True)
     return Result(manifest, rounds, weights, folder, built.module)
 
 
@@ -123,35 +131,49 @@ def _played(
     built: Setup,
     wire: Wire,
     folder: Path | None,
-    scalars: Scalars,
+    begun: Callable[[Sequence[dict[str, Any]]], None],
+    log: Callable[[dict[str, Any]], None],
     on_round: Callable[[dict[str, Any]], None] | None,
 ) -> tuple[list[dict[str, Any]], Weights]:
     """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
     start = built.fleet(0, wire)
     data_k = start.each(list(built.data))
     state, rounds, digests, types = _begun(built, start, data_k, folder)
+    if built.share is None:
+        agreed(wire, lambda: begun(rounds))
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
-    weights = None
+    patience, weights = built.experiment.early_stop, None
     for k in range(len(rounds) + 1, built.experiment.rounds + 1):
+        if patience is not None and wire.tell(built.leads and early.ends(rounds, patience)):
+            break
         fleet = built.fleet(k, wire)
-        state, entry, weights, books = step(built, fleet, state, data_k, k)
+        state, entry, newest, books = step(built, fleet, state, data_k, k)
         rounds.append(entry)
+        better = patience is None or not built.leads or early.best(rounds) == k
+        weights = newest if better else weights
         if folder is not None:
-            _kept(built, fleet, folder, _Begun(state, rounds, digests, types), weights, books)
+            _kept(built, fleet, folder, _Begun(state, rounds, digests, types), newest if better else None, books)
         if built.leads:
-            scalars.log(entry)
+            log(entry)
         if on_round is not None and (built.leads or built.share is not None):
             on_round(entry)
-    if weights is None:  # all rounds were there already
-        weights = _aggregated(built, built.fleet(built.experiment.rounds, wire), state, data_k)
-        if folder is not None and built.leads:  # the model may have been lost
-            model_file.save(folder, built, weights.value)
-    return rounds, weights.value if built.leads else {}
+    if weights is None if patience is None else wire.tell(weights is None):  # the round of them was there already
+        weights = _aggregated(built, built.fleet(max(len(rounds), 1), wire), state, data_k)
+        if folder is not None and built.leads and (patience is None or early.best(rounds) == len(rounds)):
+            model_file.save(folder, built, weights.value)  # it may have been lost
+        elif folder is not None and built.leads:
+            return rounds, model_file.weights(folder, weights.value)
+    return rounds, weights.value if built.leads and weights is not None else {}
 
 
-def _kept(built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Central[Weights], books: Ledger) -> None:
-    """Writes the last round on the record and the checkpoint: the server's process of all, or each of its own part."""
+def _kept(
+    built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Central[Weights] | None, books: Ledger
+) -> None:
+    """Writes the last round on the record and the checkpoint: the server's process of all, or each of its own part.
+
+    The model is written too, unless an earlier round's is to be kept.
+    """
     apart, wire = built.share is not None, fleet.wire
     if apart:
         state, kept, books = now.state, [] if wire.coding is None else wire.coding.state(), wire.ledger
@@ -160,7 +182,7 @@ def _kept(built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Cent
     if not (built.leads or apart):
         return
     now.digests.append(record.append(folder, now.rounds[-1]))
-    if built.leads:
+    if built.leads and weights is not None:
         model_file.save(folder, built, weights.value)
     checkpoint.check(state, now.types)
     meta = {"round": len(now.rounds), "lines": now.digests, "fingerprint": built.fingerprint}
@@ -193,6 +215,7 @@ def step(
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
     found = evaluate(built, built.honest(fleet), state, weights, nodes=every > 0 and k % every == 0)
+    found |= validated(built, fleet, weights)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
     measured = {"round": k, **found, **sent, "multiply_adds": ledger.multiply_adds, "seconds": round(seconds, 6)}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedtangent import shard, trees
 from fedtangent.engines.sequential import sequential
+from fedtangent.experiments import early, steps
 from fedtangent.experiments.build import (
     built_augmentation,
     built_coding,
@@ -41,7 +42,7 @@ from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Presence, Rule, Transport, Wire
 from fedtangent.federation.presence import There, completed, of_all
-from fedtangent.federation.values import held
+from fedtangent.federation.values import held as holders
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
@@ -75,6 +76,7 @@ class Setup:
         presence: Who is there in a round; None where always everybody is.
         liars: Who lies, and how; None where nobody does.
         rule: How messages are averaged where some may lie; None for plain averages.
+        held: The rows that every node keeps back to validate on; None where they train on all.
     """
 
     experiment: Experiment
@@ -96,6 +98,7 @@ class Setup:
     presence: Presence | None = None
     liars: Liars | None = None
     rule: Rule | None = None
+    held: Sequence[Shard] | None = None
 
     @property
     def leads(self) -> bool:
@@ -167,13 +170,13 @@ class Setup:
         if present is None:
             return state, {}
         new, extra = self.method.round(replace(present, blind=True), state, data_k, k)
-        for part in (*held(new), *extra.values()):
+        for part in (*holders(new), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
         if self.presence is None:
             return new, extra
         extra = {name: of_all(fleet, value) if isinstance(value, Each) else value for name, value in extra.items()}
-        return completed(fleet, new, state), extra
+        return completed(present, new, state), extra
 
     def there(self, fleet: Fleet) -> There:
         """Who of a round's fleet is there."""
@@ -217,6 +220,9 @@ class Setup:
             **_described(asked, "fault", factory("fault", asked.fault)),
             **_described(asked, "attack", factory("attack", asked.attack)),
             **_described(asked, "rule", factory("rule", asked.rule)),
+            **steps.described(asked),
+            **({"validation": asked.validation} if asked.validation else {}),
+            **({} if asked.early_stop is None else {"early_stop": asked.early_stop}),
             "rounds": asked.rounds,
             "seed": asked.seed,
             "engine": self.engine.name,
@@ -246,6 +252,8 @@ class Setup:
             data = []
         elif self.tests is not None:
             data.append(list(self.tests))
+        if self.held is not None and self.share is None:
+            data.append(list(self.held))
         for leaf in trees.leaves([data, held]):
             leaf = leaf.detach().cpu() if leaf.layout == torch.strided else leaf.detach().cpu().to_dense()
             digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
@@ -297,6 +305,8 @@ def setup(
         OSError: A data set that cannot be read or written.
     """
     device, dtype = built_device(experiment), getattr(torch, experiment.dtype)
+    how = steps.built_steps(experiment)
+    early.check(experiment)
     dataset = built_dataset(experiment)
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = built_partition(experiment, dataset) if share is None else share.partition
@@ -307,13 +317,14 @@ def setup(
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
-    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs).to(device, dtype)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how).to(device, dtype)
     module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     check_fit(task, dataset)
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
+    steps.check_taken(experiment, task, method)
     check_channel(experiment, method)
     if share is None:
         data = [trees.to(part, device, dtype) for part in shard.shards(dataset, partition)]
@@ -321,6 +332,7 @@ def setup(
     else:
         data = share.shards(*trees.to((dataset.x_train, dataset.y_train), device, dtype))
         tests = share.tests(x_test, y_test)
+    data, held = early.kept_back(data, experiment.validation, experiment.seed)
     liars = built_liars(experiment, method, len(data))
     if liars is not None and (changed := liars.attack.data) is not None:
         data = [changed(part, dataset.classes) if node in liars.nodes else part for node, part in enumerate(data)]
@@ -341,8 +353,9 @@ def setup(
         memory() if transport is None else transport([len(part.real) for part in data]),
         tests,
         share,
-        built_presence(experiment, method),
-        liars,
+        presence=built_presence(experiment, method),
+        liars=liars,
+        held=held,
     )
     built = replace(built, rule=built_rule(experiment, method, built.fleet(1, built.wire()), built.graphs, liars))
     tried = data if share is None else [data[share.node or 0]]

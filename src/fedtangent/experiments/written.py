@@ -86,14 +86,12 @@ def first_line(path: Path, name: str) -> str:
 
 
 def told(path: Path, call: str, argument: str) -> bool:
-    """Whether a file calls a function of this name with argument=True."""
+    """Whether a file calls a function of this name with an argument that is no False, 0 or empty text."""
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == call
-        and any(
-            k.arg == argument and isinstance(k.value, ast.Constant) and k.value.value is True for k in node.keywords
-        )
+        and any(k.arg == argument and isinstance(k.value, ast.Constant) and bool(k.value.value) for k in node.keywords)
         for node in ast.walk(tree(path))
     )
 
@@ -103,8 +101,20 @@ def names_any(path: Path, call: str, argument: str) -> bool:
     calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
     if any(isinstance(node.func, ast.Attribute) and node.func.attr == "_replace" for node in calls):
         return True
+    return names(path, call, argument)
+
+
+def names(path: Path, call: str, argument: str) -> bool:
+    """Whether a file gives an argument of this name to a function."""
+    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
     mine = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == call]
     return any(keyword.arg == argument for node in mine for keyword in node.keywords)
+
+
+def imports(path: Path, name: str) -> bool:
+    """Whether a file imports something of this name from a module."""
+    found = (node for node in tree(path).body if isinstance(node, ast.ImportFrom))
+    return any(alias.name == name for node in found for alias in node.names)
 
 
 def _defines(node: ast.AST, name: str) -> bool:

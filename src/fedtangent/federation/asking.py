@@ -60,10 +60,8 @@ class Asking:
     def inboxes(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> list[Inbox]:
         """The answers that the wave's nodes of this process get; `bill` is what one of them takes."""
         came = self._came(bill, wave, cache)
-        kept = {node: [its[place] for place in good(its)] for node, its in came.items()}
-        left = [
-            node for node, its in kept.items() if not its
-        ]  # with none but wrong answers: their own tells the shapes
+        kept = dict(zip(came, good([*came.values()]), strict=True))
+        left = [node for node, its in kept.items() if not its]  # whose own answer tells the shapes of none
         asked = dict(zip(wave.nodes, self._asked.pull(wave, cache), strict=True))
         for node, own in zip(left, self._call(left, [(asked[node], *self._own[node]) for node in left]), strict=True):
             kept[node] = [own]
@@ -73,8 +71,7 @@ class Asking:
         """The answers that every node of the wave gets, without those that are as absent; and how many these are."""
         came = self._came(bill, wave, cache)
         theirs = [its if self._neighbours(node) else [] for node, its in came.items()]
-        kept = [[its[place] for place in good(its)] for its in theirs]
-        return [(its, len(all_) - len(its)) for its, all_ in zip(kept, theirs, strict=True)]
+        return [(kept, len(its) - len(kept)) for kept, its in zip(good(theirs), theirs, strict=True)]
 
     def totals(
         self, rule: Rule, rows: Callable[[Any], Any], own: Sequence[Any], wave: Wave, cache: Cache

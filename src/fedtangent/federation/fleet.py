@@ -155,8 +155,12 @@ class Fleet:
         return Each(self, pull)
 
     def draw(self, fn: Callable[..., T], *x_k: Each[Any], purpose: str) -> Each[T]:
-        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked."""
+        """fn(rng, *x_i) on every node i, with a generator keyed by seed, round, node and purpose; no work is booked.
+
+        A function that has `of_round`, such as that of `solvers.shuffled`, is told the round by it.
+        """
         check_each(self.nodes, *x_k)
+        fn = fn.of_round(self.round) if hasattr(fn, "of_round") else fn
         rng = Numbers(self.seed, self.round, purpose)
         drawn: dict[int, T] = {}
         for node, row in zip(self.here, self._settled(x_k), strict=True):
@@ -303,8 +307,7 @@ class Fleet:
         x_k = self.as_sent(x_k, message)
         x = dict(zip(self.here, x_k.values_at(self.here), strict=True))
         neighbours = {i: self._neighbours(i) for i in self.nodes}
-        shares = {i: self._shares[i] for i in self.nodes}
-        return self.of_here(mixed(self.wire, x, neighbours, shares, self.gossip_weights))
+        return self.of_here(mixed(self.wire, x, neighbours, self._shares, self.gossip_weights))
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
         """The neighbours' values, in the slots of an Inbox."""
@@ -452,7 +455,7 @@ class Fleet:
 
     def _totalled(self, tag: Tag, out: Mapping[Link, Any], weights: Mapping[int, float], mean: bool) -> Central[Any]:
         """`averaging.at_server`."""
-        found = at_server(self.wire, tag, out, weights, mean, self.rng("groups"))
+        found = at_server(self.wire, tag, out, weights, mean, lambda: self.rng("groups"))
         return Central(found if self._serves else cast(Any, ABSENT))
 
     def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:

@@ -30,16 +30,19 @@ class Traits(NamedTuple):
             must not change by chance, and augmentation has no place.
         averages: It averages weights at a server and supports partial updates: its state's `w` are the server's
             weights, whose coordinates are updated independently, and it uses no nodes but its `clients`.
+        gossips: It averages weights between neighbours and supports partial updates: its state's `w_k` are the nodes'
+            weights, whose coordinates are updated independently, by local training and `mix` alone.
         personal: Its nodes' models are meant to differ, and are measured as they are.
-        once: It asks every node once, in its first round, so that none may be absent then.
+        needs_all: Why no node may be absent, to follow "which"; empty where nodes may be.
         unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
     """
 
     neighbours: bool = False
     tangent: bool = False
     averages: bool = False
+    gossips: bool = False
     personal: bool = False
-    once: bool = False
+    needs_all: str = ""
     unaveraged: bool = False
 
 

@@ -108,24 +108,27 @@ class Presence:
                     f"`fault` must give a Missing; got {type(found).__name__} from {name}. Return "
                     "fedtangent.federation.Missing(nodes, links)."
                 )
-            strange = {*found.nodes}.difference(fleet.nodes) or {*found.links}.difference(planned.links)
+            nodes, links = {*found.nodes}, {(i, j) for i, j in found.links}
+            strange = nodes.difference(fleet.nodes) or links.difference(planned.links)
             if strange:
                 raise SettingError(
-                    f"`fault` must take away nodes and links that there are; got {min(strange)} from {name}. Choose "
-                    "among the planned ones."
+                    f"`fault` must take away nodes and links that there are; got {min(strange, key=str)} from {name}. "
+                    "Choose among the planned ones."
                 )
-            absent.update(found.nodes)
-            failed.update(found.links)
+            absent |= nodes
+            failed |= links
         return absent, failed
 
 
-def completed(fleet: Fleet, new: Any, old: Any) -> Any:
-    """The new state, in which absent nodes keep what they had."""
+def completed(present: Fleet, new: Any, old: Any) -> Any:
+    """The new state, in which those who are not present keep what they had."""
     before = iter(held(old))
 
     def whole(part: Each[Any] | Central[Any]) -> Any:
         kept = next(before)
-        return fleet.merge(part, kept) if isinstance(part, Each) and isinstance(kept, Each) else part
+        if not (isinstance(part, Each) and isinstance(kept, Each)):
+            return part
+        return present.merge(present.of_here(part.values_at(present.here)), kept)
 
     return replaced(new, whole)
 

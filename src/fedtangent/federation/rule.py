@@ -7,6 +7,7 @@ curvature have scales of their own. A message that is not finite, or of another 
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import optree
@@ -148,22 +149,37 @@ def _averages(leaf: Any) -> bool:
 
 def kind(x: Any) -> str:
     """Structure, shapes and types of a message; where it consists of rows of data, their number does not count."""
-    rows = shard.masked(x)
-    leaves = optree.tree_leaves(x)
-    sizes = [
-        (tuple(leaf.shape[1:] if rows else leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else type(leaf)
-        for leaf in leaves
+    leaves, structure = optree.tree_flatten(x)
+    first = 1 if shard.masked(x) else 0
+    return _told(
+        structure,
+        tuple([(leaf.shape[first:], leaf.dtype) if isinstance(leaf, Tensor) else type(leaf) for leaf in leaves]),
+    )
+
+
+@lru_cache
+def _told(structure: Any, sizes: tuple[Any, ...]) -> str:
+    return f"{structure} {sizes}"
+
+
+def good(groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Of every group of messages those that are finite, and of the form of most of its messages."""
+    finite, kinds = _looked([x for group in groups for x in group])
+    usual = [Counter(kinds[id(x)] for x in group).most_common(1) for group in groups]
+    return [
+        [x for x in group if finite[id(x)] and kinds[id(x)] == most[0][0]]
+        for group, most in zip(groups, usual, strict=True)
     ]
-    return f"{optree.tree_structure(x)} {sizes}"
 
 
-def good(values: Sequence[Any], like: Any = None) -> list[int]:
-    """The places of the messages that are finite, and of the form of `like`, or of that of most where it is None."""
-    if not values:
-        return []
-    kinds = [kind(value) for value in values]
-    ((usual, _),) = Counter(kinds).most_common(1)
-    usual = usual if like is None else kind(like)
-    alike = [place for place, own in enumerate(kinds) if own == usual]
-    fine = many.are_finite([values[place] for place in alike]) if alike else []
-    return [place for place, finite in zip(alike, fine, strict=True) if finite]
+def fit(pairs: Sequence[tuple[Any, Any]]) -> list[bool]:
+    """Whether each message is finite and of the form of its receiver's own."""
+    finite, kinds = _looked([x for pair in pairs for x in pair])
+    return [finite[id(x)] and kinds[id(x)] == kinds[id(own)] for x, own in pairs]
+
+
+def _looked(messages: Sequence[Any]) -> tuple[dict[int, bool], dict[int, str]]:
+    """Whether each is finite, and its kind, by id; what many links carry is looked at once, and all together."""
+    each = {id(x): x for x in messages}
+    finite = dict(zip(each, many.are_finite([*each.values()]), strict=True))
+    return finite, {key: kind(x) for key, x in each.items()}

@@ -116,7 +116,7 @@ def afl(task: Task, *, ridge: float = 1.0, guard: bool = True) -> Method:
         init,
         round,
         "aggregate" if guard else "kernel",
-        Traits(once=True),
+        Traits(needs_all="asks every node once, in round 1"),
         messages={"weights": Message(("down",), lasting=True), "sums": Message(("up",))},
     )
 

@@ -38,9 +38,11 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         def step(w: Weights, shards: list[Shard]) -> Weights:
             data = shard.join(shards)
-            return train(w, data, trees.to(draw(fleet.rng("batches"), data), data.real.device))
+            return train(w, data, trees.to(draw.of_round(k)(fleet.rng("batches"), data), data.real.device))
 
         first_round_only = (lambda _: 0) if k > 1 else trees.payload_bytes
         return State(fleet.at_server(step, state.w, fleet.gather(data_k, bill=first_round_only))), {}
 
-    return Method("central", init, round, "raw-equivalent", Traits(once=True, unaveraged=True))
+    return Method(
+        "central", init, round, "raw-equivalent", Traits(needs_all="asks every node once, in round 1", unaveraged=True)
+    )

@@ -58,7 +58,7 @@ def dfedavg(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True),
+        Traits(neighbours=True, gossips=True),
         aggregate,
         of_nodes,
         messages=WEIGHTS_BETWEEN,

@@ -87,5 +87,12 @@ def dfedsam(
         return State(w_k), {}
 
     return Method(
-        "dfedsam", init, round, "aggregate", Traits(neighbours=True), aggregate, of_nodes, messages=WEIGHTS_BETWEEN
+        "dfedsam",
+        init,
+        round,
+        "aggregate",
+        Traits(neighbours=True, gossips=True),
+        aggregate,
+        of_nodes,
+        messages=WEIGHTS_BETWEEN,
     )

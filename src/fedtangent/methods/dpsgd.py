@@ -64,5 +64,12 @@ def dpsgd(
         return trees.map(lambda mean, z, w: mean + (z - w), mean, z, w)  # type: ignore[no-any-return]
 
     return Method(
-        "dpsgd", init, round, "aggregate", Traits(neighbours=True), aggregate, of_nodes, messages=WEIGHTS_BETWEEN
+        "dpsgd",
+        init,
+        round,
+        "aggregate",
+        Traits(neighbours=True, gossips=True),
+        aggregate,
+        of_nodes,
+        messages=WEIGHTS_BETWEEN,
     )

@@ -86,7 +86,7 @@ def epidemic(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True),
+        Traits(neighbours=True, gossips=True),
         aggregate,
         of_nodes,
         messages=WEIGHTS_BETWEEN,

@@ -73,9 +73,9 @@ def fedfisher(
 
     Args:
         task: Model and loss.
-        steps: T, of the server.
+        steps: T, how many the server takes.
         every: Steps between candidates; the mean of the clients is the first one.
-        server_lr: eta_s.
+        server_lr: eta_s, the step size of the server.
         selection: Of the candidate, by the clients' losses on `held-out` rows, a tenth of each one's, or on those that
             they have trained on (`loss`).
         epochs: E, passes over a client's data.
@@ -135,7 +135,7 @@ def fedfisher(
         init,
         round,
         "aggregate",
-        Traits(),
+        Traits(needs_all="asks every node once, in round 1"),
         messages={
             "weights": Message(("down",), lasting=True),
             "sums": Message(("up",)),

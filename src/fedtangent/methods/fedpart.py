@@ -1,4 +1,4 @@
-"""FedPart: most rounds train and send one group of layers only, under any method that averages weights at a server.
+"""FedPart: most rounds train and send one group of layers only, under any method that averages weights.
 
 Wang et al. Why Go Full? Elevating Federated Learning Through Partial Network Updates. NeurIPS 2024. arXiv 2410.11559.
 The schedule is that of the authors' code, whose full rounds open every cycle.
@@ -11,6 +11,9 @@ The schedule is that of the authors' code, whose full rounds open every cycle.
              S   <- the host's clients
              what S lack of w is sent to them
              w_G <- the host's round on S, on G alone, with all else frozen
+
+Under a host without a server, which is not in the paper, every node has its own weights: G alone is trained and mixed
+with the neighbours', and what is frozen stays as it is at each node.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,10 +73,11 @@ def fedpart(
     build = host or catalog.load("methods", "fedavg")
     parts, everything = layer_groups(task) if groups is None else chosen(task, groups), tuple(task.w_0)
     whole = build(task)
-    if not whole.traits.averages or whole.name == "fedpart":
+    gossips = whole.traits.gossips
+    if not (whole.traits.averages or gossips) or whole.name == "fedpart":
         raise SettingError(
             f"`host` must bear partial updates; got {whole.name}, which does not. Use a method that averages weights "
-            "at a server, such as fedavg."
+            "at a server, such as fedavg, or between neighbours, such as dfedavg."
         )
 
     @cache
@@ -91,9 +95,14 @@ def fedpart(
         if len(names) == len(everything):
             kept, extra = whole.round(fleet, state.host, data_k, k)
         else:
-            frozen = [name for name in everything if name not in names]
-            rest = fleet.at_server(lambda w: {name: w[name] for name in frozen}, state.host.w)
-            frozen_k = clients.broadcast(rest, "weights")
+
+            def rest(w: Weights) -> Weights:
+                return {name: w[name] for name in everything if name not in names}
+
+            if gossips:
+                frozen_k = clients.map(rest, state.host.w_k)
+            else:
+                frozen_k = clients.broadcast(fleet.at_server(rest, state.host.w), "weights")
             part = _each_field(lambda tree: _cut(tree, everything, names), clients, state.host)
             part, extra = on(names).round(fleet.within(holding, frozen_k), part, data_k, k)
             joined = _each_field(lambda old, new: _joined(old, new, everything, names), clients, state.host, part)
@@ -105,10 +114,19 @@ def fedpart(
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return whole.aggregate(fleet, state.host, data_k)
 
+    def personal(state: State) -> Each[Weights]:
+        assert whole.personal is not None
+        return whole.personal(state.host)
+
     cycle = max(whole.schedule.cycle, warm_up + rounds_per_group * len(parts))
     opening = warm_up if warm_up_once else 0
     return whole._replace(
-        name="fedpart", init=init, round=round, aggregate=aggregate, schedule=Schedule(cycle, opening)
+        name="fedpart",
+        init=init,
+        round=round,
+        aggregate=aggregate,
+        personal=None if whole.personal is None else personal,
+        schedule=Schedule(cycle, opening),
     )
 
 

@@ -97,7 +97,7 @@ def gradient_tracking(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True),
+        Traits(neighbours=True, gossips=True),
         aggregate,
         of_nodes,
         messages={name: Message(("between",), lasting=True) for name in ("weights", "estimates")},

@@ -68,5 +68,12 @@ def oledfl(
         return solve(trees.add_scaled(w, trees.subtract(w, z), beta), data, batches)
 
     return Method(
-        "oledfl", init, round, "aggregate", Traits(neighbours=True), aggregate, of_nodes, messages=WEIGHTS_BETWEEN
+        "oledfl",
+        init,
+        round,
+        "aggregate",
+        Traits(neighbours=True, gossips=True),
+        aggregate,
+        of_nodes,
+        messages=WEIGHTS_BETWEEN,
     )

@@ -82,5 +82,12 @@ def qgdsgdm(
         return trees.map(follow, m, last, w)  # type: ignore[no-any-return]
 
     return Method(
-        "qgdsgdm", init, round, "aggregate", Traits(neighbours=True), aggregate, of_nodes, messages=WEIGHTS_BETWEEN
+        "qgdsgdm",
+        init,
+        round,
+        "aggregate",
+        Traits(neighbours=True, gossips=True),
+        aggregate,
+        of_nodes,
+        messages=WEIGHTS_BETWEEN,
     )

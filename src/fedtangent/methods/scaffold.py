@@ -82,7 +82,7 @@ def scaffold(
         w: Weights, c: Weights, c_k: Weights, data: Shard, batches: Batches
     ) -> tuple[tuple[Weights, Weights], Weights]:
         dw = trees.subtract(solve(w, data, batches, trees.subtract(c, c_k)), w)
-        dc = trees.map(lambda dw, c: -dw / batches.real.sum() / lr - c, dw, c)
+        dc = trees.map(lambda dw, c: -dw / solvers.travelled(task, batches) / lr - c, dw, c)
         return (dw, dc), trees.add(c_k, dc)
 
     down = Message(("down",), lasting=True)

@@ -75,13 +75,13 @@ def tct(
 
     Args:
         task: Model and loss; its outputs must be those of its last linear layer.
-        first_rounds: Of FedAvg; a run must be longer.
+        first_rounds: How many are FedAvg's; a run must be longer.
         epochs: E, passes over a client's data in each of them.
         batch: Rows in a local batch.
         lr: eta, the step size of FedAvg.
         features: p, how many entries of the gradient are kept; all where there are fewer.
         steps: M, of the linear model in a round.
-        linear_lr: Their length.
+        linear_lr: Step size of the linear model.
         aggregation: Of the linear model, `plain` as in SCAFFOLD, or `weighted` by rows.
     """
     for name, value, least in (("first_rounds", first_rounds, 0), ("features", features, 1), ("steps", steps, 1)):
@@ -109,7 +109,8 @@ def tct(
         moves_k, new_k = fleet.map(lambda *given: solved(public, *given), w_k, theta_k, c_k, state.c_k, data_k).unzip(2)
         weight_k = fleet.map(rows, data_k) if aggregation == "weighted" else None
         d_theta, d_c = fleet.mean(moves_k, weight_k, "moves").unzip(2)
-        theta, c = fleet.at_server(torch.add, state.theta, d_theta), fleet.at_server(torch.add, state.c, d_c)
+        theta = fleet.at_server(torch.add, state.theta, d_theta)
+        c = fleet.at_server(lambda c, d: c + fleet.proportion * d, state.c, d_c)
         return state._replace(theta=theta, c=c, c_k=new_k), {}
 
     def solved(

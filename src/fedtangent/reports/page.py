@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from fedtangent.experiments import atomic
 from fedtangent.reports import distributions, figures, listings, nodes, statistics, svg, table, template
+from fedtangent.reports import records as records_of
 from fedtangent.reports.finding import finding
 from fedtangent.reports.hover import Drawing, script_data
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
@@ -57,6 +58,17 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
         data=listings.data(compared),
         answers=script_data({"colours": [svg.variable(look.colour) for look in looks], "figures": told}),
     )
+
+
+def of_run(folder: Path) -> Path:
+    """The path of a run's page, which is written into its folder.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = folder / "report.html"
+    write([records_of.read(folder)], path)
+    return path
 
 
 def write(records: Sequence[Record], path: str | Path, target: float | None = None) -> None:

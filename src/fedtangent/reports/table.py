@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtangent.errors import SettingError
+from fedtangent.experiments import early
 from fedtangent.reports import statistics
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 from fedtangent.reports.statistics import Spread
@@ -115,9 +116,15 @@ def notes(compared: Sequence[Group]) -> list[str]:
             planned = record.experiment.get("rounds")
             done = record.rounds[-1]["round"] if record.rounds else 0
             if isinstance(planned, int) and done < planned:
-                lines.append(
-                    f"{group.label}, seed {record.experiment.get('seed')}: {done} of {planned} rounds are done."
+                patience, run = (
+                    record.experiment.get("early_stop"),
+                    f"{group.label}, seed {record.experiment.get('seed')}",
                 )
+                if isinstance(patience, int) and early.ends(record.rounds, patience):
+                    best = early.best(record.rounds)
+                    lines.append(f"{run}: ended early, after round {done}; its model is that of round {best}.")
+                else:
+                    lines.append(f"{run}: {done} of {planned} rounds are done.")
     return lines + [note for group in compared for note in _attendance(group)]
 
 

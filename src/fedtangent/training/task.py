@@ -22,6 +22,7 @@ from fedtangent.intercept import Intercept, Table
 from fedtangent.module_state import cast, copied, unchanged
 from fedtangent.training import batch_norm, dropout
 from fedtangent.training.losses import Loss, cross_entropy
+from fedtangent.training.steps import PLAIN, Steps
 
 Weights = dict[str, Tensor]
 
@@ -51,6 +52,7 @@ class Task:
         names: The parameters that are trained, all others frozen; none is all. From `part`.
         augment: What happens to the rows of a batch, from `solvers.shuffled`; none leaves them.
         outputs: Which of the model's results are the outputs, such as 'logits'; none where it returns these alone.
+        steps: How local steps are taken, beside a method's own settings.
 
     Attributes:
         w_0: The first weights.
@@ -63,6 +65,7 @@ class Task:
     names: tuple[str, ...] | None = None
     augment: Augmentation | None = None
     outputs: Picker | None = None
+    steps: Steps = PLAIN
     w_0: Weights = field(init=False, repr=False)
     cache: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     _all: frozenset[str] = field(init=False, repr=False)

@@ -1,0 +1,1 @@
+"""Trackers: where the rounds of a run are shown beside those of other runs, one library, one file."""
