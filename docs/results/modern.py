@@ -58,6 +58,7 @@ def main(data_dir: str, out: str, split: str, rounds: str, seed: str, *names: st
     """Runs the variants, each into a folder of its own."""
     data = problem(data_dir, split)
     for name in names:
+        folder = Path(out) / f"{name}-{split}-{seed}"
         fedtangent.run(
             dataset=data,
             model="lenet",
@@ -67,7 +68,8 @@ def main(data_dir: str, out: str, split: str, rounds: str, seed: str, *names: st
             rounds=int(rounds),
             seed=int(seed),
             evaluate_nodes_every=0,
-            out=Path(out) / f"{name}-{split}-{seed}",
+            out=folder,
+            resume=folder.exists(),
             **VARIANTS[name],
         )
 
