@@ -20,6 +20,7 @@ ROOT: dict[str, Any] = {"method": "fedkfac", "engine": "sequential"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac": ROOT,
     "fedkfac-epochs4": {**ROOT, **LOCAL, "epochs": 4},
+    "fedkfac-epochs4-decay": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.005},
     "fedavg-0.02": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.02},
     "fedavg-0.05": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.05},
     "fedavg-momentum": {"method": "fedavg", "epochs": 5, "momentum": 0.9, **LOCAL},
@@ -58,6 +59,7 @@ def main(data_dir: str, out: str, split: str, rounds: str, seed: str, *names: st
     """Runs the variants, each into a folder of its own."""
     data = problem(data_dir, split)
     for name in names:
+        folder = Path(out) / f"{name}-{split}-{seed}"
         fedtangent.run(
             dataset=data,
             model="lenet",
@@ -67,7 +69,8 @@ def main(data_dir: str, out: str, split: str, rounds: str, seed: str, *names: st
             rounds=int(rounds),
             seed=int(seed),
             evaluate_nodes_every=0,
-            out=Path(out) / f"{name}-{split}-{seed}",
+            out=folder,
+            resume=folder.exists(),
             **VARIANTS[name],
         )
 

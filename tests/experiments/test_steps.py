@@ -15,7 +15,8 @@ from tests import tiny_federation as federation
 from tests.experiments.tiny import tiny
 
 STEPPING = ["central", "dfedavg", "fedavg", "feddyn", "fednova", "fedopt", "fedpart", "fedprox", "local", "moon"]
-STEPPING += ["pooled", "scaffold"]
+STEPPING += ["pooled", "scaffold", "dfedsam", "dispfl", "dpsgd", "epidemic", "fedfisher", "fedpm", "gradient_tracking"]
+STEPPING += ["oledfl", "qgdsgdm", "relaysgd", "tct"]
 EACH: list[dict[str, Any]] = [
     {"lr_schedule": "step", "lr_every": 1, "lr_gamma": 0.3},
     {"lr_warm_up": 1},
@@ -27,9 +28,9 @@ EACH: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("method", STEPPING)
 def test_each_changes_what_every_such_method_learns(method: str) -> None:
-    rounds = {"rounds": 3} if method == "fedpart" else {}
+    rounds = {"fedpart": {"rounds": 3}, "tct": {"first_rounds": 2, "rounds": 3}}.get(method, {})
     plain = run(tiny(method, **rounds)).weights
-    for settings in EACH:
+    for settings in EACH[method == "fedfisher" :]:  # which steps in round 1 alone
         found = run(tiny(method, **rounds, **settings)).weights
         far = max(float((found[name] - w).abs().max()) for name, w in plain.items())
         assert 1e-5 < far < 10, (settings, far)

@@ -141,6 +141,8 @@ def _played(
     state, rounds, digests, types = _begun(built, start, data_k, folder)
     if built.share is None:
         agreed(wire, lambda: begun(rounds))
+    else:
+        begun(rounds)
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
     patience, weights = built.experiment.early_stop, None

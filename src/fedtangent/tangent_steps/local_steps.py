@@ -61,10 +61,19 @@ class LocalSteps:
             self.task, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, objective=loss
         )
 
+    def taken(self, w: Weights, data: Shard, batches: Batches) -> tuple[Weights, Weights]:
+        """The weights after the steps, and their move; no steps are taken where one is not finite."""
+        w_k = self._after(w, data, batches)
+        w_k = trees.where(trees.all_finite(w_k), w_k, w)
+        return w_k, trees.subtract(w_k, w)
+
     def moves(self, w: Weights, data: Shard, batches: Batches) -> tuple[Weights, Tensor]:
         """The move of the weights times the rows, and the rows: sums of these make a weighted mean."""
-        w_k, count = self.solver(w, data, batches, labels.log_shares(self.task, data)), data.real.sum()
-        return trees.scale(trees.subtract(w_k, w), count), count
+        count = data.real.sum()
+        return trees.scale(trees.subtract(self._after(w, data, batches), w), count), count
+
+    def _after(self, w: Weights, data: Shard, batches: Batches) -> Weights:
+        return self.solver(w, data, batches, labels.log_shares(self.task, data))
 
 
 def rows_of_moves(total: tuple[Weights, Tensor]) -> Tensor:
