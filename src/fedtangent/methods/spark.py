@@ -143,8 +143,8 @@ def spark(
             last_k = fleet.mix(state.v_k, "displacements")
             w_k = fleet.map(lambda w, v: trees.add_scaled(w, v, momentum), mean_k, last_k)
         share = soften * min(max((k - stage) / ramp, 0.0), 1.0)
-        how = _exact if columns is None else _projected
-        tries_k = how(fleet, task, step, columns or 0, partial(_soft, share, temperature), k, w_k, data_k)
+        how = _exact if columns is None else partial(_projected, columns)
+        tries_k = how(fleet, task, step, partial(_soft, share, temperature), k, w_k, data_k)
         loss_k = fleet.map(true_loss, tries_k, data_k, fleet.ask(scored, tries_k, data_k))
         w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k).unzip(3)
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
@@ -187,7 +187,7 @@ def _soft(share: float, temperature: float, f: Tensor, y: Tensor) -> Tensor:
 
 
 def _exact(
-    fleet: Fleet, task: Task, step: Step, columns: int, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
+    fleet: Fleet, task: Task, step: Step, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
 ) -> Each[Weights]:
     """Candidates from the neighbours' factors."""
     linear = rows_to_send(task, "factors", fleet.codes("factors"))
@@ -201,7 +201,7 @@ def _exact(
 
 
 def _projected(
-    fleet: Fleet, task: Task, step: Step, columns: int, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
+    columns: int, fleet: Fleet, task: Task, step: Step, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
 ) -> Each[Weights]:
     """Candidates by a kernel of projected Jacobians; steps are taken by the rows' owners."""
     seed = int(fleet.rng("projection").integers(2**62))
