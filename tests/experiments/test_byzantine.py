@@ -74,6 +74,16 @@ def test_every_node_in_a_thread_of_its_own_gives_the_same(method: str) -> None:
     assert timeless(found.rounds) == timeless(whole.rounds)
 
 
+@pytest.mark.parametrize(
+    ("method", "rule"), [("dfedavg", "geometric_median"), ("dfedkfac", "clipping"), ("ntkdfl", "median")]
+)
+def test_the_engines_agree(method: str, rule: str) -> None:
+    asked: dict[str, Any] = {"attack": "noise", "deviation": 0.1, "who": (1,), "rule": rule, "dtype": "float64"}
+    one, many = (run(tiny(method, engine=engine, **asked)) for engine in ("sequential", "vectorized"))
+    for name, w in many.weights.items():
+        torch.testing.assert_close(w, one.weights[name], rtol=1e-9, atol=1e-9)
+
+
 def test_label_flip_is_in_the_liar_s_rows_alone() -> None:
     honest, false = setup(tiny()), setup(tiny(attack="label_flip", who=(2,)))
     for node, (own, other) in enumerate(zip(honest.data, false.data, strict=True)):
@@ -105,7 +115,7 @@ def test_the_manifest_tells_attack_and_rule_and_their_files(tmp_path: Path) -> N
     found = run(liars(rule="krum", degree=4, chosen=2), tmp_path).manifest
     told = found["experiment"]
     assert (told["attack"], told["attack_options"]) == ("sign_flip", {"factor": 1.0, "share": 0.1, "who": [1]})
-    assert (told["rule"], told["rule_options"]) == ("krum", {"liars": 1, "chosen": 2, "groups": 1})
+    assert (told["rule"], told["rule_options"]) == ("krum", {"liars": 1, "chosen": 2, "groups": 1, "sums": "clip"})
     assert [found["sources"][part]["name"] for part in ("attack", "rule")] == ["sign_flip.py", "krum.py"]
     assert (found["rule_sees"], found["liars"]) == ("single messages", [1])
     plain = run(tiny()).manifest
@@ -195,11 +205,12 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("dfedavg", {"rule": "trimmed_mean", "liars": 2}, "`rule` must have at least 5 messages for 2 liars; got 3 in"),
         ("fedavg", {"rule": "krum", "liars": 1}, "`rule` must have at least 5 messages for 1 liars; got 3 in a round."),
         ("dfedavg", {"rule": "median", "groups": 2}, "`groups` must be 1 for dfedavg, which has no server; got 2."),
+        ("fedavg", {"rule": "median", "sums": "all"}, "`sums` must be one of screen, clip, rule; got 'all'."),
         ("fedavg", {"rule": "median", "groups": 0}, "`groups` must be at least 1; got 0."),
         ("fedavg", {"rule": "trimmed_mean", "liars": 0, "attack": "nan", "who": (1, 2)}, "`rule` must tolerate the"),
         ("dfedavg", {"rule": "trimmed_mean", "liars": 0, "attack": "nan"}, "`rule` must tolerate the liars there are,"),
-        ("fedkfac", {"rule": "median"}, "`guard` must be off under a rule, which sees the single messages that it"),
-        ("dfedkfac", {"rule": "median", "guard": True}, "`guard` must be off under a rule, which sees the single"),
+        ("fedkfac", {"rule": "median"}, "`guard` must be off under a rule, which sees parts of the sums that it"),
+        ("dfedkfac", {"rule": "median", "guard": True}, "`guard` must be off under a rule, which sees parts of the"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_sentence(method: str, given: dict[str, Any], message: str) -> None:

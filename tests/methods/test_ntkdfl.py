@@ -152,7 +152,7 @@ def test_the_papers_message_is_billed_or_the_real_one() -> None:
         for i in range(K):
             near = GRAPH.neighbours[i]
             asked = (2 + times) * size * 8
-            scores = times * 8 + 8
+            scores = 2 * times * 8 + 8  # of each also how many rows make it infinite
             assert ledger.sent[i] == len(near) * (asked + answer(ROWS[i]) + scores)
             assert ledger.received[i] == sum(asked + answer(ROWS[j]) + scores for j in near)
 

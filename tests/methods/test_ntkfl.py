@@ -157,7 +157,7 @@ def test_the_papers_message_is_billed() -> None:
     size, clients = sum(part.numel() for part in federation.task().w_0.values()), cohort(1, 0.5)
     assert ledger.sent[SERVER] == len(clients) * (1 + 3) * size * 8
     for i in range(K):
-        up = ROWS[i] * OUTPUTS * (size + 2) * 8 + 3 * 8 + 8 if i in clients else 0
+        up = ROWS[i] * OUTPUTS * (size + 2) * 8 + 2 * 3 * 8 + 8 if i in clients else 0
         assert ledger.sent[i] == up
 
 
@@ -167,7 +167,7 @@ def test_the_compressed_message_is_billed(exchange: str) -> None:
     options = {**FEW, "exchange": exchange, "sparsity": 0.4, "levels": 5}
     found = played(options, rounds=1)
     for i in cohort(1, 0.5):
-        n, up = ROWS[i], 3 * 8 + 8
+        n, up = ROWS[i], 2 * 3 * 8 + 8
         if exchange == "factors":
             tensors = [n * INPUTS, n * HIDDEN, n * HIDDEN]  # inputs, gates, hidden values
             up += n * OUTPUTS * 8 + n * 8
@@ -185,7 +185,7 @@ def test_a_subsampled_message_is_billed_by_its_rows() -> None:
     ledger = federation.run(ntkfl(federation.task(), **FEW, subsample=0.4), rounds=1).ledger
     for i in cohort(1, 0.5):
         rows = max(math.floor(0.4 * ROWS[i] + 1e-9), 1)
-        assert ledger.sent[i] == rows * OUTPUTS * (federation.task().size + 2) * 8 + 3 * 8 + 8
+        assert ledger.sent[i] == rows * OUTPUTS * (federation.task().size + 2) * 8 + 2 * 3 * 8 + 8
 
 
 @pytest.mark.parametrize("name", names("engines"))

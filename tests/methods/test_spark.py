@@ -123,7 +123,8 @@ def test_bytes_are_those_of_sketches_alphas_and_steps() -> None:
         asked = (
             2 * P + P + 8 * rows * (times * OUTPUTS + 1) + times * P
         )  # weights, displacements; where from; candidates
-        answer = 8 * ROWS[i] * (OUTPUTS * (columns + 1) + 2) + times * P + 8 * (times + 1)
+        scores = 8 * (times + 1 + times)  # losses, rows, and the rows of losses that are not finite
+        answer = 8 * ROWS[i] * (OUTPUTS * (columns + 1) + 2) + times * P + scores
         assert sent[i] == len(near) * (asked + answer)
 
 

@@ -31,6 +31,9 @@ EVERY = {
 }
 
 
+SCREENED = cs_plus(liars=2)._replace(sums="screen")
+
+
 def messages(seed: int = 3, m: int = M) -> list[list[float]]:
     return np.random.default_rng(seed).normal(size=(m, SIZE)).tolist()
 
@@ -245,7 +248,7 @@ def test_a_tree_is_averaged_as_one_vector_and_keeps_its_types() -> None:
 
 
 @pytest.mark.parametrize("name", ["trimmed_mean", "geometric_median", "cs_plus"])
-def test_a_total_is_all_rows_times_the_average_of_what_a_row_brings_tensor_by_tensor(name: str) -> None:
+def test_a_total_by_the_rule_is_all_rows_times_its_average_of_what_a_row_brings_tensor_by_tensor(name: str) -> None:
     rows = [3.0, 7.0, 1.0, 4.0, 9.0, 2.0, 5.0, 8.0, 6.0]
     values = [
         {
@@ -255,7 +258,7 @@ def test_a_total_is_all_rows_times_the_average_of_what_a_row_brings_tensor_by_te
         }
         for own, n in zip(messages(), rows, strict=True)
     ]
-    found = totalled(EVERY[name], values, rows, OWN)
+    found = totalled(EVERY[name]._replace(sums="rule"), values, rows, OWN)
     shares = [n / sum(rows) for n in rows]
     for part, cut in (("g", slice(0, 2)), ("q", slice(2, None))):
         mean = of(EVERY[name], [own[cut] for own in messages()], shares)
@@ -263,10 +266,33 @@ def test_a_total_is_all_rows_times_the_average_of_what_a_row_brings_tensor_by_te
     assert int(found["rows"]) == 45
 
 
-def test_a_total_by_a_mean_is_the_sum() -> None:
+@pytest.mark.parametrize("rule", [trimmed_mean(liars=0), trimmed_mean(liars=0)._replace(sums="rule"), SCREENED])
+def test_a_total_without_liars_or_of_what_is_screened_alone_is_the_sum(rule: Rule) -> None:
     values = [torch.tensor(own, dtype=torch.float64) for own in messages()]
     rows = [3.0, 7.0, 1.0, 4.0, 9.0, 2.0, 5.0, 8.0, 6.0]
-    torch.testing.assert_close(totalled(trimmed_mean(liars=0), values, rows, None), sum(values))
+    torch.testing.assert_close(totalled(rule, values, rows, None), sum(values))
+
+
+def test_of_a_total_the_longest_per_row_are_shortened_to_the_next_tensor_by_tensor() -> None:
+    """Two liars may be among six: of lengths a row 5, 1, 2, 10, 3 and 4 those of 5 and 10 become 4."""
+    rows = [2.0, 1.0, 1.0, 1.0, 2.0, 1.0]
+    values = [
+        {"a": torch.tensor([n * x * 0.6, n * x * 0.8]), "b": torch.tensor(y), "n": torch.tensor(3)}
+        for n, x, y in zip(rows, (5.0, 1.0, 2.0, 10.0, 3.0, 4.0), (1.0, 1.0, 1.0, 1.0, -2.0, 1.0), strict=True)
+    ]
+    found = totalled(trimmed_mean(liars=2), values, rows, 1)
+    assert found["a"].tolist() == pytest.approx([x * (8 + 1 + 2 + 4 + 6 + 4) for x in (0.6, 0.8)])
+    assert float(found["b"]) == pytest.approx(1 + 1 + 1 + 1 - 2 + 1)
+    assert int(found["n"]) == 18
+
+
+def test_of_a_total_no_liar_brings_more_than_the_longest_honest_one_per_row() -> None:
+    x = [torch.tensor(own, dtype=torch.float64) for own in messages()]
+    plain = totalled(SCREENED, x, [1.0] * M, None)
+    for size in (1e3, 1e9):
+        false = [size * own if place in (2, 6) else own for place, own in enumerate(x)]
+        moved = totalled(trimmed_mean(liars=2), false, [1.0] * M, None) - plain
+        assert float(moved.norm()) <= 4 * max(float(own.norm()) for own in x)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -72,11 +73,14 @@ def test_rows_that_sites_keep_back_end_a_run_as_in_one_process(method: str, plac
     served = method in SERVED
     change: dict[str, Any] = {"rounds": 9, "lr": 2.5, "validation": 0.3, "early_stop": 1}
     processes.kits(place, served)
-    found = processes.run(place, [*words(method, **change), "--out", place / "run"], served)
+    track = ["--track", "tensorboard"]
+    found = processes.run(place, [*words(method, **change), "--out", place / "run", *track], served)
     ended = {name: process.ended() for name, process in found.items()}
     assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
     one = expected(method, **change)
     assert processes.rounds(place / "run") == one and len(one) < 9
+    assert json.loads((place / "run" / "trackers.json").read_text())["tensorboard"]["rounds"] == len(one)
+    assert (place / "run" / "report.html").is_file()  # of the leader, who tracks
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_a_plan_that_was_sent_is_the_experiment_that_was_asked_for() -> None:
         ({"dataset": "npz"}, "`plan` must hold settings that a federation has; got dataset."),
         ({"data_dir": "/etc"}, "`plan` must hold settings that a federation has; got data_dir."),
         ({"partition": "iid"}, "`plan` must hold settings that a federation has; got partition."),
+        ({"attack": "nan"}, "`plan` must hold settings that a federation has; got attack. Drop them."),
+        ({"rule": "mine.py"}, "`rule` must be one of"),
         ({"fault": "dropout"}, "`plan` must hold settings that a federation has; got fault. Drop them."),
         ({"nothing": 1}, "`plan` must hold settings that a federation has; got nothing."),
         ({"options": [[[[[[[[1]]]]]]]]}, "`options` must be plain in a plan; got list."),
@@ -66,3 +68,20 @@ def test_a_plan_of_another_form(change: dict[str, Any]) -> None:
         plan({**TOLD, **change})
     with pytest.raises(ValueError, match="`plan` must be one of this version; got another"):
         plan(None)
+
+
+def test_no_site_plays_a_liar() -> None:
+    with pytest.raises(ValueError, match=r"^`attack` must be left out of a real federation, whose sites do not play"):
+        settings(experiment("dfedavg", attack="nan"))
+
+
+def test_a_rule_and_masks_go_together_only_where_groups_are_masked() -> None:
+    asked = settings(experiment("fedavg", rule="median"))
+    plan({**TOLD, "settings": asked})
+    with pytest.raises(ValueError, match=r"^`secure_sums` must be off under a rule, which sees the single messages"):
+        plan({**TOLD, "settings": asked, "secure_sums": True})
+    grouped = settings(experiment("fedavg", rule="median", groups=3))
+    assert plan({**TOLD, "settings": grouped, "secure_sums": True}).settings["rule_options"]["groups"] == 3
+    for groups in (2, "3", None):
+        with pytest.raises(ValueError, match=r"^`secure_sums` must be off under a rule"):
+            plan({**TOLD, "settings": {**asked, "rule_options": {"groups": groups}}, "secure_sums": True})

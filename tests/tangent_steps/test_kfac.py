@@ -18,11 +18,14 @@ from fedtangent.tangent_steps.kfac import (
     fixed_inputs,
     moments,
     parameters,
+    rows_of_inputs,
+    rows_of_moments,
 )
-from fedtangent.tangent_steps.triangles import pack, unpack
+from fedtangent.tangent_steps.triangles import diagonal, pack, unpack
 from fedtangent.tangents.capture.verified_uses import known_uses
 from fedtangent.training import losses
 from fedtangent.training.task import Task
+from tests import tiny_federation as federation
 from tests.tangents.literal_moments import EXAMPLES, KRONECKER, ggn, literal, part_of, rows
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, Tied, weights
 from tests.tiny_federation import assert_close
@@ -350,3 +353,19 @@ def test_a_frozen_parameter_needs_no_factors() -> None:
     model[1].weight.requires_grad_(False)
     found = moments(Task(model), Task(model).w_0, rows(Example(model, (INPUTS,))))
     assert set(found.outputs) == {"0.weight,0.bias"}
+
+
+def test_moments_with_a_negative_diagonal_count_for_no_rows() -> None:
+    task, data = federation.task(), federation.shards()[4]
+    found = moments(task, task.w_0, data)
+    assert int(rows_of_moments(found)) == 5
+    key = next(iter(found.outputs))
+    assert torch.equal(diagonal(found.outputs[key]), unpack(found.outputs[key]).diagonal(dim1=-2, dim2=-1))
+    wrong = found.outputs[key].clone()
+    wrong[0, 0] = -1e-3  # the first of a diagonal
+    assert int(rows_of_moments(found._replace(outputs={**found.outputs, key: wrong}))) == 0
+    inputs = fixed_inputs(task, data)
+    assert int(rows_of_inputs(inputs)) == 5
+    assert int(rows_of_inputs((trees.scale(inputs[0], -1.0), inputs[1]))) == 0
+    assert int(rows_of_inputs(({}, inputs[1]))) == 5
+    assert int(rows_of_inputs(({"look-up": torch.tensor([0.0, 2.0])}, inputs[1]))) == 5

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.kfac import Moments, directions, moments, pack, unpack
-from fedtangent.tangent_steps.span import Curvature, Span, candidates, curvature
+from fedtangent.tangent_steps.span import Curvature, Span, candidates, curvature, rows_of_curvature
 from fedtangent.training import losses
 from fedtangent.training.task import Task
 from tests.tangents import unusual
@@ -167,3 +167,9 @@ def test_the_curvature_is_that_of_training_under_vmap_too(name: str) -> None:
     for one, data in zip(found, nodes, strict=True):
         moved = unusual.by_rows(model, data.x) @ flat(basis).T  # (n, C, k)
         assert_close(one, torch.einsum("nci,ncj->ij", moved, moved) / 3)
+
+
+def test_a_curvature_that_is_negative_counts_for_no_rows() -> None:
+    found = Curvature(torch.tensor([[2.0, -9.0], [-9.0, 0.0]]), torch.tensor(4))
+    assert int(rows_of_curvature(found)) == 4
+    assert int(rows_of_curvature(found._replace(total=-found.total))) == 0

@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from fedtangent import trees
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.step import Score, Step, choose, held_out, linearised_rows, mean_loss
+from fedtangent.tangent_steps.step import (
+    Rows,
+    Score,
+    Step,
+    choose,
+    countable,
+    held_out,
+    linearised_rows,
+    plausible,
+    rows_of_losses,
+    whole_loss,
+)
 from fedtangent.training import losses
 from fedtangent.training.task import Task
 from tests import tiny_federation as federation
@@ -32,12 +44,6 @@ def test_the_lowest_finite_loss_wins(loss: list[float], time: int, p: list[float
     found, clock = choose(W, TRIES, torch.tensor(loss), TIMES)
     assert int(clock) == time
     assert found["p"].tolist() == p
-
-
-def test_mean_loss_counts_rows_and_leaves_out_empty_slots() -> None:
-    own = Score(torch.tensor([6.0, 9.0]), torch.tensor(3))
-    others = Score(torch.tensor([[4.0, 1.0], [NAN, 50.0]]), torch.tensor([2, 70]))
-    assert mean_loss(own, others, torch.tensor([True, False])).tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(("rows", "held"), [(1, 0), (2, 1), (9, 1), (10, 1), (39, 3)])
@@ -72,3 +78,48 @@ def test_a_rate_that_decays_to_nothing_is_told() -> None:
         ValueError, match=r"^`lr_decay` must leave a positive lr; got 800.0, and 0 in round 2\. Lower it\.$"
     ):
         Step(lr=0.01, lr_decay=800.0).rate(2)
+
+
+def own_rows(whole: bool = True) -> tuple[Task, Rows]:
+    task = federation.task()
+    return task, linearised_rows(task, task.w_0, federation.shards()[5], whole=whole)
+
+
+def test_honest_rows_are_plausible_in_float32_too() -> None:
+    for dtype in (torch.float64, torch.float32):
+        task = federation.task().to("cpu", dtype)
+        data = federation.shards()[5]
+        rows = linearised_rows(task, task.w_0, data._replace(x=data.x.to(dtype)), whole=True)
+        assert plausible(task, task.w_0, rows).real.all()
+
+
+def test_rows_whose_outputs_are_not_their_jacobian_s_are_told_one_by_one() -> None:
+    task, rows = own_rows()
+    f = rows.f.clone()
+    f[2, 1] += 0.5
+    assert plausible(task, task.w_0, rows._replace(f=f)).real.tolist() == [place != 2 for place in range(len(f))]
+    flipped = trees.map(lambda leaf: -leaf if leaf.is_floating_point() else leaf, rows)
+    assert not plausible(task, task.w_0, flipped).real.any()
+    padded = rows._replace(real=torch.arange(len(f)) < 5)
+    assert plausible(task, task.w_0, padded).real.tolist() == padded.real.tolist()
+
+
+def test_of_rows_without_factors_the_inputs_tell() -> None:
+    task, rows = own_rows()
+    data = federation.shards()[5]
+    bare = rows._replace(factors={}, like=data.x)
+    assert plausible(task, task.w_0, bare).real.all()
+    assert not plausible(task, task.w_0, bare._replace(f=-rows.f)).real.any()
+
+
+def test_negative_losses_count_for_no_rows_where_a_loss_is_never_negative() -> None:
+    task, score = federation.task(), Score(torch.tensor([1.0, -0.1]), torch.tensor(7))
+    assert int(rows_of_losses(task, countable(score))) == 0
+    assert int(rows_of_losses(task, countable(score._replace(total=torch.tensor([1.0, 0.0]))))) == 7
+    own = Task(federation.network(), losses.custom(lambda f, y: -f.mean(-1), "own"))
+    assert int(rows_of_losses(own, countable(score))) == 7
+
+
+def test_a_loss_that_some_rows_make_infinite_is_infinite() -> None:
+    found = countable(Score(torch.tensor([6.0, torch.nan, torch.inf]), torch.tensor(3)))
+    assert whole_loss(found).tolist() == [2.0, torch.inf, torch.inf]

@@ -8,19 +8,23 @@ import numpy as np
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.attacks.alie import alie
 from fedtangent.catalog import load, names
 from fedtangent.channels.quantize import quantize
 from fedtangent.channels.topk import topk
-from fedtangent.federation import SERVER, Coding, Each, Ledger, Missing, Transport, Wire
+from fedtangent.federation import SERVER, Coding, Each, Ledger, Liars, Missing, Transport, Wire
 from fedtangent.federation.looking import collected, seen
 from fedtangent.federation.values import replaced
+from fedtangent.rules.geometric_median import geometric_median
 from fedtangent.transports.ranks import joined, ranks
 from tests import tiny_federation as federation
 from tests.tiny_federation import ROWS, absences, plain
 
 # Of three blocks one is empty in the second round, and links fail that cross a border.
 GONE = (Missing(nodes=[1, 3], links=[(2, 4)]), Missing(nodes=[5, 0], links=[(1, 2)]))
+BROKEN = ("sumntk",)  # a lie leaves no kernel, which ends the run
 FEW: dict[str, dict[str, Any]] = {
+    "afl": {"guard": False},
     "fedkfac": {"guard": False},
     "fedpm": {"guard": False},
     "sumntk": {"columns": 1},
@@ -36,10 +40,14 @@ def play(
     coded: bool = False,
     convolutional: bool = False,
     faulty: bool = False,
+    lied: bool = False,
     engine: str = "sequential",
 ) -> Played:
     """State, aggregate, extras and bill of two rounds of a method; the state at the server's process alone."""
-    wire = Wire(transport, coding=lossy(what) if coded else None)
+    liars = Liars(alie(z=0.05), frozenset({1, 5})) if lied else None  # who collude: they hear what the others send
+    wire = Wire(
+        transport, coding=lossy(what) if coded else None, liars=liars, rule=geometric_median() if lied else None
+    )
     computing = federation.engine(engine, len(ROWS))
     graph = federation.graph_of(what)
     fleet = federation.fleet(wire=wire, round=0, engine=computing, graph=graph)
@@ -67,12 +75,12 @@ def lossy(what: str) -> Coding:
 
 
 def digests(transport: Transport) -> dict[str, str]:
-    """Of every method, dense and convolutional, with channels, and with nodes absent and links that fail."""
+    """Of every method, dense and convolutional, with channels, with absent nodes, and with liars and a rule."""
     found = {}
     for what in names("methods"):
         made = load("methods", what)(federation.task())
-        borne = {"coded": bool(made.messages), "faulty": not made.traits.needs_all}
-        for how in ("dense", "convolutional", "coded", "faulty"):
+        borne = {"coded": bool(made.messages), "faulty": not made.traits.needs_all, "lied": what not in BROKEN}
+        for how in ("dense", "convolutional", "coded", "faulty", "lied"):
             if borne.get(how, True):
                 found[f"{what} {how}"] = digest(play(transport, what, **({} if how == "dense" else {how: True})))
     return found

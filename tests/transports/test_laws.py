@@ -17,7 +17,7 @@ from fedtangent.transports.memory import memory
 from fedtangent.transports.threads import Ended, OutOfStep, threads
 from tests import tiny_federation as federation
 from tests.tiny_federation import GRAPH, LONELY, ROWS, assert_close, assert_same
-from tests.transports.play import Played, play
+from tests.transports.play import BROKEN, Played, play
 
 NODES = range(len(ROWS))
 METHODS = names("methods")
@@ -128,6 +128,15 @@ def test_absent_nodes_and_failed_links_give_what_they_give_in_one_process_and_on
     assert found[3].state()["sent"] == expected[3].state()["sent"]
     assert found[3].multiply_adds == expected[3].multiply_adds
     assert_close(run("memory", what, faulty=True, engine="vectorized")[:3], expected[:3], 1e-9)
+
+
+@pytest.mark.parametrize("what", [name for name in METHODS if name not in BROKEN])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transport: str, what: str) -> None:
+    state, aggregate, extras, bill = run("memory", what, lied=True)
+    found = run(transport, what, lied=True)
+    assert_same(found[:3], (state, aggregate, extras))
+    assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
 
 
 @pytest.mark.parametrize("what", METHODS)

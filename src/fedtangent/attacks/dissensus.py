@@ -17,7 +17,7 @@ def dissensus(*, strength: float = 1.0) -> Attack:
     those that neighbours average are sent as they are.
 
     Args:
-        strength: epsilon, positive.
+        strength: epsilon of the paper, positive.
 
     Raises:
         ValueError: Another strength.

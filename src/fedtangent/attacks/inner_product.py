@@ -16,7 +16,7 @@ def inner_product(*, factor: float = 0.5) -> Attack:
     Where the honest messages are of other shapes, such as rows of data, it is the liar's own message that is flipped.
 
     Args:
-        factor: epsilon, positive.
+        factor: epsilon of the paper, positive.
 
     Raises:
         ValueError: Another factor.

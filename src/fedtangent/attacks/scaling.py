@@ -13,7 +13,7 @@ def scaling(*, factor: float = 10.0) -> Attack:
     """The factor times what the liar would send.
 
     Args:
-        factor: Finite, not 1.
+        factor: Of every number; finite, and not 1.
 
     Raises:
         ValueError: Another factor.

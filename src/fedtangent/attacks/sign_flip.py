@@ -12,7 +12,7 @@ def sign_flip(*, factor: float = 1.0) -> Attack:
     """-factor times what the liar would send.
 
     Args:
-        factor: Positive.
+        factor: Of every number, positive; its sign is turned.
 
     Raises:
         ValueError: Another factor.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
-from fedtangent.extras import imported
 
 Size = Sequence[int] | None
 
@@ -48,21 +47,19 @@ def pixels(images: Iterable[tuple[str, Any]], channels: int, size: Size) -> Tens
 
 
 def _pixels(name: str, image: Any, channels: int, size: Size) -> np.ndarray:
-    library, ops = (
-        imported("PIL.Image", "huggingface", "to read images"),
-        imported("PIL.ImageOps", "huggingface", "to read images"),
-    )
+    from PIL import Image, ImageOps  # slow to import
+
     try:
         if isinstance(image, bytes):
-            image = library.open(io.BytesIO(image))
-        elif not isinstance(image, library.Image):
-            image = library.open(image)
+            image = Image.open(io.BytesIO(image))
+        elif not isinstance(image, Image.Image):
+            image = Image.open(image)
         with image:
             read = image.convert("L" if channels == 1 else "RGB")
             if size is not None:
-                read = ops.fit(read, (size[1], size[0]), library.Resampling.BILINEAR)
+                read = ImageOps.fit(read, (size[1], size[0]), Image.Resampling.BILINEAR)
             return np.asarray(read, dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, library.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         told = " ".join(str(error).split())[:100].rstrip(".")
         raise SettingError(
             f"`data_dir` must hold whole images; got {name!r}, which is none ({told}). Mend or remove it."

@@ -67,14 +67,21 @@ def huggingface(
         ValueError: What cannot be read, or is none of the above.
     """
     held, tested, name = _parts(data_dir, train, test)
-    for column in (*inputs, label, *([] if site is None else [site])):
-        if column not in held.column_names:
-            names = ", ".join(held.column_names)
-            raise SettingError(f"`data_dir` must have the columns that are named; got {names}, not {column!r}. Choose.")
-    chosen = list(inputs) or [column for column in held.column_names if column not in (label, site)]
+    plain = [column for column in (label, site) if column is not None]
+    chosen = list(inputs) or [column for column in held.column_names if column not in plain]
+    for column in (*chosen, *plain):
+        for part in (held, tested):
+            if part is not None and column not in part.column_names:
+                names = ", ".join(part.column_names)
+                raise SettingError(
+                    f"`data_dir` must have the columns that are named, in every split; got {names}, not {column!r}. "
+                    "Choose among them."
+                )
+    if not chosen or (tokenizer is not None and len(chosen) > 1):
+        what = "a column beside label and site" if not chosen else "the one column of texts"
+        raise SettingError(f"`inputs` must be {what}; got {', '.join(chosen) or 'none'}. Name it.")
     given = None if columns is None else agreed(columns)
     kind, library = held.features[chosen[0]] if len(chosen) == 1 else None, _library()
-    plain = [column for column in (label, site) if column is not None]
     image = isinstance(kind, library.Image)
     if image or _is_array(kind):
 
@@ -91,8 +98,6 @@ def huggingface(
             if tokenizer is None
             else in_tokens(chosen[0], tokenizer, length, masks)
         )
-        if tokenizer is not None and len(chosen) > 1:
-            raise SettingError(f"`inputs` must be the one column of texts; got {', '.join(chosen)}. Name it.")
         rows, test_rows = _table(held, [*chosen, *plain]), _table(tested, [*chosen, *plain])
     known = _classes(held, rows, label, regression, given)
     return labelled(name, rows, test_rows, Asked(label, site, regression, test_share), known, make)

@@ -54,7 +54,7 @@ def image_folder(
     classes = _folders(folder / "train" if split else folder)
     if len(classes) < 2:
         raise SettingError(
-            f"`data_dir` must hold a folder for each of at least two classes; got {len(classes)} in {folder.name}. "
+            f"`data_dir` must hold a folder for each of at least two classes; got {len(classes)} in {str(folder)!r}. "
             "Sort the images into folders."
         )
     train = _by_class(folder / "train" if split else folder, classes)

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.options import options
 from fedtangent.federation import Attack, Lying, Rule
+from fedtangent.federation.rule import Sums
 
 
 def completed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,13 +57,15 @@ def attack(made: Attack, *, share: float = 0.1, who: Sequence[int] | None = None
     return Lying(made, share, None if who is None else tuple(who))
 
 
-def rule(made: Rule, *, groups: int = 1) -> Rule:
+def rule(made: Rule, *, groups: int = 1, sums: Sums = "clip") -> Rule:
     """A rule, and what it sees.
 
     Args:
         made: How messages are averaged.
         groups: How many clients' messages a server adds up, in drawn groups, before the rule sees them; 1 for single
             messages. With 3 or more no client's message is seen by itself, and a liar spoils its group.
+        sums: What becomes of what nodes contribute to sums: screen leaves out what cannot be, clip also shortens as
+            many of the longest contributions as may be lies, rule averages them by the rule.
     """
     if not isinstance(made, Rule):
         raise SettingTypeError(
@@ -70,4 +73,6 @@ def rule(made: Rule, *, groups: int = 1) -> Rule:
         )
     if groups < 1:
         raise SettingError(f"`groups` must be at least 1; got {groups}. Use 1 for single messages.")
-    return made._replace(groups=groups)
+    if sums not in get_args(Sums):
+        raise SettingError(f"`sums` must be one of {', '.join(get_args(Sums))}; got {sums!r}. Choose one of these.")
+    return made._replace(groups=groups, sums=sums)

@@ -7,7 +7,6 @@ from fedtangent.experiments.build import generator, named
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Fleet, Graph, Liars, Lying, Method, Rule
-from fedtangent.federation.disclosure import OWNERS
 
 
 def built_liars(experiment: Experiment, method: Method, nodes: int) -> Liars | None:
@@ -73,11 +72,10 @@ def built_rule(
         )
     if rule.groups > 1 and talks:
         raise SettingError(f"`groups` must be 1 for {method.name}, which has no server; got {rule.groups}. Drop it.")
-    if experiment.resolved("method").get("guard") and (talks or rule.groups < OWNERS):
-        hidden = "" if talks else f", or add messages up by groups of {OWNERS} or more"
+    if experiment.resolved("method").get("guard"):
         raise SettingError(
-            f"`guard` must be off under a rule, which sees the single messages that it hides; got {name}. Take it off"
-            f"{hidden}."
+            f"`guard` must be off under a rule, which sees parts of the sums that it speaks for; got {name}. Take one "
+            "of them off."
         )
     clients = [len(method.clients(fleet).nodes) // rule.groups]
     sizes = [1 + min(map(len, graph.neighbours)) for graph in graphs] if talks else clients

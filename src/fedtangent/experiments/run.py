@@ -141,6 +141,8 @@ def _played(
     state, rounds, digests, types = _begun(built, start, data_k, folder)
     if built.share is None:
         agreed(wire, lambda: begun(rounds))
+    else:
+        begun(rounds)
     if len(rounds) < built.experiment.rounds:
         warm_up(built.experiment.device)
     patience, weights = built.experiment.early_stop, None
@@ -227,8 +229,7 @@ def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> 
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
     fleet = built.honest(fleet)
     with fleet.ledger.paused():
-        w = built.method.aggregate(fleet, state, data_k)
-        return recalibrated(built, built.there(fleet).fleet or fleet, w, data_k)
+        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k), data_k)
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:

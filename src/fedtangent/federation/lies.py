@@ -134,8 +134,9 @@ class Liars(NamedTuple):
             if link.source not in self.nodes and link.source != link.target:
                 honest.setdefault(link.target, []).append(link)
         wanted: dict[Link, list[Link]] = {}  # by who tells whom: the links whose messages are told
+        both = {*links}
         for link in false:
-            if averages:
+            if averages and Link(link.target, link.source) in both:
                 wanted.setdefault(Link(link.target, link.source), []).append(Link(link.target, link.source))
             for other in honest.get(link.target, ()):
                 wanted.setdefault(Link(other.source, link.source), []).append(other)
@@ -148,7 +149,7 @@ class Liars(NamedTuple):
         }
         return {
             link: _Heard(
-                known[link.source, Link(link.target, link.source)] if averages else None,
+                known.get((link.source, Link(link.target, link.source))) if averages else None,
                 [known[link.source, one] for one in honest.get(link.target, ())],
                 honest.get(link.target, []),
             )

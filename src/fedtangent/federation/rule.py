@@ -8,7 +8,7 @@ curvature have scales of their own. A message that is not finite, or of another 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fedtangent import many, shard, trees
 from fedtangent.errors import SettingError
+
+Sums = Literal["screen", "clip", "rule"]
 
 
 class Given(NamedTuple):
@@ -43,6 +45,8 @@ class Rule(NamedTuple):
         least: How many messages it must have, its receiver's own included, for so many liars.
         centred: Whether it needs the receiver's own message, and so neighbours.
         groups: How many messages are added up before the rule sees them, at a server.
+        sums: What it does to contributions of sums: `screen` leaves out those that cannot be, `clip` also shortens as
+            many of the longest as may be lies, `rule` takes the rule of what they bring per row, tensor by tensor.
     """
 
     average: Callable[[Given], Tensor]
@@ -50,6 +54,7 @@ class Rule(NamedTuple):
     least: Callable[[int], int]
     centred: bool = False
     groups: int = 1
+    sums: Sums = "clip"
 
     def tolerated(self, senders: int) -> int:
         """How many of so many senders may lie, up to the number that the rule was told."""
@@ -75,7 +80,7 @@ def averaged(rule: Rule, values: Sequence[Any], weights: Sequence[float], own: i
 
 
 def totalled(rule: Rule, values: Sequence[Any], rows: Sequence[float], own: int | None) -> Any:
-    """All rows times the rule's average of value / rows, weighted by rows; numbers that are no floats are added.
+    """The sum of contributions, as the rule takes sums; numbers that are no floats are added in any case.
 
     Args:
         rule: The rule.
@@ -83,15 +88,39 @@ def totalled(rule: Rule, values: Sequence[Any], rows: Sequence[float], own: int 
         rows: How many rows are in each, positive.
         own: Which is the receiver's own.
     """
+    if rule.sums == "rule":
+        return _ruled(rule, values, rows, own)
+    if rule.sums == "clip":
+        values = _clipped(values, rows, rule.tolerated(len(values)))
+    return trees.weighted_sum(values, [1] * len(values))
+
+
+def _clipped(values: Sequence[Any], rows: Sequence[float], liars: int) -> list[Any]:
+    """The contributions, of every tensor those of the most length per row shortened to that of the next."""
+    columns = list(zip(*(trees.leaves(value) for value in values), strict=True))
+    found = []
+    for column in columns:
+        if not _averages(column[0]) or not liars:
+            found.append(column)
+            continue
+        length = torch.stack([leaf.norm() / n for leaf, n in zip(column, rows, strict=True)])
+        bound = length.sort().values[len(column) - 1 - liars]
+        scale = torch.where(length > bound, bound / length, 1)
+        found.append(tuple(leaf * factor for leaf, factor in zip(column, scale, strict=True)))
+    spec = optree.tree_structure(values[0])
+    return [optree.tree_unflatten(spec, list(its)) for its in zip(*found, strict=True)]
+
+
+def _ruled(rule: Rule, values: Sequence[Any], rows: Sequence[float], own: int | None) -> Any:
+    """All rows times the rule's average of value / rows, weighted by rows, tensor by tensor."""
     count = sum(rows)
     means = [
         trees.map(lambda leaf, n=n: leaf / n if _averages(leaf) else leaf, value)
         for value, n in zip(values, rows, strict=True)
     ]
     mean = _combined(rule, means, [n / count for n in rows], own, whole=False)
-    plain = iter(
-        [sum(leaf) for leaf in zip(*(trees.leaves(value) for value in values), strict=True) if not _averages(leaf[0])]
-    )
+    leaves = zip(*(trees.leaves(value) for value in values), strict=True)
+    plain = iter([sum(column) for column in leaves if not _averages(column[0])])
     return trees.map(lambda leaf: leaf * count if _averages(leaf) else next(plain), mean)
 
 

@@ -14,6 +14,7 @@ Neural Tangent Kernel. ICML 2025. arXiv 2410.01922.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -23,17 +24,19 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import (
-    Rows,
     Score,
     Step,
     bill,
     choose,
     coded_bytes,
+    countable,
     held_out,
-    mean_loss,
     nothing_found,
+    plausible,
+    rows_of_losses,
     rows_to_send,
     score,
+    whole_loss,
 )
 from fedtangent.task import Task, Weights
 
@@ -99,29 +102,31 @@ def ntkdfl(
                 lambda w, v: trees.add_scaled(w, v, momentum), mean_k, fleet.mix(state.v_k, "displacements")
             )
         linear = rows_to_send(task, exchange, fleet.codes("factors"))
+        ruled = fleet.wire.rule is not None and not fleet.codes("factors")
         rows_k = fleet.ask(linear, w_k, fit_k, bill=answer, message="factors")
 
         def evolved(w: Weights, data: Shard, inbox: Inbox) -> Tries:
-            return evolve(w, linear(w, data), inbox, step.rate(k))
+            own, others = linear(w, data), inbox.values
+            return step.candidates(
+                task, w, shard.join([own, plausible(task, w, others) if ruled else others]), step.rate(k)
+            )
 
         tries_k = fleet.map(evolved, w_k, fit_k, rows_k)
         if selection == "linearised":
             loss_k = fleet.map(lambda tries: tries[1], tries_k)
         else:
             candidates_k = fleet.map(lambda tries: tries[0], tries_k)
-            scores_k = fleet.ask(_score, candidates_k, held_k)
-            loss_k = fleet.map(true_loss, candidates_k, held_k, scores_k)
+            loss_k = fleet.map(
+                true_loss, fleet.ask_total(_score, candidates_k, held_k, rows=partial(rows_of_losses, task))
+            )
         w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k).unzip(3)
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
 
-    def _score(tries: Weights, data: Shard) -> Score:
-        return score(task, tries, data)
+    def _score(tries: Weights, data: Shard) -> tuple[Score, Tensor]:
+        return countable(score(task, tries, data))
 
-    def evolve(w: Weights, own: Rows, inbox: Inbox, eta: float) -> Tries:
-        return step.candidates(task, w, shard.join([own, inbox.values]), eta)
-
-    def true_loss(tries: Weights, data: Shard, inbox: Inbox) -> Tensor:
-        return mean_loss(score(task, tries, data), inbox.values, inbox.real)
+    def true_loss(found: tuple[tuple[Score, Tensor], Tensor]) -> Tensor:
+        return whole_loss(found[0])
 
     def best(mean: Weights, tries: Tries, loss: Tensor) -> tuple[Weights, Weights, Tensor]:
         w, time = choose(mean, tries[0], loss, times)

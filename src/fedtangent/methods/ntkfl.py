@@ -39,12 +39,13 @@ from fedtangent.tangent_steps.step import (
     bill,
     choose,
     coded_bytes,
+    countable,
     held_out,
-    mean_loss,
     nothing_found,
     rows_to_send,
     score,
     some,
+    whole_loss,
 )
 from fedtangent.task import Task, Weights
 from fedtangent.training import labels
@@ -119,12 +120,12 @@ def ntkfl(
         if selection != "linearised":
             tries = clients.as_sent(tries, "candidates")
             score_k = clients.map(_score, clients.broadcast(tries), clients.broadcast(by_class), held_k)
-            loss = fleet.at_server(true_loss, clients.gather(score_k))
+            loss = fleet.at_server(whole_loss, clients.sum(score_k)[0])
         w, time = fleet.at_server(best, w, tries, loss).unzip(2)
         return State(w, state.labels), {"time": time, "failed": fleet.at_server(nothing_found, time)}
 
-    def _score(tries: Weights, by_class: Tensor, data: Shard) -> Score:
-        return score(labels.balanced(task, by_class), tries, data)
+    def _score(tries: Weights, by_class: Tensor, data: Shard) -> tuple[Score, Tensor]:
+        return countable(score(labels.balanced(task, by_class), tries, data))
 
     def weights(rows: list[Rows], everywhere: Tensor) -> Tensor:
         here = [labels.counts(Shard(own.f, own.y, own.real), everywhere) for own in rows]
@@ -132,11 +133,6 @@ def ntkfl(
 
     def evolve(eta: float, w: Weights, rows: list[Rows], by_class: Tensor) -> tuple[Weights, Tensor]:
         return step.candidates(labels.balanced(task, by_class), w, shard.join(rows), eta)
-
-    def true_loss(scores: list[Score]) -> Tensor:
-        own, *others = scores
-        slots = torch.ones(len(others), dtype=torch.bool, device=own.total.device)
-        return mean_loss(own, trees.stack(others), slots) if others else own.total / own.rows
 
     def best(w: Weights, tries: Weights, loss: Tensor) -> tuple[Weights, Tensor]:
         return choose(w, tries, loss, times)

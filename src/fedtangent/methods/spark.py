@@ -33,12 +33,14 @@ from fedtangent.tangent_steps.step import (
     Step,
     bill,
     choose,
+    countable,
     jacobian,
     linearised_rows,
-    mean_loss,
     nothing_found,
+    rows_of_losses,
     rows_to_send,
     score,
+    whole_loss,
 )
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.sketch import projection
@@ -145,15 +147,15 @@ def spark(
         share = soften * min(max((k - stage) / ramp, 0.0), 1.0)
         how = _exact if columns is None else partial(_projected, columns)
         tries_k = how(fleet, task, step, partial(_soft, share, temperature), k, w_k, data_k)
-        loss_k = fleet.map(true_loss, tries_k, data_k, fleet.ask(scored, tries_k, data_k))
+        loss_k = fleet.map(true_loss, fleet.ask_total(scored, tries_k, data_k, rows=partial(rows_of_losses, task)))
         w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k).unzip(3)
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
 
-    def scored(tries: Weights, data: Shard) -> Score:
-        return score(task, tries, data)
+    def scored(tries: Weights, data: Shard) -> tuple[Score, Tensor]:
+        return countable(score(task, tries, data))
 
-    def true_loss(tries: Weights, data: Shard, inbox: Inbox) -> Tensor:
-        return mean_loss(score(task, tries, data), inbox.values, inbox.real)
+    def true_loss(found: tuple[tuple[Score, Tensor], Tensor]) -> Tensor:
+        return whole_loss(found[0])
 
     def best(mean: Weights, tries: Weights, loss: Tensor) -> tuple[Weights, Weights, Tensor]:
         w, time = choose(mean, tries, loss, times)

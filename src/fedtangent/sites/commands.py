@@ -59,6 +59,7 @@ def server(
     wait: float = WAIT,
     patience: float = PATIENCE,
     listen: str | None = None,
+    track: tuple[str, ...] = (),
 ) -> int:
     """Run a method with the sites that call this server, and record and print what it comes to.
 
@@ -72,10 +73,11 @@ def server(
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+        track: Give settings, rounds, model and page to trackers, such as mlflow.
     """
     _check_extra()
     how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {"wait": wait, "patience": patience, "listen": listen}
+    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track}
     return _shown(session.lead(kit, experiment(**settings), None, **how), out)
 
 
@@ -90,6 +92,7 @@ def start(
     wait: float = WAIT,
     patience: float = PATIENCE,
     listen: str | None = None,
+    track: tuple[str, ...] = (),
 ) -> int:
     """Run a method among sites without a server, this one being one of them, and record what it comes to.
 
@@ -103,12 +106,13 @@ def start(
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+        track: Give settings, rounds, model and page to trackers, such as mlflow.
     """
     _check_extra()
     asked = experiment(**settings)
     dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
     how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {"wait": wait, "patience": patience, "listen": listen}
+    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track}
     return _shown(session.lead(kit, asked, dataset, **how), out)
 
 

@@ -14,11 +14,14 @@ from fedtangent import catalog
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.parts import PARTS
+from fedtangent.federation.disclosure import OWNERS
 from fedtangent.training import losses
 
 # What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
 LOCAL = ("dataset", "dataset_options", "data_dir")
 WITHOUT = (
+    "attack",
+    "attack_options",
     "partition",
     "partition_options",
     "nodes",
@@ -61,6 +64,8 @@ def settings(asked: Experiment) -> dict[str, Any]:
     Raises:
         ValueError: It has a part of one's own, which other sites do not have.
     """
+    if asked.attack is not None:
+        raise SettingError("`attack` must be left out of a real federation, whose sites do not play; got one. Drop it.")
     names = [field.name for field in fields(Experiment) if field.name not in (*LOCAL, *WITHOUT)]
     found = {name: getattr(asked, name) for name in names}
     return checked({name: value for name, value in found.items() if value not in (None, {})})
@@ -81,7 +86,21 @@ def plan(told: Any) -> Plan:
         good = False
     if not good:
         raise SettingError("`plan` must be one of this version; got another. Run the same code at all sites.")
+    check_rule(found.settings, found.secure_sums)
     return found._replace(settings=checked(found.settings))
+
+
+def check_rule(told: Any, secure_sums: bool) -> None:
+    """Raises ValueError where a rule would have to see what masks hide."""
+    if not secure_sums or not isinstance(told, Mapping) or told.get("rule") is None:
+        return
+    given = told.get("rule_options")
+    groups = given.get("groups", 1) if isinstance(given, Mapping) else 1
+    if not isinstance(groups, int) or groups < OWNERS:
+        raise SettingError(
+            f"`secure_sums` must be off under a rule, which sees the single messages that masks hide; got the rule "
+            f"{str(told['rule'])[:60]!r}. Drop either, or let a server add messages up by --groups {OWNERS} or more."
+        )
 
 
 def checked(told: Any) -> dict[str, Any]:

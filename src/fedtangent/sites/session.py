@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.folder import MANIFEST
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import Setup
+from fedtangent.experiments.tracking import Tracking
 from fedtangent.reports import progress
 from fedtangent.reports.listings import MEANING
+from fedtangent.reports.page import of_run
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
 from fedtangent.sites import agreement, joining
@@ -61,6 +63,7 @@ def lead(
     wait: float,
     patience: float,
     listen: str | None,
+    track: Sequence[str] = (),
 ) -> Result | None:
     """The result of a run that this process proposes; None where another process has ended.
 
@@ -75,6 +78,7 @@ def lead(
         wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, host:port; none is as the kit has it.
+        track: The trackers that are given what the record holds.
 
     Raises:
         ValueError: What cannot be.
@@ -87,13 +91,15 @@ def lead(
         )
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
+    Tracking(track, out, None)  # what is wrong with them is told before anybody is called
     number = os.urandom(16).hex()
     proposed = Plan(number, _record(out), resume, patience, standardise, secure_sums, plans.settings(asked))
+    plans.check_rule(proposed.settings, secure_sums)
     lines = joining.lines(own, _address(listen), wait, _tell)
     with _Ending(own, lines) as ending:
         lines.say(proposed._asdict() | {"version": __version__})
         lines.lead(list(own.book).index(own.name))
-        ending.result = _played(own, lines, proposed, dataset, out)
+        ending.result = _played(own, lines, proposed, dataset, out, track)
     return ending.result
 
 
@@ -155,12 +161,14 @@ class _Ending:
         return False
 
 
-def _played(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, out: str | None) -> Result:
+def _played(
+    own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, out: str | None, track: Sequence[str] = ()
+) -> Result:
     lines.run, lines.patience = bytes.fromhex(plan.run), plan.patience
     built = agreement.agreed(own, lines, plan, dataset)
     _announce(own, lines, built, plan.secure_sums)
     with progress.rounds(built) as show:
-        result = run(built, out, resume=plan.resume, on_round=show)
+        result = run(built, out, resume=plan.resume, on_round=show, track=track, page=of_run)
     lines.parting = True
     everybody(lines, 3, None)
     return result

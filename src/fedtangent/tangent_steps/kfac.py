@@ -19,7 +19,7 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, slices
-from fedtangent.tangent_steps.triangles import pack, unpack
+from fedtangent.tangent_steps.triangles import diagonal, pack, unpack
 from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.kernel_operator import backward
@@ -230,6 +230,22 @@ def _sums(
     gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
     gradient = {name: gradient[name] + weight_decay * part * rows for name, part in w.items()}
     return Moments(gradient, a, b, rows)
+
+
+def rows_of_moments(found: Moments) -> Tensor:
+    """How many rows moments are of; 0 where a diagonal is negative, which no sum of squares has."""
+    return _rows_of_squares([*found.inputs.values(), *found.outputs.values()], found.rows)
+
+
+def rows_of_inputs(found: tuple[dict[str, Tensor], Tensor]) -> Tensor:
+    """The same of input moments and their number of rows."""
+    return _rows_of_squares([*found[0].values()], found[1])
+
+
+def _rows_of_squares(packed: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """`rows`; 0 where matrices, packed or, of look-ups, their diagonals, are no sums of squares."""
+    fine = [((part if part.dim() == 1 else diagonal(part)) >= 0).all() for part in packed]
+    return torch.where(torch.stack(fine).all(), rows, 0) if fine else rows
 
 
 def fixed_inputs(task: Task, data: Shard, *, other: Other = "refuse") -> tuple[dict[str, Tensor], Tensor]:

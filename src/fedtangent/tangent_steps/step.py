@@ -19,7 +19,11 @@ from fedtangent.tangents.capture.functional import Weights, each, one_by_one, pl
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.numerics.integrate import PRODUCTS
+from fedtangent.training import losses
 from fedtangent.training.task import Task
+
+# How far outputs may be from those of their Jacobian, in float32.
+_ROUNDED = 1e-3
 
 
 class Rows(NamedTuple):
@@ -154,6 +158,25 @@ def linearised_rows(task: Task, w: Weights, data: Shard, *, whole: bool = False)
     return Rows(f, data.y, found, like, data.real)
 
 
+def plausible(task: Task, w: Weights, rows: Rows) -> Rows:
+    """The rows, those no longer real whose outputs are not what their own Jacobian, or inputs, give at the weights.
+
+    Outputs are linear in the last linear map's weights: J along these is f. A forgery must get this right; false labels
+    or inputs do. Costs N times the last map's weights.
+    """
+    if not rows.factors:
+        told = anew.outputs(task, w, rows.like)
+    else:
+        found = of_task.uses(task, w, of_task.first(task, rows.like))
+        if found.last is None:
+            return rows
+        names = found.by_name[found.last].call.names
+        along = {name: (part if name in names else torch.zeros_like(part))[None] for name, part in w.items()}
+        told = pushforward(found, rows.factors, w, along)[0]
+    off, size = (told - rows.f).abs().amax(1), rows.f.abs().amax(1)
+    return rows._replace(real=rows.real & (off <= _ROUNDED * (1 + size)))
+
+
 def jacobian(task: Task, w: Weights, rows: Rows) -> tuple[Callable[[Tensor], Weights], Callable[[Weights], Tensor]]:
     """alpha (T, n, C) -> J^T alpha, and v -> J v (T, n, C), from the rows' factors or from passes through the model."""
     if not rows.factors:
@@ -210,16 +233,23 @@ def countable(found: Score) -> tuple[Score, Tensor]:
     return found._replace(total=torch.where(fine, found.total, 0)), torch.where(fine, 0, found.rows)
 
 
+def rows_of_losses(task: Task, found: tuple[Score, Tensor]) -> Tensor:
+    """How many rows a `countable` score is of; 0 where one is negative of a loss that never is."""
+    if task.loss.name not in losses.NAMES:
+        return found[0].rows
+    return torch.where((found[0].total >= 0).all(), found[0].rows, 0)
+
+
 def summed_loss(found: tuple[Score, Tensor]) -> Tensor:
     """The mean loss (T,) from a sum of `countable` scores; inf where it is not finite on more rows than at best."""
     (total, rows), failed = found
     return torch.where((failed > failed.min()) | (failed >= rows), torch.inf, total / (rows - failed))
 
 
-def mean_loss(own: Score, others: Score, real: Tensor) -> Tensor:
-    """The mean loss (T,) over a node's own rows and those of others, whose scores have a leading axis of slots."""
-    total = own.total + torch.where(real[:, None], others.total, 0).sum(0)
-    return total / (own.rows + torch.where(real, others.rows, 0).sum())
+def whole_loss(found: tuple[Score, Tensor]) -> Tensor:
+    """The mean loss (T,) from a sum of `countable` scores; inf where it is not finite on any of the rows."""
+    (total, rows), failed = found
+    return torch.where(failed > 0, torch.inf, total / rows)
 
 
 def held_out(rng: np.random.Generator, data: Shard) -> tuple[Shard, Shard]:

@@ -17,6 +17,13 @@ def unpack(packed: Tensor) -> Tensor:
     return packed.index_select(-1, _places(size, packed.device)).reshape(*packed.shape[:-1], size, size)
 
 
+def diagonal(packed: Tensor) -> Tensor:
+    """The diagonals (G, I) of packed matrices."""
+    size = int((2 * packed.shape[-1]) ** 0.5)
+    i = torch.arange(size, device=packed.device)
+    return packed.index_select(-1, i * size - i * (i - 1) // 2)
+
+
 @lru_cache(maxsize=16)
 def _upper(size: int, device: torch.device) -> Tensor:
     """Where the entries of its upper triangle are in a matrix."""
