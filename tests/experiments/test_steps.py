@@ -11,11 +11,11 @@ import pytest
 from fedtangent import catalog, cli
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
+from fedtangent.parser import useless
 from tests import tiny_federation as federation
 from tests.experiments.tiny import tiny
 
-STEPPING = ["central", "dfedavg", "fedavg", "feddyn", "fednova", "fedopt", "fedpart", "fedprox", "local", "moon"]
-STEPPING += ["pooled", "scaffold"]
+STEPPING = [name for name in catalog.names("methods") if "clip" not in useless(name)]
 EACH: list[dict[str, Any]] = [
     {"lr_schedule": "step", "lr_every": 1, "lr_gamma": 0.3},
     {"lr_warm_up": 1},
@@ -27,10 +27,13 @@ EACH: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("method", STEPPING)
 def test_each_changes_what_every_such_method_learns(method: str) -> None:
-    rounds = {"rounds": 3} if method == "fedpart" else {}
-    plain = run(tiny(method, **rounds)).weights
-    for settings in EACH:
-        found = run(tiny(method, **rounds, **settings)).weights
+    assert {"fedavg", "scaffold", "fedpart", "dfedavg", "moon", "local"} <= {*STEPPING}
+    change = {"fedpart": {"rounds": 3}, "tct": {"rounds": 3, "first_rounds": 2}}.get(method, {})
+    plain = run(tiny(method, **change)).weights
+    for settings in (
+        EACH[1:] if method in ("fedfisher", "tct") else EACH
+    ):  # whose clients train in the first round alone
+        found = run(tiny(method, **change, **settings)).weights
         far = max(float((found[name] - w).abs().max()) for name, w in plain.items())
         assert 1e-5 < far < 10, (settings, far)
 
@@ -83,6 +86,7 @@ def test_a_run_that_is_extended_keeps_the_length_of_its_cosine(tmp_path: Path) -
             r"^`lr_rounds` must be above `lr_warm_up`, 1; got 1",
         ),
         ({"clip": 0.0}, r"^`clip` must be positive and finite; got 0.0"),
+        ({"local_weight_decay": None}, r"^`local_weight_decay` must be a number; got None"),
         ({"clip": "1"}, r"^`clip` must be a number; got '1'"),
         ({"local_weight_decay": -0.1}, r"^`local_weight_decay` must not be negative, and finite; got -0.1"),
         ({"amp": "half"}, r"^`amp` must be one of bfloat16, float16; got 'half'"),
@@ -96,6 +100,10 @@ def test_a_run_that_is_extended_keeps_the_length_of_its_cosine(tmp_path: Path) -
 def test_what_is_wrong_is_told_in_a_sentence(settings: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         setup(tiny("fedavg", **settings))
+
+
+def test_any_number_of_rounds_takes_no_time() -> None:
+    assert setup(tiny("fedavg", lr_schedule="cosine", rounds=2**62)).task.steps.rates is not None
 
 
 def test_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def gradient_tracking(
     def train(w: Weights, u: Weights, c: Weights, data: Shard, batches: Batches) -> tuple[Weights, Weights, Weights]:
         more = trees.map(lambda u, c: momentum * u - c, u, c) if momentum else trees.scale(c, -1)
         z = solve(w, data, batches, more)
-        y = trees.map(lambda w, z: (w - z) / batches.real.sum() / lr, w, z)
+        y = trees.map(lambda w, z: (w - z) / solvers.travelled(task, batches) / lr, w, z)
         return z, y, trees.add(y, c) if momentum else u
 
     def corrected(y: Weights, c: Weights, mean: Weights) -> Weights:

@@ -77,7 +77,7 @@ def qgdsgdm(
 
     def followed(m: Weights, last: Weights, w: Weights, batches: Batches) -> Weights:
         def follow(m: Tensor, last: Tensor, w: Tensor) -> Tensor:
-            return mu * m + (1 - mu) * (last - w) / batches.real.sum() / lr
+            return mu * m + (1 - mu) * (last - w) / solvers.travelled(task, batches) / lr
 
         return trees.map(follow, m, last, w)  # type: ignore[no-any-return]
 

@@ -103,7 +103,7 @@ def relaysgd(
 
     def train(w: Weights, u: Weights, data: Shard, batches: Batches) -> tuple[Weights, Weights]:
         z = solve(w, data, batches, u)
-        return z, trees.map(lambda w, z: (w - z) / lr, w, z) if momentum else u
+        return z, trees.map(lambda w, z: (w - z) / solvers.travelled(task, batches) / lr, w, z) if momentum else u
 
     def relayed(asks: Tensor, z: Weights, heard: Inbox, near: Inbox) -> Relay:
         """What a node tells the neighbour of that number: its own model and all that others have told it."""
