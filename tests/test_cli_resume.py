@@ -109,8 +109,7 @@ def test_a_run_without_a_folder_makes_a_new_one(capsys: pytest.CaptureFixture[st
 
 def test_a_run_that_fails_before_it_begins_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*RUN, "--dataset", "npz", "--data-dir", "nowhere.npz"]) == 2
-    assert list(Path("runs").iterdir()) == []
-    Path("runs").rmdir()
+    assert not Path("runs").exists()
     Path("runs").write_text("a file")
     assert cli.main(RUN) == 2
     assert "`out` must be a folder that can be written; got runs (" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from fedtangent.parsers import SITE_COMMANDS
         ),
         (["re"], ["report", "recipe", "revoke"]),
         (["run", ""], catalog.names("methods")),
-        (["check", "fedp"], ["fedpart", "fedprox"]),
+        (["check", "fedp"], ["fedpart", "fedpm", "fedprox"]),
         (["recipe", "pois"], ["poisson_pinn"]),
         (["recipe", "poisson_pinn", "--wid"], ["--widths"]),
         (["list", "mo"], ["models"]),

@@ -128,7 +128,8 @@ def texts() -> Iterator[str]:
 def test_every_dotted_name_exists() -> None:
     """With no import but that of the package."""
     named = re.compile(r"(?<![\w/.])fedtangent(?:\.[A-Za-z]\w*)+(?!\w|\.py|\.\{|/)")
-    names = sorted({name for text in texts() for name in named.findall(text)})
+    now = (re.sub(r"^ *- from .*$", "", text, flags=re.MULTILINE) for text in texts())  # not what a difference removes
+    names = sorted({name for text in now for name in named.findall(text)})
     assert {"fedtangent.datasets.torch_dataset", "fedtangent.tangents", "fedtangent.batch_norm.BatchNorm"} <= set(names)
     code = """
 import functools, importlib, sys, fedtangent

@@ -17,6 +17,7 @@ from validation import append, missing, problem
 import fedtangent
 
 HALVED = {"channel": "bfloat16", "messages": ("directions",)}
+STEPS = {"epochs": 2, "batch": 25, "lr": 0.1, "local_momentum": 0.0}
 SERVER: dict[str, dict[str, Any]] = {
     "defaults": {},
     "no decay": {"weight_decay": 0.0},
@@ -27,6 +28,8 @@ SERVER: dict[str, dict[str, Any]] = {
     "four dampings, 1 to 1000": {"dampings": (1.0, 10.0, 100.0, 1000.0)},
     "no momentum": {"momentum": False},
     "directions in bfloat16": HALVED,
+    "dampings .1, 10, 2 local epochs": {"dampings": (0.1, 10.0), **STEPS},
+    "2 local epochs": STEPS,
     "one try, ridge .01": {"ridges": (0.01,), "scales": (1.0,)},
 }
 COHORT: dict[str, dict[str, Any]] = {

@@ -88,6 +88,7 @@ def test_all_of_the_package_keep_them(name: str) -> None:
     options: dict[str, list[str]] = {
         "afl": ["--no-guard"], "fedkfac": ["--no-guard"], "sumntk": ["--columns", "1"], "fedpart": ["--warm-up", "1"],
         "fedpm": ["--no-guard"], "fedfisher": ["--epochs", "2", "--steps", "50"], "relaysgd": ["--topology", "line"],
+        "spark": ["--columns", "50", "--stage", "0"],
         "tct": ["--first-rounds", "1", "--features", "500"],
     }  # fmt: skip
     words: list[Any] = ["check", name, *options.get(name, [])]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fedtangent import cli
 from fedtangent.catalog import names
@@ -16,7 +17,7 @@ from fedtangent.faults.dropout import dropout
 from fedtangent.faults.links import links
 from fedtangent.transports.threads import threads
 from tests.experiments.test_resume import begun, same
-from tests.experiments.tiny import OPTIONS, timeless, tiny
+from tests.experiments.tiny import OPTIONS, network, timeless, tiny
 
 SEED = 64  # of dropout 0.3, with which 4, 3, 4 and 4 of five nodes are there
 NEED_ALL = ("afl", "central", "fedfisher", "relaysgd")
@@ -133,6 +134,20 @@ def test_a_run_goes_on_to_the_same_record(method: str, tmp_path: Path) -> None:
     whole = run(asked(method, **rounds))
     begun(asked(method, **rounds), tmp_path / "run", after=2)
     same(run(asked(method, **rounds), tmp_path / "run", resume=True), whole)
+
+
+def test_liars_may_be_absent_too_and_are_not_measured() -> None:
+    found = run(asked("dfedavg", attack="sign_flip", who=(1,), rule="clipping"))
+    assert [entry["present"] for entry in found.rounds] == [4, 3, 4]
+    assert all(len(entry["node_accuracy"]) == 4 for entry in found.rounds)
+    assert all(torch.isfinite(w).all() for w in found.weights.values())
+
+
+def test_statistics_of_batch_norm_are_of_all_clients() -> None:
+    first, *rest = network()
+    found = run(asked("fedavg", model=nn.Sequential(first, nn.BatchNorm1d(6), *rest), absent=0.9, rounds=2))
+    assert [entry["skipped"] for entry in found.rounds] == [True, False]
+    assert all(torch.isfinite(w).all() for w in found.weights.values())
 
 
 def test_an_absent_node_s_place_on_the_record_is_empty() -> None:

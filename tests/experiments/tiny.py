@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedopt": {"participation": 0.7, "batch": 4},
     "moon": {"participation": 0.7, "batch": 4},
     "scaffold": {"participation": 0.7, "batch": 4},
+    "spark": {"times": (2, 9), "lr": 0.3, "columns": 20, "stage": 0},
     "tct": {"first_rounds": 0, "batch": 4, "features": 40, "steps": 9, "linear_lr": 0.1},
     "relaysgd": {"topology": "line", "batch": 4, "momentum": 0.5},
     "pooled": {"epochs": 2, "batch": 4},
@@ -35,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 TALKING = (
     "dfedavg", "dfedkfac", "dfedsam", "dispfl", "dpsgd", "gradient_tracking", "ntkdfl", "oledfl", "pooled", "qgdsgdm",
+    "spark",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent.shard import Shard
 from tests.methods import literal_tangent
 from tests.methods.literal_tangent import Weights, shifted
 
@@ -91,10 +92,44 @@ def direction(w: Weights, g: Tensor, a: list[Tensor], b: list[Tensor], damping: 
     return flat({name: found[name] for name in w})
 
 
+def local(
+    w: Weights,
+    data: Shard,
+    rng: np.random.Generator,
+    step: Step,
+    epochs: int,
+    batch: int,
+    lr: float,
+    local_momentum: float,
+) -> Weights:
+    """Torch's own SGD on a client's rows, logits plus the log of a class's share; a thousandth of a row is in each."""
+    model = literal_tangent.network(w)
+    sgd = torch.optim.SGD(model.parameters(), lr, momentum=local_momentum, weight_decay=step.weight_decay)
+    outputs = len(w["2.bias"])
+    share = [((data.y == c).double().sum() + 0.001) / len(data.y) for c in range(outputs)]
+    shift = torch.stack(share).log() if step.loss == "cross_entropy" else torch.zeros(outputs)
+    for _ in range(epochs):
+        for rows in torch.from_numpy(rng.permutation(len(data.y))).split(batch):
+            sgd.zero_grad()
+            literal_tangent.value(model(data.x[rows]) + shift, data.y[rows], step.loss).backward()
+            sgd.step()
+    return {name: part.detach().clone() for name, part in model.named_parameters()}
+
+
 def candidates(
-    w: Weights, v: Weights, first: Tensor, x: Tensor, y: Tensor, step: Step, weight: Tensor | None = None
+    w: Weights,
+    v: Weights,
+    first: Tensor,
+    x: Tensor,
+    y: Tensor,
+    step: Step,
+    weight: Tensor | None = None,
+    u: Weights | None = None,
 ) -> list[Weights]:
-    """w + D c for every ridge and scale; `first` is A of the first layer, a mean; rows may weigh more or less."""
+    """w + D c for every ridge and scale; `first` is A of the first layer, a mean; rows may weigh more or less.
+
+    u is one more direction.
+    """
     weight = torch.ones(len(x)).double() if weight is None else weight
     g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)])
     g = (weight[:, None] * g).mean(0)
@@ -103,6 +138,8 @@ def candidates(
     d = torch.stack([direction(w, g, [first, a[1]], b, damping) for damping in step.dampings])
     if step.momentum:
         d = torch.cat([d, flat(v)[None]])
+    if u is not None:
+        d = torch.cat([d, flat(u)[None]])
     if step.wire == "bfloat16":
         d = d.to(torch.bfloat16).double()
     q, j, f = step.weight_decay * d @ d.T, literal_tangent.jacobian(w, x), literal_tangent.outputs(w, x)

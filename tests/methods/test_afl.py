@@ -80,6 +80,27 @@ def test_is_fedkfac_of_one_linear_layer_without_damping() -> None:
     assert_close(federation.run(afl(task, ridge=0.0), data, rounds=1).aggregate, expected, 1e-9)
 
 
+@pytest.mark.parametrize("targets", [True, False])
+def test_on_a_frozen_backbone_fedkfac_is_afl_and_its_steps_through_all_layers_go_beyond(targets: bool) -> None:
+    net, data = model(), shards(targets)
+    net[0].requires_grad_(False)  # type: ignore[index]
+    head = Task(net, losses.squared)
+    exact: dict[str, Any] = {"dampings": (1e-24,), "ridges": (1e-14,), "scales": (1.0,), "momentum": False}
+    by_steps = federation.run(fedkfac(head, **exact, weight_decay=0.0, selection="loss"), data, rounds=1).aggregate
+    best = federation.run(afl(head, ridge=0.0), data, rounds=1).aggregate
+    assert_close(by_steps, best, 1e-9)
+    net.load_state_dict(best, strict=False)
+    whole = Task(net.requires_grad_(True), losses.squared)
+    further = fedkfac(whole, weight_decay=0.0, selection="loss", guard=False)
+    beyond = federation.run(further, data, rounds=2).aggregate
+    assert pooled_loss(whole, beyond, data) < 0.9 * pooled_loss(whole, whole.w_0, data)
+
+
+def pooled_loss(task: Task, w: dict[str, Tensor], data: list[Shard]) -> float:
+    x, y, _ = (torch.cat(column) for column in zip(*data, strict=True))
+    return float(task.loss.per_sample(task.predict(w, x), y).mean())
+
+
 @pytest.mark.parametrize("name", ["sequential", "vectorized"])
 def test_later_rounds_send_nothing(name: str) -> None:
     """Down: w. Up: C's triangle, Q, a count; and before, the rows."""

@@ -9,21 +9,28 @@ from tests.methods.literal_sgd import train
 from tests.tiny_federation import INPUTS, ROWS, assert_close, philox
 
 
-def transcript(rounds: int, epochs: int, batch: int, lr: float, momentum: float) -> dict[str, Tensor]:
-    """Torch's own SGD on all rows in one place."""
+def transcript(
+    rounds: int, epochs: int, batch: int, lr: float, momentum: float, weight_decay: float
+) -> dict[str, Tensor]:
+    """Torch's own SGD on all rows in one place, half the decay times |w|^2 in its loss."""
+
+    def term(model: torch.nn.Module, _: Tensor) -> Tensor:
+        return weight_decay / 2 * torch.stack([p.square().sum() for p in model.parameters()]).sum()
+
     model = federation.network()
     x, y, _ = (torch.cat(column) for column in zip(*federation.shards(), strict=True))
     for k in range(1, rounds + 1):
-        train(model, x, y, philox("batches", k), epochs, batch, lr, momentum)
+        train(model, x, y, philox("batches", k), epochs, batch, lr, momentum, term=term)
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
 @pytest.mark.parametrize(
-    ("epochs", "batch", "lr", "momentum"), [(2, 5, 0.3, 0.0), (1, 4, 0.1, 0.8), (3, 100, 0.2, 0.5)]
+    ("epochs", "batch", "lr", "momentum", "decay"),
+    [(2, 5, 0.3, 0.0, 0.0), (1, 4, 0.1, 0.8, 0.03), (3, 100, 0.2, 0.5, 0.0)],
 )
-def test_is_sgd_on_the_union(epochs: int, batch: int, lr: float, momentum: float) -> None:
-    method = central(federation.task(), epochs=epochs, batch=batch, lr=lr, momentum=momentum)
-    assert_close(federation.run(method, rounds=3).aggregate, transcript(3, epochs, batch, lr, momentum))
+def test_is_sgd_on_the_union(epochs: int, batch: int, lr: float, momentum: float, decay: float) -> None:
+    method = central(federation.task(), epochs=epochs, batch=batch, lr=lr, momentum=momentum, weight_decay=decay)
+    assert_close(federation.run(method, rounds=3).aggregate, transcript(3, epochs, batch, lr, momentum, decay))
 
 
 def test_rows_held_twice_count_twice() -> None:

@@ -16,7 +16,7 @@ from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal
 from tests.methods.literal_tangent import Weights, average
 from tests.tangents.networks import Example, everything
-from tests.tiny_federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same
+from tests.tiny_federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 K = len(ROWS)
 FEW: dict[str, Any] = {
@@ -25,6 +25,7 @@ FEW: dict[str, Any] = {
     "scales": (0.4, 1.0),
     "weight_decay": 0.02,
 }
+LOCAL = {"epochs": 2, "batch": 3, "lr": 0.1, "local_momentum": 0.6}
 HALF = partial(federation.wire, "bfloat16", messages=("directions",))
 OPTIONS: dict[str, dict[str, Any]] = {
     "every round": {},
@@ -33,19 +34,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "single try": {"ridges": (0.1,), "scales": (0.7,)},
     "squared": {"loss": "squared"},
     "bfloat16": {"wire": "bfloat16"},
+    "local epochs": {**LOCAL},
+    "local epochs, no momentum": {**LOCAL, "momentum": False, "inputs": "shared", "loss": "squared"},
 }
 
 
 def transcript(
-    rounds: int, loss: str, inputs: str = "neighbourhood", **options: Any
+    rounds: int, loss: str, inputs: str = "neighbourhood", epochs: int = 0, **given: Any
 ) -> tuple[list[Weights], list[list[int]]]:
     """Every node's weights after some rounds, and the candidates that were chosen."""
-    data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
+    local = {name: given.pop(name) for name in ("batch", "lr", "local_momentum") if epochs}
+    data, step, chosen = federation.shards(), literal.Step(**given, loss=loss), []
     w_k = [federation.network().state_dict() for _ in ROWS]
     v_k = [literal.zeros(w) for w in w_k]
     first = [literal.first_inputs(part.x) for part in data]
-    for _ in range(rounds):
-        old_w, old_v = list(w_k), list(v_k)
+    for k in range(1, rounds + 1):
+        old_w, old_v, old_u = list(w_k), list(v_k), [literal.zeros(w) for w in w_k]
+        if epochs:
+            batches = [philox("batches", k, i) for i in range(K)]
+            old_w = [literal.local(w_k[i], data[i], batches[i], step, epochs, **local) for i in range(K)]
+            old_u = [literal.subtract(new, old) for new, old in zip(old_w, w_k, strict=True)]
         chosen.append([])
         for i in range(K):
             near = [i, *GRAPH.neighbours[i]]
@@ -53,10 +61,11 @@ def transcript(
             known = near if inputs == "neighbourhood" else range(K)
             a = sum(first[j] for j in known) / sum(ROWS[j] for j in known)
             x, y = (torch.cat([getattr(data[j], part) for j in near]) for part in ("x", "y"))
-            tries = literal.candidates(mean, last, a, x, y, step)  # type: ignore[arg-type]
+            u = average([old_u[j] for j in near])
+            tries = literal.candidates(mean, last, a, x, y, step, u=u if epochs else None)  # type: ignore[arg-type]
             chosen[-1].append(literal.best(tries, x, y, loss))
             w_k[i] = tries[chosen[-1][-1] - 1]
-            v_k[i] = literal.subtract(w_k[i], mean)
+            v_k[i] = trees.add(literal.subtract(w_k[i], mean), u)
     return w_k, chosen
 
 
@@ -119,6 +128,23 @@ def test_bytes() -> None:
         ledger = federation.run(dfedkfac(federation.task(), **FEW, inputs="shared"), rounds=rounds).ledger
         expected = {i: 8 * (GRAPH.degree(i) * rounds * each + first) for i in range(K)}
         assert dict(ledger.sent) == dict(ledger.received) == expected | {SERVER: K * 8 * first}
+
+
+def test_local_epochs_cost_their_move_and_a_direction() -> None:
+    size = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    plain = federation.run(dfedkfac(federation.task(), **FEW), rounds=2).ledger
+    found = federation.run(dfedkfac(federation.task(), **FEW, **LOCAL), rounds=2).ledger
+    more = size + size + 4 + 4**2 - 3**2
+    assert {i: found.sent[i] - plain.sent[i] for i in range(K)} == {i: 2 * 8 * more * GRAPH.degree(i) for i in range(K)}
+
+
+def test_a_node_whose_local_steps_are_not_finite_takes_none() -> None:
+    data = federation.shards()
+    data[-1] = data[-1]._replace(x=data[-1].x * torch.nan)
+    alone = Graph([(i, j) for i in range(K - 1) for j in range(i)], K)
+    found = federation.run(dfedkfac(federation.task(), **FEW, **LOCAL), data, graph=alone, rounds=1)
+    assert_same(found.state.w_k.values[-1], federation.task().w_0)
+    assert [bool(failed) for failed in found.extras[0]["failed"]] == [False] * (K - 1) + [True]
 
 
 def test_a_guard_costs_a_row_count_a_neighbour() -> None:

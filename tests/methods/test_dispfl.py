@@ -18,8 +18,8 @@ from tests.tiny_federation import GRAPH, HIDDEN, INPUTS, OUTPUTS, ROWS, assert_c
 SIZES = {"0.weight": INPUTS * HIDDEN, "2.weight": HIDDEN * OUTPUTS}
 LOCAL: dict[str, Any] = {"epochs": 2, "batch": 3, "lr": 0.2, "momentum": 0.5, "weight_decay": 0.01}
 OPTIONS: list[dict[str, Any]] = [
-    {"density": 0.4, "anneal": 0.6, "horizon": 4, "clip": 10.0} | LOCAL,
-    {"density": 0.6, "anneal": 1.0, "horizon": 9, "clip": 0.3, "regrow": "random", "own_masks": True} | LOCAL,
+    {"density": 0.4, "anneal": 0.6, "horizon": 4} | LOCAL,
+    {"density": 0.6, "anneal": 1.0, "horizon": 9, "regrow": "random", "own_masks": True} | LOCAL,
 ]
 
 
@@ -28,13 +28,11 @@ def ones(w: Weights, mask: Weights) -> Weights:
     return {name: mask[name].double() if name in mask else torch.ones_like(part) for name, part in w.items()}
 
 
-def trained(w: Weights, mask: Weights, t: int, node: int, clip: float, local: dict[str, Any]) -> Weights:
-    """SGD with clipped gradients, off its mask set to 0 after every step."""
+def trained(w: Weights, mask: Weights, t: int, node: int, local: dict[str, Any]) -> Weights:
+    """SGD off its mask set to 0 after every step."""
     v = each(torch.zeros_like, w)
     for rows in batches(t, node, local["epochs"], local["batch"]):
         g = gradient(w, node, rows)
-        norm = float(sum((part**2).sum() for part in g.values()) ** 0.5)
-        g = each(lambda g: g * min(1.0, clip / (norm + 1e-6)), g)  # noqa: B023
         v = each(lambda v, g, w: local["momentum"] * v + g + local["weight_decay"] * w, v, g, w)
         w = each(lambda w, v, m: (w - local["lr"] * v) * m, w, v, mask)
     return w
@@ -45,7 +43,6 @@ def transcript(
     density: float,
     anneal: float,
     horizon: int,
-    clip: float,
     regrow: str = "gradient",
     own_masks: bool = False,
     **local: Any,
@@ -72,7 +69,7 @@ def transcript(
             mean = each(lambda a, b: torch.where(b > 0, a / b.clamp(min=1), 0.0), total, count)  # type: ignore[arg-type]
             start.append(each(torch.mul, mean, nxt[i]))
         shared = list(nxt)
-        w = [trained(start[i], shared[i], t, i, clip, local) for i in range(K)]
+        w = [trained(start[i], shared[i], t, i, local) for i in range(K)]
         share = anneal / 2 * (1 + math.cos(math.pi * min(t - 1, horizon) / horizon))
         for i in range(K):
             rng = philox("regrow", t, i)
@@ -119,7 +116,7 @@ def test_is_the_papers_algorithm(options: dict[str, Any], engine: str) -> None:
 
 def test_with_all_weights_it_averages_before_where_dfedavg_averages_after() -> None:
     local: dict[str, Any] = {"epochs": 2, "batch": 3, "lr": 0.2, "momentum": 0.5}
-    made = dispfl(federation.task(), density=1.0, clip=1e9, weight_decay=0.0, **local)
+    made = dispfl(federation.task(), density=1.0, weight_decay=0.0, **local)
     found = federation.run(made, rounds=3)
     expected = federation.run(dfedavg(federation.task(), **local), rounds=3).state.w_k.values
     assert_close(gossip(found.state.w_k.values), expected, 1e-11)
@@ -167,7 +164,6 @@ def begun(built: Any) -> tuple[Any, Any]:
         ({"anneal": 2}, "`anneal` must be in [0, 1]; got 2. Use 0.5, or 0 for masks that stay."),
         ({"horizon": 0}, "`horizon` must be at least 1; got 0. Give a number of rounds."),
         ({"regrow": "all"}, "`regrow` must be 'gradient' or 'random'; got 'all'. Choose one of the two."),
-        ({"clip": 0}, "`clip` must be positive; got 0. Use 10."),
     ],
 )
 def test_wrong_values_are_one_clear_sentence(options: dict[str, Any], message: str) -> None:

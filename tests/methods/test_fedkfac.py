@@ -25,6 +25,7 @@ FEW: dict[str, Any] = {
     "balance": 1.0,
     "guard": False,
 }
+LOCAL = {"epochs": 2, "batch": 3, "lr": 0.1, "local_momentum": 0.6}
 HALF = partial(federation.wire, "bfloat16", messages=("directions",))
 OPTIONS: dict[str, dict[str, Any]] = {
     "held-out": {},
@@ -38,6 +39,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "balanced half": {"balance": 4.0, "participation": 0.5},
     "balanced, squared": {"balance": 1.3, "loss": "squared", "selection": "loss"},
     "bfloat16": {"wire": "bfloat16"},
+    "local epochs": {**LOCAL},
+    "local epochs of half": {**LOCAL, "participation": 0.5, "balance": 4.0, "momentum": False},
+    "local epochs, squared": {**LOCAL, "loss": "squared", "lr": 0.3},
 }
 
 
@@ -61,10 +65,12 @@ def transcript(
     guard: bool,
     participation: float = 1.0,
     selection: str = "held-out",
-    **options: Any,
+    epochs: int = 0,
+    **given: Any,
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The server's weights after some rounds, and the candidates that it chose."""
-    data, step, chosen = federation.shards(), literal.Step(**options, loss=loss), []
+    local = {name: given.pop(name) for name in ("batch", "lr", "local_momentum") if epochs}
+    data, step, chosen = federation.shards(), literal.Step(**given, loss=loss), []
     w = federation.network().state_dict()
     v, first = literal.zeros(w), literal.first_inputs(joined(data)[0]) / sum(ROWS)
     for k in range(1, rounds + 1):
@@ -72,10 +78,17 @@ def transcript(
         fit, held = zip(*(split(data[i], i, selection) for i in drawn), strict=True)
         (x, y), (x_held, y_held) = joined(fit), joined(held)
         weight = literal.row_weights(joined(data)[1], y, balance, OUTPUTS)
-        tries = literal.candidates(w, v, first, x, y, step, weight)
+        before, u = w, None
+        if epochs:
+            u = literal.zeros(w)
+            for i, part in zip(drawn, fit, strict=True):
+                w_k = literal.local(w, part, philox("batches", k, i), step, epochs, **local)
+                u = {name: u[name] + len(part.y) / len(y) * (w_k[name] - w[name]) for name in w}
+            w = {name: w[name] + u[name] for name in w}
+        tries = literal.candidates(w, v, first, x, y, step, weight, u)
         of = dict(zip(y.tolist(), weight, strict=True))
         chosen.append(literal.best(tries, x_held, y_held, loss, torch.stack([of[label] for label in y_held.tolist()])))
-        w, v = tries[chosen[-1] - 1], literal.subtract(tries[chosen[-1] - 1], w)
+        w, v = tries[chosen[-1] - 1], literal.subtract(tries[chosen[-1] - 1], before)
     return w, chosen
 
 
@@ -173,6 +186,31 @@ def test_bytes() -> None:
     assert {i: half.sent[i] for i in range(K)} == {i: (first + (i in clients) * up) * 8 for i in range(K)}
 
 
+def test_local_epochs_cost_an_exchange_and_a_direction() -> None:
+    """Down: w once more, u among D, and one more c; up: the move and its rows, and one more row and column of Q."""
+    size = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    plain = federation.run(fedkfac(federation.task(), **FEW), rounds=2).ledger
+    found = federation.run(fedkfac(federation.task(), **FEW, **LOCAL), rounds=2).ledger
+    more = {i: found.sent[i] - plain.sent[i] for i in (SERVER, *range(K))}
+    assert more == {SERVER: 2 * K * (2 * size + 4) * 8} | dict.fromkeys(range(K), 2 * (size + 1 + 4**2 - 3**2) * 8)
+
+
+@pytest.mark.parametrize("memory", federation.BUDGETS)
+def test_local_epochs_on_both_engines(memory: int) -> None:
+    expected = federation.run(fedkfac(federation.task(), **FEW, **LOCAL)).aggregate
+    engine = federation.engine("vectorized", memory=memory)
+    assert_close(federation.run(fedkfac(federation.task(), **FEW, **LOCAL), engine=engine).aggregate, expected, 1e-9)
+
+
+def test_a_move_that_is_not_finite_is_left_out_of_the_mean() -> None:
+    data = federation.shards()
+    data[-1] = data[-1]._replace(x=data[-1].x * torch.inf)
+    method = fedkfac(federation.task(), **FEW, **LOCAL, selection="loss")
+    found = federation.run(method, data, rounds=1)
+    assert int(found.extras[0]["refused"]) == 1
+    assert_close(found.aggregate, federation.run(method, data[:-1], rounds=1).aggregate, 1e-12)
+
+
 def test_a_guard_changes_nothing_but_a_few_numbers_on_the_wire() -> None:
     """Once up: rows, and the rows that hide each in two kinds of sums; each round up: rows."""
     free = federation.run(fedkfac(federation.task(), **FEW), rounds=2)
@@ -254,6 +292,10 @@ def test_a_server_without_a_direction_says_so(monkeypatch: pytest.MonkeyPatch) -
         ({"selection": "test"}, r"^`selection` must be 'held-out' or 'loss'; got 'test'\. Choose one of the two\.$"),
         ({"participation": 0.0}, r"^`participation` must be in \(0, 1\]; got 0.0\. Use 1 for all clients\.$"),
         ({"dampings": ()}, r"^`dampings` must be positive numbers; got \[\]\. Give at least one\.$"),
+        ({"epochs": -1}, r"^`epochs` must not be negative; got -1\. Use 0 for no local steps\.$"),
+        ({"batch": 0}, r"^`batch` must be at least 1; got 0\. Give a positive number of rows\.$"),
+        ({"lr": 0.0}, r"^`lr` must be positive; got 0\.0\. Give a learning rate such as 0\.1\.$"),
+        ({"local_momentum": 1.0}, r"^`local_momentum` must be in \[0, 1\); got 1\.0\. Use 0\.9, or 0 for none\.$"),
         ({"balance": 0.5}, r"^`balance` must be at least 1; got 0.5\. Use 1 to weigh all rows alike\.$"),
     ],
 )

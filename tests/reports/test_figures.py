@@ -119,6 +119,24 @@ def test_a_long_curve_has_few_markers_and_one_at_its_end(run: Run) -> None:
     assert many - few <= 6
 
 
+@pytest.mark.parametrize("against", ["round", "sent_bytes"])
+def test_lines_that_are_the_same_are_named_and_dashed_in_turns(run: Run, against: figures.Against) -> None:
+    track = [0.1, 0.5, 0.7]
+    same = [run(name, accuracies=track) for name in ("fedavg", "fedprox", "moon")]
+    longer = run("scaffold", accuracies=[*track, 0.72])
+    other = run("feddyn", accuracies=[0.1, 0.5, 0.75])
+    drawing = figures.drawn(records.groups([*same, longer, other]), "accuracy", None, against)
+    assert (
+        drawing.note == "The lines of fedavg, fedprox, moon and scaffold lie on one another; their dashes take turns."
+    )
+    dashes = re.findall(r"stroke-dasharray: ([\d.]+),([\d.]+); stroke-dashoffset: ([\d.]+)", drawing.svg)
+    turns = [
+        (float(on), float(off), float(start)) for on, off, start in dashes if round(float(off) / float(on), 6) == 3
+    ]
+    assert [start / on for on, _, start in turns] == pytest.approx([0, 1, 2, 3])
+    assert figures.drawn(records.groups([same[0], other]), "accuracy", None, against).note == ""
+
+
 @given(
     st.lists(st.tuples(st.floats(50, 300), st.floats(30, 290), st.integers(3, 20)), min_size=2, max_size=6),
 )

@@ -121,3 +121,12 @@ def test_what_is_missing_is_a_dash() -> None:
 )  # fmt: skip
 def test_times_have_their_two_largest_units(seconds: float, text: str) -> None:
     assert statistics.time_text(seconds) == text
+
+
+def test_long_seconds_are_hours_and_minutes() -> None:
+    assert statistics.seconds_spread_text(statistics.spread([15_700.0])) == "4 h 22 min"
+    assert (
+        statistics.seconds_spread_text(statistics.spread([15_000.0, 16_400.0]))
+        == "4 h 22 min \N{PLUS-MINUS SIGN} 16 min 30 s"
+    )
+    assert statistics.seconds_spread_text(statistics.spread([599.0])) == "599"

@@ -80,6 +80,21 @@ def test_no_weights_leave_the_task() -> None:
     assert labels.balanced(task, torch.ones(3)) is not task
 
 
+def test_log_shares_are_those_of_real_rows_and_a_class_without_any_is_rare() -> None:
+    y, real = torch.tensor([2, 0, 2, 1]), torch.tensor([True, True, True, False])
+    data = Shard(torch.zeros(4, federation.INPUTS).double(), y, real)
+    expected = torch.tensor([1.001 / 3, 0.001 / 3, 2.001 / 3], dtype=torch.float64).log()
+    assert_close(labels.log_shares(federation.task(), data), expected)
+
+
+def test_outputs_that_are_no_logits_and_targets_are_not_shifted() -> None:
+    data, zeros = federation.shards()[0], torch.zeros(federation.OUTPUTS).double()
+    squared = federation.task().under(losses.squared)
+    assert_same(labels.log_shares(squared, data), zeros)
+    targets = data._replace(y=torch.ones(len(data.y), federation.OUTPUTS).double())
+    assert_same(labels.log_shares(federation.task(), targets), zeros)
+
+
 @pytest.mark.parametrize("balance", [0.99, 0.0, -2.0, float("nan")])
 def test_a_bound_below_one_is_an_error(balance: float) -> None:
     with pytest.raises(ValueError, match=r"^`balance` must be at least 1; got .*\. Use 1 to weigh all rows alike\.$"):

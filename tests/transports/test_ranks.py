@@ -188,7 +188,7 @@ def test_nothing_is_left_where_the_launcher_itself_is_killed(going: Any) -> None
 def test_a_rank_that_fails_is_named_with_its_node(tmp_path: Path) -> None:
     own = tmp_path / "failing.py"
     own.write_text(OWN)
-    found = command("run", str(own), "--rounds", "4", *SMALL, "--ranks", "2")
+    found = command("run", str(own), "--rounds", "4", *SMALL, "--ranks", "2", "--out", "none")
     assert found.returncode == 1
     told = [line for line in found.stderr.splitlines() if line.startswith("fedtangent: ")]
     assert told

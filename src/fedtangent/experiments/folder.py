@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 def fresh(parent: Path, name: str) -> Iterator[Path]:
     """A folder that was not there, and that no other process takes: the name, or with the first number that is free.
 
-    Where nothing is written into it, it goes when the context ends.
+    Where nothing is written into it, it goes when the context ends, and its parent where that is empty then.
 
     Raises:
         OSError: It cannot be made.
@@ -37,6 +37,7 @@ def fresh(parent: Path, name: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             folder.rmdir()
+            parent.rmdir()
 
 
 def check_free(folder: Path, expected: str) -> None:

@@ -227,9 +227,9 @@ def step(
 
 def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> Central[Weights]:
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
+    fleet = built.honest(fleet)
     with fleet.ledger.paused():
-        w = built.method.aggregate(built.honest(fleet), state, data_k)
-        return recalibrated(built, built.honest(built.there(fleet).fleet or fleet), w, data_k)
+        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k), data_k)
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:

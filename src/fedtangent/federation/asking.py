@@ -1,5 +1,6 @@
 """Asking: questions to the neighbours and their answers, computed wave of askers by wave."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from fedtangent import many, trees
 from fedtangent.federation.ledger import Link
-from fedtangent.federation.rule import good, kind
+from fedtangent.federation.rule import Rule, good, kind, totalled
 from fedtangent.federation.transport import Tag, Wire
 from fedtangent.federation.values import Cache, Each, Inbox, Wave
 
@@ -71,6 +72,19 @@ class Asking:
         came = self._came(bill, wave, cache)
         theirs = [its if self._neighbours(node) else [] for node, its in came.items()]
         return [(kept, len(its) - len(kept)) for kept, its in zip(good(theirs), theirs, strict=True)]
+
+    def totals(
+        self, rule: Rule, rows: Callable[[Any], Any], own: Sequence[Any], wave: Wave, cache: Cache
+    ) -> list[tuple[Any, Tensor]]:
+        """The sum of every node's own and its answers, as a rule takes sums, and how many of these were refused."""
+        found = []
+        for mine, (answers, refused) in zip(own, self.singles(trees.payload_bytes, wave, cache), strict=True):
+            counts = [float(rows(value)) for value in (mine, *answers)]
+            its = [(x, n) for x, n in zip(answers, counts[1:], strict=True) if 0 < n < math.inf]
+            values, given = [mine, *(x for x, _ in its)], [counts[0], *(n for _, n in its)]
+            lost = torch.tensor(refused + len(answers) - len(its), device=self._device)
+            found.append((totalled(rule, values, given, 0) if counts[0] > 0 else mine, lost))
+        return found
 
     def _came(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> dict[int, list[Any]]:
         """All answers that the wave's nodes get; a lonely node its own."""

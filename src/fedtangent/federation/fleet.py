@@ -44,12 +44,13 @@ from torch import Tensor
 from fedtangent import many, multiply_adds, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation.asking import Asking
+from fedtangent.federation.averaging import at_server, mixed
 from fedtangent.federation.coding import Way
 from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
-from fedtangent.federation.rule import averaged, fit, kind, totalled
+from fedtangent.federation.rule import kind
 from fedtangent.federation.transport import Bill, Tag, Wire, nothing
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
@@ -305,23 +306,8 @@ class Fleet:
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
         x = dict(zip(self.here, x_k.values_at(self.here), strict=True))
-        links = [Link(j, i) for i in self.nodes for j in self._neighbours(i)]
-        groups = {i: sorted([i, *self._neighbours(i)]) for i in self.nodes}
-        shares = {i: dict(zip(group, self._shares[i], strict=True)) for i, group in groups.items()}
-        tag, out = self.wire.tag(), {link: x[link.source] for link in links if link.source in x}
-        known = {} if self.wire.liars is None else {Link(j, i): w for i, its in shares.items() for j, w in its.items()}
-        came = self.wire.exchange(tag, self.wire.said(tag, out, links, known), links)
-        due = [(came[Link(j, i)], x[i]) for i in self.here for j in groups[i] if j != i]
-        right = iter([True] * len(due) if self.wire.ledger.is_paused else fit(due))
-        values, weights, own = [], [], []
-        for i in self.here:
-            group = [j for j in groups[i] if j == i or next(right)]
-            weights.append(self._present([shares[i][j] for j in group], group.index(i), len(groups[i])))
-            values.append([x[i] if j == i else came[Link(j, i)] for j in group])
-            own.append(group.index(i))
-        if (rule := self.wire.rule) is not None:
-            return self.of_here([averaged(rule, *its) for its in zip(values, weights, own, strict=True)])
-        return self.of_here(many.weighted_sums(values, weights))
+        neighbours = {i: self._neighbours(i) for i in self.nodes}
+        return self.of_here(mixed(self.wire, x, neighbours, self._shares, self.gossip_weights))
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
         """The neighbours' values, in the slots of an Inbox."""
@@ -408,19 +394,7 @@ class Fleet:
             near_k = self.ask_sum(fn, x_k, *y_k, message=message)
             return self.map(_with_own, own_k, near_k)
         asking = self._asking(fn, x_k, y_k, message)
-
-        def pull(wave: Wave, cache: Cache) -> list[tuple[Any, Tensor]]:
-            found = []
-            singles = asking.singles(trees.payload_bytes, wave, cache)
-            for own, (answers, refused) in zip(own_k.pull(wave, cache), singles, strict=True):
-                counts = [float(rows(value)) for value in (own, *answers)]
-                its = [(x, n) for x, n in zip(answers, counts[1:], strict=True) if 0 < n < math.inf]
-                values, given = [own, *(x for x, _ in its)], [counts[0], *(n for _, n in its)]
-                lost = torch.tensor(refused + len(answers) - len(its), device=self.device)
-                found.append((totalled(rule, values, given, 0) if counts[0] > 0 else own, lost))
-            return found
-
-        return Each(self, pull)
+        return Each(self, lambda wave, cache: asking.totals(rule, rows, own_k.pull(wave, cache), wave, cache))
 
     def within(self, scope: Callable[[T], AbstractContextManager[Any]], x_k: Each[T]) -> "Fleet":
         """The same nodes, every function of `map` on node i run inside the context scope(x_i)."""
@@ -479,48 +453,10 @@ class Fleet:
         kinds = zip(self.nodes, told, strict=True)
         return {node: count for node, (form, fine, count) in kinds if fine and form == usual and 0 < count < math.inf}
 
-    def _present(self, shares: list[float], own: int, whole: int) -> list[float]:
-        """The weights of those that are left of a neighbourhood: what is lost is everybody's, or the node's own."""
-        if len(shares) == whole:
-            return shares
-        if self.gossip_weights == "uniform":
-            return [1 / len(shares)] * len(shares)
-        return [share + (1 - sum(shares) if place == own else 0) for place, share in enumerate(shares)]
-
     def _totalled(self, tag: Tag, out: Mapping[Link, Any], weights: Mapping[int, float], mean: bool) -> Central[Any]:
-        """At the server the mean by these weights of the nodes that have one, or their sum; or a rule's.
-
-        Args:
-            tag: Of the verb.
-            out: What the nodes of this process send.
-            weights: Of a mean; of a sum the rows of every message, which only a rule asks for.
-            mean: Which of the two.
-        """
-        rule = self.wire.rule
-        if rule is None or rule.groups > 1:
-            groups = [[*weights]] if rule is None else self._groups([*weights], rule.groups)
-            wholes = [sum(weights[node] for node in group) for group in groups]
-            values = []
-            for number, (group, whole) in enumerate(zip(groups, wholes, strict=True)):
-                scaled = {node: weights[node] / whole if mean else 1 for node in group}
-                own = {link: (scaled[link.source], x) for link, x in out.items() if link.source in scaled}
-                links = [Link(node, SERVER) for node in group]
-                values.append(self.wire.total(tag._replace(wave=number), own, links).get(SERVER, ABSENT))
-            if rule is None:
-                return Central(values[0])
-        else:
-            links = [Link(node, SERVER) for node in weights]
-            wholes = list(weights.values())
-            came = self.wire.exchange(tag, {link: x for link, x in out.items() if link.source in weights}, links)
-            values = [came.get(link, ABSENT) for link in links]
-        combined = averaged if mean else totalled
-        return Central(combined(rule, values, wholes, None) if self._serves else cast(Any, ABSENT))
-
-    def _groups(self, nodes: Sequence[int], size: int) -> list[list[int]]:
-        """The nodes in drawn groups of this size, one or more larger where they do not divide."""
-        drawn = [nodes[i] for i in self.rng("groups").permutation(len(nodes))]
-        count = max(len(nodes) // size, 1)
-        return [sorted(drawn[number::count]) for number in range(count)]
+        """`averaging.at_server`."""
+        found = at_server(self.wire, tag, out, weights, mean, lambda: self.rng("groups"))
+        return Central(found if self._serves else cast(Any, ABSENT))
 
     def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
         return _rows([x.values_at(self.here) for x in x_k], len(self.here))

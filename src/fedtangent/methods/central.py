@@ -19,7 +19,9 @@ class State(NamedTuple):
     w: Central[Weights]
 
 
-def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, momentum: float = 0.0) -> Method:
+def central(
+    task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0
+) -> Method:
     """Training on the union of the nodes' rows. The rows count as sent, once, in the first round.
 
     Args:
@@ -28,9 +30,10 @@ def central(task: Task, *, epochs: int = 1, batch: int = 100, lr: float = 0.1, m
         batch: How many rows a batch has.
         lr: Step size of the SGD.
         momentum: Of the SGD; starts at zero every round.
+        weight_decay: Times the weights, added to the gradient.
     """
     draw = solvers.shuffled(epochs, batch, task.augment)
-    train = solvers.sgd(task, lr=lr, momentum=momentum)
+    train = solvers.sgd(task, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         return State(fleet.server(task.w_0))

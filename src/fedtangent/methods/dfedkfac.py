@@ -6,15 +6,18 @@ needs nothing but sums over all of them.
 
     node:    w_k <- w_0,  v_k <- 0,  A_k <- moments of k's inputs, of the layers that see the data itself
              or A_k <- their sum over all nodes, once
-    round:   w_k <- mean of w_l over the neighbourhood; so v
+    round:   u_k <- SGD(w_k; data_k) - w_k,  w_k <- w_k + u_k    E local epochs, logits plus the log of k's class shares
+             w_k <- mean of w_l over the neighbourhood; so v and u
              A <- sum_l of A_l, where that is not everybody's already
              g, A, B <- sum_l over the neighbourhood of l's gradient, moments of inputs and of sensitivities at w_k
-             D <- v_k, and (B + damping)^-1 g (A + damping)^-1 for several dampings
+             D <- v_k, u_k, and (B + damping)^-1 g (A + damping)^-1 for several dampings
              Q <- sum_l of D^T J^T H J D               the exact curvature along these few directions
              c <- -(Q + m diag Q)^-1 D^T g             for several ridges m, times several scales
              L(c) <- sum_l of l's loss at w_k + D c    where there are several c
-             v_k <- D c,  w_k <- w_k + v_k             with the c of the lowest loss
+             v_k <- u_k + D c,  w_k <- w_k + D c       with the c of the lowest loss
     at last  w   <- 1/K sum_k w_k                      or weighted by n_k
+
+Without local epochs (E = 0), u is none of the directions.
 """
 
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, d
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers, Inputs
 from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
+from fedtangent.tangent_steps.local_steps import LocalSteps
 from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
 from fedtangent.tangent_steps.step import Score, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
@@ -63,6 +67,10 @@ def dfedkfac(
     guard: bool = False,
     aggregation: Literal["plain", "weighted"] = "plain",
     other: Literal["refuse", "exact"] = "refuse",
+    epochs: int = 0,
+    batch: int = 32,
+    lr: float = 0.01,
+    local_momentum: float = 0.9,
 ) -> Method:
     """DFedKFAC; the defaults are tuned on validation rows.
 
@@ -82,6 +90,10 @@ def dfedkfac(
         aggregation: Of the final model, `plain` or `weighted` by rows.
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
             `exact` blocks of the Gauss-Newton matrix.
+        epochs: E, local passes that open a round; 0 for none. They help networks that bend within a step.
+        batch: Rows in a local batch.
+        lr: Step size of the local SGD.
+        local_momentum: Of the local SGD; starts at zero every round.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     if inputs not in ("neighbourhood", "shared"):
@@ -89,6 +101,7 @@ def dfedkfac(
     aggregate = node_mean(aggregation)
 
     node = Answers(task, other, weight_decay)
+    steps = LocalSteps(task, epochs, batch, lr, local_momentum, weight_decay)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         v_k = fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {})
@@ -99,7 +112,13 @@ def dfedkfac(
         return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        mean_k = fleet.mix(state.w_k, "weights")
+        u_k: Each[Weights] = fleet.everywhere({})
+        w_k = state.w_k
+        if epochs:
+            batches_k = fleet.draw(steps.draw, data_k, purpose="batches")
+            w_k, u_k = fleet.map(steps.taken, w_k, data_k, batches_k).unzip(2)
+            u_k = fleet.mix(u_k, "moves")
+        mean_k = fleet.mix(w_k, "weights")
         v_k = fleet.mix(state.v_k, "displacements") if momentum else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
@@ -108,7 +127,7 @@ def dfedkfac(
         total_k = _total(fleet, found_k)
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
-        basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k), "directions")
+        basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k, u_k), "directions")
         asked_k = mean_k.zip(basis_k)
         q_k = _total(fleet, fleet.ask_total(along, asked_k, data_k, rows=rows_of_curvature))
         c_k = fleet.map(span.combinations, total_k, basis_k, q_k)
@@ -117,15 +136,15 @@ def dfedkfac(
             loss_k = fleet.map(summed_loss, _total(fleet, scores_k))
         else:
             loss_k = fleet.map(lambda c: torch.where(torch.isfinite(c).all(), 0.0, torch.inf)[None], c_k)
-        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, found_k).unzip(4)
+        w_k, v_k, choice_k, refused_k = fleet.map(best, asked_k, c_k, loss_k, found_k, u_k).unzip(4)
         return state._replace(w_k=w_k, v_k=v_k), {
             "choice": choice_k,
             "refused": refused_k,
             "failed": fleet.map(nothing_found, choice_k),
         }
 
-    def basis(total: Moments, a: Inputs, v: Weights) -> Weights:
-        return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v)
+    def basis(total: Moments, a: Inputs, v: Weights, u: Weights) -> Weights:
+        return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v, *([u] if epochs else []))
 
     def along(asked: tuple[Weights, Weights], data: Shard) -> Curvature:
         return node.along(*asked, data)
@@ -135,11 +154,12 @@ def dfedkfac(
         return node.losses(mean, basis, c, data)
 
     def best(
-        asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, found: tuple[Moments, Tensor]
+        asked: tuple[Weights, Weights], c: Tensor, loss: Tensor, found: tuple[Moments, Tensor], u: Weights
     ) -> tuple[Weights, Weights, Tensor, Tensor]:
         mean, basis = asked
         w, choice = chosen(mean, basis, c, loss)
-        return w, trees.subtract(w, mean) if momentum else {}, choice, found[1]
+        v = trees.subtract(w, mean) if momentum else {}
+        return w, trees.add(v, u) if momentum and epochs else v, choice, found[1]
 
     return Method(
         "dfedkfac",
@@ -149,10 +169,11 @@ def dfedkfac(
         Traits(neighbours=True, tangent=True),
         aggregate,
         of_nodes,
-        node_bytes=node.node_bytes(len(dampings) + momentum, span.tries),
+        node_bytes=node.node_bytes(len(dampings) + momentum + (epochs > 0), span.tries),
         messages={
             "weights": Message(("between",), lasting=True),
             **({"displacements": Message(("between",), lasting=True)} if momentum else {}),
+            **({"moves": Message(("between",), lasting=True)} if epochs else {}),
             "moments": Message(("between",)),
             "directions": Message(("between",)),
         },

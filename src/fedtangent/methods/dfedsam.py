@@ -45,7 +45,7 @@ def dfedsam(
     weight_decay: float = 5e-4,
     aggregation: Literal["plain", "weighted"] = "plain",
 ) -> Method:
-    """DFedSAM, twice the work of DFedAvg. Its paper's lr shrinks by 0.998 a round; here it stays.
+    """DFedSAM, twice the work of DFedAvg. Its paper's lr is that of `--lr-schedule step --lr-every 1 --lr-gamma 0.998`.
 
     Args:
         task: Model and loss.

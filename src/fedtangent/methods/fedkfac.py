@@ -9,12 +9,16 @@ FedNL (Safaryan et al., ICML 2022) for convex problems. NTK-FL (Yue et al., ICML
              n <- sum_k over all clients of the rows of every class, once
     round:   S <- a random set of max(C K, 1) clients
              rows of a class weigh by its share of n over its share of sum_k in S of the same
+             w_k <- SGD(w; data_k)                      E local epochs, the logits plus the log of k's class shares
+             u <- sum_k in S of n_k (w_k - w) / sum_k n_k,  w <- w + u
              g, A, B <- sum_k in S of k's gradient, moments of inputs and of output sensitivities at w
-             D <- v, and (B + damping)^-1 g (A + damping)^-1 for several dampings
+             D <- v, u, and (B + damping)^-1 g (A + damping)^-1 for several dampings
              Q <- sum_k in S of D^T J^T H J D          the exact curvature along these few directions
              c <- -(Q + m diag Q)^-1 D^T g             for several ridges m, times several scales
              L(c) <- sum_k in S of k's loss at w + D c
-             v <- D c,  w <- w + v                     with the c of the lowest loss
+             v <- u + D c,  w <- w + D c               with the c of the lowest loss
+
+Without local epochs (E = 0), u is none of the directions. With them a round has one exchange more.
 """
 
 from collections.abc import Sequence
@@ -31,6 +35,7 @@ from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits,
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers
 from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
+from fedtangent.tangent_steps.local_steps import LocalSteps, moved, rows_of_moves
 from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
 from fedtangent.tangent_steps.step import Score, held_out, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
@@ -68,6 +73,10 @@ def fedkfac(
     other: Literal["refuse", "exact"] = "refuse",
     balance: float = 10.0,
     guard: bool = True,
+    epochs: int = 0,
+    batch: int = 32,
+    lr: float = 0.01,
+    local_momentum: float = 0.9,
 ) -> Method:
     """FedKFAC; the defaults are tuned on validation rows.
 
@@ -88,6 +97,10 @@ def fedkfac(
         guard: Whether a round is refused whose sums would show a client or a row: of fewer than three clients, one of
             which may not hold more than half of the rows, or of fewer rows than twice a layer's inputs. Without it the
             exposure is `kernel`.
+        epochs: E, local passes before the sums of a round; 0 for none. They help networks that bend within a step.
+        batch: Rows in a local batch.
+        lr: Step size of the local SGD.
+        local_momentum: Of the local SGD; starts at zero every round.
     """
     cohort = participants(participation)
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
@@ -95,8 +108,8 @@ def fedkfac(
         raise SettingError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
 
     client = Answers(task, other, weight_decay)
-
     labels.check(balance)
+    steps = LocalSteps(task, epochs, batch, lr, local_momentum, weight_decay)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         fewest, everywhere = fleet.server(torch.tensor(0)), fleet.server(torch.zeros(0))
@@ -119,20 +132,27 @@ def fedkfac(
         if balance > 1:
             here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)), rows=torch.sum)
             by_class = fleet.at_server(partial(labels.weights, most=balance), state.labels, here)
-        w_k, by_class_k = clients.broadcast(state.w, "weights"), clients.broadcast(by_class)
+        w, *u = along_the_bend(clients, state.w, fit_k) if epochs else (state.w,)
+        w_k, by_class_k = clients.broadcast(w, "weights"), clients.broadcast(by_class)
         total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k), "moments", rows_of_moments)
-        basis = clients.as_sent(fleet.at_server(span.basis, total, state.a, state.v), "directions")
+        basis = clients.as_sent(fleet.at_server(span.basis, total, state.a, state.v, *u), "directions")
         basis_k = clients.broadcast(basis)
         q, _ = clients.sum(clients.map(along, w_k, by_class_k, basis_k, fit_k), rows=rows_of_curvature)
         c = fleet.at_server(span.combinations, total, basis, q)
         loss_k = clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k)
         loss, _ = clients.sum(loss_k, rows=partial(rows_of_losses, task))
-        w, v, choice = fleet.at_server(best, state.w, basis, c, loss).unzip(3)
+        w, v, choice = fleet.at_server(best, state.w, w, basis, c, loss).unzip(3)
         return state._replace(w=w, v=v), {
             "choice": choice,
             "refused": refused,
             "failed": fleet.at_server(nothing_found, choice),
         }
+
+    def along_the_bend(clients: Fleet, w: Central[Weights], fit_k: Each[Shard]) -> tuple[Central[Weights], ...]:
+        batches_k = clients.draw(steps.draw, fit_k, purpose="batches")
+        move_k = clients.map(steps.moves, clients.broadcast(w, "weights"), fit_k, batches_k)
+        total, _ = clients.sum(move_k, "moves", rows_of_moves)
+        return clients.at_server(moved, w, total).unzip(2)
 
     def moments(w: Weights, by_class: Tensor, data: Shard) -> Moments:
         return client.weighing(by_class).moments(w, data)
@@ -143,9 +163,11 @@ def fedkfac(
     def losses(w: Weights, by_class: Tensor, basis: Weights, c: Tensor, data: Shard) -> tuple[Score, Tensor]:
         return client.weighing(by_class).losses(w, basis, c, data)
 
-    def best(w: Weights, basis: Weights, c: Tensor, loss: tuple[Score, Tensor]) -> tuple[Weights, Weights, Tensor]:
+    def best(
+        before: Weights, w: Weights, basis: Weights, c: Tensor, loss: tuple[Score, Tensor]
+    ) -> tuple[Weights, Weights, Tensor]:
         found, choice = chosen(w, basis, c, summed_loss(loss))
-        return found, trees.subtract(found, w), choice
+        return found, trees.subtract(found, before), choice
 
     return Method(
         "fedkfac",
@@ -154,9 +176,10 @@ def fedkfac(
         "aggregate" if guard else "kernel",
         Traits(tangent=True),
         clients=cohort,
-        node_bytes=client.node_bytes(len(dampings) + momentum, span.tries),
+        node_bytes=client.node_bytes(len(dampings) + momentum + (epochs > 0), span.tries),
         messages={
             "weights": Message(("down",), lasting=True),
+            **({"moves": Message(("up",), lasting=True)} if epochs else {}),
             "moments": Message(("up",)),
             "directions": Message(("down",)),
         },

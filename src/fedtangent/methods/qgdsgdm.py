@@ -76,8 +76,10 @@ def qgdsgdm(
         return State(w_k, fleet.map(followed, state.m_k, state.w_k, w_k, batches_k)), {}
 
     def followed(m: Weights, last: Weights, w: Weights, batches: Batches) -> Weights:
+        steps = solvers.travelled(task, batches)
+
         def follow(m: Tensor, last: Tensor, w: Tensor) -> Tensor:
-            return mu * m + (1 - mu) * (last - w) / solvers.travelled(task, batches) / lr
+            return mu * m + (1 - mu) * (last - w) / steps / lr
 
         return trees.map(follow, m, last, w)  # type: ignore[no-any-return]
 

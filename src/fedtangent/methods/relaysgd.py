@@ -119,7 +119,7 @@ def relaysgd(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True, unaveraged=True, needs_all="passes on all nodes' models along a tree that stays"),
+        Traits(neighbours=True, needs_all="passes on all nodes' models along a tree that stays", unaveraged=True),
         aggregate,
         of_nodes,
         node_bytes=lambda rows, degree: (8 + 6 * degree) * trees.payload_bytes(task.w_0) + 4 * rows * _row_bytes(task),

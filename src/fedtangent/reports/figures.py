@@ -28,7 +28,7 @@ _LETTER, LINE = 7.4, 15.5
 _LONGEST_NAME, _MOST_NAMES = 20, 6
 # Markers of a curve, the last one at its end.
 _MARKS = 6
-_DASH = 6  # points, of lines that cover one another
+_DASH = 3  # widths of a line, where lines cover one another
 # Where a label may go, up or down from the end of its line, when that lies on another curve: the nearest first.
 _STEPS = (0, -9, 9, -16, 16, -24, 24)
 
@@ -176,7 +176,7 @@ def told_apart(axes: Axes, strokes: Sequence[Stroke]) -> str:
             if k:
                 stroke.marks.set_markerfacecolor(svg.PAPER)
         names = listed([stroke.line.name for stroke in group])
-        told.append(f"The lines of {names} are the same; their dashes take turns.")
+        told.append(f"The lines of {names} lie on one another; their dashes take turns.")
     return " ".join(told)
 
 

@@ -166,9 +166,11 @@ def work_spread_text(spread: Spread) -> str:
 
 
 def seconds_spread_text(spread: Spread) -> str:
-    """A mean time with three digits, with its deviation to the same decimal."""
+    """A mean time with three digits, with its deviation to the same decimal; from ten minutes on in its own units."""
     if not spread.measured:
         return MISSING
+    if spread.mean >= 600:
+        return _with_deviation(time_text(spread.mean), time_text(spread.deviation), spread)
     decimals = _decimals(spread.mean)
     return _with_deviation(f"{spread.mean:.{decimals}f}", f"{spread.deviation:.{decimals}f}", spread)
 

@@ -68,8 +68,8 @@ class Span:
         """How many combinations are tried."""
         return len(self.ridges) * len(self.scales)
 
-    def basis(self, total: Moments, a: dict[str, Tensor], v: Weights) -> Weights:
-        """The directions along a leading axis: one for every damping, and with momentum v.
+    def basis(self, total: Moments, a: dict[str, Tensor], v: Weights, *more: Weights) -> Weights:
+        """The directions along a leading axis: one for every damping, with momentum v, and more.
 
         Where a damping is too small for a factor, its direction is zero; NaN where all of them are.
 
@@ -77,14 +77,14 @@ class Span:
             total: Sums over all rows.
             a: The moments of inputs that `total` has not, packed means over rows.
             v: The last displacement.
+            more: Further directions.
         """
         made = directions(total, a, self.dampings)
         fine = torch.stack([d.reshape(len(d), -1).isfinite().all(1) for d in made.values()]).all(0)
         kept = fine | ~fine.any()
         made = {name: torch.where(kept.reshape(-1, *[1] * (d.dim() - 1)), d, 0) for name, d in made.items()}
-        if self.momentum:
-            made = {name: torch.cat([d, v[name][None]]) for name, d in made.items()}
-        return made
+        given = (v, *more) if self.momentum else more
+        return {name: torch.cat([d, *(part[name][None] for part in given)]) for name, d in made.items()}
 
     def combinations(self, total: Moments, basis: Weights, curved: Curvature) -> Tensor:
         """s argmin_c g . c + c . (Q + m diag Q) c / 2 for every ridge m and scale s, (tries, k).

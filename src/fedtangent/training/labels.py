@@ -4,13 +4,17 @@ Saerens, Latinne, Decaestecker. Adjusting the Outputs of a Classifier to New a P
 2002: where only the classes' shares differ, a row's loss is to be weighted by the ratio of the shares.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import Loss, scaled
-from fedtangent.training.task import Task
+from fedtangent.training.task import Task, Weights
+
+RARE = 1e-3  # rows of a class that has none, where a logarithm is taken
 
 
 def counts(data: Shard, like: Tensor) -> Tensor:
@@ -54,6 +58,23 @@ def weighted(loss: Loss, by_class: Tensor) -> Loss:
 def balanced(task: Task, by_class: Tensor) -> Task:
     """The task with `weighted` loss; without weights (0,) the task itself."""
     return task.under(weighted(task.loss, by_class)) if len(by_class) else task
+
+
+def log_shares(task: Task, data: Shard) -> Tensor:
+    """The logarithm of every class's share of the rows, (classes,); 0 where outputs are no logits, or labels none.
+
+    Added to the logits in training, it keeps a node from unlearning the classes that it lacks (Ren et al. Balanced
+    Meta-Softmax for Long-Tailed Visual Recognition. NeurIPS 2020). A class without rows counts as `RARE` of a row.
+    """
+    here = first_counts(task, data)
+    if task.loss.name != "cross_entropy":
+        return torch.zeros_like(here)
+    return torch.where(here.sum() > 0, ((here + RARE) / here.sum().clamp(min=1)).log(), 0)
+
+
+def shifted_loss(task: Task, w: Weights, x: Any, y: Tensor, shift: Tensor) -> Tensor:
+    """The loss of every row, (rows,), with something added to its outputs."""
+    return task.loss.per_sample(task.predict(w, x) + shift, y)
 
 
 def check(balance: float) -> None:
