@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of who would else be refused in so sma
     "ntkfl": {"participation": 1.0},
     "sumntk": {"columns": 1},
 }
+BUSY = [HealthCheck.too_slow]  # a machine that is busy draws slowly
 FAULTY = [name for name in names("methods") if not load("methods", name)(federation.task()).traits.needs_all]
 
 
@@ -267,6 +268,7 @@ def schedules(draw: st.DrawFn) -> tuple[Graph, list[Missing]]:
     return Graph(edges, nodes), rounds
 
 
+@settings(deadline=None, suppress_health_check=BUSY)
 @given(schedules(), st.sampled_from(["uniform", "metropolis"]))
 def test_rows_of_the_gossip_matrix_sum_to_one_and_metropolis_is_doubly_stochastic(
     schedule: tuple[Graph, list[Missing]], weights: GossipWeights
@@ -316,7 +318,7 @@ def gossip(graph: Graph, rounds: Sequence[Missing], weights: str, y: Sequence[fl
     return w
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=200, suppress_health_check=BUSY)
 @given(schedules(), st.sampled_from(["uniform", "metropolis"]), st.sampled_from(["sequential", "vectorized"]))
 def test_any_schedule_gives_what_plain_python_gives(
     schedule: tuple[Graph, list[Missing]], weights: GossipWeights, engine: str
