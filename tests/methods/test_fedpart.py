@@ -233,7 +233,6 @@ class Kept:
             ValueError,
             r"^`host` must give the 2 parameters that it was given; got 1\. A part must never",
         ),
-        ("averages both", ValueError, "dictionary key mismatch"),
     ],
 )
 def test_a_part_is_never_averaged_as_if_it_were_a_whole_model(wrong: str, error: type[Exception], message: str) -> None:
@@ -243,6 +242,15 @@ def test_a_part_is_never_averaged_as_if_it_were_a_whole_model(wrong: str, error:
 
     with pytest.raises(error, match=message):
         federation.run(fedpart(federation.task(), host=build, warm_up=0), rounds=1)
+
+
+def test_a_client_that_sends_the_whole_model_is_as_absent() -> None:
+    def build(task: Task) -> Method:
+        kept = Kept(task, "sends the whole from one client")
+        return kept.inner._replace(round=kept.round)
+
+    found = federation.run(fedpart(federation.task(), host=build, warm_up=0), rounds=1)
+    assert_close(found.state.w.value, federation.task().w_0, 1e-15)
 
 
 class Nested(NamedTuple):

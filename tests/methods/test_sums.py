@@ -36,8 +36,8 @@ def test_the_tree_is_a_sum() -> None:
 class Tree(Fleet):
     """A fleet whose server is handed one sum of all messages, and never one of them; of clients it may count rows."""
 
-    def sum(self, x_k: Each[Any], message: str | None = None) -> tuple[Central[Any], Central[int]]:
-        total, _ = super().sum(x_k, message)  # books the bytes
+    def sum(self, x_k: Each[Any], *named: Any, **more: Any) -> tuple[Central[Any], Central[int]]:
+        total, _ = super().sum(x_k, *named, **more)  # books the bytes
         assert trees.leaves(total.value)
         return Central(added(x_k.values_at(self.nodes), self.rng("tree"))), Central(0)
 

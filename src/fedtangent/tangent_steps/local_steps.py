@@ -45,8 +45,7 @@ class LocalSteps:
             raise SettingError(f"`epochs` must not be negative; got {self.epochs}. Use 0 for no local steps.")
         if not 0 <= self.momentum < 1:
             raise SettingError(f"`local_momentum` must be in [0, 1); got {self.momentum}. Use 0.9, or 0 for none.")
-        if self.epochs:
-            _ = self.solver, self.draw
+        _ = self.solver, self.draw
 
     @property
     def draw(self) -> Callable[[np.random.Generator, Shard], Batches]:
