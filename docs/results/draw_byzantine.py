@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from validation import lines
 
 HERE = Path(__file__).parent
-NAMES = {"dfedkfac": "DFedKFAC", "ntkdfl": "NTK-DFL", "dfedavg": "DFedAvg"}
+NAMES = {"dfedkfac": "DFedKFAC", "ntkdfl": "NTK-DFL", "dfedavg5": "DFedAvg"}
 CURVES = {
     "none/plain": ("nobody lies", "#444444", "-"),
     "sign_flip/plain": ("sign flips, plain", "#c1272d", "-"),
