@@ -47,7 +47,7 @@ def figure(runs: dict[str, Run]) -> Figure:
     for i, (told, run) in enumerate(runs.items()):
         points = [[entry[key] for entry in run] for key in ("round", "accuracy")]
         axes.plot(*points, "--" if i % 2 else "-", color=f"C{i // 2}", label=told)
-    axes.set(xlabel="round", ylabel="test accuracy of the aggregated model", ylim=(0.55, 0.9))
+    axes.set(xlabel="round", ylabel="test accuracy of the aggregated model", ylim=(0.5, 0.9))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right")
     return drawn

@@ -21,7 +21,7 @@ CLIENTS = 20
 # By folder: a line's name and colour.
 LINES = {
     "fedkfac-epochs4": ("FedKFAC, 4 local epochs", "C0"),
-    "fedkfac-epochs4-decay": ("the same, decay 0.005", "C4"),
+    "fedkfac-epochs4-decay": ("FedKFAC, 4 local epochs, decay 0.01", "C4"),
     "fedkfac": ("FedKFAC", "C1"),
     "fedavg-momentum": ("FedAvg, momentum", "C2"),
     "fedavg-0.05": ("FedAvg", "C3"),
@@ -31,7 +31,8 @@ CEILING, EPOCH = "central-50-0.005-0.01", 17  # the epoch of the highest accurac
 
 def runs(name: str) -> list[list[dict[str, Any]]]:
     """The rounds of every seed of a variant."""
-    return [lines(path) for path in sorted(HERE.glob(f"cifar10/{name}-test-[0-9]/rounds.jsonl"))]
+    found = [lines(path) for path in sorted(HERE.glob(f"cifar10/{name}-test-[0-9]/rounds.jsonl"))]
+    return [run for run in found if run]
 
 
 def over_seeds(found: Sequence[list[dict[str, Any]]], key: str) -> list[np.ndarray]:

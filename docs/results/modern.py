@@ -20,7 +20,7 @@ ROOT: dict[str, Any] = {"method": "fedkfac", "engine": "sequential"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac": ROOT,
     "fedkfac-epochs4": {**ROOT, **LOCAL, "epochs": 4},
-    "fedkfac-epochs4-decay": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.005},
+    "fedkfac-epochs4-decay": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.01},
     "fedavg-0.02": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.02},
     "fedavg-0.05": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.05},
     "fedavg-momentum": {"method": "fedavg", "epochs": 5, "momentum": 0.9, **LOCAL},

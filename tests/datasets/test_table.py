@@ -251,6 +251,22 @@ def test_dates_are_no_numbers(tmp_path: Path) -> None:
         table(tmp_path / "t.parquet", label="sick")
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [([True, False, True], 2), ([5, -1, 7], 3), (["01", "2", "1"], 3), ([1.0, 0.0, 1.0], 0), (["1.0", "0", "1"], 0)],
+)
+def test_labels_of_every_type(labels: list[Any], classes: int, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": labels}), tmp_path / "t.parquet")
+    given: dict[str, Any] = {"label": "y", "test_share": 0.34}
+    if classes:
+        assert table(tmp_path / "t.parquet", **given).classes == classes
+        return
+    with pytest.raises(
+        ValueError, match=r"^`label` must be a column of texts or whole numbers, one a class; got 'y' of n"
+    ):
+        table(tmp_path / "t.parquet", **given)
+
+
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(

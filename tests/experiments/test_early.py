@@ -128,12 +128,14 @@ def test_ranks_end_alike(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
         ({"validation": 1.0}, r"^`validation` must be from 0 to below 1; got 1.0"),
         ({"validation": -0.1}, r"^`validation` must be from 0 to below 1; got -0.1"),
         ({"validation": 0.001}, r"^`validation` must leave a client a row to keep back; got 0.001 of at most 9 rows"),
+        ({"validation": "a tenth"}, r"^`validation` must be a number; got 'a tenth'"),
+        ({"early_stop": 2.5, "validation": 0.3}, r"^`early_stop` must be an integer; got 2.5"),
         ({"early_stop": 3}, r"^`early_stop` must have rows to go by; got 3 without validation. Add --validation 0.1"),
         ({"early_stop": 0, "validation": 0.3}, r"^`early_stop` must be at least 1; got 0"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         setup(tiny("fedavg", **settings))
 
 

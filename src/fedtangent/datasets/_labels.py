@@ -10,6 +10,7 @@ from fedtangent.datasets._arrow import column
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._columns import Columns, as_numbers, as_texts, is_text
 from fedtangent.errors import SettingError
+from fedtangent.extras import imported
 from fedtangent.shard import Dataset
 
 SPLIT_SEED = 0  # of the rows that are kept to test on
@@ -152,21 +153,24 @@ def kept(site: np.ndarray, share: float) -> np.ndarray:
 
 
 def _texts(table: Any, label: str) -> list[str]:
+    """The labels as texts: those of a column of texts, whole numbers or truths."""
     values = column(table, label, "label")
-    if not (is_text(values) and as_numbers(values) is None):
-        numbers = as_numbers(values)
-        whole = numbers is not None and not str(values.type).startswith(("float", "double", "half", "decimal"))
-        if whole and is_text(values):
-            whole = all(text.lstrip("+-").isdigit() for text in values.to_pylist() if text is not None)
-        if not whole:
-            raise SettingError(
-                f"`label` must be a column of texts or whole numbers, one a class; got {label!r} of numbers such as "
-                f"{next((value for value in values.to_pylist() if value is not None), None)}. Use --regression to "
-                "predict a number, or write whole ones."
-            )
+    if as_numbers(values) is not None and not _are_whole(values):
+        raise SettingError(
+            f"`label` must be a column of texts or whole numbers, one a class; got {label!r} of numbers such as "
+            f"{next((value for value in values.to_pylist() if value is not None), None)}. Use --regression to "
+            "predict a number, or write whole ones."
+        )
     texts = as_texts(values, label)
     if None in texts:
         raise SettingError(
             f"`label` must be known of every row; got none in row {texts.index(None) + 1} of column {label!r}. Drop it."
         )
     return texts  # type: ignore[return-value]
+
+
+def _are_whole(values: Any) -> bool:
+    types = imported("pyarrow", "table", "to read tables").types
+    if is_text(values):
+        return all(text.lstrip("+-").isdigit() for text in values.to_pylist() if text is not None)
+    return bool(types.is_integer(values.type) or types.is_boolean(values.type))

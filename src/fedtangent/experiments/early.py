@@ -11,6 +11,7 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.steps import check_number
 from fedtangent.federation import generator
 from fedtangent.shard import Shard
 
@@ -21,8 +22,11 @@ def check(experiment: Experiment) -> None:
     """Raises where the share or the patience cannot be.
 
     Raises:
+        TypeError: One of them is no number.
         ValueError: A share outside [0, 1), a patience below 1, or one without rows to go by.
     """
+    check_number(experiment, "validation", whole=False)
+    check_number(experiment, "early_stop", whole=True)
     share, patience = experiment.validation, experiment.early_stop
     if not 0 <= share < 1:
         raise SettingError(f"`validation` must be from 0 to below 1; got {share}. Use a share such as 0.1.")

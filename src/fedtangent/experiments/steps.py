@@ -9,7 +9,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.parts import LOCAL_STEPS, OF_SCHEDULE
 from fedtangent.federation import Method
-from fedtangent.training.steps import PLAIN, Precision, Schedule, Steps, factors
+from fedtangent.training.steps import PLAIN, Precision, Rates, Schedule, Steps
 from fedtangent.training.task import Task
 
 
@@ -25,7 +25,7 @@ def built_steps(experiment: Experiment) -> Steps:
         if value not in get_args(kinds) and (name, value) != ("amp", None):
             raise SettingError(f"`{name}` must be one of {', '.join(get_args(kinds))}; got {value!r}. Choose one.")
     for name in ("lr_warm_up", "lr_rounds", "lr_least", "lr_every", "lr_gamma", "clip", "local_weight_decay"):
-        _check_number(name, getattr(asked, name), name in ("lr_warm_up", "lr_rounds", "lr_every"))
+        check_number(asked, name, name in ("lr_warm_up", "lr_rounds", "lr_every"))
     told: dict[str, Any] = {}
     for name, (usual, schedule) in OF_SCHEDULE.items():
         value = getattr(asked, name)
@@ -47,16 +47,25 @@ def built_steps(experiment: Experiment) -> Steps:
         )
     if asked.amp is not None:
         _check_amp(asked)
-    by_round = factors(
-        asked.lr_schedule,
-        asked.rounds,
-        warm_up=asked.lr_warm_up,
-        over=told["lr_rounds"],
-        least=told["lr_least"],
-        every=told["lr_every"],
-        gamma=told["lr_gamma"],
-    )
-    return Steps(by_round, asked.clip, asked.local_weight_decay, asked.amp)
+    return Steps(_rates(asked, told), asked.clip, asked.local_weight_decay, asked.amp)
+
+
+def _rates(asked: Experiment, told: dict[str, Any]) -> Rates | None:
+    over, warm_up = asked.rounds if told["lr_rounds"] is None else told["lr_rounds"], asked.lr_warm_up
+    if not 0 <= warm_up < asked.rounds:
+        raise SettingError(
+            f"`lr_warm_up` must be from 0 to below the rounds, {asked.rounds}; got {warm_up}. Take fewer."
+        )
+    if asked.lr_schedule == "cosine" and over <= warm_up:
+        raise SettingError(f"`lr_rounds` must be above `lr_warm_up`, {warm_up}; got {over}. Give more rounds.")
+    if told["lr_every"] < 1:
+        raise SettingError(f"`lr_every` must be at least 1; got {told['lr_every']}. Give a number of rounds.")
+    for name in ("lr_least", "lr_gamma"):
+        if not 0 <= told[name] <= 1 or (name, told[name]) == ("lr_gamma", 0):
+            raise SettingError(f"`{name}` must be from 0 to 1; got {told[name]}. Give a share of the learning rate.")
+    if asked.lr_schedule == "constant" and not warm_up:
+        return None
+    return Rates(asked.lr_schedule, warm_up, over, told["lr_least"], told["lr_every"], told["lr_gamma"])
 
 
 def described(experiment: Experiment) -> dict[str, Any]:
@@ -80,9 +89,10 @@ def check_taken(experiment: Experiment, task: Task, method: Method) -> None:
     )
 
 
-def _check_number(name: str, value: Any, whole: bool) -> None:
-    kinds = (int,) if whole else (int, float)
-    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+def check_number(asked: Experiment, name: str, whole: bool) -> None:
+    """Raises TypeError where a setting is no number, or not none where that may be."""
+    value, kinds, default = getattr(asked, name), (int,) if whole else (int, float), getattr(Experiment, name)
+    if (value is not None or default is not None) and (not isinstance(value, kinds) or isinstance(value, bool)):
         raise SettingTypeError(f"`{name}` must be {'an integer' if whole else 'a number'}; got {value!r}. Give one.")
 
 

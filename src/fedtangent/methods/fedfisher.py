@@ -15,6 +15,7 @@ training images, which no server has: here the clients' losses on rows that they
              w   <- the u of the lowest loss
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import slices
-from fedtangent.tangent_steps.step import Score, choose, countable, held_out, nothing_found, summed_loss
+from fedtangent.tangent_steps.step import Score, choose, countable, held_out, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
 from fedtangent.training import losses, solvers
 from fedtangent.training.solvers import Batches
@@ -103,9 +104,10 @@ def fedfisher(
         if selection == "held-out":
             fit_k, held_k = fleet.draw(held_out, data_k, purpose="held-out").unzip(2)
         batches_k = fleet.draw(draw, fit_k, purpose="batches")
-        total, refused = fleet.sum(fleet.map(train, fleet.broadcast(state.w, "weights"), fit_k, batches_k), "sums")
+        w_k = fleet.broadcast(state.w, "weights")
+        total, refused = fleet.sum(fleet.map(train, w_k, fit_k, batches_k), "sums", lambda sums: sums.rows)
         tries = fleet.as_sent(fleet.at_server(path, state.w, total), "candidates")
-        loss, _ = fleet.sum(fleet.map(scored, fleet.broadcast(tries), held_k))
+        loss, _ = fleet.sum(fleet.map(scored, fleet.broadcast(tries), held_k), rows=partial(rows_of_losses, task))
         w, choice = fleet.at_server(best, state.w, tries, loss).unzip(2)
         return State(w), {"choice": choice, "refused": refused, "failed": fleet.at_server(nothing_found, choice)}
 

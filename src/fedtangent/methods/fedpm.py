@@ -98,7 +98,7 @@ def fedpm(
             clients.at_server(check, clients.gather(clients.map(rows, data_k)), state.fewest)
         w_k = clients.broadcast(state.w, "weights")
         batches_k = clients.draw(draw, data_k, purpose="batches")
-        total, refused = clients.sum(clients.map(train, w_k, data_k, batches_k), "sums")
+        total, refused = clients.sum(clients.map(train, w_k, data_k, batches_k), "sums", lambda sums: sums.weight)
         return state._replace(w=fleet.at_server(mixed, state.w, total)), {"refused": refused}
 
     def sizes(data: Shard) -> Tensor:

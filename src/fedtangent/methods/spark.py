@@ -145,8 +145,8 @@ def spark(
             last_k = fleet.mix(state.v_k, "displacements")
             w_k = fleet.map(lambda w, v: trees.add_scaled(w, v, momentum), mean_k, last_k)
         share = soften * min(max((k - stage) / ramp, 0.0), 1.0)
-        how = _exact if columns is None else _projected
-        tries_k = how(fleet, task, step, columns or 0, partial(_soft, share, temperature), k, w_k, data_k)
+        how = _exact if columns is None else partial(_projected, columns)
+        tries_k = how(fleet, task, step, partial(_soft, share, temperature), k, w_k, data_k)
         loss_k = fleet.map(true_loss, fleet.ask_total(scored, tries_k, data_k, rows=partial(rows_of_losses, task)))
         w_k, v_k, time_k = fleet.map(best, mean_k, tries_k, loss_k).unzip(3)
         return State(w_k, v_k), {"time": time_k, "failed": fleet.map(nothing_found, time_k)}
@@ -189,7 +189,7 @@ def _soft(share: float, temperature: float, f: Tensor, y: Tensor) -> Tensor:
 
 
 def _exact(
-    fleet: Fleet, task: Task, step: Step, columns: int, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
+    fleet: Fleet, task: Task, step: Step, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
 ) -> Each[Weights]:
     """Candidates from the neighbours' factors."""
     linear = rows_to_send(task, "factors", fleet.codes("factors"))
@@ -203,7 +203,7 @@ def _exact(
 
 
 def _projected(
-    fleet: Fleet, task: Task, step: Step, columns: int, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
+    columns: int, fleet: Fleet, task: Task, step: Step, soft: Any, k: int, w_k: Each[Weights], data_k: Each[Shard]
 ) -> Each[Weights]:
     """Candidates by a kernel of projected Jacobians; steps are taken by the rows' owners."""
     seed = int(fleet.rng("projection").integers(2**62))

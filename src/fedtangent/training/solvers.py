@@ -320,10 +320,7 @@ def _solver(
 
 def factors_of(task: Task, batches: Batches) -> Rate:
     """The factor of the learning rate at every step, (steps,) in float64; None where it is 1 throughout."""
-    if not task.steps.factors:
-        return None
-    table = torch.tensor(task.steps.factors, dtype=torch.float64, device=batches.real.device)
-    return table[(batches.rounds - 1).clamp(0, len(table) - 1)]
+    return None if task.steps.rates is None else task.steps.rates.at(batches.rounds)
 
 
 def travelled(task: Task, batches: Batches) -> Tensor:
@@ -349,7 +346,7 @@ def _check_batches(task: Task, batches: Batches, draws: bool) -> None:
             "`batches` must hold the keys of the model's dropout; got none. Use shuffled(epochs, batch), or call "
             "model.eval()."
         )
-    if task.steps.factors and batches.rounds == ():
+    if task.steps.rates is not None and batches.rounds == ():
         raise SettingError(
             "`batches` must hold the round that they are of, by which the learning rate goes; got none. Draw them by a "
             "fleet, or with shuffled(epochs, batch).of_round(k)."
