@@ -23,6 +23,7 @@ from fedtangent.shard import Dataset
 
 METHODS: dict[str, dict[str, Any]] = {
     "dfedavg": {"method": "dfedavg"},
+    "dfedavg5": {"method": "dfedavg", "epochs": 5},
     "ntkdfl": {"method": "ntkdfl", "exchange": "factors"},
     "dfedkfac": {"method": "dfedkfac"},
     "fedavg": {"method": "fedavg", "epochs": 5, "lr": 0.1},

@@ -108,16 +108,16 @@ class Liars(NamedTuple):
         if lie is None or not false:
             return found
         heard = self._heard(out, links, false, overhear, weights is not None) if self.attack.colludes else {}
-        known: dict[int, Any] = {}  # a message that goes to many stays one object
+        beside: dict[int, list[Link]] = {}  # the lies to each receiver
         for link in false:
-            if link not in out:
-                continue
-            if self.attack.colludes:
-                found[link] = self._lie(lie, verb, link, out[link], heard[link], links, weights)
-            else:
-                if id(out[link]) not in known:
-                    known[id(out[link])] = self._lie(lie, verb, link, out[link], _Heard(None, [], []), links, weights)
-                found[link] = known[id(out[link])]
+            beside.setdefault(link.target, []).append(link)
+        known: dict[Any, Any] = {}  # without collusion a message that goes to many is one lie, and one object
+        for link in (link for link in false if link in out):
+            key = link if self.attack.colludes else id(out[link])
+            if key not in known:
+                own = heard.get(link, _Heard(None, [], []))
+                known[key] = self._lie(lie, verb, link, out[link], own, beside[link.target], weights)
+            found[link] = known[key]
         return found
 
     def _heard(
@@ -164,7 +164,7 @@ class Liars(NamedTuple):
         link: Link,
         value: Any,
         heard: "_Heard",
-        links: Sequence[Link],
+        liars: Sequence[Link],
         weights: Mapping[Link, float] | None,
     ) -> Any:
         rng: list[np.random.Generator] = []
@@ -174,7 +174,6 @@ class Liars(NamedTuple):
                 rng.append(generator(self.seed, verb[0], f"attack {verb[1]}", link.source))
             return rng[0]
 
-        liars = [one for one in links if one.target == link.target != one.source and one.source in self.nodes]
         weight = float(len(liars)) if weights is None else sum(weights[one] for one in liars)
         leaves, spec = optree.tree_flatten(value)
         others = [trees.leaves(one) for one in heard.honest]
