@@ -55,18 +55,18 @@ def figure(found: Sequence[str]) -> Figure:
         label, colour = LINES[name]
         accuracy = [values.mean() for values in over_seeds(runs(name), "accuracy")]
         spent = [values.mean() / CLIENTS / 1e6 for values in over_seeds(runs(name), "sent_bytes")]
-        by_round.plot(range(1, len(accuracy) + 1), accuracy, color=colour, marker="o", markersize=3)
-        by_round.annotate(label, (len(accuracy), accuracy[-1]), (6, -3), textcoords="offset points", color=colour)
-        by_bytes.plot(spent, accuracy, color=colour, marker="o", markersize=3, label=label)
+        by_round.plot(range(1, len(accuracy) + 1), accuracy, color=colour, marker="o", markersize=3, label=label)
+        by_bytes.plot(spent, accuracy, color=colour, marker="o", markersize=3)
     if ceiling := [run[EPOCH - 1]["accuracy"] for run in runs(CEILING) if len(run) >= EPOCH]:
         for axes in (by_round, by_bytes):
             axes.axhline(float(np.mean(ceiling)), color="0.4", linestyle="--", linewidth=1)
         by_round.annotate(
             "central SGD, its best epoch", (1, float(np.mean(ceiling))), (0, 4), textcoords="offset points"
         )
-    by_round.set(title="Accuracy after a round", xlabel="round", ylabel="test accuracy", xlim=(0.5, 14.5))
+    by_round.set(title="Accuracy after a round", xlabel="round", ylabel="test accuracy")
     by_round.set_xticks(range(1, 11))
     by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a client, both ways", xscale="log")
+    by_round.legend(loc="lower right")
     return drawn
 
 

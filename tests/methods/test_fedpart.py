@@ -250,7 +250,7 @@ def test_a_client_that_sends_the_whole_model_is_as_absent() -> None:
         return kept.inner._replace(round=kept.round)
 
     found = federation.run(fedpart(federation.task(), host=build, warm_up=0), rounds=1)
-    assert_close(found.state.w.value, federation.task().w_0, 1e-15)
+    assert_close(found.aggregate, federation.task().w_0, 1e-15)
 
 
 class Nested(NamedTuple):
