@@ -4,7 +4,7 @@ The classes that a node lacks would be unlearnt; the logits' shift of `labels.lo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -45,7 +45,10 @@ class LocalSteps:
             raise SettingError(f"`epochs` must not be negative; got {self.epochs}. Use 0 for no local steps.")
         if not 0 <= self.momentum < 1:
             raise SettingError(f"`local_momentum` must be in [0, 1); got {self.momentum}. Use 0.9, or 0 for none.")
-        _ = self.solver, self.draw
+        if self.epochs:
+            _ = self.solver, self.draw
+        else:  # the rest is checked all the same, by a task of its own, which is not marked as one of local steps
+            replace(self, task=replace(self.task), epochs=1)
 
     @property
     def draw(self) -> Callable[[np.random.Generator, Shard], Batches]:
