@@ -1,7 +1,7 @@
 """Two ranks of one thread against one, and four: rounds a second at 300 nodes, evaluation aside.
 
     python benchmarks/ranks.py [--methods fedavg,ntkdfl] [--nodes 300] [--rounds 3] [--repeats 3] [--ranks 1,2,4]
-        [--dataset fashion_mnist --data-dir DIR]
+        [--engines sequential,vectorized] [--dataset fashion_mnist --data-dir DIR]
 
 One rank runs under its fastest engine of the two, found here; more under the engine named for them. The seconds are the
 record's own of a round, the median over rounds but the first; the ratios are of medians over repeats, which alternate.
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ranks", default="1,2,4")
+    parser.add_argument("--engines", default="sequential,vectorized", help="of which the fastest on one rank is taken")
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data-dir")
     asked = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
         + "  times faster than one"
     )
     for method in asked.methods.split(","):
-        one = {name: seconds(method, asked.nodes, asked.rounds, 1, name, data) for name in ("sequential", "vectorized")}
+        one = {name: seconds(method, asked.nodes, asked.rounds, 1, name, data) for name in asked.engines.split(",")}
         fastest = min(one, key=lambda name: one[name])
         taken: dict[int, list[float]] = {count: [] for count in counts}
         bounds = []
