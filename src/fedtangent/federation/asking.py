@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedtangent import many, trees
 from fedtangent.federation.ledger import Link
-from fedtangent.federation.rule import Rule, good, kind, totalled
+from fedtangent.federation.rule import Rule, fit, good, totalled
 from fedtangent.federation.transport import Tag, Wire
 from fedtangent.federation.values import Cache, Each, Inbox, Wave
 
@@ -52,9 +52,10 @@ class Asking:
         device: torch.device | str,
         round: int,
     ) -> None:
-        self._wire, self._nodes, self._neighbours, self._call = wire, nodes, neighbours, call
+        self._wire, self._neighbours, self._call = wire, neighbours, call
         self._asked, self._own, self._code, self._device, self._round = asked, own, code, device, round
         self._asking, self._answering = wire.tag(), wire.tag()
+        self._first_half = frozenset(nodes[: len(nodes) // 2])
         self._unsent = set(nodes)  # an answer that is computed again, to spare memory, was sent once
 
     def inboxes(self, bill: Callable[[Any], int], wave: Wave, cache: Cache) -> list[Inbox]:
@@ -117,8 +118,8 @@ class Asking:
 
         So a sum over two processes, which hold the halves, ends at its receiver's and crosses the border once.
         """
-        first_half = set(self._nodes[: len(self._nodes) // 2])
-        return sorted(links, key=lambda link: -link.source if link.target in first_half else link.source)
+        half = self._first_half
+        return sorted(links, key=lambda link: -link.source if link.target in half else link.source)
 
     def _answers(self, wave: Wave, cache: Cache) -> _Answers:
         links = [Link(i, j) for i in wave.everybody for j in self._neighbours(i) or (i,)]
@@ -143,8 +144,9 @@ class Asking:
         none, one = (torch.tensor(count, device=self._device) for count in (0, 1))
         said = self._wire.said(tag, {link: self._code(answer, link) for link, answer in answers.items()}, links)
         out = {}
-        for (link, answer), fine in zip(said.items(), many.are_finite([*said.values()]), strict=True):
-            alone, fine = link.source == link.target, fine and kind(answer) == kind(answers[link])
+        right = fit([(answer, answers[link]) for link, answer in said.items()])
+        for (link, answer), fine in zip(said.items(), right, strict=True):
+            alone = link.source == link.target
             kept = answer if fine and not alone else trees.zeros_like(answers[link])
             out[link] = (1, (kept, none if fine or alone else one))
         return out

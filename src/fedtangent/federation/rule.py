@@ -174,7 +174,10 @@ def good(groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
 
 def fit(pairs: Sequence[tuple[Any, Any]]) -> list[bool]:
     """Whether each message is finite and of the form of its receiver's own."""
-    finite, kinds = _looked([x for pair in pairs for x in pair])
+    finite, kinds = _looked([x for x, _ in pairs])
+    for _, own in pairs:
+        if id(own) not in kinds:
+            kinds[id(own)] = kind(own)
     return [finite[id(x)] and kinds[id(x)] == kinds[id(own)] for x, own in pairs]
 
 
