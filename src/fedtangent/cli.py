@@ -22,7 +22,8 @@ from fedtangent.experiments.folder import fresh
 from fedtangent.experiments.options import options, unknown
 from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.record import rule_sees
-from fedtangent.experiments.run import Refused, Result
+from fedtangent.experiments.resume import Refused
+from fedtangent.experiments.run import Result
 from fedtangent.experiments.run import run as run_experiment
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed

@@ -41,11 +41,14 @@ class Process:
 
     def __init__(self, words: Sequence[Any], log: Path, variables: Mapping[str, str] | None = None) -> None:
         self.log = log
+        log.touch()
+        log.with_suffix(".before").write_text(log.read_text())
         self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {})))
         self.process.start()
 
     def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+        """What it has said, and not its predecessors."""
+        return self.log.read_text().removeprefix(self.log.with_suffix(".before").read_text())
 
     def until(self, text: str, seconds: float = MOST) -> None:
         """Waits until it says something."""
@@ -68,7 +71,7 @@ def _run(words: list[str], log: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
         agreement.code = lambda: other
-    with open(log, "w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with open(log, "a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         code = main(words)
     sys.exit(code)
 
@@ -122,6 +125,7 @@ def run(
     words: Sequence[Any],
     served: bool,
     variables: Mapping[str, Mapping[str, str]] | None = None,
+    wait: float = 60,
     **change: Sequence[Any],
 ) -> dict[str, Process]:
     """A federation's processes, the leader's first, each with its kit and rows.
@@ -131,19 +135,34 @@ def run(
         words: METHOD and what the leader is given.
         served: Whether a server leads, and not the first site.
         variables: Of a site's environment, by name.
+        wait: Seconds that all wait for one another.
         change: What a site is given beside its rows, by name.
     """
-    there = {name: ("--dataset", "npz", "--data-dir", folder / f"{name}.npz", *WAIT) for name in NAMES}
-    found = {}
-    if served:
-        found["server"] = Process(["server", folder / "kits" / "server", *words, *WAIT], folder / "server.log")
-    for name in NAMES:
-        if served or name != NAMES[0]:
-            own = ["site", folder / "kits" / name, *there[name], *change.get(name, ())]
-        else:
-            own = ["start", folder / "kits" / name, *words, *there[name], *change.get(name, ())]
-        found[name] = Process(own, folder / f"{name}.log", (variables or {}).get(name))
-    return found
+    return {
+        name: started(folder, name, words, served, (variables or {}).get(name), wait, change.get(name, ()))
+        for name in (*(["server"] if served else []), *NAMES)
+    }
+
+
+def started(
+    folder: Path,
+    name: str,
+    words: Sequence[Any],
+    served: bool,
+    variables: Mapping[str, str] | None = None,
+    wait: float = 60,
+    change: Sequence[Any] = (),
+) -> Process:
+    """One of a federation's processes; what it says goes on in the log of its predecessor."""
+    there = ["--dataset", "npz", "--data-dir", folder / f"{name}.npz"]
+    kit = folder / "kits" / name
+    if name == "server":
+        own = ["server", kit, *words]
+    elif served or name != NAMES[0]:
+        own = ["site", kit, *there]
+    else:
+        own = ["start", kit, *words, *there]
+    return Process([*own, *change, "--wait", wait], folder / f"{name}.log", variables)
 
 
 def rounds(out: Path) -> list[dict[str, Any]]:

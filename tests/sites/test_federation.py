@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedtangent.experiments.run import run as in_memory
+from fedtangent.federation import Fault, Missing
 from tests.experiments import tiny
 from tests.sites import processes
 
@@ -83,33 +83,100 @@ def test_rows_that_sites_keep_back_end_a_run_as_in_one_process(method: str, plac
     assert (place / "run" / "report.html").is_file()  # of the leader, who tracks
 
 
+def test_a_site_that_does_not_come_back_ends_all_with_one_sentence_and_resume_goes_on(place: Path) -> None:
+    processes.kits(place, True)
+    asked = [*words("fedavg", rounds=25), "--out", place / "run"]
+    first = processes.run(place, asked, True, wait=3)
+    first["server"].until("round 3/")
+    first["rome"].process.kill()
+    ended = {name: process.ended(60) for name, process in first.items()}
+    assert ended.pop("rome").code == -signal.SIGKILL
+    assert {end.code for end in ended.values()} == {1}, ended
+    for end in ended.values():
+        assert (
+            "fedtangent: rome was waited for, 3 seconds long, and too few sites are there without it. The run has "
+            "ended at all sites. Go on with --resume." in end.said
+        )
+        assert "Traceback" not in end.said
+    assert "fedtangent: rome has ended. The run goes on as soon as all are there." in ended["server"].said
+    second = processes.run(place, [*asked, "--resume"], True)
+    again = {name: process.ended() for name, process in second.items()}
+    assert {name: end.code for name, end in again.items()} == dict.fromkeys(again, 0), again
+    assert "round 25/25" in again["server"].said
+    assert "round 1/" not in again["server"].said
+    assert processes.rounds(place / "run") == expected("fedavg", rounds=25)
+
+
 @pytest.mark.parametrize(
     ("method", "killed"), [("fedavg", "rome"), ("fedkfac", "server"), ("dfedavg", "berlin"), ("dfedkfac", "wien")]
 )
-def test_a_kill_ends_all_with_one_sentence_and_resume_goes_on_to_the_same_record(
+def test_a_process_that_is_killed_and_started_again_takes_part_in_the_same_record(
     method: str, killed: str, place: Path
 ) -> None:
     served, long = method in SERVED, 25
     leader = "server" if served else "berlin"
     processes.kits(place, served, consent=["kernel", "raw-equivalent"])
     asked = [*words(method, rounds=long), "--out", place / "run"]
-    first = processes.run(place, asked, served)
-    first[leader].until("round 3/")
-    first[killed].process.kill()
-    begin = time.monotonic()
-    ended = {name: process.ended(60) for name, process in first.items()}
-    assert time.monotonic() - begin < 30
-    assert ended.pop(killed).code == -signal.SIGKILL
+    running = processes.run(place, asked, served)
+    for round in (3, 9):
+        running[leader].until(f"round {round}/")
+        running[killed].process.kill()
+        assert running[killed].ended(60).code == -signal.SIGKILL
+        running[killed] = processes.started(place, killed, [*asked, "--resume"], served)
+    ended = {name: process.ended() for name, process in running.items()}
+    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    assert processes.rounds(place / "run") == expected(method, rounds=long)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "dfedavg"])
+def test_with_a_quorum_a_run_goes_on_without_a_site_and_with_it_when_it_is_back(method: str, place: Path) -> None:
+    """The record is that of a simulation in which it is absent in the same rounds."""
+    served, long = method in SERVED, 40
+    leader = "server" if served else "berlin"
+    processes.kits(place, served)
+    asked = [*words(method, rounds=long), "--out", place / "run", "--quorum", "0.8"]
+    running = processes.run(place, asked, served, wait=2)
+    running[leader].until("round 3/")
+    running["rome"].process.kill()
+    running["rome"].ended(60)
+    running[leader].until("Going on without rome, with 4 of 5 sites.")
+    running["rome"] = processes.started(place, "rome", [], served, wait=60)
+    running[leader].until("fedtangent: rome is back.")
+    ended = {name: process.ended() for name, process in running.items()}
+    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    got = processes.rounds(place / "run")
+    assert [entry["round"] for entry in got] == [*range(1, long + 1)]
+    away = [entry["round"] for entry in got if entry["present"] == 4]
+    assert away == [*range(away[0], away[-1] + 1)] and away[0] > 3 and away[-1] < long
+
+    def fault() -> Fault:
+        return Fault(lambda plan, draw: Missing(nodes=[2] if plan.round in away else []))
+
+    for one, other in zip(got, expected(method, rounds=long, fault=fault), strict=True):
+        whole = one["round"] not in away
+        assert one["node_accuracy"][2] is not None if whole else one["node_accuracy"][2] is None
+        for name in one if whole else ["round", "present", "sent_bytes"]:
+            assert one[name] == other[name], (one["round"], name)
+    theirs = processes.rounds(next((place / "kits" / "rome" / "runs").iterdir()))
+    assert [entry["round"] for entry in theirs if entry.get("away")] == away
+
+
+def test_masked_sums_that_were_begun_with_a_site_are_not_begun_again_without_it_alone(place: Path) -> None:
+    """Of five sites three would have to be left out, and three to be left."""
+    processes.kits(place, True)
+    asked = [*words("fedavg", rounds=40), "--out", place / "run", "--quorum", "0.6", "--secure-sums"]
+    running = processes.run(place, asked, True, wait=3)
+    running["server"].until("round 3/")
+    running["rome"].process.kill()
+    ended = {name: process.ended(60) for name, process in running.items()}
+    assert ended.pop("rome").code == -signal.SIGKILL
     assert {end.code for end in ended.values()} == {1}, ended
     for end in ended.values():
-        assert f"fedtangent: {killed} has ended. The run has ended at all sites. Go on with --resume." in end.said
-        assert "Traceback" not in end.said
-    second = processes.run(place, [*asked, "--resume"], served)
-    again = {name: process.ended() for name, process in second.items()}
-    assert {name: end.code for name, end in again.items()} == dict.fromkeys(again, 0), again
-    assert f"round {long}/{long}" in again[leader].said
-    assert "round 1/" not in again[leader].said
-    assert processes.rounds(place / "run") == expected(method, rounds=long)
+        assert "sums that it has a part in were begun, and without it they would tell what it has sent." in end.said
+    again = processes.run(place, [*asked, "--resume"], True)
+    told = {name: process.ended() for name, process in again.items()}
+    assert {name: end.code for name, end in told.items()} == dict.fromkeys(told, 0), told
+    assert [entry["round"] for entry in processes.rounds(place / "run")] == [*range(1, 41)]
 
 
 def refusal(place: Path, told: str, code: int = 2, **change: Any) -> dict[str, processes.Ended]:

@@ -195,8 +195,19 @@ def test_a_frame_of_another_place_in_the_run_is_refused(place: Place) -> None:
 
 
 def test_an_abort_may_come_at_any_time_and_steers_no_terminal() -> None:
-    frame = came(_frames.said("rome has \x1b[31mended.\n", PLACE._replace(verb=0, leg=0), ABORT))
-    assert frame.farewell == "rome has  [31mended. "
+    frame = came(_frames.said(["rome has \x1b[31mended.\n", "rome", False], PLACE._replace(verb=0, leg=0), ABORT))
+    assert frame.farewell is not None
+    assert (str(frame.farewell), frame.farewell.culprit, frame.farewell.final) == (
+        "rome has  [31mended. ",
+        "rome",
+        False,
+    )
+
+
+@pytest.mark.parametrize("told", ["rome", ["rome"], ["rome", 1, True], ["rome", "", None], {"why": 1}])
+def test_an_abort_that_says_something_else_is_one_all_the_same(told: object) -> None:
+    frame = came(_frames.said(told, PLACE, ABORT))
+    assert frame.farewell == ("another site has ended.", "", True)
 
 
 def test_what_is_said_is_no_message() -> None:

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from fedtangent.federation.transport import Tag
 from fedtangent.sites import provision as provisioning
 from fedtangent.sites.kit import Kit, kit
 from fedtangent.transports._lines import Gone, Lines
-from fedtangent.transports._tls import Address, Listener, reached
+from fedtangent.transports._tls import Address, Listener, ended, reached
 from tests.sites.processes import kits, ports
 
 NAMES = ("berlin", "paris")
@@ -27,10 +27,10 @@ RUN = bytes(range(16))
 class Door:
     """The server's listener, and what it says of those whom it turns away."""
 
-    def __init__(self, own: Kit) -> None:
+    def __init__(self, own: Kit, expected: Collection[str] = NAMES) -> None:
         self.said: list[str] = []
         self.address = own.book["server"]
-        self.listener = Listener(own.identity, self.address or Address("", 0), NAMES, self.said.append)
+        self.listener = Listener(own.identity, self.address or Address("", 0), expected, self.said.append)
 
     def told(self) -> str:
         end = time.monotonic() + 20
@@ -118,14 +118,34 @@ def test_a_server_of_another_name(folder: Path, door: Door) -> None:
         call(kit(folder / "berlin"), door, "paris")
 
 
-def test_a_site_that_is_not_expected_or_here_already(folder: Path, door: Door) -> None:
+def test_a_site_that_comes_again_takes_the_place_of_its_older_connection(folder: Path, door: Door) -> None:
     first = call(kit(folder / "paris"), door)
     while "paris" not in door.listener.came():
         time.sleep(0.01)
+    older = door.listener.came()["paris"]
+    assert not ended(first)
     second = call(kit(folder / "paris"), door)
-    assert "turned away 127.0.0.1, which shows the certificate of 'paris'" in door.told()
-    for one in (first, second, door.listener.came()["paris"]):
+    while door.listener.came()["paris"] is older:
+        time.sleep(0.01)
+    assert ended(older) and not ended(second)
+    taken = door.listener.take("paris")
+    assert taken is not None and door.listener.take("paris") is None
+    taken.close()
+    end = time.monotonic() + 10
+    while not ended(second):
+        assert time.monotonic() < end
+    for one in (first, second):
         one.close()
+
+
+def test_a_site_that_is_not_expected(folder: Path) -> None:
+    door = Door(kit(folder / "server"), ["berlin"])
+    with call(kit(folder / "paris"), door) as found:
+        found.settimeout(10)
+        assert found.recv(1) == b""
+    assert door.told() == "turned away 127.0.0.1, which shows the certificate of 'paris': it is not expected"
+    assert not door.listener.came()
+    door.listener.close()
 
 
 def test_a_revoked_certificate(folder: Path) -> None:

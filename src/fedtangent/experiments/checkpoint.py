@@ -5,6 +5,7 @@ the method itself brings, in its first state and in the file that defines it.
 """
 
 import dataclasses
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import atomic, tensor_file
 from fedtangent.experiments.tensor_file import Tensors
-from fedtangent.federation import Central, Each, Fleet
+from fedtangent.federation import Central, Each, Fleet, Wire
 
 NAME = "checkpoint.safetensors"
 BEFORE = "checkpoint-before.safetensors"  # of the round before, where processes keep their own
@@ -41,18 +42,24 @@ class Checkpoint(NamedTuple):
     meta: dict[str, Any]
 
 
-def known_types(first: Any, functions: Iterable[Callable[..., Any]]) -> list[type]:
+def known_types(first: Any, functions: Iterable[Callable[..., Any]], everywhere: bool = False) -> list[type]:
     """The NamedTuples and dataclasses that a method's states may be made of.
 
     Args:
-        first: The method's first state.
+        first: The method's first state; None where it is not known.
         functions: Its factory and its host's; found is what the files that define them know by name.
+        everywhere: Whether it is enough that any file of this package which is loaded knows them.
     """
     found = _types(first)
+    places = []
     for function in functions:
         while isinstance(function, partial):
             function = function.func
-        found |= {value: None for value in getattr(function, "__globals__", {}).values() if _fields(value)}
+        places.append(getattr(function, "__globals__", {}))
+    if everywhere:
+        places += [vars(module) for name, module in sorted(sys.modules.items()) if name.startswith("fedtangent.")]
+    for names in places:
+        found |= {value: None for value in list(names.values()) if _fields(value) and value not in found}
     return list(found)
 
 
@@ -109,7 +116,8 @@ def rebuilt(
         header: From `read`.
         tensors: From there too.
         fleet: Who holds the values.
-        first: The method's first state.
+        first: The method's first state; None where the file holds this process's own part of a real federation, whose
+            values belong to the fleet's nodes, whoever was there when it was written.
         types: From `known_types`.
 
     Raises:
@@ -118,10 +126,10 @@ def rebuilt(
     try:
         meta, forms = dict(header["meta"]), header["forms"]
         tensors = {name: _formed(tensor, forms.get(name)).to(fleet.device) for name, tensor in tensors.items()}
-        reader = _Reader(tensors, fleet, types)
+        reader = _Reader(tensors, fleet, types, own=first is None)
         state = reader.rebuilt(header["state"], first)
         kept = [(str(name), int(node), dict(parts)) for name, node, parts in reader.rebuilt(header["kept"], None)]
-        if type(state) is not type(first):
+        if first is not None and type(state) is not type(first):
             raise TypeError(f"it is of type {type(state).__name__}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
         raise SettingError(
@@ -129,6 +137,29 @@ def rebuilt(
             f"{_REMEDY}"
         ) from error
     return Checkpoint(state, {**meta, "kept": kept} if kept else meta)
+
+
+def restore(folder: Path, wire: Wire, meta: dict[str, Any], fingerprint: str, rounds: int) -> None:
+    """Takes back the ledger and the cache of a checkpoint.
+
+    Args:
+        folder: The run's.
+        wire: Takes them.
+        meta: The checkpoint's.
+        fingerprint: Of the run that goes on.
+        rounds: How many it has, at most.
+
+    Raises:
+        ValueError: They are not of this run.
+    """
+    try:
+        wire.ledger.restore(meta["ledger"])
+        wire.cache.restore(meta["held"])
+        whole = len(meta["lines"]) == meta["round"] <= rounds and meta.get("fingerprint") == fingerprint
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise SettingError(f"`out` must hold the checkpoint of its own run; got that of another in {folder}. {_REMEDY}")
 
 
 def load(folder: Path, fleet: Fleet, first: Any, types: Sequence[type]) -> Checkpoint | None:
@@ -202,8 +233,8 @@ def _formed(tensor: Tensor, form: dict[str, Any] | None) -> Tensor:
 class _Reader:
     """Builds a value from its layout."""
 
-    def __init__(self, tensors: Tensors, fleet: Fleet, types: Sequence[type]) -> None:
-        self._tensors, self._fleet = tensors, fleet
+    def __init__(self, tensors: Tensors, fleet: Fleet, types: Sequence[type], own: bool) -> None:
+        self._tensors, self._fleet, self._own = tensors, fleet, own
         self._types = {_named(type_): type_ for type_ in reversed(types)}  # the first of a name counts
 
     def rebuilt(self, layout: dict[str, Any], like: Any) -> Any:
@@ -227,6 +258,8 @@ class _Reader:
         parts = [self.rebuilt(part, next(likes, None)) for part in content]
         if kind == "each":
             nodes = tuple(layout["nodes"])
+            if self._own:
+                return self._of_own(parts)
             if not set(nodes) <= set(self._fleet.nodes):
                 raise ValueError("it has other nodes")
             fleet = dataclasses.replace(self._fleet, nodes=nodes)
@@ -235,6 +268,13 @@ class _Reader:
             name = layout["type"]
             return _made(type(like) if _named(type(like)) == name else self._types[name], parts)
         return _SEQUENCES[kind](parts)
+
+    def _of_own(self, parts: list[Any]) -> Each[Any]:
+        """The values of this process's nodes, or none where it had none."""
+        fleet = self._fleet
+        if not parts and fleet.here:
+            fleet = dataclasses.replace(fleet, nodes=tuple(node for node in fleet.nodes if node not in fleet.here))
+        return fleet.of_here(parts)
 
 
 def _made(type_: type, parts: list[Any]) -> Any:

@@ -1,6 +1,6 @@
 """Evaluate: what a model is worth on the test set, the aggregated one and the nodes' own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,9 +54,10 @@ def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str
     """The aggregated model's loss and accuracy on all rows that nodes keep back, each measured where it is."""
     if built.held is None:
         return {}
-    rows = sum(len(held.real) for held in built.held)
+    its = [built.held[node] for node in fleet.nodes]
+    rows = sum(len(held.real) for held in its)
     with fleet.ledger.paused():
-        held_k = fleet.each(list(built.held))
+        held_k = fleet.each(its)
         found = fleet.observe(fleet.map(partial(_scored, built), fleet.broadcast(weights), held_k))
     accuracy = {early.ACCURACY: sum(int(right) for right, _ in found) / rows} if built.classes else {}
     return {**accuracy, early.LOSS: sum(float(total) for _, total in found) / rows}
@@ -85,16 +86,24 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     if not built.classes:
         return {"loss": loss}
     accuracy = sum(int(right) for right, _ in found) / sum(rows)
-    mean = worst = each = None
+    mean = worst = None
+    each: list[Any] | None = None
     if built.method.personal is None or nodes:
         each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
         mean, worst = _mean_and_worst(sorted(each))
+        each = each if built.present == built.nodes else _with_absent(built, fleet, each)
     return _told(accuracy, mean, worst, each) | {"loss": loss}
 
 
+def _with_absent(built: Setup, fleet: Fleet, each: Sequence[float | None]) -> list[float | None]:
+    """One value for every node of a federation, None for those whose processes are away."""
+    found = dict(zip(fleet.nodes, each, strict=True))
+    return [found.get(node) for node in built.nodes]
+
+
 def _told(
-    accuracy: float | None, mean: float | None, worst: float | None, each: list[float] | None
-) -> dict[str, float | list[float] | None]:
+    accuracy: float | None, mean: float | None, worst: float | None, each: list[Any] | None
+) -> dict[str, float | list[Any] | None]:
     named = {"accuracy": accuracy, "mean_node_accuracy": mean, "worst_tenth_accuracy": worst}
     return named | {"node_accuracy": each}
 

@@ -6,17 +6,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.experiments import atomic, checkpoint, early, model_file, record
+from fedtangent.experiments import apart, checkpoint, early, model_file, record
+from fedtangent.experiments import resume as resuming
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
-from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.tracking import Tracking
@@ -26,8 +27,6 @@ from fedtangent.federation.looking import collected, seen
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard
 from fedtangent.training.task import Weights
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ def run(
         if folder is not None:
             claim = record.claimed(folder, manifest, resume)
             if built.share is None:
-                agreed(wire, lambda: str(stack.enter_context(claim)))
+                resuming.agreed(wire, lambda: str(stack.enter_context(claim)))
             else:
                 stack.enter_context(claim)
         stack.enter_context(deterministic(built.experiment))
@@ -104,27 +103,6 @@ def run(
         rounds, weights = _played(built, wire, folder, partial(tracking.begin, manifest), tracking.log, on_round)
         tracking.finish(True)
     return Result(manifest, rounds, weights, folder, built.module)
-
-
-class Refused(RuntimeError):
-    """The server's process has failed, and says why."""
-
-
-def agreed(wire: Wire, fn: Callable[[], T]) -> T:
-    """What fn gives at the server's process, on every process; where it fails there, all fail."""
-    found: Any = None
-    error: Exception | None = None
-    if wire.transport.here(SERVER):
-        try:
-            found = fn()
-        except Exception as failure:
-            error = failure
-    failed, found = wire.tell((None if error is None else str(error), found))
-    if error is not None:
-        raise error
-    if failed is not None:
-        raise Refused(failed)
-    return found  # type: ignore[no-any-return]
 
 
 def _played(
@@ -137,10 +115,10 @@ def _played(
 ) -> tuple[list[dict[str, Any]], Weights]:
     """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
     start = built.fleet(0, wire)
-    data_k = start.each(list(built.data))
-    state, rounds, digests, types = _begun(built, start, data_k, folder)
+    data_k = start.each([built.data[node] for node in start.nodes])
+    state, rounds, digests, types = resuming.begun(built, start, data_k, folder)
     if built.share is None:
-        agreed(wire, lambda: begun(rounds))
+        resuming.agreed(wire, lambda: begun(rounds))
     else:
         begun(rounds)
     if len(rounds) < built.experiment.rounds:
@@ -155,7 +133,9 @@ def _played(
         better = patience is None or not built.leads or early.best(rounds) == k
         weights = newest if better else weights
         if folder is not None:
-            _kept(built, fleet, folder, _Begun(state, rounds, digests, types), newest if better else None, books)
+            _kept(
+                built, fleet, folder, resuming.Begun(state, rounds, digests, types), newest if better else None, books
+            )
         if built.leads:
             log(entry)
         if on_round is not None and (built.leads or built.share is not None):
@@ -170,27 +150,25 @@ def _played(
 
 
 def _kept(
-    built: Setup, fleet: Fleet, folder: Path, now: "_Begun", weights: Central[Weights] | None, books: Ledger
+    built: Setup, fleet: Fleet, folder: Path, now: resuming.Begun, weights: Central[Weights] | None, books: Ledger
 ) -> None:
     """Writes the last round on the record and the checkpoint: the server's process of all, or each of its own part.
 
     The model is written too, unless an earlier round's is to be kept.
     """
-    apart, wire = built.share is not None, fleet.wire
-    if apart:
-        state, kept, books = now.state, [] if wire.coding is None else wire.coding.state(), wire.ledger
-    else:
-        state, kept = collected(fleet, now.state), wire.kept(built.nodes)
-    if not (built.leads or apart):
+    own, wire = built.share is not None, fleet.wire
+    state, kept = (now.state, []) if own else (collected(fleet, now.state), wire.kept(built.nodes))
+    if not (built.leads or own):
         return
     now.digests.append(record.append(folder, now.rounds[-1]))
     if built.leads and weights is not None:
         model_file.save(folder, built, weights.value)
     checkpoint.check(state, now.types)
+    if own:
+        apart.kept(built, fleet, folder, state, now.rounds, now.digests)
+        return
     meta = {"round": len(now.rounds), "lines": now.digests, "fingerprint": built.fingerprint}
     meta |= {"ledger": books.state(), "held": wire.cache.state(), "kept": kept}
-    if apart:
-        checkpoint.set_aside(folder)
     checkpoint.save(folder, state, meta)
 
 
@@ -244,84 +222,6 @@ def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
             "Use smaller steps; the rounds before this one are kept."
         )
     return {**extra, "failed": sum(failed)}
-
-
-class _Begun(NamedTuple):
-    """What a run goes on from: state, rounds and the digests of their lines; and the types of its states."""
-
-    state: Any
-    rounds: list[dict[str, Any]]
-    digests: list[str]
-    types: list[type]
-
-
-def _begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None) -> _Begun:
-    """The first state, or that of the folder's checkpoint."""
-    state = built.method.init(fleet, data_k)
-    if folder is None:
-        return _Begun(state, [], [], [])
-    functions = [factory("method", built.experiment.method), factory("host", built.experiment.hosted)]
-    types = checkpoint.known_types(state, [function for function in functions if function is not None])
-    if built.share is not None:
-        return _begun_apart(built, fleet, folder, state, types)
-    told = agreed(fleet.wire, lambda: _recorded(built, fleet, folder, state, types))
-    if told is None:
-        return _Begun(state, [], [], types)
-    header, tensors, rounds, digests = told
-    if not built.leads:
-        fleet.ledger.costs = dict(header["meta"]["ledger"]["costs"])
-    found = checkpoint.rebuilt(folder, header, tensors, fleet, state, types)
-    if fleet.wire.coding is not None:
-        fleet.wire.coding.restore(found.meta.get("kept", ()), fleet.wire.transport.here)
-    return _Begun(found.state, rounds, digests, types)
-
-
-def _begun_apart(built: Setup, fleet: Fleet, folder: Path, first: Any, types: list[type]) -> _Begun:
-    """The first state, or that after the newest round of which every process has its own part."""
-    names = (checkpoint.BEFORE, checkpoint.NAME)
-    held = {found[0]["meta"]["round"]: (name, found) for name in names if (found := checkpoint.read(folder, name))}
-    newest = max(set.intersection(*({0, *own} for own in fleet.wire.everybody(built.nodes, list(held)))))
-    if newest == 0:
-        return _Begun(first, record.cut(folder, []), [], types)
-    name, (header, tensors) = held[newest]
-    if name == checkpoint.BEFORE:  # the round after it is to be done again
-        atomic.renamed(folder / name, folder / checkpoint.NAME)
-    state, meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types)
-    if not _restored(built, fleet.wire, meta):
-        raise _of_another(folder)
-    if fleet.wire.coding is not None:
-        fleet.wire.coding.restore(meta.get("kept", ()), fleet.wire.transport.here)
-    return _Begun(state, record.cut(folder, meta["lines"]), meta["lines"], types)
-
-
-def _recorded(built: Setup, fleet: Fleet, folder: Path, first: Any, types: Sequence[type]) -> Any:
-    """Header and tensors of the folder's checkpoint, its rounds and their digests; None where there is none."""
-    found = checkpoint.read(folder)
-    if found is None:
-        record.cut(folder, [])
-        return None
-    header, tensors = found
-    meta = checkpoint.rebuilt(folder, header, tensors, fleet, first, types).meta
-    if not _restored(built, fleet.wire, meta):
-        raise _of_another(folder)
-    return header, tensors, record.cut(folder, meta["lines"]), meta["lines"]
-
-
-def _of_another(folder: Path) -> SettingError:
-    return SettingError(
-        f"`out` must hold the checkpoint of its own run; got that of another in {folder}. Run anew with another --out."
-    )
-
-
-def _restored(built: Setup, wire: Wire, meta: dict[str, Any]) -> bool:
-    """Takes back ledger and cache of a checkpoint; False where they are not of this run."""
-    try:
-        wire.ledger.restore(meta["ledger"])
-        wire.cache.restore(meta["held"])
-        whole = len(meta["lines"]) == meta["round"] <= built.experiment.rounds
-    except (KeyError, TypeError, ValueError):
-        return False
-    return whole and meta.get("fingerprint") == built.fingerprint
 
 
 def _now(built: Setup) -> float:

@@ -41,7 +41,7 @@ from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
 from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Presence, Rule, Transport, Wire
-from fedtangent.federation.presence import There, completed, of_all
+from fedtangent.federation.presence import There, completed, counted, of_all
 from fedtangent.federation.values import held as holders
 from fedtangent.module_state import copied
 from fedtangent.shard import Shard, at
@@ -111,6 +111,11 @@ class Setup:
         return tuple(range(len(self.data)))
 
     @property
+    def present(self) -> tuple[int, ...]:
+        """Those of the nodes whose processes take part: in a real federation some may be away."""
+        return self.nodes if self.share is None or self.share.present is None else self.share.present
+
+    @property
     def inputs(self) -> Any:
         """The shape of a row's inputs, or the shapes where there are several."""
         return trees.map(lambda leaf: list(leaf.shape[1:]), self.x_test)
@@ -140,8 +145,10 @@ class Setup:
         """The fleet of a round; before the first one, with the first one's graph."""
         graph = self.graph(max(round, 1))
         wire.begin(round)
+        if graph is not None and self.present != self.nodes:
+            graph = graph.without({*self.nodes}.difference(self.present), ())
         return Fleet(
-            self.nodes,
+            self.present,
             self.engine,
             wire,
             seed=self.experiment.seed,
@@ -151,6 +158,7 @@ class Setup:
             node_bytes=self.node_bytes(graph),
             method=self.method.name,
             device=self.experiment.device,
+            total=len(self.nodes),
         )
 
     def wire(self) -> Wire:
@@ -181,12 +189,14 @@ class Setup:
     def there(self, fleet: Fleet) -> There:
         """Who of a round's fleet is there."""
         if self.presence is None:
-            return There(fleet, {}, 1.0)
+            told = counted(fleet) if self.share is not None and self.share.counted else {}
+            return There(fleet, told, 1.0)
         return self.presence.there(fleet, [len(data.real) for data in self.data], self.method.exposure != "none")
 
     def alone(self) -> "Setup":
-        """The same in one process, as it is described whatever ran it."""
-        return replace(self, transport=memory())
+        """The same in one process and with all nodes, as it is described whatever ran it, and whoever was there."""
+        share = None if self.share is None else self.share._replace(present=None)
+        return replace(self, transport=memory(), share=share)
 
     def with_engine(self, engine: Engine) -> "Setup":
         """The same with another engine."""

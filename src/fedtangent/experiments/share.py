@@ -34,12 +34,16 @@ class Share(NamedTuple):
         rows: Training rows of every node.
         test_rows: Test rows of every node.
         digests: Of every node's rows, each made with a key that only its site has.
+        present: The nodes that take part at present; None for all.
+        counted: Whether the record says how many they are.
     """
 
     node: int | None
     rows: tuple[int, ...]
     test_rows: tuple[int, ...]
     digests: tuple[str, ...]
+    present: tuple[int, ...] | None = None
+    counted: bool = False
 
     @property
     def partition(self) -> Partition:

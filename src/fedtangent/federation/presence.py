@@ -91,12 +91,12 @@ class Presence:
             absent |= {node for _, node in failed}
         nodes = tuple(node for node in fleet.nodes if node not in absent)
         graph = fleet.graph and fleet.graph.without(absent, failed)
-        counts = len(nodes) >= max(1, self._quorum * fleet.total - 1e-9)
+        there, counts = replace(fleet, nodes=nodes, graph=graph), enough(len(nodes), fleet.total, self._quorum)
         holding = len(nodes) if graph is None else len(graph.edges)
-        record = {"present": len(nodes), **({} if graph is None else {"links": holding}), "skipped": not counts}
+        record = {**counted(there), "skipped": not counts}
         planned = len(fleet.nodes) if graph is None else len(links)
         share = holding / planned if planned else len(nodes) / len(fleet.nodes)
-        return There(replace(fleet, nodes=nodes, graph=graph), record, share) if counts else There(None, record, 0.0)
+        return There(there, record, share) if counts else There(None, record, 0.0)
 
     def _missing(self, fleet: Fleet, planned: Planned) -> tuple[set[int], set[Pair]]:
         absent: set[int] = set()
@@ -118,6 +118,17 @@ class Presence:
             absent |= nodes
             failed |= links
         return absent, failed
+
+
+def enough(present: int, total: int, quorum: float) -> bool:
+    """Whether a round of so many nodes counts."""
+    return present >= max(1, quorum * total - 1e-9)
+
+
+def counted(fleet: Fleet) -> dict[str, Any]:
+    """What the record says of a round with these nodes."""
+    links = {} if fleet.graph is None else {"links": len(fleet.graph.edges)}
+    return {"present": len(fleet.nodes), **links, "skipped": False}
 
 
 def completed(present: Fleet, new: Any, old: Any) -> Any:

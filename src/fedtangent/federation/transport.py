@@ -82,6 +82,9 @@ class Wire:
         coding: What channels make of messages; None where there are none.
         liars: Who lies, and how; None where nobody does.
         rule: How messages are averaged in place of a plain mean; None for that.
+
+    Attributes:
+        away: What processes have booked that take no part at present, by their first nodes; where the server is.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Wire:
         self.transport, self.ledger, self.coding = transport, Ledger() if ledger is None else ledger, coding
         self.liars, self._rule = liars, rule
         self.cache = Cache()
+        self.away: dict[int, Any] = {}
         self._verbs = 0
         self._begun = 0, 0  # the round, and how many verbs there were before it
 
@@ -165,9 +169,17 @@ class Wire:
         if len(self.transport.blocks(nodes)[0]) == 1:
             return self.ledger
         total = Ledger()
-        for state in self._of_all(nodes, self.ledger.state()):
+        for state in {**self.away, **self.books_of(nodes)}.values():
             total.add(state)
         return total
+
+    def books_of(self, nodes: Sequence[int]) -> dict[int, Any]:
+        """What every process has booked, where the server is, by the first of its nodes; elsewhere its own.
+
+        Args:
+            nodes: All of them.
+        """
+        return self._by_process(nodes, self.ledger.state())
 
     def kept(self, nodes: Sequence[int]) -> list[Any]:
         """What the channels of all processes remember, where the server is; elsewhere that of this one."""
@@ -186,11 +198,16 @@ class Wire:
 
     def _of_all(self, nodes: Sequence[int], own: T) -> list[T]:
         """The values of all processes, its own first, where the server is; elsewhere its own."""
-        blocks, _ = self.transport.blocks(nodes)
+        return [*self._by_process(nodes, own).values()]
+
+    def _by_process(self, nodes: Sequence[int], own: T) -> dict[int, T]:
+        """The same, by the first node of each, or SERVER where it has none."""
+        blocks, place = self.transport.blocks(nodes)
         links = [Link(block[0], SERVER) for block in blocks if block]
         out = {link: own for link in links if self.transport.here(link.source)}
         came = self.transport.exchange(self.tag(), out, links)
-        return [own, *(value for link, value in came.items() if link not in out)]
+        first = blocks[place][0] if blocks[place] else SERVER
+        return {first: own, **{link.source: value for link, value in came.items() if link not in out}}
 
     def payload_bytes(self, value: Any) -> int:
         """The bytes of a message."""

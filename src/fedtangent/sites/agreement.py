@@ -1,7 +1,11 @@
 """Agreement: all processes of a federation build the same run, each on its own rows, before round 1."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import record
@@ -9,12 +13,12 @@ from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.same import short
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.share import Share, completed, joined, profile
-from fedtangent.federation.ledger import SERVER
+from fedtangent.federation import SERVER, Transport
 from fedtangent.shard import Dataset
 from fedtangent.sites.kit import Kit, check_consent
 from fedtangent.sites.plan import Plan, code
 from fedtangent.sites.secrets import Drawn
-from fedtangent.sites.standardise import standardised
+from fedtangent.sites.standardise import digest, measured, passed_on, standardised
 from fedtangent.transports._lines import Lines
 from fedtangent.transports._masks import Masks
 from fedtangent.transports.network import everybody, network
@@ -23,14 +27,33 @@ _COMPARED = ("experiment", "sources", "fingerprint", "exposure", "parameters")
 _ROWS = 2**40
 
 
-def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup:
+class Kept:
+    """What a process keeps of a run from one sitting to the next.
+
+    Attributes:
+        profiles: What every site has told of its data when the run began, by name; None before.
+        scale: Mean and deviation of all features; None where they are not standardised.
+        built: This process's setup.
+    """
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, Any] | None = None
+        self.scale: list[float] | None = None
+        self.built: Setup | None = None
+
+
+def agreed(
+    own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, kept: Kept, sending: Callable[[], None]
+) -> Setup:
     """This process's setup of a plan, as soon as every process has one, and the same.
 
     Args:
         own: Its kit.
-        lines: To the others, the leader first.
+        lines: To the others that are present, the leader first.
         plan: Proposed by the leader.
         dataset: The site's own rows; None for a server.
+        kept: From the sitting before; it is filled.
+        sending: Called before every part of a masked sum leaves.
 
     Raises:
         ValueError: A site has none, or another one, or does not consent; the same sentence at every site.
@@ -38,43 +61,54 @@ def agreed(own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None) -> Setup
     drawn = Drawn(own, lines.run) if plan.secure_sums and dataset is not None else None
     told = {"code": code(), "profile": None if dataset is None else profile(dataset, _secret(own))}
     told["secret"] = None if drawn is None else drawn.told()
-    everyone = everybody(lines, 1, told)
     names = [lines.name(place) for place in range(lines.count)]
-    profiles = _profiles(own, dict(zip(names, everyone, strict=True)))
+    everyone = dict(zip(names, everybody(lines, 1, told), strict=True))
+    profiles = _profiles(own, everyone, plan.profiles)
     common = joined(profiles)
-    digests = tuple(str(one["digest"]) for one in profiles.values())
-    digests += ("secure sums",) if plan.secure_sums else ()
+    begun = plan.profiles is not None
+    scale = None
     if plan.standardise:
-        dataset, digest = standardised(lines, dataset, _features(common))
-        digests += (digest,)
-    share = Share(
-        own.sites.index(own.name) if own.name in own.sites else None,
-        tuple(one["rows"] for one in profiles.values()),
-        tuple(one["test_rows"] for one in profiles.values()),
-        digests,
-    )
-    built: Setup | None = None
+        form = _features(common)
+        scale = passed_on(lines, kept.scale, form) if begun else measured(lines, dataset, form)
     try:
         masks = None
         if plan.secure_sums:
-            others = {name: one["secret"] for name, one in zip(names, everyone, strict=True) if name in own.sites}
+            others = {name: one["secret"] for name, one in everyone.items() if name in own.sites}
             shared = {} if drawn is None else drawn.shared(others)
-            masks = Masks(lines.run, {own.sites.index(name): secret for name, secret in shared.items()})
-        built = _built(own, lines, plan, completed(own.federation, dataset, common), share, masks)
+            secrets = {own.sites.index(name): secret for name, secret in shared.items()}
+            masks = Masks(lines.run, secrets, sending)
+        if kept.built is None:
+            kept.built = _built(own, plan, dataset, profiles, common, scale)
         if dataset is not None:
-            check_consent(own, built.method.exposure)
-        manifest = record.manifest(built)
+            check_consent(own, kept.built.method.exposure)
+        manifest = record.manifest(kept.built)
         mine = {name: manifest[name] for name in _COMPARED}
         mine["versions"] = {name: manifest["versions"][name] for name in ("torch", "numpy")}
     except Exception as error:
         mine = {"error": str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"}
     _check(names, everybody(lines, 2, mine))
-    assert built is not None
-    return built
+    assert kept.built is not None
+    kept.profiles, kept.scale = profiles, None if scale is None else scale.reshape(-1).tolist()
+    lines.limit = limit(kept.built)
+    places = {node: names.index(site) for node, site in enumerate(own.sites) if site in names}
+    return present(kept.built, network(lines, places, masks), tuple(places), plan.quorum < 1)
 
 
-def _profiles(own: Kit, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the sites tell of their data, in the order of the nodes."""
+def present(built: Setup, transport: Transport, nodes: tuple[int, ...], counted: bool) -> Setup:
+    """The setup of a sitting of these nodes.
+
+    Args:
+        built: With all nodes.
+        transport: Between those that are present.
+        nodes: Who is.
+        counted: Whether it may be fewer than all, so that the record says how many.
+    """
+    assert built.share is not None
+    return replace(built, transport=transport, share=built.share._replace(present=nodes, counted=counted))
+
+
+def _profiles(own: Kit, told: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """What the sites tell of their data, in the order of the nodes; of those that are absent, what they told before."""
     for name, one in told.items():
         if not isinstance(one, dict) or {*one} != {"code", "profile", "secret"}:
             raise SettingError(f"`{name}` must tell code and data; got something else. Run the same code at all sites.")
@@ -83,13 +117,25 @@ def _profiles(own: Kit, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 f"`{name}` must run the same code as {own.name}; got another digest of the package. Install the same "
                 "version of fedtangent at all sites."
             )
+    found = {}
     for name in own.sites:
-        one = told[name]["profile"]
+        known = None if before is None else before.get(name)
+        one = told[name]["profile"] if name in told else known
         if not isinstance(one, dict) or not all(
             isinstance(one.get(count), int) and 0 < one[count] < _ROWS for count in ("rows", "test_rows")
         ):
             raise SettingError(f"`{name}` must have training and test rows; got none. Give its --data-dir.")
-    return {name: told[name]["profile"] for name in own.sites}
+        if known is not None and _plain(one) != _plain(known):
+            raise SettingError(
+                f"`{name}` must go on with the data that it began with; got others. Give the same, or begin anew."
+            )
+        found[name] = one
+    return found
+
+
+def _plain(told: Any) -> Any:
+    """As it is after a journey through JSON."""
+    return json.loads(json.dumps(told))
 
 
 def _features(common: Mapping[str, Any]) -> tuple[int, ...]:
@@ -100,18 +146,31 @@ def _features(common: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(form[1:])
 
 
-def _built(own: Kit, lines: Lines, plan: Plan, data: Dataset, share: Share, masks: Masks | None) -> Setup:
-    names = [lines.name(place) for place in range(lines.count)]
-    places = {node: names.index(site) for node, site in enumerate(own.sites)}
+def _built(
+    own: Kit,
+    plan: Plan,
+    dataset: Dataset | None,
+    profiles: Mapping[str, Any],
+    common: Mapping[str, Any],
+    scale: Tensor | None,
+) -> Setup:
+    """The setup of a run, with all nodes, before anybody is joined."""
+    digests = tuple(str(one["digest"]) for one in profiles.values())
+    digests += ("secure sums",) if plan.secure_sums else ()
+    if scale is not None:
+        digests += (digest(scale),)
+        dataset = None if dataset is None else standardised(dataset, scale)
+    rows, test_rows = (tuple(one[count] for one in profiles.values()) for count in ("rows", "test_rows"))
+    share = Share(own.sites.index(own.name) if own.name in own.sites else None, rows, test_rows, digests)
+    data = completed(own.federation, dataset, common)
     asked = Experiment(**plan.settings, dataset=data, partition=share.partition, engine="sequential")
-    built = setup(asked, lambda rows: network(lines, places, masks), share)
+    built = setup(asked, share=share)
     if built.method.traits.neighbours == own.served:
         has = "without a server" if own.served else "with a server"
         raise SettingError(
             f"`METHOD` must be one {'with' if own.served else 'without'} a server in this federation; got "
             f"{built.method.name}, which is {has}. Choose another, or provision a federation for it."
         )
-    lines.limit = limit(built)
     return built
 
 

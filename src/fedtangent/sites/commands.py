@@ -60,6 +60,7 @@ def server(
     patience: float = PATIENCE,
     listen: str | None = None,
     track: tuple[str, ...] = (),
+    quorum: float = 1.0,
 ) -> int:
     """Run a method with the sites that call this server, and record and print what it comes to.
 
@@ -70,14 +71,15 @@ def server(
         resume: Go on with the run in the folder, to the same record.
         standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
         secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
-        wait: Seconds in which all sites must be there.
+        wait: Seconds in which all sites must be there, and in which one that is lost must be back.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
         track: Give settings, rounds, model and page to trackers, such as mlflow.
+        quorum: The share of the sites with which a round is played once one that is lost was waited for.
     """
     _check_extra()
     how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track}
+    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track, "quorum": quorum}
     return _shown(session.lead(kit, experiment(**settings), None, **how), out)
 
 
@@ -93,6 +95,7 @@ def start(
     patience: float = PATIENCE,
     listen: str | None = None,
     track: tuple[str, ...] = (),
+    quorum: float = 1.0,
 ) -> int:
     """Run a method among sites without a server, this one being one of them, and record what it comes to.
 
@@ -103,16 +106,17 @@ def start(
         resume: Go on with the run in the folder, to the same record.
         standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
         secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
-        wait: Seconds in which all sites must be there.
+        wait: Seconds in which all sites must be there, and in which one that is lost must be back.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
         track: Give settings, rounds, model and page to trackers, such as mlflow.
+        quorum: The share of the sites with which a round is played once one that is lost was waited for.
     """
     _check_extra()
     asked = experiment(**settings)
     dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
     how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track}
+    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track, "quorum": quorum}
     return _shown(session.lead(kit, asked, dataset, **how), out)
 
 
@@ -129,7 +133,7 @@ def site(
     Args:
         settings: dataset, data_dir and the data set's options.
         kit: The folder of this site's kit.
-        wait: Seconds in which the server, or all other sites, must be there.
+        wait: Seconds in which somebody must be there, and in which a server, or a site that leads, must be back.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
         state: The folder for what this site keeps of runs, to go on from; none is one in the kit.
     """

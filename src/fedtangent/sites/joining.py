@@ -1,59 +1,165 @@
-"""Joining: the connections of a process to the others of its federation, all there before anything is said."""
+"""Joining: the connections of a process to the others of its federation; one that was lost is made again."""
 
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 from fedtangent.errors import SettingError
 from fedtangent.sites.kit import SERVER, Kit
-from fedtangent.transports._lines import Lines
-from fedtangent.transports._tls import Address, Listener, reached
+from fedtangent.transports._tls import Address, Listener, Unreached, ended, reached
 
-_LOOK = 0.05  # seconds between two looks at who has come
+LOOK = 0.05  # seconds between two looks at who has come
+_TRY = 1.0  # seconds of a try to reach a site that is not there
 
 
-def lines(own: Kit, listen: Address | None, wait: float, tell: Callable[[str], None]) -> Lines:
-    """The lines to the others: sites call the server, or, where there is none, every site those before it in the book.
+class Doors:
+    """Sites call the server, or, where there is none, every site those before it in the book; the others come in.
+
+    Whom a process calls it calls again and again, until there is a connection that nobody has taken yet. It may be
+    of use at once, or in a later sitting of the same run.
 
     Args:
         own: This process's kit.
         listen: Where to listen; none is the address in the book.
-        wait: Seconds in which all must be there.
         tell: Given one sentence about every connection that is turned away.
 
     Raises:
-        ValueError: A site is not there in time, is not who it should be, or the address cannot be had.
+        ValueError: The address cannot be had, or the book lacks one.
     """
-    until, names = time.monotonic() + wait, list(own.book)
-    place = names.index(own.name)
-    if own.served:
-        calls = [] if own.name == SERVER else [SERVER]
-        called = own.sites if own.name == SERVER else []
-    else:
-        calls, called = names[:place], names[place + 1 :]
-    address = listen or own.book[own.name]
-    if called and address is None:
-        raise SettingError(f"`listen` must be given for {own.name}; got no address in its kit. Give --listen.")
-    listener = Listener(own.identity, address, called, tell) if called and address is not None else None
-    try:
-        found = {name: _called(own, name, until) for name in calls}
-        while listener is not None and len(listener.came()) < len(called):
-            if time.monotonic() > until:
-                late = [name for name in called if name not in listener.came()]
-                raise SettingError(
-                    f"`{late[0]}` must call within {wait:g} seconds; got no call. Start that site, or give it more "
-                    "time by --wait."
-                )
-            time.sleep(_LOOK)
-        found |= {} if listener is None else listener.came()
-    finally:
-        if listener is not None:
-            listener.close()
-    return Lines(place, names, {names.index(name): connection for name, connection in found.items()})
+
+    def __init__(self, own: Kit, listen: Address | None, tell: Callable[[str], None]) -> None:
+        names = list(own.book)
+        place = names.index(own.name)
+        if own.served:
+            calls = [] if own.name == SERVER else [SERVER]
+            self._called = own.sites if own.name == SERVER else []
+        else:
+            calls, self._called = names[:place], names[place + 1 :]
+        address = listen or own.book[own.name]
+        if self._called and address is None:
+            raise SettingError(f"`listen` must be given for {own.name}; got no address in its kit. Give --listen.")
+        self._addresses = {name: _address(own, name) for name in calls}
+        self._own, self._lock = own, threading.Lock()
+        self._reached: dict[str, ssl.SSLSocket] = {}
+        self._why: dict[str, SettingError] = {}
+        self._taken: set[str] = set()
+        self._open = True
+        self._listener = Listener(own.identity, address, self._called, tell) if self._called and address else None
+        for name in calls:
+            threading.Thread(target=self._call, args=(name,), daemon=True).start()
+
+    @property
+    def others(self) -> list[str]:
+        """Those with whom there should be a connection."""
+        return [*self._addresses, *self._called]
+
+    def there(self) -> dict[str, ssl.SSLSocket]:
+        """The connections that nobody has taken, nor closed here."""
+        with self._lock:
+            found = {**self._reached, **({} if self._listener is None else self._listener.came())}
+        for name in [name for name, made in found.items() if made.fileno() < 0]:
+            self._drop(name, found.pop(name))
+        return found
+
+    def lasting(self) -> dict[str, ssl.SSLSocket]:
+        """Those of them that the other end has not closed meanwhile; the rest are given up."""
+        found = self.there()
+        for name in [name for name, made in found.items() if ended(made)]:
+            self._drop(name, found.pop(name))
+        return found
+
+    def take(self, names: Collection[str]) -> dict[str, ssl.SSLSocket]:
+        """The connections to some, who are not called again until `free`."""
+        found = {}
+        with self._lock:
+            for name in names:
+                made = self._reached.pop(name, None)
+                if made is None and self._listener is not None:
+                    made = self._listener.take(name)
+                if made is not None:
+                    found[name] = made
+            self._taken |= {*found}
+        return found
+
+    def free(self) -> None:
+        """All connections that were taken have ended."""
+        with self._lock:
+            self._taken.clear()
+
+    def missing(self, name: str, wait: float) -> SettingError:
+        """Why a site is not there."""
+        if (why := self._why.get(name)) is not None:
+            return why
+        if name in self._addresses:
+            return _unreached(name, self._addresses[name], "no answer")
+        return SettingError(
+            f"`{name}` must call within {wait:g} seconds; got no call. Start that site, or give it more time by --wait."
+        )
+
+    def check(self) -> None:
+        """Raises where a site that is called shows another certificate than its own."""
+        for why in [*self._why.values()]:
+            if not isinstance(why, Unreached):
+                raise why
+
+    def close(self) -> None:
+        """Ends what nobody has taken, and lets nobody in any more."""
+        self._open = False
+        if self._listener is not None:
+            self._listener.close()
+        for made in self.there().values():
+            made.close()
+
+    def _drop(self, name: str, made: ssl.SSLSocket) -> None:
+        with self._lock:
+            if self._reached.get(name) is made:
+                del self._reached[name]
+            elif self._listener is not None and self._listener.came().get(name) is made:
+                self._listener.take(name)
+        made.close()
+
+    def _call(self, name: str) -> None:
+        while self._open:
+            with self._lock:
+                needed = name not in self._reached and name not in self._taken
+            if needed:
+                self._try(name)
+            time.sleep(LOOK)
+
+    def _try(self, name: str) -> None:
+        try:
+            made = reached(self._own.identity, name, self._addresses[name], time.monotonic() + _TRY)
+        except SettingError as error:
+            self._why[name] = error
+            return
+        except OSError as error:  # files of the kit that are being replaced, or too many open ones
+            self._why[name] = _unreached(name, self._addresses[name], error.strerror or str(error))
+            return
+        self._why.pop(name, None)
+        with self._lock:
+            if self._open and name not in self._taken:
+                self._reached[name] = made
+                return
+        with suppress(OSError):
+            made.close()
 
 
-def _called(own: Kit, name: str, until: float) -> ssl.SSLSocket:
+def numbers(own: Kit, connections: Mapping[str, ssl.SSLSocket]) -> dict[int, ssl.SSLSocket]:
+    """The same by the numbers of the address book."""
+    names = list(own.book)
+    return {names.index(name): made for name, made in connections.items()}
+
+
+def _address(own: Kit, name: str) -> Address:
     address = own.book[name]
     if address is None:
         raise SettingError(f"`{name}` must have an address in the kit; got none. Ask for a new kit.")
-    return reached(own.identity, name, address, until)
+    return address
+
+
+def _unreached(name: str, address: Address, why: str) -> Unreached:
+    return Unreached(
+        f"`{name}` must be reached at {address}; got {why}. Start that site, or give it more time by --wait."
+    )

@@ -40,12 +40,16 @@ class Plan(NamedTuple):
     """A run that is proposed.
 
     Attributes:
-        run: 32 hexadecimal digits that no other run has; new at every start.
+        run: 32 hexadecimal digits that no other sitting has.
         record: The same of the record, where there is one; it stays when a run is resumed.
         resume: Whether the record is gone on with.
         patience: Seconds in which something must come of a site that is waited for.
         standardise: Whether features are scaled by their mean and deviation over all sites.
         secure_sums: Whether the parts of sums are masked.
+        quorum: The share of the sites that must be present for a round.
+        present: The names of the processes that take part in this sitting.
+        over: How many rounds are over; -1 where none has begun.
+        profiles: What the sites have told of their data when the run began; None where it begins.
         settings: Of an Experiment, but what is a site's own.
     """
 
@@ -55,6 +59,10 @@ class Plan(NamedTuple):
     patience: float
     standardise: bool
     secure_sums: bool
+    quorum: float
+    present: tuple[str, ...]
+    over: int
+    profiles: dict[str, Any] | None
     settings: dict[str, Any]
 
 
@@ -81,7 +89,9 @@ def plan(told: Any) -> Plan:
         found = Plan(**told)
         good = all(_RUN.fullmatch(name) for name in (found.run, found.record or found.run))
         good = good and all(isinstance(word, bool) for word in (found.resume, found.standardise, found.secure_sums))
-        good = good and 1 <= float(found.patience) <= 10**6
+        good = good and 1 <= float(found.patience) <= 10**6 and 0 < float(found.quorum) <= 1
+        good = good and isinstance(found.over, int) and all(isinstance(name, str) for name in found.present)
+        good = good and (found.profiles is None or isinstance(found.profiles, dict))
     except (TypeError, ValueError):
         good = False
     if not good:

@@ -3,29 +3,29 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from fedtangent import __version__
 from fedtangent.errors import SettingError
 from fedtangent.experiments.build import built_dataset
 from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.folder import MANIFEST
-from fedtangent.experiments.run import Result, run
+from fedtangent.experiments.run import Result
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.tracking import Tracking
-from fedtangent.reports import progress
 from fedtangent.reports.listings import MEANING
-from fedtangent.reports.page import of_run
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
-from fedtangent.sites import agreement, joining
+from fedtangent.sites import agreement
 from fedtangent.sites import plan as plans
+from fedtangent.sites.calling import Calling
+from fedtangent.sites.joining import Doors
 from fedtangent.sites.kit import SERVER, Kit, kit
 from fedtangent.sites.plan import Plan
-from fedtangent.transports._lines import Gone, Lines
+from fedtangent.sites.sitting import Place, joined, led
+from fedtangent.transports._lines import Lines
 from fedtangent.transports._tls import Address
-from fedtangent.transports.network import everybody
 
 RECORD = ".run"  # beside a leader's record: its number, by which sites find their part
 
@@ -64,21 +64,23 @@ def lead(
     patience: float,
     listen: str | None,
     track: Sequence[str] = (),
+    quorum: float = 1.0,
 ) -> Result | None:
-    """The result of a run that this process proposes; None where another process has ended.
+    """The result of a run that this process proposes; None where it has ended before its time.
 
     Args:
         folder: Of its kit.
         asked: What is to be done.
         dataset: Its own rows; None for a server.
-        out: The folder for the record; none records nothing.
+        out: The folder for the record; none records nothing, and then a site that is lost ends the run.
         resume: Go on with the run in the folder.
         standardise: Scale features by their mean and deviation over all sites.
         secure_sums: Mask the parts of sums.
-        wait: Seconds in which all sites must be there.
+        wait: Seconds in which all sites must be there, and in which one that is lost must be back.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, host:port; none is as the kit has it.
         track: The trackers that are given what the record holds.
+        quorum: The share of the sites that must be there for a round, once all have been.
 
     Raises:
         ValueError: What cannot be.
@@ -91,25 +93,26 @@ def lead(
         )
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
+    if not 0 < quorum <= 1:
+        raise SettingError(f"`quorum` must be a share above 0, up to 1; got {quorum}. Give 1 for all sites.")
+    if quorum < 1 and out is None:
+        raise SettingError("`quorum` must be 1 without a record, from which all go on; got no `out`. Give --out.")
     Tracking(track, out, None)  # what is wrong with them is told before anybody is called
-    number = os.urandom(16).hex()
-    proposed = Plan(number, _record(out), resume, patience, standardise, secure_sums, plans.settings(asked))
-    plans.check_rule(proposed.settings, secure_sums)
-    lines = joining.lines(own, _address(listen), wait, _tell)
-    with _Ending(own, lines) as ending:
-        lines.say(proposed._asdict() | {"version": __version__})
-        lines.lead(list(own.book).index(own.name))
-        ending.result = _played(own, lines, proposed, dataset, out, track)
-    return ending.result
+    settings = plans.settings(asked)
+    plans.check_rule(settings, secure_sums)
+    plan = Plan("", _record(out), resume, patience, standardise, secure_sums, quorum, (), -1, None, settings)
+    with closing(Doors(own, _address(listen), _tell)) as doors:
+        caller = Calling(own, doors, wait, quorum, _tell)
+        return led(Place(own, doors, dataset, track, _announce, _tell), plan, out, caller)
 
 
 def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, state: str | None) -> Result | None:
-    """The result of a run that another process proposes; None where another process has ended.
+    """The result of a run that another process proposes; None where it has ended before its time.
 
     Args:
         folder: Of its kit.
         dataset: Its own rows.
-        wait: As of `lead`.
+        wait: Seconds in which somebody must be there, and in which a leader that is lost must be back.
         listen: As of `lead`.
         state: The folder for its parts of records; none is one in the kit.
 
@@ -119,59 +122,10 @@ def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, stat
     own = _opened(folder)
     if own.name == SERVER:
         raise SettingError("`kit` must be a site's for this command; got the server's. Use fedtangent server.")
-    lines = joining.lines(own, _address(listen), wait, _tell)
-    with _Ending(own, lines) as ending:
+    with closing(Doors(own, _address(listen), _tell)) as doors:
         print(f"{own.name} is ready, and waits for a plan.", flush=True)
-        leader, told = lines.hear()
-        version = told.pop("version", None) if isinstance(told, dict) else None
-        if version != __version__:
-            raise SettingError(
-                f"`plan` must be of version {__version__}; got {str(version)[:20]!r}. Install the same at all sites."
-            )
-        proposed = plans.plan(told)
-        lines.lead(leader)
-        out = None
-        if proposed.record is not None:
-            out = str((own.folder / "runs" if state is None else Path(state)) / proposed.record)
-        ending.result = _played(own, lines, proposed, dataset, out)
-    return ending.result
-
-
-class _Ending:
-    """A context that ends the run of all when this process ends before its time, and says why another has."""
-
-    def __init__(self, own: Kit, lines: Lines) -> None:
-        self._name, self._lines = own.name, lines
-        self.result: Result | None = None
-
-    def __enter__(self) -> "_Ending":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if error is None:
-            self._lines.end()
-            return False
-        if isinstance(error, Gone):
-            self._lines.abort(str(error))
-            told = f"fedtangent: {printable(str(error))} The run has ended at all sites. Go on with --resume."
-            print(told, file=sys.stderr, flush=True)
-            return True
-        how = "was stopped" if isinstance(error, KeyboardInterrupt) else "has failed, and says why there"
-        self._lines.abort(f"{self._name} {how}.")
-        return False
-
-
-def _played(
-    own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, out: str | None, track: Sequence[str] = ()
-) -> Result:
-    lines.run, lines.patience = bytes.fromhex(plan.run), plan.patience
-    built = agreement.agreed(own, lines, plan, dataset)
-    _announce(own, lines, built, plan.secure_sums)
-    with progress.rounds(built) as show:
-        result = run(built, out, resume=plan.resume, on_round=show, track=track, page=of_run)
-    lines.parting = True
-    everybody(lines, 3, None)
-    return result
+        place = Place(own, doors, dataset, (), _announce, _tell)
+        return joined(place, wait, own.folder / "runs" if state is None else Path(state))
 
 
 def _announce(own: Kit, lines: Lines, built: Setup, secure: bool) -> None:

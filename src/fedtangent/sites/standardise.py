@@ -1,6 +1,7 @@
 """Standardise: every feature by its mean and deviation over all sites, from sums alone; no row is told."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,12 +14,12 @@ from fedtangent.transports._lines import Lines
 _LEG = 100  # of the questions before the first verb, after those of the agreement
 
 
-def standardised(lines: Lines, dataset: Dataset | None, features: tuple[int, ...]) -> tuple[Dataset | None, str]:
-    """The site's rows with every feature x as (x - mean) / deviation, in float32; and a digest of both.
+def measured(lines: Lines, dataset: Dataset | None, features: tuple[int, ...]) -> Tensor:
+    """Mean and deviation of every feature over all sites, (2, *features) in float64, the same at every process.
 
     The mean is sum_k sum(x) / sum_k n, the variance sum_k sum((x - mean)^2) / sum_k n over the training rows of all
-    sites k, in float64. A site sends its sums to the leader alone, which sends the totals to all. A feature that is the
-    same everywhere is not divided.
+    sites k. A site sends its sums to the leader alone, which sends the totals to all. A feature that is the same
+    everywhere has the deviation 1.
 
     Args:
         lines: Between the processes.
@@ -32,12 +33,41 @@ def standardised(lines: Lines, dataset: Dataset | None, features: tuple[int, ...
     rows = _total(lines, 0, torch.tensor(float(len(x)), dtype=torch.float64))
     mean = _total(lines, 1, x.sum(0)) / rows
     std = (_total(lines, 2, ((x - mean) ** 2).sum(0)) / rows).sqrt()
-    std = torch.where(std > 0, std, 1.0)
-    told = hashlib.blake2b(torch.stack([mean, std]).numpy().tobytes(), digest_size=16).hexdigest()
-    if dataset is None:
-        return None, told
+    return torch.stack([mean, torch.where(std > 0, std, 1.0)])
+
+
+def passed_on(lines: Lines, known: Sequence[float] | None, features: tuple[int, ...]) -> Tensor:
+    """`measured` of a run that has begun earlier: what the leader has kept of it, on every process.
+
+    Args:
+        lines: As of `measured`.
+        known: The leader's; None elsewhere.
+        features: As of `measured`.
+
+    Raises:
+        ValueError: The leader sends something else.
+    """
+    down = Tag(0, _LEG)
+    if known is None:
+        own = torch.zeros(2, *features, dtype=torch.float64)
+        (found,) = lines.swap(down, {}, [0])[0]
+        _check(own, [found])
+        return found  # type: ignore[no-any-return]
+    scale = torch.tensor(known, dtype=torch.float64).reshape(2, *features)
+    lines.swap(down, {place: [scale] for place in range(1, lines.count)}, [])
+    return scale
+
+
+def digest(scale: Tensor) -> str:
+    """Of a mean and deviation."""
+    return hashlib.blake2b(scale.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def standardised(dataset: Dataset, scale: Tensor) -> Dataset:
+    """The site's rows with every feature x as (x - mean) / deviation, in float32."""
+    mean, std = scale
     x_train, x_test = (((part.double() - mean) / std).float() for part in (dataset.x_train, dataset.x_test))
-    return dataset._replace(x_train=x_train, x_test=x_test), told
+    return dataset._replace(x_train=x_train, x_test=x_test)
 
 
 def _total(lines: Lines, number: int, own: Tensor) -> Tensor:

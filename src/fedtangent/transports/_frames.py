@@ -12,6 +12,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -209,11 +210,12 @@ def _whole(value: Any) -> int:
     return value
 
 
-def sentence(table: bytes) -> str:
-    """Why another process ends, as text that steers no terminal."""
-    try:
+def farewell(table: bytes) -> tuple[str, str, bool]:
+    """Why another process ends, as text that steers no terminal; whose fault it is; whether it will not be back."""
+    told = None
+    with suppress(ValueError, RecursionError):
         told = json.loads(table)
-    except (ValueError, RecursionError):
-        told = None
-    text = told if isinstance(told, str) else "another site has ended."
-    return "".join(part if part.isprintable() else " " for part in text[:1000])
+    if not isinstance(told, list) or [type(part) for part in told] != [str, str, bool]:
+        told = ["another site has ended.", "", True]
+    why, culprit, final = told
+    return "".join(part if part.isprintable() else " " for part in why[:1000]), culprit[:100], final

@@ -5,7 +5,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,18 +15,27 @@ from torch import Tensor
 from fedtangent.federation.transport import Tag
 from fedtangent.transports import _frames
 from fedtangent.transports._frames import ABORT, HEAD, MESSAGE, SAID, Malformed, Place
-from fedtangent.transports._tls import reason
+from fedtangent.transports._tls import GONE, reason
 
 SMALL = 2**20  # bytes that a message may have before the plan is known
 _PIECE = 2**18  # bytes that are handed to TLS at once
 _TURN = 64  # reads or writes of one connection until the others have their turn
 _PASSED_OVER = 1000  # frames that a site may have sent before its last words
 _FAREWELL = 3.0  # seconds for telling the others why this process ends
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 class Gone(RuntimeError):
-    """Another site has ended or was lost, so that nothing more will come of it; the message is one sentence."""
+    """Another site has ended or was lost, so that nothing more will come of it; the message is one sentence.
+
+    Attributes:
+        culprit: The site whose fault it is; empty where nobody knows.
+        final: Whether who has said so will not be back.
+        sender: Who has said so; empty where this process has found out.
+    """
+
+    def __init__(self, why: str, culprit: str = "", final: bool = False, sender: str = "") -> None:
+        super().__init__(why)
+        self.culprit, self.final, self.sender = culprit, final, sender
 
 
 class Lines:
@@ -48,7 +57,9 @@ class Lines:
     def __init__(self, own: int, names: Sequence[str], connections: Mapping[int, ssl.SSLSocket]) -> None:
         self._own, self._names = own, [*names]
         self._order = list(range(len(names)))  # by place
-        self._lines = {number: _Line(names[number], made) for number, made in connections.items()}
+        self._lines: dict[int, _Line] = {}
+        self._hearing: dict[int, _Incoming] = {}
+        self.meet(connections)
         self.run, self.limit, self.patience = bytes(16), SMALL, 600.0
         self.device: torch.device | str = "cpu"
         self.parting = False
@@ -67,9 +78,28 @@ class Lines:
         """Of the site that runs a process."""
         return self._names[self._order[place]]
 
-    def lead(self, leader: int) -> None:
-        """Makes a process the first; the others keep their order."""
-        self._order = [leader, *(number for number in range(len(self._names)) if number != leader)]
+    def lead(self, leader: int, present: Sequence[int] | None = None) -> None:
+        """Makes a process the first of those that take part; the others keep their order.
+
+        Args:
+            leader: Its number.
+            present: The numbers of all that take part, this process's own among them; none is everybody.
+        """
+        taking_part = range(len(self._names)) if present is None else sorted(present)
+        self._order = [leader, *(number for number in taking_part if number != leader)]
+        self._lines = {number: line for number, line in self._lines.items() if number in self._order}
+
+    def meet(self, connections: Mapping[int, ssl.SSLSocket]) -> None:
+        """Takes connections to others, a new one in place of an older one."""
+        for number, made in connections.items():
+            if number not in self._lines or self._lines[number].socket is not made:
+                self._lines[number] = _Line(self._names[number], made)
+                self._hearing.pop(number, None)
+
+    @property
+    def met(self) -> set[int]:
+        """The numbers of those to whom there is a connection."""
+        return {*self._lines}
 
     def number(self, place: int) -> int:
         """The number of a process in the address book."""
@@ -80,43 +110,69 @@ class Lines:
             due = Place(self.run, self.place, target, *tag)
             self._line(target).outgoing += _parts(*_frames.framed(values, due))
         coming = {s: _Incoming(Place(self.run, s, self.place, *tag), self.limit, MESSAGE) for s in sources}
-        self._serve({self._order[source]: frame for source, frame in coming.items()}, all)
+        self._serve({self._order[source]: frame for source, frame in coming.items()})
         return {source: self._understood(source, frame) for source, frame in coming.items()}
 
     def say(self, what: Any) -> None:
         """Tells all others something plain, before there is a run."""
         for number, line in self._lines.items():
             line.outgoing += _parts(_frames.said(what, Place(bytes(16), self._own, number)))
-        self._serve({}, all)
+        self._serve({})
 
-    def hear(self) -> tuple[int, Any]:
-        """Who says something before there is a run, and what."""
-        coming = {i: _Incoming(Place(bytes(16), i, self._own), 0, SAID) for i in self._lines}
-        self._serve(coming, any, patient=True)
-        ((number, frame), *others) = [(number, frame) for number, frame in coming.items() if frame.begun]
-        if others:
-            names = " and ".join(self._names[i] for i in (number, others[0][0]))
-            raise Gone(f"both {names} start a run; let one of them do it.")
-        return number, self._heard(number, frame)
+    def hear(self, seconds: float) -> tuple[int, Any] | None:
+        """Who says something before there is a run, and what; None after so many seconds.
+
+        A connection that ends meanwhile is given up.
+
+        Raises:
+            Gone: Somebody says that all is over, or two start a run.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            for number, line in [*self._lines.items()]:
+                frame = self._hearing.setdefault(number, _Incoming(Place(bytes(16), number, self._own), 0, SAID))
+                try:
+                    line.read(frame)
+                except Gone as gone:
+                    self._lines.pop(number).socket.close()
+                    self._hearing.pop(number)
+                    if gone.sender or isinstance(gone.__cause__, Malformed):
+                        raise
+            begun = [number for number in self._lines if self._hearing[number].begun]
+            if len(begun) > 1:
+                names = " and ".join(self._names[i] for i in begun[:2])
+                raise Gone(f"both {names} start a run; let one of them do it.", final=True)
+            if begun and self._hearing[begun[0]].whole:
+                return begun[0], self._heard(begun[0], self._hearing.pop(begun[0]))
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            poll = select.poll()
+            for line in self._lines.values():
+                poll.register(line.socket.fileno(), select.POLLIN)
+            poll.poll(1000 * left)
 
     def end(self) -> None:
         """Closes all lines, once everybody has all that is due."""
         for line in self._lines.values():
             line.socket.close()
 
-    def abort(self, why: str) -> None:
-        """Ends the run of all others too.
+    def abort(self, why: str, culprit: str = "", final: bool = False) -> None:
+        """Ends what the others are doing too.
 
         Args:
             why: One sentence that names a site.
+            culprit: As of `Gone`.
+            final: As of `Gone`.
         """
+        told = [why[:1000], culprit, final]
         end = time.monotonic() + _FAREWELL
         for number, line in self._lines.items():
             with suppress(OSError, ValueError):
                 line.socket.settimeout(0.5)
                 for part in line.outgoing if line.half else ():
                     line.socket.sendall(part)
-                line.socket.sendall(_frames.said(why[:1000], Place(self.run, *self._between(number)), ABORT))
+                line.socket.sendall(_frames.said(told, Place(self.run, *self._between(number)), ABORT))
                 socket.socket.shutdown(line.socket, socket.SHUT_WR)
         for line in self._lines.values():  # what came and is not read would take the farewell along
             with suppress(OSError, ValueError):
@@ -134,16 +190,16 @@ class Lines:
         try:
             return frame.values(self.device)
         except Malformed as error:
-            raise Gone(f"{self.name(source)} sent {error}.") from error
+            raise Gone(f"{self.name(source)} sent {error}.", self.name(source)) from error
 
     def _heard(self, number: int, frame: "_Incoming") -> Any:
         try:
             return frame.heard()
         except Malformed as error:
-            raise Gone(f"{self._names[number]} sent {error}.") from error
+            raise Gone(f"{self._names[number]} sent {error}.", self._names[number]) from error
 
-    def _serve(self, coming: Mapping[int, "_Incoming"], enough: Callable[[Any], bool], patient: bool = False) -> None:
-        """Sends all that is to be sent, and reads the frames that are due, all of them or the first."""
+    def _serve(self, coming: Mapping[int, "_Incoming"]) -> None:
+        """Sends all that is to be sent, and reads the frames that are due."""
         begun = time.monotonic()
         while True:
             moved = False
@@ -155,28 +211,28 @@ class Lines:
                 except Gone:
                     self._farewell(line, frame)
             sending = [line for line in self._lines.values() if line.outgoing]
-            if not sending and (not coming or enough(frame.whole for frame in coming.values())):
+            if not sending and all(frame.whole for frame in coming.values()):
                 return
             if moved:
                 begun = time.monotonic()
                 continue
             reading = [self._lines[number] for number, frame in coming.items() if not frame.whole]
             left = begun + self.patience - time.monotonic()
-            if not patient and left <= 0:
+            if left <= 0:
                 late = (reading or sending)[0].name
-                raise Gone(f"{late} has said nothing for {self.patience:g} seconds.")
-            self._wait(reading, sending, None if patient else left)
+                raise Gone(f"{late} has said nothing for {self.patience:g} seconds.", late)
+            self._wait(reading, sending, left)
 
-    def _wait(self, reading: Sequence["_Line"], sending: Sequence["_Line"], seconds: float | None) -> None:
+    def _wait(self, reading: Sequence["_Line"], sending: Sequence["_Line"], seconds: float) -> None:
         """Waits until a line can go on; one that nobody waits for must not have ended either."""
         poll, lines = select.poll(), {line.socket.fileno(): line for line in self._lines.values()}
         for number, line in lines.items():
             events = (select.POLLIN if line in reading else 0) | (select.POLLOUT if line in sending else 0)
             if events or not self.parting:
-                poll.register(number, events | _GONE)
-        for number, events in poll.poll(None if seconds is None else 1000 * max(seconds, 0)):
+                poll.register(number, events | GONE)
+        for number, events in poll.poll(1000 * max(seconds, 0)):
             line = lines[number]
-            if events & _GONE and line not in reading and not self.parting:
+            if events & GONE and line not in reading and not self.parting:
                 self._farewell(line)
 
     def _farewell(self, line: "_Line", begun: "_Incoming | None" = None) -> None:
@@ -195,7 +251,7 @@ class Lines:
                 if not frame.whole:
                     break
                 frame = _Incoming(None, self.limit, MESSAGE)
-        raise Gone(frame.farewell or f"{line.name} has ended.")
+        raise Gone(*frame.farewell, line.name) if frame.farewell else Gone(f"{line.name} has ended.", line.name)
 
 
 class _Line:
@@ -221,15 +277,15 @@ class _Line:
             except OSError as error:
                 raise self._gone(error) from error
             if not count:
-                raise Gone(f"{self.name} has ended.")
+                raise Gone(f"{self.name} has ended.", self.name)
             moved = True
             try:
                 frame.took(count)
             except Malformed as error:
-                raise Gone(f"{self.name} sent {error}.") from error
+                raise Gone(f"{self.name} sent {error}.", self.name) from error
             if frame.whole:
                 if frame.farewell is not None:
-                    raise Gone(frame.farewell)
+                    raise Gone(*frame.farewell, self.name)
                 break
         return moved
 
@@ -256,8 +312,8 @@ class _Line:
     def _gone(self, error: OSError) -> Gone:
         """What a connection that failed tells of the other end."""
         if isinstance(error, (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return Gone(f"{self.name} has ended.")
-        return Gone(f"{self.name} was lost ({reason(error)}).")
+            return Gone(f"{self.name} has ended.", self.name)
+        return Gone(f"{self.name} was lost ({reason(error)}).", self.name)
 
 
 class _Incoming:
@@ -277,7 +333,7 @@ class _Incoming:
         self._numbers: Tensor = torch.empty(0, dtype=torch.uint8)
         self._left = [memoryview(self._parts[0])]
         self.begun = self.whole = False
-        self.farewell: str | None = None
+        self.farewell: tuple[str, str, bool] | None = None
 
     @property
     def wanted(self) -> memoryview:
@@ -302,7 +358,7 @@ class _Incoming:
             _frames.check_sums(self._head, bytes(self._parts[1]), _frames.view(self._numbers))
             self.whole = True
             if self._head.kind == ABORT:
-                self.farewell = _frames.sentence(bytes(self._parts[1]))
+                self.farewell = _frames.farewell(bytes(self._parts[1]))
 
     def values(self, device: torch.device | str) -> list[Any]:
         """Of a message, its tensors on this device where they come from an accelerator.

@@ -1,7 +1,7 @@
 """Masks: what a sender puts on its part of a sum, so that a receiver learns the sum and nothing of any part.
 
 Bonawitz et al. Practical Secure Aggregation for Privacy-Preserving Machine Learning. CCS 2017, section 4, without the
-shares for those who drop out: here a process that ends, ends the run.
+shares for those who drop out: their round is done again among the others, or with them (`sites.sums_sent` says when).
 
     part_i = fixed(x_i) + sum_{j > i} mask_ij - sum_{j < i} mask_ij      mod 2^64
     sum_i part_i = sum_i fixed(x_i)                                       mod 2^64
@@ -12,7 +12,7 @@ exact sum of the rounded parts.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,11 @@ class Masks:
     Args:
         run: 16 bytes that no other run has.
         secrets: 32 bytes shared with every other sender, by its node.
+        sending: Called before every part that is masked.
     """
 
-    def __init__(self, run: bytes, secrets: Mapping[int, bytes]) -> None:
-        self._run, self._secrets = run, dict(secrets)
+    def __init__(self, run: bytes, secrets: Mapping[int, bytes], sending: Callable[[], None] = lambda: None) -> None:
+        self._run, self._secrets, self._sending = run, dict(secrets), sending
         self._used: Counter[tuple[Tag, int, int]] = Counter()
 
     def masked(self, tag: Tag, receiver: int, sender: int, senders: Sequence[int], part: list[Tensor]) -> list[Tensor]:
@@ -49,6 +50,7 @@ class Masks:
             senders: All whose parts are added.
             part: From `fixed`.
         """
+        self._sending()
         self._used[tag, receiver, sender] += 1
         place = f"{tag.verb} {tag.leg} {tag.wave} {receiver} {self._used[tag, receiver, sender]}"
         flat = torch.cat([leaf.reshape(-1) for leaf in part]).numpy().view(np.uint64).copy()

@@ -34,19 +34,20 @@ class Piped:
     Args:
         name: Of the transport.
         pipes: Between the processes.
-        places: On which process a node is.
+        places: On which process a node is; one that takes no part at present is on none.
     """
 
     def __init__(self, name: str, pipes: Pipes, places: Mapping[int, int]) -> None:
         self.name, self._pipes, self._places = name, pipes, {**places, SERVER: 0}
 
     def here(self, node: int) -> bool:
-        return self._places[node] == self._pipes.place
+        return self._places.get(node) == self._pipes.place
 
     def blocks(self, nodes: Sequence[int]) -> tuple[list[list[int]], int]:
         found: list[list[int]] = [[] for _ in range(self._pipes.count)]
         for node in nodes:
-            found[self._places[node]].append(node)
+            if node in self._places:
+                found[self._places[node]].append(node)
         return found, self._pipes.place
 
     def exchange(self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link]) -> dict[Link, Any]:

@@ -4,6 +4,7 @@ Who a site is says its certificate alone: the name in it, signed by the federati
 where to look for it.
 """
 
+import select
 import socket
 import ssl
 import threading
@@ -18,6 +19,7 @@ from fedtangent.errors import SettingError
 HANDSHAKE = 10.0  # seconds that the other end has for it
 _AGAIN = 0.2  # seconds between two tries to reach a site that is not there yet
 _PENDING = 16  # handshakes at once
+GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _SILENT = (10, 5, 3)  # seconds of silence until a machine is asked for a sign, between signs, and how many may fail
 
 
@@ -49,13 +51,17 @@ class Address(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
+class Unreached(SettingError):
+    """Nobody answers at an address."""
+
+
 class Listener:
     """Lets sites in; what cannot show a certificate of the federation, or is not expected, is turned away.
 
     Args:
         identity: Of this site.
         address: Where to listen.
-        expected: The sites that may come in, each once.
+        expected: The sites that may come in; who comes again takes the place of its older connection.
         tell: Given one sentence about every connection that is turned away.
 
     Raises:
@@ -73,9 +79,14 @@ class Listener:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def came(self) -> dict[str, ssl.SSLSocket]:
-        """The sites that have come in."""
+        """The sites that have come in, and whose connections nobody has taken."""
         with self._lock:
             return dict(self._found)
+
+    def take(self, name: str) -> ssl.SSLSocket | None:
+        """The connection of a site, which may come in anew from now on; None where it has not come."""
+        with self._lock:
+            return self._found.pop(name, None)
 
     def close(self) -> None:
         """Lets nobody in any more."""
@@ -101,12 +112,14 @@ class Listener:
             secured = self._context.wrap_socket(connection, server_side=True)
             name = _name(secured)
             with self._lock:
-                welcome = name in self._expected and name not in self._found and not self._closed
+                welcome = name in self._expected and not self._closed
+                older = self._found.pop(name, None) if welcome else secured
                 if welcome:
                     self._found[name] = _lasting(secured)
+            if older is not None:
+                older.close()
             if not welcome:
-                secured.close()
-                self._tell(f"turned away {host}, which shows the certificate of {name!r}: it is not expected, or here")
+                self._tell(f"turned away {host}, which shows the certificate of {name!r}: it is not expected")
         except (OSError, ValueError) as error:
             connection.close()
             self._tell(f"turned away {host}: {reason(error)}")
@@ -146,7 +159,7 @@ def reached(identity: Identity, name: str, address: Address, until: float) -> ss
                 connection.close()
                 last = error.strerror or str(error)
         if time.monotonic() + _AGAIN > until:
-            raise SettingError(
+            raise Unreached(
                 f"`{name}` must be reached at {address}; got {last}. Start that site, or give it more time by --wait."
             )
         time.sleep(_AGAIN)
@@ -211,6 +224,16 @@ def _listening(address: Address) -> socket.socket:
             f"`address` must be one where this site can listen; got {address} "
             f"({(error.strerror or str(error)).lower()}). End what uses it, or choose another by --listen."
         ) from error
+
+
+def ended(secured: ssl.SSLSocket) -> bool:
+    """Whether the other end of a connection that nobody reads has closed it."""
+    poll = select.poll()
+    try:
+        poll.register(secured.fileno(), GONE)
+    except (OSError, ValueError):  # it is closed here
+        return True
+    return bool(poll.poll(0))
 
 
 def _lasting(secured: ssl.SSLSocket) -> ssl.SSLSocket:

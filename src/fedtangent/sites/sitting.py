@@ -1,0 +1,282 @@
+"""Sittings: a process's part of a run, from one stretch in which nobody comes and nobody goes to the next."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedtangent import __version__
+from fedtangent.errors import SettingError
+from fedtangent.experiments import apart, atomic
+from fedtangent.experiments.run import Result, run
+from fedtangent.experiments.setup import Setup
+from fedtangent.federation.transport import Tag
+from fedtangent.reports import progress
+from fedtangent.reports.page import of_run
+from fedtangent.reports.schema import printable
+from fedtangent.shard import Dataset
+from fedtangent.sites import agreement, calling, joining, sums_sent
+from fedtangent.sites import plan as plans
+from fedtangent.sites.agreement import Kept
+from fedtangent.sites.calling import Calling, Over
+from fedtangent.sites.joining import Doors
+from fedtangent.sites.kit import Kit
+from fedtangent.sites.plan import Plan
+from fedtangent.sites.sums_sent import SumsSent
+from fedtangent.transports._lines import Gone, Lines
+from fedtangent.transports._tls import HANDSHAKE
+from fedtangent.transports.network import everybody
+
+_KNOWN = ".federation"  # beside a leader's record: what the sites have told of their data when the run began
+_BETWEEN = 1000  # the leg of what the leader says between two rounds
+
+
+class Back(Gone):
+    """A site is back, and takes part from the next round on."""
+
+
+class Place(NamedTuple):
+    """Where a process stands.
+
+    Attributes:
+        own: Its kit.
+        doors: To the others.
+        dataset: Its own rows; None for a server.
+        track: The trackers that are given what the record holds.
+        announce: Says what is about to be sent.
+        tell: Given one sentence about what happens.
+    """
+
+    own: Kit
+    doors: Doors
+    dataset: Dataset | None
+    track: Sequence[str]
+    announce: Callable[[Kit, Lines, Setup, bool], None]
+    tell: Callable[[str], None]
+
+    @property
+    def number(self) -> int:
+        """This process's, in the address book."""
+        return list(self.own.book).index(self.own.name)
+
+    def lines(self, connections: dict[int, Any]) -> Lines:
+        """Lines over some connections."""
+        return Lines(self.number, list(self.own.book), connections)
+
+    def numbers(self, names: Sequence[str]) -> list[int]:
+        """The numbers of some processes."""
+        return [list(self.own.book).index(name) for name in names]
+
+
+def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | None:
+    """The result of a run that this process proposes; None where it has ended before its time.
+
+    Args:
+        place: Where this process stands.
+        plan: Of the run, without what is of one sitting.
+        out: The folder for the record.
+        caller: Who calls the sites together.
+
+    Raises:
+        ValueError: What cannot be.
+    """
+    kept = _known(None if out is None or not plan.resume else Path(out))
+    sitting = _Sitting(place, kept, caller)
+    lines = place.lines({})
+    try:
+        while True:
+            try:
+                plan = _called(place, plan, out, caller, kept)
+                lines = place.lines(joining.numbers(place.own, place.doors.take(plan.present)))
+                lines.lead(place.number, place.numbers(plan.present))
+                lines.say(plan._asdict() | {"version": __version__})
+                return sitting.result(lines, plan, out, [])
+            except Gone as gone:
+                lines.abort(str(gone), gone.culprit)
+                if out is None:
+                    raise Over(str(gone)) from gone
+                if not isinstance(gone, Back):
+                    caller.lost(gone, sitting.unreached)
+                place.tell(f"{gone} The run goes on as soon as all are there.")
+            place.doors.free()
+            plan = plan._replace(resume=True)
+    except Over as over:
+        for left in (lines, place.lines(joining.numbers(place.own, place.doors.there()))):
+            left.abort(str(over), final=True)
+        _tell_over(str(over))
+        return None
+    except BaseException as error:
+        for left in (lines, place.lines(joining.numbers(place.own, place.doors.there()))):
+            _failed(place, left, error, final=True)
+        raise
+
+
+def joined(place: Place, wait: float, state: Path) -> Result | None:
+    """The result of a run that another process proposes; None where it has ended before its time.
+
+    Args:
+        place: Where this process stands.
+        wait: Seconds in which somebody must be there, and in which a leader that is lost must be back.
+        state: The folder for this process's parts of records.
+
+    Raises:
+        ValueError: What cannot be.
+    """
+    sitting, leader = _Sitting(place, Kept(), None), None
+    while True:
+        try:
+            lines, leader, told = calling.heard(place.own, place.doors, wait, leader)
+        except Over as over:
+            _tell_over(str(over))
+            return None
+        recorded = False
+        try:
+            plan = _heard(told)
+            recorded = plan.record is not None
+            missing = calling.reached(place.own, place.doors, lines, plan.present, HANDSHAKE)
+            lines.lead(place.numbers([leader])[0], place.numbers(plan.present))
+            return sitting.result(lines, plan, None if plan.record is None else str(state / plan.record), missing)
+        except Gone as gone:
+            lines.abort(str(gone), gone.culprit)
+            if not recorded or (gone.final and gone.sender == leader):
+                _tell_over(str(gone))
+                return None
+            place.tell(f"{gone} Waiting for {leader} to go on.")
+        except BaseException as error:
+            _failed(place, lines, error, final=not isinstance(error, KeyboardInterrupt))
+            raise
+        finally:
+            place.doors.free()
+
+
+class _Sitting:
+    """Sittings of one process, one after the other.
+
+    Args:
+        place: Where it stands.
+        kept: What it keeps from one to the next.
+        caller: Where it leads; None elsewhere.
+    """
+
+    def __init__(self, place: Place, kept: Kept, caller: Calling | None) -> None:
+        self._place, self._kept, self._caller = place, kept, caller
+        self._announced = False
+        self.unreached: dict[str, list[str]] = {}
+
+    def result(self, lines: Lines, plan: Plan, out: str | None, missing: list[str]) -> Result:
+        """The result of a run, when no site is lost before its end.
+
+        Args:
+            lines: To those that take part.
+            plan: Of the run.
+            out: The folder for this process's part of the record.
+            missing: Whom this process could not reach.
+
+        Raises:
+            Gone: The sitting has ended before the run.
+        """
+        place, folder = self._place, None if out is None else Path(out)
+        lines.run, lines.patience = bytes.fromhex(plan.run), plan.patience
+        self._compare(lines, missing)
+        sites = [name for name in plan.present if name in place.own.sites]
+        sums = SumsSent(folder, sites, max(plan.over, 0)) if plan.secure_sums else None
+        sending = _nothing if sums is None else sums.sending
+        built = agreement.agreed(place.own, lines, plan, place.dataset, self._kept, sending)
+        if self._caller is not None:
+            sending()
+            _keep(folder, self._kept)
+        if not self._announced:
+            place.announce(place.own, lines, built, plan.secure_sums)
+            self._announced = True
+        with progress.rounds(built) as show:
+
+            def ended(entry: dict[str, Any]) -> None:
+                show(entry)
+                self._between(lines, plan, entry["round"], sums)
+
+            result = run(built, out, resume=plan.resume, on_round=ended, track=place.track, page=of_run)
+        lines.parting = True
+        everybody(lines, 3, None)
+        lines.end()
+        return result
+
+    def _compare(self, lines: Lines, missing: list[str]) -> None:
+        """Raises where some of those that take part cannot reach one another."""
+        told = everybody(lines, 0, missing)
+        self.unreached = {lines.name(place): list(names) for place, names in enumerate(told) if names}
+        for name, names in self.unreached.items():
+            raise Gone(f"{name} cannot reach {names[0]}.")
+
+    def _between(self, lines: Lines, plan: Plan, round: int, sums: SumsSent | None) -> None:
+        """A round is over, when the leader says so: and whether another site takes part from now on."""
+        tag = Tag(0, _BETWEEN, round)
+        if self._caller is None:
+            (back,) = lines.swap(tag, {}, [0])[0]
+        else:
+            self._caller.progress()
+            back = self._caller.back(plan.present) if plan.record is not None else None
+            lines.swap(tag, {place: [back] for place in range(1, lines.count)}, [])
+        if sums is not None:
+            sums.over(round)
+        if back is not None:
+            raise Back(f"{back} is back.")
+        if sums is not None and self._caller is not None:
+            sums.sending()
+
+
+def _called(place: Place, plan: Plan, out: str | None, caller: Calling, kept: Kept) -> Plan:
+    """The plan of the next sitting, as soon as those are there who take part."""
+    folder = None if out is None or not plan.resume else Path(out)
+    over = -1 if folder is None else apart.rounds_over(folder)
+    first = over < 0 or kept.profiles is None
+    if first:
+        present = caller.everybody()
+    else:
+        summed = sums_sent.last(folder, over + 1) if folder is not None and plan.secure_sums else None
+        present = caller.again(summed)
+    run, profiles = os.urandom(16).hex(), None if first else kept.profiles
+    return plan._replace(run=run, present=tuple(present), over=over, profiles=profiles)
+
+
+def _heard(told: Any) -> Plan:
+    version = told.pop("version", None) if isinstance(told, dict) else None
+    if version != __version__:
+        raise SettingError(
+            f"`plan` must be of version {__version__}; got {str(version)[:20]!r}. Install the same at all sites."
+        )
+    return plans.plan(told)
+
+
+def _failed(place: Place, lines: Lines, error: BaseException, final: bool) -> None:
+    """Tells all others that this process ends, and that it says why."""
+    how = "was stopped" if isinstance(error, KeyboardInterrupt) else "has failed, and says why there"
+    lines.abort(f"{place.own.name} {how}.", place.own.name, final)
+
+
+def _nothing() -> None:
+    """What is done where sums are not masked."""
+
+
+def _tell_over(why: str) -> None:
+    told = f"fedtangent: {printable(why)} The run has ended at all sites. Go on with --resume."
+    print(told, file=sys.stderr, flush=True)
+
+
+def _known(folder: Path | None) -> Kept:
+    """What a leader has kept of a run that has begun."""
+    kept = Kept()
+    path = None if folder is None else folder / _KNOWN
+    if path is not None and path.exists():
+        try:
+            told = json.loads(path.read_text())
+            kept.profiles, kept.scale = dict(told["profiles"]), told["scale"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise SettingError(f"`{_KNOWN}` must be as its run wrote it; got another in {folder}. Run anew.") from error
+    return kept
+
+
+def _keep(folder: Path | None, kept: Kept) -> None:
+    if folder is not None:
+        atomic.replaced(folder / _KNOWN, json.dumps({"profiles": kept.profiles, "scale": kept.scale}))
