@@ -11,7 +11,7 @@ from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.sites.plan import Plan, plan, settings
 
 ASKED = experiment("ntkdfl", times=(2, 9), lr=0.3, degree=2, rounds=4, dtype="float64", hidden=(6,), seed=3)
-TOLD = Plan("0" * 32, None, False, 60.0, False, False, settings(ASKED))._asdict()
+TOLD = Plan("0" * 32, None, False, 60.0, False, False, 1.0, (), -1, None, settings(ASKED))._asdict()
 
 
 def test_a_plan_that_was_sent_is_the_experiment_that_was_asked_for() -> None:
@@ -59,6 +59,11 @@ def test_a_plan_that_names_something_else(change: dict[str, Any], told: str) -> 
         {"patience": 0},
         {"resume": "yes"},
         {"standardise": 2},
+        {"quorum": 0},
+        {"quorum": 1.1},
+        {"present": [1]},
+        {"over": "1"},
+        {"profiles": []},
         {"secure_sums": None},
         {"more": 1},
     ],
