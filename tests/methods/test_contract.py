@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
+from fedtangent.experiments import checkpoint
 from fedtangent.federation import Central, Coding, Each, Exposure, Fleet, Method, Wire
 from fedtangent.federation.coding import Way
 from fedtangent.transports.memory import memory
@@ -212,3 +214,19 @@ def test_chance_hangs_on_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPat
     other = federation.run(method(name), seed=federation.SEED + 1).aggregate
     differs = any(not torch.equal(value, run(name, "sequential").aggregate[part]) for part, value in other.items())
     assert differs == any(purpose != "cohort" for purpose in drawn)
+
+
+@every_method
+def test_a_process_finds_its_own_state_again_without_a_first_one(name: str, tmp_path: Path) -> None:
+    """As a site does that was killed: nobody can be asked for what the method begins with."""
+    state = run(name).state
+    checkpoint.save(tmp_path, state, {"round": 3})
+    brought = [load("methods", part) for part in (name, *(["fedavg"] if name == "fedpart" else []))]  # its host
+    types = checkpoint.known_types(None, brought, everywhere=True)
+    checkpoint.check(state, types)
+    found = checkpoint.read(tmp_path)
+    assert found is not None
+    again = checkpoint.rebuilt(tmp_path, *found, federation.fleet(), None, types).state
+    assert type(again) is type(state)
+    assert checkpoint.known_types(again, []) == checkpoint.known_types(state, [])
+    assert_same(plain(again), plain(state))

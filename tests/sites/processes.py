@@ -23,7 +23,8 @@ from tests.experiments import tiny
 
 NAMES = ("berlin", "paris", "rome", "oslo", "wien")
 WAIT = ("--wait", "60")
-MOST = 240.0  # seconds until a test gives up
+MOST = 120.0  # seconds until a test gives up
+_STARTED: list[multiprocessing.process.BaseProcess] = []
 _CONTEXT = multiprocessing.get_context("forkserver")
 # the last two are what first derivatives import
 _CONTEXT.set_forkserver_preload(["tests.sites.processes", "torch._dynamo", "torch._decomp.decompositions_for_jvp"])
@@ -45,15 +46,16 @@ class Process:
         log.with_suffix(".before").write_text(log.read_text())
         self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {})))
         self.process.start()
+        _STARTED.append(self.process)
 
     def said(self) -> str:
         """What it has said, and not its predecessors."""
         return self.log.read_text().removeprefix(self.log.with_suffix(".before").read_text())
 
-    def until(self, text: str, seconds: float = MOST) -> None:
-        """Waits until it says something."""
+    def until(self, text: str, seconds: float = MOST, after: str = "") -> None:
+        """Waits until it says something, and that after something else."""
         end = time.monotonic() + seconds
-        while text not in self.said():
+        while text not in self.said().partition(after)[2] if after else text not in self.said():
             assert time.monotonic() < end and self.process.is_alive(), self.said()
             time.sleep(0.02)
 
@@ -65,6 +67,15 @@ class Process:
             self.process.join()
             return Ended(None, self.said())
         return Ended(self.process.exitcode, self.said())
+
+
+def kill_all() -> None:
+    """Leaves no process of a test that failed."""
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _run(words: list[str], log: str, variables: dict[str, str]) -> None:
@@ -162,7 +173,7 @@ def started(
         own = ["site", kit, *there]
     else:
         own = ["start", kit, *words, *there]
-    return Process([*own, *change, "--wait", wait], folder / f"{name}.log", variables)
+    return Process([*own, "--wait", wait, *change], folder / f"{name}.log", variables)
 
 
 def rounds(out: Path) -> list[dict[str, Any]]:

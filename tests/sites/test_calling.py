@@ -42,7 +42,7 @@ def own(name: str = "server") -> Kit:
 def caller(there: list[str], quorum: float, told: list[str] | None = None, name: str = "server") -> Calling:
     doors: Any = Doors(there)
     doors.others = [other for other in SITES if other != name]
-    return Calling(own(name), doors, 0.0, quorum, ([] if told is None else told).append)
+    return Calling(own(name), doors, 0.0, 0.0, quorum, ([] if told is None else told).append)
 
 
 def test_all_must_be_there_first() -> None:

@@ -31,13 +31,17 @@ class Calling:
     Args:
         own: Its kit.
         doors: To the others.
-        wait: Seconds in which they must be there.
+        wait: Seconds in which all must be there first.
+        deadline: Seconds in which one that was lost must be back.
         quorum: The share of the sites without which no round is played.
         tell: Given a sentence about who is missing.
     """
 
-    def __init__(self, own: Kit, doors: Doors, wait: float, quorum: float, tell: Callable[[str], None]) -> None:
-        self._own, self._doors, self._wait, self._quorum, self._tell = own, doors, wait, quorum, tell
+    def __init__(
+        self, own: Kit, doors: Doors, wait: float, deadline: float, quorum: float, tell: Callable[[str], None]
+    ) -> None:
+        self._own, self._doors, self._wait, self._deadline = own, doors, wait, deadline
+        self._quorum, self._tell = quorum, tell
         self._before: list[str] | None = None  # who took part in the last sitting
         self._out: set[str] = set()
         self._faults: Counter[str] = Counter()
@@ -66,7 +70,7 @@ class Calling:
         Raises:
             Over: They are too few.
         """
-        until = time.monotonic() + self._wait
+        until = time.monotonic() + self._deadline
         expected = [name for name in self._before or self._doors.others if name != self._own.name]
         expected = [name for name in expected if name not in self._out]
         while True:
@@ -81,7 +85,9 @@ class Calling:
         sites = [name for name in present if name in self._own.sites]
         if not enough(len(sites), len(self._own.sites), self._quorum):
             late = next(name for name in self._own.sites if name not in sites)
-            raise Over(f"{late} was waited for, {self._wait:g} seconds long, and too few sites are there without it.")
+            raise Over(
+                f"{late} was waited for, {self._deadline:g} seconds long, and too few sites are there without it."
+            )
         if away := [name for name in self._own.sites if name not in sites]:
             self._tell(f"Going on without {', '.join(away)}, with {len(sites)} of {len(self._own.sites)} sites.")
         return self._sat(present)
@@ -133,7 +139,7 @@ class Calling:
         if not may_follow(sites, first):
             late = next(name for name in first if name not in sites)
             raise Over(
-                f"{late} was waited for, {self._wait:g} seconds long: sums that it has a part in were begun, and "
+                f"{late} was waited for, {self._deadline:g} seconds long: sums that it has a part in were begun, and "
                 "without it they would tell what it has sent."
             )
         return [name for name in present if name in sites or name not in self._own.sites]

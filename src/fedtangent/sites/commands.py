@@ -61,6 +61,7 @@ def server(
     listen: str | None = None,
     track: tuple[str, ...] = (),
     quorum: float = 1.0,
+    deadline: float | None = None,
 ) -> int:
     """Run a method with the sites that call this server, and record and print what it comes to.
 
@@ -71,15 +72,23 @@ def server(
         resume: Go on with the run in the folder, to the same record.
         standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
         secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
-        wait: Seconds in which all sites must be there, and in which one that is lost must be back.
+        wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
         track: Give settings, rounds, model and page to trackers, such as mlflow.
-        quorum: The share of the sites with which a round is played once one that is lost was waited for.
+        quorum: The share of the sites with which a round is played when one that is lost is not back by the deadline.
+        deadline: Seconds in which a site that is lost must be back; none is as --wait.
     """
     _check_extra()
     how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track, "quorum": quorum}
+    how |= {
+        "wait": wait,
+        "patience": patience,
+        "listen": listen,
+        "track": track,
+        "quorum": quorum,
+        "deadline": deadline,
+    }
     return _shown(session.lead(kit, experiment(**settings), None, **how), out)
 
 
@@ -96,6 +105,7 @@ def start(
     listen: str | None = None,
     track: tuple[str, ...] = (),
     quorum: float = 1.0,
+    deadline: float | None = None,
 ) -> int:
     """Run a method among sites without a server, this one being one of them, and record what it comes to.
 
@@ -106,17 +116,25 @@ def start(
         resume: Go on with the run in the folder, to the same record.
         standardise: Scale features by their mean and deviation over all sites, from sums that each sends the leader.
         secure_sums: Mask each site's part of a sum, so that its receiver sees the sum alone.
-        wait: Seconds in which all sites must be there, and in which one that is lost must be back.
+        wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
         track: Give settings, rounds, model and page to trackers, such as mlflow.
-        quorum: The share of the sites with which a round is played once one that is lost was waited for.
+        quorum: The share of the sites with which a round is played when one that is lost is not back by the deadline.
+        deadline: Seconds in which a site that is lost must be back; none is as --wait.
     """
     _check_extra()
     asked = experiment(**settings)
     dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
     how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {"wait": wait, "patience": patience, "listen": listen, "track": track, "quorum": quorum}
+    how |= {
+        "wait": wait,
+        "patience": patience,
+        "listen": listen,
+        "track": track,
+        "quorum": quorum,
+        "deadline": deadline,
+    }
     return _shown(session.lead(kit, asked, dataset, **how), out)
 
 

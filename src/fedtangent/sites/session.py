@@ -65,6 +65,7 @@ def lead(
     listen: str | None,
     track: Sequence[str] = (),
     quorum: float = 1.0,
+    deadline: float | None = None,
 ) -> Result | None:
     """The result of a run that this process proposes; None where it has ended before its time.
 
@@ -76,11 +77,12 @@ def lead(
         resume: Go on with the run in the folder.
         standardise: Scale features by their mean and deviation over all sites.
         secure_sums: Mask the parts of sums.
-        wait: Seconds in which all sites must be there, and in which one that is lost must be back.
+        wait: Seconds in which all sites must be there.
         patience: Seconds in which something must come of a site that is waited for.
         listen: Where to listen, host:port; none is as the kit has it.
         track: The trackers that are given what the record holds.
         quorum: The share of the sites that must be there for a round, once all have been.
+        deadline: Seconds in which a site that is lost must be back; none is as `wait`.
 
     Raises:
         ValueError: What cannot be.
@@ -102,7 +104,7 @@ def lead(
     plans.check_rule(settings, secure_sums)
     plan = Plan("", _record(out), resume, patience, standardise, secure_sums, quorum, (), -1, None, settings)
     with closing(Doors(own, _address(listen), _tell)) as doors:
-        caller = Calling(own, doors, wait, quorum, _tell)
+        caller = Calling(own, doors, wait, wait if deadline is None else deadline, quorum, _tell)
         return led(Place(own, doors, dataset, track, _announce, _tell), plan, out, caller)
 
 
