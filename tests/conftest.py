@@ -8,3 +8,12 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Tests of a module that holds the command line run in the test's folder."""
     if hasattr(request.module, "cli"):
         monkeypatch.chdir(request.getfixturevalue("tmp_path"))
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks that this process launches are forked from one process, and not started anew."""
+    from fedtangent.experiments import launch
+    from tests import forked
+
+    monkeypatch.setattr(launch, "subprocess", forked.subprocess_)

@@ -1,7 +1,7 @@
 """A number that a script prints in a process of its own, where memory that is given back is no part of a peak.
 
-The process is forked from one that has imported what the scripts import, once for all of a worker's tests, and has
-computed nothing.
+The process is forked from one that has imported what the scripts import, and what torch imports for a first derivative,
+once for all of a worker's tests, and has computed nothing.
 """
 
 import atexit
@@ -15,7 +15,7 @@ FORKS = """
 import io, json, os, sys, traceback
 from contextlib import redirect_stdout
 sys.path[:0] = ["src", "."]
-import torch
+import tests.preloaded, torch
 import fedtangent.tangents, fedtangent.models
 from fedtangent.methods import dfedkfac, fedkfac, ntkdfl, ntkfl
 from tests import tiny_federation
@@ -27,15 +27,15 @@ def told(script, words):
         with redirect_stdout(printed):
             exec(compile(script, "script", "exec"), {"__name__": "__main__"})
     except BaseException:
-        return {"error": traceback.format_exc()}
-    return {"printed": printed.getvalue()}
+        return [1, traceback.format_exc()]
+    return [0, printed.getvalue()]
 
 for line in sys.stdin:
     if not os.fork():
         print(json.dumps(told(*json.loads(line))), flush=True)
         os._exit(0)
-    if os.wait()[1]:
-        print(json.dumps({"error": "the process was ended from outside"}), flush=True)
+    if status := os.wait()[1]:
+        print(json.dumps([status, "the process was ended from outside"]), flush=True)
 """
 
 
@@ -54,13 +54,19 @@ def _forks() -> subprocess.Popen[str]:
     return process
 
 
-def measured(script: str, *words: str) -> float:
-    """What the script prints, run from the checkout with these words."""
+def apart(script: str, *words: str) -> tuple[int, str]:
+    """The script run from the checkout with these words: 0 and what it prints, or a signal or 1 and what went wrong."""
     process = _forks()
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(json.dumps([script, words]) + "\n")
     process.stdin.flush()
-    answer = json.loads(process.stdout.readline())
-    assert "printed" in answer, answer["error"]
-    return float(answer["printed"])
+    code, said = json.loads(process.stdout.readline())
+    return code, said
+
+
+def measured(script: str, *words: str) -> float:
+    """The number that the script prints."""
+    code, said = apart(script, *words)
+    assert not code, said
+    return float(said)

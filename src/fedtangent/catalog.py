@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def names(folder: str) -> list[str]:
     """The names that a folder offers, sorted: its public files that define a function of their own name."""
     if folder not in FOLDERS:
         raise SettingError(f"`folder` must be one of {', '.join(FOLDERS)}; got {folder!r}.")
+    return [*_names(folder)]
+
+
+@cache
+def _names(folder: str) -> list[str]:
+    """Read once: the package does not change while it runs."""
     files = [path for path in (Path(__file__).parent / folder).glob("*.py") if not path.stem.startswith("_")]
     return sorted(path.stem for path in files if f"\ndef {path.stem}(" in path.read_text(encoding="utf-8"))
 

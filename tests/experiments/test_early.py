@@ -95,23 +95,14 @@ def test_a_run_that_was_stopped_in_between_goes_on_to_the_same(tmp_path: Path) -
         assert len(longer.rounds) == ended  # it has ended, and more rounds do not change that
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_ranks_end_alike(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["run", "fedavg", "--dataset", "npz", "--data-dir", saved(tmp_path / "t.npz"), "--nodes", "4", "--lr", "4"]
-    words += [
-        "--rounds",
-        "9",
-        "--validation",
-        "0.4",
-        "--early-stop",
-        "1",
-        "--partition",
-        "iid",
-        "--engine",
-        "sequential",
-    ]
+    words += ["--rounds", "9", "--validation", "0.4", "--early-stop", "1", "--partition", "iid"]
     for ranks in ("1", "2"):
-        assert cli.main([*words, "--ranks", ranks, "--out", str(tmp_path / ranks)]) == 0
-        assert cli.main([*words, "--ranks", ranks, "--out", str(tmp_path / ranks), "--resume"]) == 0
+        out = [*words, "--engine", "sequential", "--ranks", ranks, "--out", str(tmp_path / ranks)]
+        assert cli.main(out) == 0
+        assert cli.main([*out, "--resume"]) == 0
     one, two = (
         [json.loads(line) for line in (tmp_path / ranks / "rounds.jsonl").read_text().splitlines()]
         for ranks in ("1", "2")

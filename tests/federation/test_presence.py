@@ -41,7 +41,7 @@ FAULTY = [name for name in names("methods") if not load("methods", name)(federat
 
 
 def method(name: str) -> Method:
-    return load("methods", name)(federation.task(), **OPTIONS.get(name, {}))  # type: ignore[no-any-return]
+    return federation.method(name, **OPTIONS.get(name, {}))
 
 
 def kept(missing: Missing) -> tuple[list[int], list[list[int]]]:

@@ -26,10 +26,9 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 
 def method(name: str, **options: Any) -> Method:
-    factory = load("methods", name)
-    if "batch" in inspect.signature(factory).parameters:  # of fewer rows than a node has, so that chance tells
+    if "batch" in inspect.signature(load("methods", name)).parameters:  # of fewer rows than a node has: chance tells
         options = {"batch": 3, **options}
-    return factory(federation.task(), **options)  # type: ignore[no-any-return]
+    return federation.method(name, **options)
 
 
 @cache
@@ -159,7 +158,7 @@ def test_who_talks_to_whom_is_as_declared(name: str) -> None:
 @every_method
 def test_data_and_first_weights_are_left_alone(name: str) -> None:
     task, data = federation.task(), federation.shards()
-    federation.run(load("methods", name)(task), data)
+    federation.run(federation.method(name, task), data)
     assert_same(data, federation.shards())
     assert_same(task.w_0, federation.task().w_0)
 

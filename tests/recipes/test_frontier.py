@@ -8,7 +8,27 @@ import pytest
 import fedtangent
 from fedtangent.recipes import frontier as recipe
 
-SMALL: dict[str, Any] = {"nodes": 4, "degree": 2, "rounds": 2, "variants": ("FedKFAC", "DFedAvg")}
+# 480 of the digits, to be quick
+FEW = """
+from fedtangent.datasets.digits import digits
+
+
+def few(data_dir):
+    all_ = digits(data_dir)
+    return all_._replace(x_train=all_.x_train[:480], y_train=all_.y_train[:480])
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("data") / "few.py"
+    path.write_text(FEW)
+    return {"dataset": str(path), "nodes": 4, "degree": 2, "rounds": 2, "variants": ("FedKFAC", "DFedAvg")}
+
+
+@pytest.fixture(scope="module")
+def rows(small: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(recipe.frontier(**small, seeds=2, seed=3))
 
 
 def made(name: str, seed: int, course: list[float], exposure: str = "aggregate") -> list[dict[str, Any]]:
@@ -17,12 +37,19 @@ def made(name: str, seed: int, course: list[float], exposure: str = "aggregate")
     return [own | {"round": k, "accuracy": a, "sent_bytes": k * 8_000_000} for k, a in enumerate(course, 1)]
 
 
-def test_rows_are_those_of_runs() -> None:
-    rows = list(recipe.frontier(**SMALL, seeds=2, seed=3))
+def test_rows_are_those_of_runs(small: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     assert [(row["seed"], row["variant"], row["round"]) for row in rows] == [
-        (seed, name, k) for seed in (3, 4) for name in SMALL["variants"] for k in (1, 2)
+        (seed, name, k) for seed in (3, 4) for name in small["variants"] for k in (1, 2)
     ]
-    given = {"alpha": 0.1, "nodes": 4, "rounds": 2, "seed": 4, "topology": "regular", "degree": 2}
+    given = {
+        "dataset": small["dataset"],
+        "alpha": 0.1,
+        "nodes": 4,
+        "rounds": 2,
+        "seed": 4,
+        "topology": "regular",
+        "degree": 2,
+    }
     alone = fedtangent.run("dfedavg", **given).rounds
     assert [(row["accuracy"], row["sent_bytes"]) for row in rows[-2:]] == [
         (entry["accuracy"], entry["sent_bytes"]) for entry in alone
@@ -30,16 +57,15 @@ def test_rows_are_those_of_runs() -> None:
     assert {row["exposure"] for row in rows} == {"aggregate"}
 
 
-def test_what_is_there_is_not_run_again() -> None:
-    rows = list(recipe.frontier(**SMALL))
-    assert list(recipe.frontier(rows, **SMALL)) == []
-    assert list(recipe.frontier(rows[:3], **SMALL)) == rows[3:]
-    assert list(recipe.frontier(rows[:1], **SMALL)) == rows[1:]
+def test_what_is_there_is_not_run_again(small: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    for there in (1, 3, 6, len(rows)):
+        assert list(recipe.frontier(rows[:there], **small, seeds=2, seed=3)) == rows[there:]
 
 
 @pytest.mark.parametrize("variant", recipe.VARIANTS)
-def test_every_variant_runs(variant: str) -> None:
-    rows = list(recipe.frontier(nodes=12, degree=5, rounds=1, variants=(variant,), partitions=("iid",)))
+def test_every_variant_runs(variant: str, small: dict[str, Any]) -> None:
+    own: dict[str, Any] = {"nodes": 12, "degree": 5, "rounds": 1, "variants": (variant,), "partitions": ("iid",)}
+    rows = list(recipe.frontier(**small | own))
     assert len(rows) == 1
     assert 0 < rows[0]["accuracy"] <= 1
 
@@ -80,6 +106,6 @@ def test_the_figure_has_a_line_a_method_and_panel() -> None:
         ({"partitions": ("no.npz",)}, "no.npz"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(wrong: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_one_sentence(wrong: dict[str, Any], message: str, small: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=message):
-        list(recipe.frontier(**SMALL | wrong))
+        list(recipe.frontier(**small | wrong))

@@ -23,7 +23,7 @@ from tests.tiny_federation import ROWS, absences, plain
 # Of three blocks one is empty in the second round, and links fail that cross a border.
 GONE = (Missing(nodes=[1, 3], links=[(2, 4)]), Missing(nodes=[5, 0], links=[(1, 2)]))
 BROKEN = ("sumntk",)  # a lie leaves no kernel, which ends the run
-FEW: dict[str, dict[str, Any]] = {
+OPEN: dict[str, dict[str, Any]] = {  # of who would refuse so few
     "afl": {"guard": False},
     "fedkfac": {"guard": False},
     "fedpm": {"guard": False},
@@ -51,8 +51,8 @@ def play(
     computing = federation.engine(engine, len(ROWS))
     graph = federation.graph_of(what)
     fleet = federation.fleet(wire=wire, round=0, engine=computing, graph=graph)
-    method = load("methods", what)(
-        federation.task(convolutional=convolutional), **(FEW.get(what, {}) if faulty else {})
+    method = federation.method(
+        what, federation.task(convolutional=convolutional), **(OPEN.get(what, {}) if faulty else {})
     )
     data_k = fleet.each(federation.shards())
     state, extras = method.init(fleet, data_k), []

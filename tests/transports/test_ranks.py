@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedtangent import cli
 from fedtangent.transports.memory import memory
 from fedtangent.transports.ranks import cut
+from tests import forked
 from tests.transports.play import digests
 
 OWN = """
@@ -44,14 +46,19 @@ def env(**more: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **more}
 
 
-def command(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fedtangent", *words], capture_output=True, text=True, env=env(**more), timeout=300
-    )
+@pytest.fixture
+def command(forked_ranks: None, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The exit code of the command line and what it has said, run in this process, its ranks in forks."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        return (cli.main(words), *capfd.readouterr())
+
+    return run
 
 
-def started(*words: str, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def started(*words: str, popen: Any = subprocess.Popen, **more: str) -> Any:
+    return popen(
         [sys.executable, "-m", "fedtangent", *words],
         env=env(**more),
         stdout=subprocess.DEVNULL,
@@ -94,19 +101,16 @@ def test_blocks_hold_about_as_many_rows_and_none_is_empty() -> None:
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_method_dense_convolutional_coded_and_faulty_gives_what_one_process_gives(count: int) -> None:
     """Bit for bit, with the engine sequential."""
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(root)])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": paths}
+    meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
-        subprocess.Popen(
+        forked.Popen(
             [sys.executable, "-m", "tests.transports.play"],
             env=env(**meeting, RANK=str(place), LOCAL_RANK=str(place)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         for place in range(count)
     ]
@@ -118,17 +122,17 @@ def test_every_method_dense_convolutional_coded_and_faulty_gives_what_one_proces
 
 
 @pytest.mark.parametrize("method", ["dfedkfac", pytest.param("fedavg", marks=pytest.mark.slow)])
-def test_the_record_and_the_model_are_those_of_one_process(method: str, tmp_path: Path) -> None:
+def test_the_record_and_the_model_are_those_of_one_process(method: str, tmp_path: Path, command: Any) -> None:
     one, two = tmp_path / "one", tmp_path / "with a space"
-    assert command("run", method, "--rounds", "2", *SMALL, "--out", str(one)).returncode == 0
-    found = command("run", method, "--rounds", "2", *SMALL, "--ranks", "2", "--out", str(two))
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("Exposure") == 1
+    assert command("run", method, "--rounds", "2", *SMALL, "--out", str(one))[0] == 0
+    code, said, told = command("run", method, "--rounds", "2", *SMALL, "--ranks", "2", "--out", str(two))
+    assert code == 0, told
+    assert said.count("Exposure") == 1
     assert rounds(two) == rounds(one)
     assert (two / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
     assert (two / "manifest.json").read_bytes() == (one / "manifest.json").read_bytes()
-    again = command("run", method, "--rounds", "2", *SMALL, "--out", str(two), "--resume")
-    assert again.returncode == 0, again.stderr
+    code, _, told = command("run", method, "--rounds", "2", *SMALL, "--out", str(two), "--resume")
+    assert code == 0, told
 
 
 @pytest.fixture
@@ -165,7 +169,7 @@ def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on_from_one_process(goi
     assert ranks_of(folder) == []
     done = len(rounds(folder))
     words = ["run", "dfedavg", "--rounds", "2000", *SMALL, "--epochs", "1", "--out", str(folder), "--resume"]
-    again = started(*words)
+    again = started(*words, popen=forked.Popen)
     until = time.monotonic() + 100
     while len(rounds(folder)) < done + 2 and time.monotonic() < until:
         time.sleep(0.1)
@@ -185,15 +189,15 @@ def test_nothing_is_left_where_the_launcher_itself_is_killed(going: Any) -> None
     assert ranks_of(folder) == []
 
 
-def test_a_rank_that_fails_is_named_with_its_node(tmp_path: Path) -> None:
+def test_a_rank_that_fails_is_named_with_its_node(tmp_path: Path, command: Any) -> None:
     own = tmp_path / "failing.py"
     own.write_text(OWN)
-    found = command("run", str(own), "--rounds", "4", *SMALL, "--ranks", "2", "--out", "none")
-    assert found.returncode == 1
-    told = [line for line in found.stderr.splitlines() if line.startswith("fedtangent: ")]
+    code, _, said = command("run", str(own), "--rounds", "4", *SMALL, "--ranks", "2", "--out", "none")
+    assert code == 1
+    told = [line for line in said.splitlines() if line.startswith("fedtangent: ")]
     assert told
     assert all(line.startswith(("fedtangent: rank 0: node", "fedtangent: rank 1: node")) for line in told)
-    assert "Traceback" not in found.stderr
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -208,10 +212,10 @@ def test_a_rank_that_fails_is_named_with_its_node(tmp_path: Path) -> None:
         (["--ranks", "2", "--device", "cuda:0"], "`device` must be cuda without a number on ranks; got cuda:0."),
     ],
 )
-def test_bad_input_is_one_sentence_and_no_rank_waits(words: list[str], sentence: str) -> None:
-    found = command("run", "fedavg", "--rounds", "1", *words)
-    assert found.returncode == 2
-    told = [line for line in found.stderr.splitlines() if "UserWarning" not in line]
+def test_bad_input_is_one_sentence_and_no_rank_waits(words: list[str], sentence: str, command: Any) -> None:
+    code, _, said = command("run", "fedavg", "--rounds", "1", *words)
+    assert code == 2
+    told = [line for line in said.splitlines() if "UserWarning" not in line]
     assert told == [line for line in told if line.startswith(f"fedtangent: {sentence}")]
     assert len(told) == 1
 
@@ -220,7 +224,14 @@ def together(*commands: list[str]) -> list[tuple[int, str]]:
     """Ranks with commands of their own, as several machines would start them."""
     port = str(40000 + os.getpid() % 20000)
     processes = [
-        started(*words, RANK=str(rank), WORLD_SIZE=str(len(commands)), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        started(
+            *words,
+            popen=forked.Popen,
+            RANK=str(rank),
+            WORLD_SIZE=str(len(commands)),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
         for rank, words in enumerate(commands)
     ]
     told = [process.communicate(timeout=200)[1] for process in processes]

@@ -3,9 +3,10 @@
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -41,6 +42,12 @@ class Option(NamedTuple):
 
 def options(function: Callable[..., Any]) -> dict[str, Option]:
     """The keyword-only parameters of a function, or of a dataclass, by name."""
+    return dict((_options if isinstance(function, Hashable) else _options.__wrapped__)(function))
+
+
+@lru_cache(maxsize=256)
+def _options(function: Callable[..., Any]) -> dict[str, Option]:
+    """Read once: an experiment asks for those of its parts some dozens of times."""
     try:
         hints = get_type_hints(function)
     except Exception:  # an annotation that only its author's type checker can read

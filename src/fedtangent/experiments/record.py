@@ -7,7 +7,8 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fedtangent.multiply_adds import Counting
 from fedtangent.shard import at
 
 ROUNDS = "rounds.jsonl"
+version = cache(metadata.version)
 
 
 def manifest(built: Setup) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtangent import shard, trees
+from fedtangent import multiply_adds, shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits
 from fedtangent.shard import Shard
@@ -148,15 +148,24 @@ def fedfisher(
 
 def _path(total: Sums, steps: int, every: int, lr: float) -> list[Weights]:
     """The clients' mean move, and that after every so many steps towards what their Fisher matrices agree on."""
-    u = trees.map(lambda part: part / total.rows, total.moves)
-    m, v, found = trees.zeros_like(u), trees.zeros_like(u), [u]
-    for step in range(1, steps + 1):
-        g = trees.map(lambda f, u, pull: f * u - pull, total.fisher, u, total.pulls)
-        m = trees.map(lambda m, g: 0.9 * m + g, m, g)
-        v = trees.map(lambda v, g: 0.99 * v + g * g, v, g)
-        u = trees.map(lambda u, m, v: u - lr * m / (v.sqrt() + 0.01), u, m, v)
+    sizes = [part.numel() for part in total.moves.values()]
+
+    def flat(tree: Weights) -> Tensor:
+        return torch.cat([tree[name].reshape(-1) for name in total.moves])
+
+    def like_weights(u: Tensor) -> Weights:
+        parts = zip(total.moves.items(), torch.split(u, sizes), strict=True)
+        return {name: part.reshape(move.shape) for (name, move), part in parts}
+
+    u, own, pull = flat(total.moves) / total.rows, flat(total.fisher), flat(total.pulls)
+    m, v, found = torch.zeros_like(u), torch.zeros_like(u), [like_weights(u)]
+    for step in multiply_adds.repeated(range(1, steps + 1)):
+        g = own * u - pull
+        m.mul_(0.9).add_(g)
+        v.mul_(0.99).add_(g * g)
+        u = u - lr * m / (v.sqrt() + 0.01)
         if step % every == 0 or step == steps:
-            found.append(u)
+            found.append(like_weights(u))
     return found
 
 

@@ -6,6 +6,7 @@ seed has the same R, bit for bit, whatever the samples, their order, the machine
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -89,23 +90,22 @@ def sketch(
 
 def projection(w: Weights, size: int, seed: int) -> Weights:
     """R of the dense kind: a tree like w with a leading axis of columns, 4 P size bytes in float32."""
-    signs = {name: torch.stack([_signs(seed, name, i, part) for i in range(size)]) for name, part in w.items()}
-    return {name: part.div_(size**0.5) for name, part in signs.items()}
+    return {name: _signs(seed, name, range(size), part).div_(size**0.5) for name, part in w.items()}
 
 
 def _dense(j: Jacobian, size: int, seed: int) -> Tensor:
     found = j.f.new_empty(*j.f.shape, size)
     for columns in torch.split(torch.arange(size), _TOGETHER):
-        r = {name: torch.stack([_signs(seed, name, int(i), part) for i in columns]) for name, part in j.w.items()}
+        r = {name: _signs(seed, name, columns.tolist(), part) for name, part in j.w.items()}
         found[..., columns[0] : columns[-1] + 1] = each(j.jvp, r).movedim(0, -1)
     return found.div_(size**0.5)
 
 
-def _signs(seed: int, name: str, column: int, like: Tensor) -> Tensor:
-    """A column of R for one parameter, +-1."""
-    words = _words(seed, "dense", name, column, -(-like.numel() // 64))
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little", count=like.numel())
-    return torch.from_numpy(bits).to(like.device).to(like.dtype).mul_(2).sub_(1).reshape(like.shape)
+def _signs(seed: int, name: str, columns: Sequence[int], like: Tensor) -> Tensor:
+    """Columns of R for one parameter, +-1, (columns, *like.shape)."""
+    words = np.stack([_words(seed, "dense", name, column, -(-like.numel() // 64)) for column in columns])
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, bitorder="little", count=like.numel())
+    return torch.from_numpy(bits).to(like.device).to(like.dtype).mul_(2).sub_(1).reshape(len(columns), *like.shape)
 
 
 def _structured(j: Jacobian, size: int, seed: int) -> Tensor:

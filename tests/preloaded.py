@@ -1,0 +1,12 @@
+"""What a process imports from which others are forked: the command line, and what a first derivative imports."""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of torch's about itself
+    import torch._decomp.decompositions_for_jvp
+    import torch._dynamo
+
+    import fedtangent.cli
+
+__all__ = ["fedtangent", "torch"]
