@@ -23,6 +23,7 @@ FOLDERS = (
     "faults",
     "attacks",
     "rules",
+    "metrics",
     "engines",
     "trackers",
     "recipes",

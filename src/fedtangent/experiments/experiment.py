@@ -32,6 +32,7 @@ OWN: dict[str, tuple[type, ...]] = {
 
 DType = Literal["float32", "float64"]
 GossipWeights = Literal["uniform", "metropolis"]
+EvaluateOn = Literal["own", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +101,10 @@ class Experiment:
         memory: The budget of a chunk of nodes in bytes; none is a quarter of a GPU's, or the engine's own on a CPU.
         device: cpu, or cuda with or without a number.
         dtype: Of weights and inputs, float32 or float64.
+        metric: What is measured beside accuracy, such as f1,auc, or files of your own; from Python also functions of
+            outputs (n, C) and labels (n,) that give a number, higher for better, or None where the rows define none.
+        evaluate_on: The test rows of a node's measures: own, split like the training rows unless the partition gives
+            them, or all; none is the partition's own where it gives them, else all.
         evaluate_nodes_every: Measure the nodes' own models every so many rounds; 0 is never.
         deterministic: Whether two runs on one machine are to give the same bits on a GPU too. An operation that has no
             such form is an error, and some take longer; TF32 stays as PyTorch has it.
@@ -152,6 +157,8 @@ class Experiment:
     memory: int | None = None
     device: str = "cpu"
     dtype: DType = "float32"
+    metric: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | None = None
+    evaluate_on: EvaluateOn | None = None
     evaluate_nodes_every: int = 1
     deterministic: bool = False
 
@@ -166,7 +173,9 @@ class Experiment:
                 raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
             if not least <= value < 2**63:
                 raise SettingError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
-        for name, kind in (("dtype", DType), ("gossip_weights", GossipWeights)):
+        kinds = {"dtype": DType, "gossip_weights": GossipWeights}
+        kinds |= {} if self.evaluate_on is None else {"evaluate_on": EvaluateOn}
+        for name, kind in kinds.items():
             if getattr(self, name) not in get_args(kind):
                 raise SettingError(
                     f"`{name}` must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}. Choose one."

@@ -18,6 +18,7 @@ from fedtangent.experiments import resume as resuming
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.personal import measures
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.tracking import Tracking
@@ -194,7 +195,9 @@ def step(
         )
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
-    found = evaluate(built, built.honest(fleet), state, weights, nodes=every > 0 and k % every == 0)
+    nodes = every > 0 and k % every == 0
+    found = evaluate(built, built.honest(fleet), state, weights, nodes)
+    found |= measures(built, built.honest(fleet), state, weights, nodes, k)
     found |= validated(built, fleet, weights)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
