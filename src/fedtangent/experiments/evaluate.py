@@ -92,11 +92,11 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     if built.method.personal is None or nodes:
         each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
         mean, worst = _mean_and_worst(sorted(each))
-        each = each if built.present == built.nodes else _with_absent(built, fleet, each)
+        each = each if built.present == built.nodes else with_absent(built, fleet, each)
     return _told(accuracy, mean, worst, each) | {"loss": loss}
 
 
-def _with_absent(built: Setup, fleet: Fleet, each: Sequence[float | None]) -> list[float | None]:
+def with_absent(built: Setup, fleet: Fleet, each: Sequence[float | None]) -> list[float | None]:
     """One value for every node of a federation, None for those whose processes are away."""
     found = dict(zip(fleet.nodes, each, strict=True))
     return [found.get(node) for node in built.nodes]

@@ -1,5 +1,6 @@
 """Personal: own models and the aggregated one on every node's own test rows, and metrics beside accuracy."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean, pstdev
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.experiments import metrics
-from fedtangent.experiments.evaluate import BATCH, correct, own_weights
+from fedtangent.experiments.evaluate import BATCH, correct, own_weights, with_absent
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Each, Fleet
 from fedtangent.federation.values import Cache, Wave
@@ -85,6 +86,10 @@ def _told(built: Setup, fleet: Fleet, w_k: Each[Weights], test_k: Each[Shard]) -
         lambda found, where: (_tensor(_numbers(built, found, where)), _by_class(built, found))
     ).unzip(2)
     columns = torch.stack(fleet.observe(numbers_k)).T.tolist()
+    if built.present != built.nodes:
+        columns = [
+            [math.nan if own is None else own for own in with_absent(built, fleet, column)] for column in columns
+        ]
     told = {name: _spread(column) for name, column in zip(_names(built), columns, strict=True)}
     if built.classes:
         total, _ = fleet.sum(right_k)
@@ -103,7 +108,7 @@ def _numbers(built: Setup, found: Outputs, where: str) -> list[float | None]:
 
 
 def _tensor(numbers: Sequence[float | None]) -> Tensor:
-    return torch.tensor([torch.nan if number is None else number for number in numbers], dtype=torch.float64)
+    return torch.tensor([math.nan if number is None else number for number in numbers], dtype=torch.float64)
 
 
 def _by_class(built: Setup, found: Outputs) -> Tensor:
