@@ -33,6 +33,7 @@ OWN: dict[str, tuple[type, ...]] = {
 DType = Literal["float32", "float64"]
 GossipWeights = Literal["uniform", "metropolis"]
 EvaluateOn = Literal["own", "all"]
+FirstWeights = Literal["same", "distinct"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +56,7 @@ class Experiment:
         model_options: The model's options by name.
         outputs: Which of the model's results are the outputs, such as logits: a name or number, or from Python a
             function of what it returns; none where it returns a tensor.
+        first_weights: same on all nodes, or distinct: drawn for each node, of methods between neighbours and local.
         loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
             classes and squared for targets.
         class_weights: Of the loss of a row, by its label: balanced (rows / (classes x the label's rows), over all
@@ -122,6 +124,7 @@ class Experiment:
     model: str | nn.Module | Callable[..., nn.Module] = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
     outputs: int | str | Callable[[Any], Any] | None = None
+    first_weights: FirstWeights = "same"
     loss: str | Loss | Callable[..., Any] | None = None
     class_weights: Literal["balanced"] | Sequence[float] | None = None
     project: int | None = None
@@ -173,7 +176,7 @@ class Experiment:
                 raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
             if not least <= value < 2**63:
                 raise SettingError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
-        kinds = {"dtype": DType, "gossip_weights": GossipWeights}
+        kinds = {"dtype": DType, "gossip_weights": GossipWeights, "first_weights": FirstWeights}
         kinds |= {} if self.evaluate_on is None else {"evaluate_on": EvaluateOn}
         for name, kind in kinds.items():
             if getattr(self, name) not in get_args(kind):

@@ -33,6 +33,7 @@ from fedtangent.experiments.build import (
 )
 from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.experiments.first_weights import built_first, check_start
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.liars import built_liars, built_rule
 from fedtangent.experiments.metrics import Metric, built_metrics
@@ -219,6 +220,7 @@ class Setup:
             "model": named(asked.model),
             "model_options": plain(asked.resolved("model")),
             **({} if asked.outputs is None else {"outputs": plain(asked.outputs)}),
+            **({"first_weights": asked.first_weights} if asked.first_weights != "same" else {}),
             "loss": self.task.loss.name,
             **self._weights,
             "project": asked.project,
@@ -326,13 +328,15 @@ def setup(
     outputs = dataset.classes or dataset.y_train.shape[1]
     partition = partitioned(experiment, dataset, share)
     dataset, partition = mixed(experiment, dataset, partition)
-    model = built_model(experiment, trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train), outputs)
+    inputs = trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train)
+    model, first = built_model(experiment, inputs, outputs), built_first(experiment, inputs, outputs, dtype)
     example = at(dataset.x_train, slice(0, 2))
     model = initialised(experiment, model, example)
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
-    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how).to(device, dtype)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how, first=first)
+    task = task.to(device, dtype)
     module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
     measured = built_metrics(experiment, dataset)
@@ -340,6 +344,7 @@ def setup(
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
+    check_start(task, method)
     steps.check_taken(experiment, task, method)
     check_channel(experiment, method)
     if share is None:
