@@ -24,6 +24,7 @@ FOLDERS = (
     "faults",
     "attacks",
     "rules",
+    "metrics",
     "engines",
     "trackers",
     "recipes",

@@ -30,7 +30,7 @@ from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
 from fedtangent.parser import Parser, dashed, run_parser, typed, useless
-from fedtangent.reports import progress, records, search, statistics, table
+from fedtangent.reports import measures, progress, records, search, statistics, table
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
 from fedtangent.transports.ranks import Lost, joined, rank
@@ -158,7 +158,7 @@ def _ran(
             return INTERRUPTED
     if not built.leads:
         return 0
-    Console().print(table.table(recorded, target))
+    Console().print(*measures.tables(recorded, target))
     return 0
 
 
@@ -350,7 +350,7 @@ def _shown(recorded: Sequence[records.Record], target: float | None, out: str) -
 
     groups, kind = records.groups(recorded), records.measure(recorded)
     goal = statistics.common_target(groups, kind) if target is None else target
-    Console().print(table.table(recorded, target))
+    Console().print(*measures.tables(recorded, target))
     print(finding(groups, kind, goal), flush=True)
     page.write(recorded, out, target)
     print(f"Written to {out}.")

@@ -162,7 +162,8 @@ def useless(method: str) -> set[str]:
     if method not in catalog.names("methods"):
         return set()
     path = catalog.path("methods", method)
-    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged")}
+    traits = {trait: told(path, "Traits", trait) for trait in ("neighbours", "tangent", "unaveraged", "own_start")}
+    start = set() if traits["own_start"] else {"first_weights"}
     alone = set() if names_any(path, "Method", "messages") else {"channel"}
     alone |= {"fault"} if told(path, "Traits", "needs_all") else set()
     host = set() if is_host(written(path, method).get("host")) else {"host"}
@@ -170,7 +171,7 @@ def useless(method: str) -> set[str]:
     talk = set() if takes or not host else {"topology", "static", "gossip_weights"}
     talk |= {"rule"} if traits["unaveraged"] else set()
     steps = set() if host == set() or imports(path, "solvers") else set(LOCAL_STEPS)
-    return talk | host | alone | steps | ({"augment"} if traits["tangent"] else set())
+    return talk | host | alone | steps | start | ({"augment"} if traits["tangent"] else set())
 
 
 def dashed(word: str) -> str:

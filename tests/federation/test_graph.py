@@ -166,3 +166,25 @@ def test_nodes_that_answer_one_another_need_an_undirected_graph() -> None:
     fleet = federation.fleet(graph=Graph([(0, 1)], len(federation.ROWS), directed=True))
     with pytest.raises(ValueError, match=r"^`topology` must be undirected for this method, whose nodes answer one an"):
         fleet.share(fleet.everywhere(0.0))
+
+
+def test_the_spectral_gap_of_graphs_whose_eigenvalues_are_known() -> None:
+    ring = Graph([(i, (i + 1) % 9) for i in range(9)], 9)
+    for weights in ("uniform", "metropolis"):
+        assert ring.spectral_gap(weights) == pytest.approx(1 - (1 + 2 * np.cos(2 * np.pi / 9)) / 3)
+        assert Graph([(i, j) for i in range(5) for j in range(i)], 5).spectral_gap(weights) == pytest.approx(1)
+        assert Graph([(0, 1), (2, 3)], 4).spectral_gap(weights) == pytest.approx(0)
+    star = Graph([(0, 1), (0, 2), (0, 3)], 4)  # W of uniform has the eigenvalues 1, 1/2, 1/2 and -1/4
+    assert star.spectral_gap("uniform") == pytest.approx(1 / 2)
+    assert Graph([], 1).spectral_gap("uniform") == 1
+
+
+@given(graphs())
+def test_the_spectral_gap_is_that_of_the_averages_limit(graph: Graph) -> None:
+    """W^t goes to its limit at the rate 1 - gap, where the graph is connected."""
+    gap = graph.spectral_gap("metropolis")
+    assert 0 <= gap <= 1
+    assert (gap > 1e-9) == (graph.connected if graph.nodes > 1 else True)
+    w, mean = graph.gossip("metropolis"), np.full((graph.nodes, graph.nodes), 1 / graph.nodes)
+    if gap > 1e-9:
+        assert np.linalg.norm(np.linalg.matrix_power(w, 20) - mean, 2) <= (1 - gap) ** 20 + 1e-12

@@ -35,12 +35,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "squared": {"loss": "squared"},
     "bfloat16": {"wire": "bfloat16"},
     "local epochs": {**LOCAL},
+    "no averaging": {"averaging": False},
+    "local epochs, no averaging": {**LOCAL, "averaging": False},
     "local epochs, no momentum": {**LOCAL, "momentum": False, "inputs": "shared", "loss": "squared"},
 }
 
 
 def transcript(
-    rounds: int, loss: str, inputs: str = "neighbourhood", epochs: int = 0, **given: Any
+    rounds: int, loss: str, inputs: str = "neighbourhood", epochs: int = 0, averaging: bool = True, **given: Any
 ) -> tuple[list[Weights], list[list[int]]]:
     """Every node's weights after some rounds, and the candidates that were chosen."""
     local = {name: given.pop(name) for name in ("batch", "lr", "local_momentum") if epochs}
@@ -57,11 +59,12 @@ def transcript(
         chosen.append([])
         for i in range(K):
             near = [i, *GRAPH.neighbours[i]]
-            mean, last = average([old_w[j] for j in near]), average([old_v[j] for j in near])
+            averaged = near if averaging else [i]
+            mean, last = average([old_w[j] for j in averaged]), average([old_v[j] for j in averaged])
             known = near if inputs == "neighbourhood" else range(K)
             a = sum(first[j] for j in known) / sum(ROWS[j] for j in known)
             x, y = (torch.cat([getattr(data[j], part) for j in near]) for part in ("x", "y"))
-            u = average([old_u[j] for j in near])
+            u = average([old_u[j] for j in averaged])
             tries = literal.candidates(mean, last, a, x, y, step, u=u if epochs else None)  # type: ignore[arg-type]
             chosen[-1].append(literal.best(tries, x, y, loss))
             w_k[i] = tries[chosen[-1][-1] - 1]

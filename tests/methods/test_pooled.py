@@ -15,10 +15,11 @@ from tests.tiny_federation import GRAPH, ROWS, assert_close, philox
 OPTIONS: list[dict[str, Any]] = [
     {"epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.0},
     {"epochs": 1, "batch": 100, "lr": 0.1, "momentum": 0.8},
+    {"epochs": 2, "batch": 3, "lr": 0.3, "momentum": 0.0, "averaging": False},
 ]
 
 
-def transcript(rounds: int, **options: Any) -> list[dict[str, Tensor]]:
+def transcript(rounds: int, averaging: bool = True, **options: Any) -> list[dict[str, Tensor]]:
     """Every node averages with its neighbours, and trains on all their rows, its own first."""
     data, w_k = federation.shards(), [federation.network().state_dict() for _ in ROWS]
     for k in range(1, rounds + 1):
@@ -26,7 +27,8 @@ def transcript(rounds: int, **options: Any) -> list[dict[str, Tensor]]:
         for node in range(len(ROWS)):
             near = [node, *GRAPH.neighbours[node]]
             model = federation.network()
-            model.load_state_dict({p: sum(w_k[j][p] for j in near) / len(near) for p in w_k[node]})
+            averaged = near if averaging else [node]
+            model.load_state_dict({p: sum(w_k[j][p] for j in averaged) / len(averaged) for p in w_k[node]})
             x, y = (torch.cat([getattr(data[j], part) for j in near]) for part in ("x", "y"))
             train(model, x, y, philox("batches", k, node), **options)
             now.append(dict(model.state_dict()))

@@ -88,4 +88,6 @@ def _close(old: Any, new: Any, tolerance: float) -> bool:
         return abs(old - new) <= tolerance * max(abs(old), 1.0)
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(_close(a, b, tolerance) for a, b in zip(old, new, strict=True))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_close(part, new[key], tolerance) for key, part in old.items())
     return bool(old == new)

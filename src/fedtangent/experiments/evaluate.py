@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedtangent.experiments import early
 from fedtangent.experiments.setup import Setup
-from fedtangent.federation import Central, Fleet
+from fedtangent.federation import Central, Each, Fleet
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import cross_entropy
 from fedtangent.training.task import Weights
@@ -41,13 +41,17 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         mean = worst = accuracy
     elif nodes:
         with fleet.ledger.paused():
-            w_k = built.method.personal(state)
-            if fleet.graph is not None and not built.method.traits.personal:
-                w_k = fleet.mix(w_k)
-            right_k = fleet.map(partial(_right, built), w_k)
+            right_k = fleet.map(partial(_right, built), own_weights(built, fleet, state))
             each = [int(right) / len(built.y_test) for right in fleet.observe(right_k)]
         mean, worst = _mean_and_worst(sorted(each))
     return _told(accuracy, mean, worst, each) | {"class_accuracy": by_class, "loss": loss}
+
+
+def own_weights(built: Setup, fleet: Fleet, state: Any) -> Each[Weights]:
+    """The nodes' own models as they are measured: of neighbours that are to agree after one more average."""
+    assert built.method.personal is not None
+    w_k = built.method.personal(state)
+    return w_k if fleet.graph is None or built.method.traits.personal else fleet.mix(w_k)
 
 
 def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str, Any]:
@@ -78,10 +82,7 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         found = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
         own = found
         if built.classes and built.method.personal is not None and nodes:
-            w_k = built.method.personal(state)
-            if fleet.graph is not None and not built.method.traits.personal:
-                w_k = fleet.mix(w_k)
-            own = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
+            own = fleet.observe(fleet.map(partial(_scored, built), own_weights(built, fleet, state), test_k))
     loss = sum(float(total) for _, total in found) / sum(rows)
     if not built.classes:
         return {"loss": loss}
@@ -91,11 +92,11 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     if built.method.personal is None or nodes:
         each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
         mean, worst = _mean_and_worst(sorted(each))
-        each = each if built.present == built.nodes else _with_absent(built, fleet, each)
+        each = each if built.present == built.nodes else with_absent(built, fleet, each)
     return _told(accuracy, mean, worst, each) | {"loss": loss}
 
 
-def _with_absent(built: Setup, fleet: Fleet, each: Sequence[float | None]) -> list[float | None]:
+def with_absent(built: Setup, fleet: Fleet, each: Sequence[float | None]) -> list[float | None]:
     """One value for every node of a federation, None for those whose processes are away."""
     found = dict(zip(fleet.nodes, each, strict=True))
     return [found.get(node) for node in built.nodes]
@@ -129,7 +130,7 @@ def _tested(built: Setup, weights: Weights) -> tuple[float, float, list[float | 
     for f, y in _outputs(built, weights):
         total.append(loss.per_sample(f, y).sum(dtype=torch.float64))
         if built.classes:
-            right.append(torch.bincount(y[_hits_of(f, y)], minlength=built.classes))
+            right.append(torch.bincount(y[correct(f, y)], minlength=built.classes))
     by_class = torch.stack(right).sum(0).tolist() if right else []
     rows = torch.bincount(built.y_test, minlength=built.classes).tolist() if right else []
     each = [hits / count if count else None for hits, count in zip(by_class, rows, strict=True)]
@@ -148,7 +149,7 @@ def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor
             f = built.predict(weights, at(test.x, part))
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
-            right.append((_hits_of(f, y) & real).sum())
+            right.append((correct(f, y) & real).sum())
     none = torch.zeros((), dtype=torch.float64, device=test.real.device)
     return (torch.stack(right).sum() if right else none.long()), (torch.stack(total).sum() if total else none)
 
@@ -159,10 +160,11 @@ def _right(built: Setup, weights: Weights) -> Tensor:
 
 
 def _hits(f: Tensor, y: Tensor) -> Tensor:
-    return _hits_of(f, y).sum()
+    return correct(f, y).sum()
 
 
-def _hits_of(f: Tensor, y: Tensor) -> Tensor:
+def correct(f: Tensor, y: Tensor) -> Tensor:
+    """Which rows are right, (rows,) as bool; one whose outputs are not finite is not."""
     return (f.argmax(-1) == y) & torch.isfinite(f).all(-1)
 
 

@@ -32,6 +32,8 @@ OWN: dict[str, tuple[type, ...]] = {
 
 DType = Literal["float32", "float64"]
 GossipWeights = Literal["uniform", "metropolis"]
+EvaluateOn = Literal["own", "all"]
+FirstWeights = Literal["same", "distinct"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +56,7 @@ class Experiment:
         model_options: The model's options by name.
         outputs: Which of the model's results are the outputs, such as logits: a name or number, or from Python a
             function of what it returns; none where it returns a tensor.
+        first_weights: same on all nodes, or distinct: drawn for each node, of methods between neighbours and local.
         loss: cross_entropy or squared, or from Python a function of outputs and targets; none is cross_entropy for
             classes and squared for targets.
         class_weights: Of the loss of a row, by its label: balanced (rows / (classes x the label's rows), over all
@@ -100,6 +103,10 @@ class Experiment:
         memory: The budget of a chunk of nodes in bytes; none is a quarter of a GPU's, or the engine's own on a CPU.
         device: cpu, or cuda with or without a number.
         dtype: Of weights and inputs, float32 or float64.
+        metric: What is measured beside accuracy, such as f1,auc, or files of your own; from Python also functions of
+            outputs (n, C) and labels (n,) that give a number, higher for better, or None where the rows define none.
+        evaluate_on: The test rows of a node's measures: own, split like the training rows unless the partition gives
+            them, or all; none is the partition's own where it gives them, else all.
         evaluate_nodes_every: Measure the nodes' own models every so many rounds; 0 is never.
         deterministic: Whether two runs on one machine are to give the same bits on a GPU too. An operation that has no
             such form is an error, and some take longer; TF32 stays as PyTorch has it.
@@ -117,6 +124,7 @@ class Experiment:
     model: str | nn.Module | Callable[..., nn.Module] = "mlp"
     model_options: Mapping[str, Any] = field(default_factory=dict)
     outputs: int | str | Callable[[Any], Any] | None = None
+    first_weights: FirstWeights = "same"
     loss: str | Loss | Callable[..., Any] | None = None
     class_weights: Literal["balanced"] | Sequence[float] | None = None
     project: int | None = None
@@ -152,6 +160,8 @@ class Experiment:
     memory: int | None = None
     device: str = "cpu"
     dtype: DType = "float32"
+    metric: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | None = None
+    evaluate_on: EvaluateOn | None = None
     evaluate_nodes_every: int = 1
     deterministic: bool = False
 
@@ -166,7 +176,9 @@ class Experiment:
                 raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
             if not least <= value < 2**63:
                 raise SettingError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
-        for name, kind in (("dtype", DType), ("gossip_weights", GossipWeights)):
+        kinds = {"dtype": DType, "gossip_weights": GossipWeights, "first_weights": FirstWeights}
+        kinds |= {} if self.evaluate_on is None else {"evaluate_on": EvaluateOn}
+        for name, kind in kinds.items():
             if getattr(self, name) not in get_args(kind):
                 raise SettingError(
                     f"`{name}` must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}. Choose one."

@@ -18,6 +18,7 @@ from fedtangent.experiments import resume as resuming
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.personal import measures
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.tracking import Tracking
@@ -38,6 +39,7 @@ class Result:
         rounds: One entry a round, as in `rounds.jsonl`.
         weights: Of the aggregated model; and what else a method's own predictions take.
         folder: Where it is recorded; None where it is not.
+        nodes: The nodes' own weights after the last round, as they are, where they were asked for and are here.
     """
 
     manifest: dict[str, Any]
@@ -45,6 +47,7 @@ class Result:
     weights: Weights
     folder: Path | None
     _model: nn.Module = field(repr=False)
+    nodes: Sequence[Weights] = field(default=(), repr=False)
 
     @property
     def model(self) -> nn.Module:
@@ -61,6 +64,7 @@ def run(
     tensorboard: bool = False,
     track: Sequence[str] = (),
     page: Callable[[Path], Path] | None = None,
+    keep_nodes: bool = False,
 ) -> Result:
     """The result of an experiment.
 
@@ -75,6 +79,7 @@ def run(
         tensorboard: Log the rounds for TensorBoard too, in the folder.
         track: The trackers that are given settings, rounds and files, such as mlflow, or files of one's own.
         page: Writes the run's page in its folder, and gives the path, for the trackers to keep.
+        keep_nodes: Whether the result is to hold the nodes' own weights, too.
 
     Raises:
         ValueError: A setting that cannot be, a folder that holds something else, or a model that diverged.
@@ -100,9 +105,11 @@ def run(
                 stack.enter_context(claim)
         stack.enter_context(deterministic(built.experiment))
         stack.callback(tracking.finish, False)  # where it does not end well
-        rounds, weights = _played(built, wire, folder, partial(tracking.begin, manifest), tracking.log, on_round)
+        rounds, weights, state = _played(built, wire, folder, partial(tracking.begin, manifest), tracking.log, on_round)
         tracking.finish(True)
-    return Result(manifest, rounds, weights, folder, built.module)
+    personal = built.method.personal if keep_nodes else None
+    nodes = () if personal is None else personal(state).values
+    return Result(manifest, rounds, weights, folder, built.module, nodes)
 
 
 def _played(
@@ -112,8 +119,8 @@ def _played(
     begun: Callable[[Sequence[dict[str, Any]]], None],
     log: Callable[[dict[str, Any]], None],
     on_round: Callable[[dict[str, Any]], None] | None,
-) -> tuple[list[dict[str, Any]], Weights]:
-    """All rounds, those of the folder's checkpoint included, and the weights after the last one."""
+) -> tuple[list[dict[str, Any]], Weights, Any]:
+    """All rounds, those of the folder's checkpoint included, and weights and state after the last one."""
     start = built.fleet(0, wire)
     data_k = start.each([built.data[node] for node in start.nodes])
     state, rounds, digests, types = resuming.begun(built, start, data_k, folder)
@@ -145,8 +152,8 @@ def _played(
         if folder is not None and built.leads and (patience is None or early.best(rounds) == len(rounds)):
             model_file.save(folder, built, weights.value)  # it may have been lost
         elif folder is not None and built.leads:
-            return rounds, model_file.weights(folder, weights.value)
-    return rounds, weights.value if built.leads and weights is not None else {}
+            return rounds, model_file.weights(folder, weights.value), state
+    return rounds, weights.value if built.leads and weights is not None else {}, state
 
 
 def _kept(
@@ -194,7 +201,9 @@ def step(
         )
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
-    found = evaluate(built, built.honest(fleet), state, weights, nodes=every > 0 and k % every == 0)
+    nodes = every > 0 and k % every == 0
+    found = evaluate(built, built.honest(fleet), state, weights, nodes)
+    found |= measures(built, built.honest(fleet), state, weights, nodes, k)
     found |= validated(built, fleet, weights)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})

@@ -21,7 +21,6 @@ from fedtangent.experiments.build import (
     built_loss,
     built_method,
     built_model,
-    built_partition,
     built_presence,
     built_weights,
     check_channel,
@@ -34,12 +33,15 @@ from fedtangent.experiments.build import (
 )
 from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.experiments.first_weights import built_first, check_start
 from fedtangent.experiments.fit import check_fit
 from fedtangent.experiments.liars import built_liars, built_rule
+from fedtangent.experiments.metrics import Metric, built_metrics
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.share import Share
 from fedtangent.experiments.sources import Source, sources
+from fedtangent.experiments.test_rows import partitioned
 from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Method, Presence, Rule, Transport, Wire
 from fedtangent.federation.presence import There, completed, counted, of_all
 from fedtangent.federation.values import held as holders
@@ -77,6 +79,7 @@ class Setup:
         liars: Who lies, and how; None where nobody does.
         rule: How messages are averaged where some may lie; None for plain averages.
         held: The rows that every node keeps back to validate on; None where they train on all.
+        metrics: What is measured beside accuracy, by name.
     """
 
     experiment: Experiment
@@ -99,6 +102,7 @@ class Setup:
     liars: Liars | None = None
     rule: Rule | None = None
     held: Sequence[Shard] | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     @property
     def leads(self) -> bool:
@@ -216,6 +220,7 @@ class Setup:
             "model": named(asked.model),
             "model_options": plain(asked.resolved("model")),
             **({} if asked.outputs is None else {"outputs": plain(asked.outputs)}),
+            **({"first_weights": asked.first_weights} if asked.first_weights != "same" else {}),
             "loss": self.task.loss.name,
             **self._weights,
             "project": asked.project,
@@ -239,6 +244,8 @@ class Setup:
             "memory": asked.memory,
             "device": str(asked.device),
             "dtype": asked.dtype,
+            **({"metric": list(self.metrics)} if self.metrics else {}),
+            **({} if asked.evaluate_on is None else {"evaluate_on": asked.evaluate_on}),
             "evaluate_nodes_every": asked.evaluate_nodes_every,
             **({"deterministic": True} if asked.deterministic else {}),
         }
@@ -319,21 +326,25 @@ def setup(
     early.check(experiment)
     dataset = built_dataset(experiment)
     outputs = dataset.classes or dataset.y_train.shape[1]
-    partition = built_partition(experiment, dataset) if share is None else share.partition
+    partition = partitioned(experiment, dataset, share)
     dataset, partition = mixed(experiment, dataset, partition)
-    model = built_model(experiment, trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train), outputs)
+    inputs = trees.map(lambda leaf: tuple(leaf.shape[1:]), dataset.x_train)
+    model, first = built_model(experiment, inputs, outputs), built_first(experiment, inputs, outputs, dtype)
     example = at(dataset.x_train, slice(0, 2))
     model = initialised(experiment, model, example)
     augment = built_augmentation(experiment, example)
     loss, by_class = built_loss(experiment, dataset), built_weights(experiment, dataset, partition)
     loss = loss if by_class is None else weighted(loss, by_class)
-    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how).to(device, dtype)
+    task = Task(model, loss, example, augment=augment, outputs=experiment.outputs, steps=how, first=first)
+    task = task.to(device, dtype)
     module = copied(task.model)
     x_test, y_test = trees.to((dataset.x_test, dataset.y_test), device, dtype)
+    measured = built_metrics(experiment, dataset)
     check_fit(task, dataset)
     check_own(model, task, at(x_test, slice(0, 2)))
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
+    check_start(task, method)
     steps.check_taken(experiment, task, method)
     check_channel(experiment, method)
     if share is None:
@@ -366,6 +377,7 @@ def setup(
         presence=built_presence(experiment, method),
         liars=liars,
         held=held,
+        metrics=measured,
     )
     built = replace(built, rule=built_rule(experiment, method, built.fleet(1, built.wire()), built.graphs, liars))
     tried = data if share is None else [data[share.node or 0]]

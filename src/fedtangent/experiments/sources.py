@@ -33,7 +33,7 @@ def sources(experiment: Experiment) -> dict[str, Source]:
     """Name and digest of every part that is made of code."""
     chosen = {part: getattr(experiment, part) for part in (*PARTS, "loss", "engine", "outputs")}
     chosen |= {"host": experiment.hosted, "topology": experiment.topology or PARTS["topology"].default}
-    several = {part: links(chosen.pop(part)) for part in CHAINS}
+    several = {part: links(chosen.pop(part)) for part in CHAINS} | {"metric": links(experiment.metric)}
     found = {part: _source(part, value) for part, value in chosen.items()}
     for part, ones in several.items():
         found |= {f"{part} {i}" if i > 1 else part: _source(part, one) for i, one in enumerate(ones, 1)}

@@ -6,7 +6,7 @@ Which rounds a tracker has stands in the record's `trackers.json`: after a kill 
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,7 @@ class Tracking:
     def log(self, entry: Mapping[str, Any]) -> None:
         """Gives a round's numbers to the trackers that lack it; one that fails is told of, and left out after that."""
         k = entry["round"]
-        numbers = {name: float(value) for name, value in entry.items() if name != "round" and _is_number(value)}
+        numbers = {name: float(value) for name, value in _leaves(entry) if name != "round" and _is_number(value)}
         for name, tracker in [*self._open.items()]:
             if self._state[name]["rounds"] < k and self._done(name, k, partial(tracker.log, k, numbers)):
                 self._state[name]["rounds"] = k
@@ -142,6 +142,15 @@ def _flat(manifest: Mapping[str, Any]) -> dict[str, Any]:
         found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
     found |= {name: manifest[name] for name in ("exposure", "parameters")}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _leaves(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a round's entry holds, and by dotted names what its objects do."""
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", part) for inner, part in _leaves(value))
+        else:
+            yield name, value
 
 
 def _is_number(value: Any) -> bool:

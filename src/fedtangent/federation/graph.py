@@ -128,6 +128,16 @@ class Graph:
             matrix[i, sorted([i, *ids])] = row
         return matrix
 
+    def spectral_gap(self, weights: GossipWeights) -> float:
+        """1 - |lambda_2| of `gossip`: by how much an averaging step shrinks what nodes differ by, at least, in the end.
+
+        From 0, where the graph falls into parts or merely swaps values, to 1 of a complete one. It takes nodes^3.
+        """
+        if self.nodes == 1:
+            return 1.0
+        sizes = np.sort(np.abs(np.linalg.eigvals(self.gossip(weights))))
+        return float(min(max(1 - sizes[-2], 0.0), 1.0))
+
     def induced(self, nodes: Iterable[int]) -> Graph:
         """The graph with only the edges among `nodes`; the others stay, numbered as before, without an edge.
 

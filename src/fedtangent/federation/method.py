@@ -35,6 +35,7 @@ class Traits(NamedTuple):
         personal: Its nodes' models are meant to differ, and are measured as they are.
         needs_all: Why no node may be absent, to follow "which"; empty where nodes may be.
         unaveraged: No verb averages or adds up what its nodes learn, so that a rule would find nothing to do.
+        own_start: Its nodes may begin with weights of their own, by `first_weights`.
     """
 
     neighbours: bool = False
@@ -44,6 +45,7 @@ class Traits(NamedTuple):
     personal: bool = False
     needs_all: str = ""
     unaveraged: bool = False
+    own_start: bool = False
 
 
 class Schedule(NamedTuple):
@@ -108,6 +110,23 @@ class Method(NamedTuple):
 def rows(data: Shard) -> Tensor:
     """n_k, the number of a node's real rows."""
     return data.real.sum()
+
+
+def first_weights(fleet: Fleet, task: Any) -> Each[dict[str, Tensor]]:
+    """Every node's first weights: the task's, or those that it draws for each, where the experiment asks for these.
+
+    Args:
+        fleet: Before the first round.
+        task: A `training.Task`.
+    """
+    if task.first is None:
+        return fleet.everywhere(task.w_0)
+
+    def drawn(rng: np.random.Generator) -> dict[str, Tensor]:
+        w = task.first(rng)
+        return {name: w[name] for name in task.w_0}  # of a part of the model the trained ones
+
+    return fleet.draw(drawn, purpose="first weights")
 
 
 def participants(participation: float) -> Callable[[Fleet], Fleet]:

@@ -10,7 +10,7 @@ Sun, Li, Wang. Decentralized Federated Averaging. IEEE TPAMI 45(4), 2023, Algori
 
 from typing import Any, Literal, NamedTuple
 
-from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, first_weights, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -46,7 +46,7 @@ def dfedavg(
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0))
+        return State(first_weights(fleet, task))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         batches_k = fleet.draw(draw, data_k, purpose="batches")
@@ -58,7 +58,7 @@ def dfedavg(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True, gossips=True),
+        Traits(neighbours=True, gossips=True, own_start=True),
         aggregate,
         of_nodes,
         messages=WEIGHTS_BETWEEN,

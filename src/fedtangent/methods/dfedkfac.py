@@ -29,7 +29,19 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, disclosure, node_mean, of_nodes, rows
+from fedtangent.federation import (
+    Each,
+    Fleet,
+    Inbox,
+    Message,
+    Method,
+    Traits,
+    disclosure,
+    first_weights,
+    node_mean,
+    of_nodes,
+    rows,
+)
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers, Inputs
 from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
@@ -65,6 +77,7 @@ def dfedkfac(
     weight_decay: float = 5e-4,
     inputs: Literal["neighbourhood", "shared"] = "neighbourhood",
     guard: bool = False,
+    averaging: bool = True,
     aggregation: Literal["plain", "weighted"] = "plain",
     other: Literal["refuse", "exact"] = "refuse",
     epochs: int = 0,
@@ -87,6 +100,8 @@ def dfedkfac(
         guard: Whether a node keeps its mean, and counts as failed, in a round whose sums would show a neighbour or a
             row: of fewer than three neighbours, one with more than half of the rows, or of fewer rows than twice a
             layer's inputs. With it, and secure sums among a node's neighbours, the exposure is `aggregate`.
+        averaging: Whether a round starts from the neighbourhood's means, or (an ablation) from the node's own weights
+            and last displacement; sums are over the neighbourhood in any case.
         aggregation: Of the final model, `plain` or `weighted` by rows.
         other: What becomes of parameters of no linear map, normalisation, scale or sum: `refuse` them, or take
             `exact` blocks of the Gauss-Newton matrix.
@@ -109,7 +124,7 @@ def dfedkfac(
         fewest_k = _fewest(fleet, fleet.map(node.sizes, data_k), inputs) if guard else fleet.everywhere(torch.tensor(0))
         if inputs == "shared":
             a_k = fleet.broadcast(fleet.sum(a_k, rows=rows_of_inputs)[0])
-        return State(fleet.everywhere(task.w_0), v_k, a_k, fewest_k)
+        return State(first_weights(fleet, task), v_k, a_k, fewest_k)
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         u_k: Each[Weights] = fleet.everywhere({})
@@ -117,9 +132,9 @@ def dfedkfac(
         if epochs:
             batches_k = fleet.draw(steps.draw, data_k, purpose="batches")
             w_k, u_k = fleet.map(steps.taken, w_k, data_k, batches_k).unzip(2)
-            u_k = fleet.mix(u_k, "moves")
-        mean_k = fleet.mix(w_k, "weights")
-        v_k = fleet.mix(state.v_k, "displacements") if momentum else state.v_k
+            u_k = fleet.mix(u_k, "moves") if averaging else u_k
+        mean_k = fleet.mix(w_k, "weights") if averaging else w_k
+        v_k = fleet.mix(state.v_k, "displacements") if momentum and averaging else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
             a_k = _total(fleet, fleet.ask_total(lambda _, a: a, fleet.everywhere(()), a_k, rows=rows_of_inputs))
@@ -166,14 +181,14 @@ def dfedkfac(
         init,
         round,
         "aggregate" if guard else "kernel",
-        Traits(neighbours=True, tangent=True),
+        Traits(neighbours=True, tangent=True, own_start=True),
         aggregate,
         of_nodes,
         node_bytes=node.node_bytes(len(dampings) + momentum + (epochs > 0), span.tries),
         messages={
-            "weights": Message(("between",), lasting=True),
-            **({"displacements": Message(("between",), lasting=True)} if momentum else {}),
-            **({"moves": Message(("between",), lasting=True)} if epochs else {}),
+            **({"weights": Message(("between",), lasting=True)} if averaging else {}),
+            **({"displacements": Message(("between",), lasting=True)} if momentum and averaging else {}),
+            **({"moves": Message(("between",), lasting=True)} if epochs and averaging else {}),
             "moments": Message(("between",)),
             "directions": Message(("between",)),
         },

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
-from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, first_weights, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -77,7 +77,7 @@ def dfedsam(
     train = solvers.sgd(task, lr=lr, momentum=momentum, weight_decay=weight_decay, ahead=worst if rho else None)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0))
+        return State(first_weights(fleet, task))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         batches_k = fleet.draw(draw, data_k, purpose="batches")
@@ -91,7 +91,7 @@ def dfedsam(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True, gossips=True),
+        Traits(neighbours=True, gossips=True, own_start=True),
         aggregate,
         of_nodes,
         messages=WEIGHTS_BETWEEN,

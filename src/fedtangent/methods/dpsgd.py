@@ -12,7 +12,7 @@ Decentralized Parallel Stochastic Gradient Descent. NeurIPS 2017, Algorithm 1. a
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import trees
-from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Method, Traits, first_weights, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -51,7 +51,7 @@ def dpsgd(
     train = solvers.sgd(task, lr=lr)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0))
+        return State(first_weights(fleet, task))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         batches_k = fleet.draw(draw, data_k, purpose="batches")
@@ -68,7 +68,7 @@ def dpsgd(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True, gossips=True),
+        Traits(neighbours=True, gossips=True, own_start=True),
         aggregate,
         of_nodes,
         messages=WEIGHTS_BETWEEN,

@@ -18,7 +18,17 @@ import numpy as np
 
 from fedtangent import catalog
 from fedtangent.errors import SettingError
-from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Graph, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import (
+    WEIGHTS_BETWEEN,
+    Each,
+    Fleet,
+    Graph,
+    Method,
+    Traits,
+    first_weights,
+    node_mean,
+    of_nodes,
+)
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -74,7 +84,7 @@ def epidemic(
         return Graph(sent, nodes, directed=True)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0))
+        return State(first_weights(fleet, task))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         batches_k = fleet.draw(draw, data_k, purpose="batches")
@@ -86,7 +96,7 @@ def epidemic(
         init,
         round,
         "aggregate",
-        Traits(neighbours=True, gossips=True),
+        Traits(neighbours=True, gossips=True, own_start=True),
         aggregate,
         of_nodes,
         messages=WEIGHTS_BETWEEN,

@@ -7,7 +7,7 @@ at last  w   <- 1/K sum_k w_k                       for the record only
 
 from typing import Any, NamedTuple
 
-from fedtangent.federation import Central, Each, Fleet, Method, Traits, of_nodes
+from fedtangent.federation import Central, Each, Fleet, Method, Traits, first_weights, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -33,7 +33,7 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0))
+        return State(first_weights(fleet, task))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         batches_k = fleet.draw(draw, data_k, purpose="batches")
@@ -42,4 +42,4 @@ def local(task: Task, *, epochs: int = 1, batch: int = 10, lr: float = 0.1, mome
     def aggregate(fleet: Fleet, state: State, data_k: Each[Shard]) -> Central[Weights]:
         return fleet.mean(state.w_k)
 
-    return Method("local", init, round, "none", Traits(unaveraged=True), aggregate, of_nodes)
+    return Method("local", init, round, "none", Traits(unaveraged=True, own_start=True), aggregate, of_nodes)

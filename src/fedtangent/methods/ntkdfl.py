@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedtangent import shard, trees
 from fedtangent.errors import SettingError
-from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import Each, Fleet, Inbox, Message, Method, Traits, first_weights, node_mean, of_nodes
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.step import (
     Score,
@@ -89,7 +89,7 @@ def ntkdfl(
     answer = bill(task, exchange)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0), fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {}))
+        return State(first_weights(fleet, task), fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {}))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         fit_k = held_k = data_k
@@ -137,7 +137,7 @@ def ntkdfl(
         init,
         round,
         "raw-equivalent",
-        Traits(neighbours=True, tangent=True),
+        Traits(neighbours=True, tangent=True, own_start=True),
         aggregate,
         of_nodes,
         node_bytes=step.node_bytes(task),

@@ -12,7 +12,17 @@ NTK-DFL (Thompson, Yue, Wong, Dai. ICML 2025), whose messages tell as much as th
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import shard
-from fedtangent.federation import WEIGHTS_BETWEEN, Each, Fleet, Inbox, Method, Traits, node_mean, of_nodes
+from fedtangent.federation import (
+    WEIGHTS_BETWEEN,
+    Each,
+    Fleet,
+    Inbox,
+    Method,
+    Traits,
+    first_weights,
+    node_mean,
+    of_nodes,
+)
 from fedtangent.shard import Shard
 from fedtangent.task import Task, Weights
 from fedtangent.training import solvers
@@ -31,6 +41,7 @@ def pooled(
     batch: int = 25,
     lr: float = 0.1,
     momentum: float = 0.0,
+    averaging: bool = True,
     aggregation: Literal["plain", "weighted"] = "plain",
 ) -> Method:
     """Local training on the neighbourhood's rows; defaults as DFedAvg's.
@@ -41,6 +52,7 @@ def pooled(
         batch: Rows in a batch.
         lr: eta, the step size.
         momentum: Of the local SGD; starts at zero every round.
+        averaging: Whether a round starts from the neighbourhood's mean, or (an ablation) from the node's own weights.
         aggregation: Of the final model, `plain` or `weighted` by rows.
     """
     aggregate = node_mean(aggregation)
@@ -48,10 +60,10 @@ def pooled(
     train = solvers.sgd(task, lr=lr, momentum=momentum)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
-        return State(fleet.everywhere(task.w_0))
+        return State(first_weights(fleet, task))
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
-        w_k = fleet.mix(state.w_k, "weights")
+        w_k = fleet.mix(state.w_k, "weights") if averaging else state.w_k
         pool_k = fleet.map(together, data_k, fleet.share(data_k))
         return State(fleet.map(train, w_k, pool_k, fleet.draw(draw, pool_k, purpose="batches"))), {}
 
@@ -64,8 +76,8 @@ def pooled(
         init,
         round,
         "raw-equivalent",
-        Traits(neighbours=True),
+        Traits(neighbours=True, own_start=True),
         aggregate,
         of_nodes,
-        messages=WEIGHTS_BETWEEN,
+        messages=WEIGHTS_BETWEEN if averaging else {},
     )

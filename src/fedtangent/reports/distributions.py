@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -18,7 +19,7 @@ from fedtangent.reports.records import Group, Record
 from fedtangent.reports.statistics import number_text
 
 # Classes with a row of their own; of more, their accuracies are drawn from the lowest to the highest.
-_ROWS = 40
+ROWS = 40
 # Points of a line of sorted accuracies.
 _POINTS = 250
 _WIDTH = 440
@@ -48,7 +49,7 @@ def of_classes(compared: Sequence[Group]) -> Drawing | None:
     """
     found = [_class_means(group) for group in compared]
     count = max(map(len, found))
-    if count > _ROWS:
+    if count > ROWS:
         return _sorted(compared, [np.sort(own[np.isfinite(own)]) for own in found], "classes", "over-classes")
     return _rows(compared, found, count) if count else None
 
@@ -77,10 +78,9 @@ def _sorted(compared: Sequence[Group], values: Sequence[np.ndarray], what: str, 
             own = own[np.isfinite(own)]
             if not len(own):
                 continue
-            kept = np.unique(np.linspace(0, len(own) - 1, min(len(own), _POINTS)).round().astype(int))
-            share = (kept + 1) / len(own)
-            say = [number_text(value) for value in own[kept]]
-            strokes.append(drawn_line(axes, Line(i, group.label, share, own[kept], say), look))
+            share, kept = sorted_points(own)
+            say = [number_text(value) for value in kept]
+            strokes.append(drawn_line(axes, Line(i, group.label, share, kept, say), look))
         low, high = axes.get_ylim()
         axes.set(xlim=(0, 1), ylim=(max(0.0, low), min(1.0, high) if high < 1.2 else high))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -91,18 +91,30 @@ def _sorted(compared: Sequence[Group], values: Sequence[np.ndarray], what: str, 
         return Drawing(svg.inline(figure, name, described), answering, told_apart(axes, strokes))
 
 
-def _rows(compared: Sequence[Group], means: Sequence[np.ndarray], count: int) -> Drawing:
+def sorted_points(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of values from the lowest to the highest some, the last included, and the share of all that are no higher."""
+    kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), _POINTS)).round().astype(int))
+    return (kept + 1) / len(values), values[kept]
+
+
+def class_axes(count: int) -> tuple[Figure, Axes]:
+    """A figure with a row a class, and its axes without a frame."""
     height = 40 + max(120, 24 * count)
+    figure = Figure(figsize=(_WIDTH / 72, height / 72), dpi=72)
+    axes = figure.add_axes((44 / _WIDTH, 28 / height, 1 - 58 / _WIDTH, 1 - 36 / height))
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set(color=svg.SOFT, linewidth=0.8)
+    axes.tick_params(axis="both", colors=svg.SOFT, length=0, pad=6, labelsize=12)
+    axes.grid(color=svg.RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set(ylim=(count - 0.5, -0.5), yticks=range(count))
+    return figure, axes
+
+
+def _rows(compared: Sequence[Group], means: Sequence[np.ndarray], count: int) -> Drawing:
     with svg.style():
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), dpi=72)
-        axes = figure.add_axes((44 / _WIDTH, 28 / height, 1 - 58 / _WIDTH, 1 - 36 / height))
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set(color=svg.SOFT, linewidth=0.8)
-        axes.tick_params(axis="both", colors=svg.SOFT, length=0, pad=6, labelsize=12)
-        axes.grid(color=svg.RULE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set(ylim=(count - 0.5, -0.5), yticks=range(count))
+        figure, axes = class_axes(count)
         lines = []
         for i, (group, own, look) in enumerate(zip(compared, means, looks(compared), strict=True)):
             place = np.arange(len(own), dtype=np.float64)

@@ -7,10 +7,11 @@ import csv as comma_separated
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from fedtangent.reports import measures
 from fedtangent.reports.records import Group, Record, flat
 from fedtangent.reports.statistics import MISSING
 
@@ -68,12 +69,14 @@ def csv(compared: Sequence[Group]) -> str:
     """Every round of every run as a link's address that holds the CSV file itself."""
     file = io.StringIO()
     writer = comma_separated.writer(file, lineterminator="\n")
-    writer.writerow(["run", "seed", *_COLUMNS])
+    measured = _measured(compared)
+    writer.writerow(["run", "seed", *_COLUMNS, *measured])
     for group in compared:
         for record in group.records:
             # A table calculator runs a cell that begins so.
             start = [f"'{group.label}" if group.label[0] in "=+-@" else group.label, record.experiment.get("seed")]
-            writer.writerows([*start, *(row.get(key) for key in _COLUMNS)] for row in record.rounds)
+            for row in record.rounds:
+                writer.writerow([*start, *(row.get(key) for key in _COLUMNS), *(_of(row, key) for key in measured)])
     return f"data:text/csv;base64,{base64.b64encode(file.getvalue().encode()).decode()}"
 
 
@@ -85,20 +88,35 @@ def data(compared: Sequence[Group]) -> str:
     return "\n".join(_rounds(group) for group in compared)
 
 
+def _measured(compared: Sequence[Group]) -> list[str]:
+    """The columns of measures, such as own_f1 and aggregate_f1, where they were asked for: the means over the nodes."""
+    return [f"{kind}_{name}" for name in measures.names(compared) for kind in measures.MODELS]
+
+
+def _of(row: Mapping[str, Any], key: str) -> float | None:
+    """What a round has in a column of measures; of an aggregated model on all test rows its one value."""
+    kind, _, name = key.partition("_")
+    found = ((row.get("measures") or {}).get(name) or {}).get(kind) or {}
+    value: float | None = found.get("mean", found.get("all"))
+    return value
+
+
 def _rounds(group: Group) -> str:
-    head = "".join(f'<th scope="col">{key.replace("_", " ")}</th>' for key in _COLUMNS)
+    measured = _measured([group])
+    head = "".join(f'<th scope="col">{escape(key.replace("_", " "))}</th>' for key in (*_COLUMNS, *measured))
     tables = "".join(
         f"<table><caption>Seed {escape(str(record.experiment.get('seed')))}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{_body(record)}</tbody></table>"
+        f"<thead><tr>{head}</tr></thead><tbody>{_body(record, measured)}</tbody></table>"
         for record in group.records
     )
     return _folded(group.label, "Rounds", tables)
 
 
-def _body(record: Record) -> str:
+def _body(record: Record, measured: Sequence[str]) -> str:
     lines = []
     for row in record.rounds:
         first, *rest = (_cell(key, row.get(key)) for key in _COLUMNS)
+        rest += [_cell(key, _of(row, key)) for key in measured]
         lines.append(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>')
     return "".join(lines)
 

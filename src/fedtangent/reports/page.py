@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedtangent.experiments import atomic
-from fedtangent.reports import distributions, figures, listings, nodes, statistics, svg, table, template
+from fedtangent.reports import (
+    distributions,
+    figures,
+    listings,
+    measure_figures,
+    measures,
+    nodes,
+    statistics,
+    svg,
+    table,
+    template,
+)
 from fedtangent.reports import records as records_of
 from fedtangent.reports.finding import finding
 from fedtangent.reports.hover import Drawing, script_data
@@ -36,8 +47,8 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
     target = statistics.common_target(compared, kind) if target is None else table.checked_target(target, kind)
     looks = figures.looks(compared)
     keys = [look.key for look in looks]
-    curves, of_nodes = _curves(compared, kind, target), _nodes(compared)
-    told = {figure.name: figure.drawing.hover for figure in [*curves, *of_nodes] if figure.drawing.hover}
+    curves, of_nodes, measured = _curves(compared, kind, target), _nodes(compared), _measures(compared)
+    told = {figure.name: figure.drawing.hover for figure in [*curves, *measured, *of_nodes] if figure.drawing.hover}
     return template.page(
         "report.html",
         script="page.js",
@@ -51,6 +62,7 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
         legend=escape(_legend(compared, kind)),
         names=_names(compared, keys),
         curves="".join(map(_html, curves)),
+        measures=_measured(compared, keys, measured),
         nodes=_section("nodes", "The nodes", of_nodes),
         exposure="\n".join(listings.exposure(group) for group in compared),
         settings="\n".join(listings.settings(group) for group in compared),
@@ -191,6 +203,31 @@ def _curves(compared: Sequence[Group], kind: Measure, target: float | None) -> l
         caption = "Accuracy of the aggregated model on the test rows of every class, after the last round."
         found.append(_Figure("over-classes", "Over the classes", classes, caption))
     return found
+
+
+def _measures(compared: Sequence[Group]) -> list[_Figure]:
+    found = []
+    for i, name in enumerate(measures.names(compared)):
+        if (drawing := measure_figures.over_nodes(compared, name, f"measure-{i}")) is not None:
+            caption = f"{measures.written(name)} at every node, from the lowest to the highest: own models solid, the "
+            found.append(_Figure(f"measure-{i}", measures.written(name), drawing, f"{caption}aggregated model dashed."))
+    if found and (drawing := measure_figures.over_classes(compared)) is not None:
+        caption = "Accuracy on the test rows of every class: own models filled, the aggregated model hollow."
+        found.append(_Figure("measure-classes", "Every class", drawing, caption))
+    return found
+
+
+def _measured(compared: Sequence[Group], keys: Sequence[str], found: Sequence[_Figure]) -> str:
+    """The section of the measures that were asked for; empty without."""
+    if not measures.names(compared):
+        return ""
+    table_ = (
+        f'<div class="scroll" role="region" aria-labelledby="measures" tabindex="0">\n{measures.html(compared, keys)}'
+    )
+    note = f'<p class="note">{escape(measures.note(compared))}</p>'
+    pair = f'<div class="pair">\n{"".join(map(_html, found))}</div>' if found else ""
+    title = '<h2 id="measures">Own models and the aggregated one</h2>'
+    return f'<section aria-labelledby="measures">\n{title}\n{table_}\n</div>\n{note}\n{pair}\n</section>'
 
 
 def _nodes(compared: Sequence[Group]) -> list[_Figure]:

@@ -16,6 +16,7 @@ from typing import Any
 _NAMES = ("host", "dataset", "augment", "model", "loss", "partition", "topology", "fault")
 _ACCURACIES = ("accuracy", "mean_node_accuracy", "worst_tenth_accuracy")
 _LISTS = ("node_accuracy", "class_accuracy")
+_MEASURED, _MEASURED_LISTS, _MOST_MEASURES = ("mean", "deviation", "worst_tenth", "all"), ("nodes", "classes"), 50
 _COUNTED = ("sent_bytes", "seconds")
 _PRESENT = ("present", "links")
 # A larger loss counts as infinite: squares and sums of it would be. No amount is as large.
@@ -83,9 +84,29 @@ def row(text: bytes) -> dict[str, Any]:
         raise ValueError(f"an object whose {', '.join(_PRESENT)} are counts or null")
     if not (entry.get("skipped") is None or isinstance(entry["skipped"], bool)):
         raise ValueError("an object whose skipped is true, false or null")
+    if not (entry.get("measures") is None or _are_measures(entry["measures"])):
+        raise ValueError(
+            "an object whose measures are null, or by name null or what own and aggregate models are worth"
+        )
     if entry.get("loss") is not None and abs(entry["loss"]) > _MOST:
         entry["loss"] = math.inf
     return entry
+
+
+def _are_measures(value: object) -> bool:
+    """Whether it is, by name and by model, null or numbers and nulls, alone and in lists."""
+    if not isinstance(value, dict) or len(value) > _MOST_MEASURES or not all(map(_is_name, value)):
+        return False
+    if not all(isinstance(models, dict) and {*models} <= {"own", "aggregate"} for models in value.values()):
+        return False
+    told = [own for models in value.values() for own in models.values() if own is not None]
+    if not all(isinstance(own, dict) and {*own} <= {*_MEASURED, *_MEASURED_LISTS} for own in told):
+        return False
+    lists = [own[key] for own in told for key in _MEASURED_LISTS if own.get(key) is not None]
+    if not all(isinstance(one, list) and len(one) <= _MOST_NODES for one in lists):
+        return False
+    numbers = [*(part for one in lists for part in one), *(own.get(key) for own in told for key in _MEASURED)]
+    return all(part is None or (_is_number(part) and abs(part) <= _MOST) for part in numbers)
 
 
 def _json(text: bytes) -> Any:

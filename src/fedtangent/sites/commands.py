@@ -10,7 +10,7 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments import launch
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import Result
-from fedtangent.reports import records, table
+from fedtangent.reports import measures, records
 from fedtangent.sites import session
 from fedtangent.sites.plan import LOCAL
 
@@ -167,7 +167,7 @@ def _shown(result: Result | None, out: str | None) -> int:
     if result is None:
         return launch.FAILED
     folder = result.folder or Path(result.manifest["experiment"]["method"])
-    Console().print(table.table([records.Record(folder, result.manifest, result.rounds)], None))
+    Console().print(*measures.tables([records.Record(folder, result.manifest, result.rounds)]))
     if out is not None:
         print(f"Recorded in {out}.")
     return 0

@@ -126,6 +126,8 @@ def checked(told: Any) -> dict[str, Any]:
     for part in _NAMED:
         if (value := told.get(part)) is not None:
             _check_name(part, value)
+    if told.get("metric") is not None:
+        _check_name("metric", told["metric"])
     if told.get("loss") is not None and told["loss"] not in losses.NAMES:
         raise SettingError(
             f"`loss` must be one of {', '.join(losses.NAMES)} in a plan; got {told['loss']!r}. Choose one."
@@ -134,8 +136,10 @@ def checked(told: Any) -> dict[str, Any]:
 
 
 def _check_name(part: str, value: Any) -> None:
-    known = catalog.names(PARTS[part].folder)
-    names = value.split(",") if part == "channel" and isinstance(value, str) else [value]
+    known = catalog.names(PARTS[part].folder if part in PARTS else f"{part}s")
+    several = part in ("channel", "metric")
+    names = value.split(",") if several and isinstance(value, str) else [value]
+    names = list(value) if several and isinstance(value, (list, tuple)) else names
     for name in names:
         if not isinstance(name, str) or name not in known:
             raise SettingError(

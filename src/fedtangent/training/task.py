@@ -53,6 +53,7 @@ class Task:
         augment: What happens to the rows of a batch, from `solvers.shuffled`; none leaves them.
         outputs: Which of the model's results are the outputs, such as 'logits'; none where it returns these alone.
         steps: How local steps are taken, beside a method's own settings.
+        first: Draws the first weights of a node, where every node has its own; none is the model's.
 
     Attributes:
         w_0: The first weights.
@@ -66,6 +67,7 @@ class Task:
     augment: Augmentation | None = None
     outputs: Picker | None = None
     steps: Steps = PLAIN
+    first: Callable[[np.random.Generator], Weights] | None = field(default=None, repr=False)
     w_0: Weights = field(init=False, repr=False)
     cache: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     _all: frozenset[str] = field(init=False, repr=False)

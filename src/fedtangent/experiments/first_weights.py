@@ -1,0 +1,42 @@
+"""First weights: one draw for all nodes, or one for each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtangent.errors import SettingError
+from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.federation import Method
+from fedtangent.training.task import Task
+
+
+def built_first(
+    experiment: Experiment, inputs: Any, outputs: int, dtype: torch.dtype
+) -> Callable[[np.random.Generator], dict[str, Tensor]] | None:
+    """What draws a node's own first weights; None where all nodes begin with the same."""
+    if experiment.first_weights == "same":
+        return None
+    function = factory("model", experiment.model)
+    if function is None:
+        raise SettingError(
+            "`first_weights` must be same for a module of your own, which comes with its weights; got distinct. Give a "
+            "model's name or function."
+        )
+    chosen = experiment.resolved("model")
+
+    def first(rng: np.random.Generator) -> dict[str, Tensor]:
+        model = function(inputs, outputs, rng, **chosen)
+        return {name: p.detach().to(dtype) for name, p in model.named_parameters() if p.requires_grad}
+
+    return first
+
+
+def check_start(task: Task, method: Method) -> None:
+    """Raises ValueError where a method cannot begin with weights of every node's own."""
+    if task.first is not None and not method.traits.own_start:
+        raise SettingError(
+            f"`first_weights` must be same for {method.name}, all of whose nodes begin alike; got distinct. Drop it."
+        )

@@ -1,0 +1,1 @@
+"""What outputs are worth on some rows, beside accuracy: one metric, one file."""
