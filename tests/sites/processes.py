@@ -86,14 +86,33 @@ def ports(count: int) -> list[int]:
 
 
 def kits(
-    folder: Path, served: bool, names: Sequence[str] = NAMES, consent: Sequence[str] = (), days: float = 9
+    folder: Path,
+    served: bool,
+    names: Sequence[str] = NAMES,
+    consent: Sequence[str] = (),
+    days: float = 9,
+    relayed: Sequence[str] = (),
+    relay: int | None = None,
 ) -> Path:
-    """The kits of a federation on this machine."""
-    free = ports(len(names) + 1)
+    """The kits of a federation on this machine.
+
+    Args:
+        folder: Where they go.
+        served: Whether there is a server.
+        names: Of the sites.
+        consent: Exposures that they allow.
+        days: That certificates last.
+        relayed: Who is called by a relay.
+        relay: Its port; none is a free one.
+    """
+    free = ports(len(names) + 2)
     text = f'name = "hearts"\ndays = {days}\n'
-    text += f'[server]\naddress = "127.0.0.1:{free[0]}"\n' if served else ""
-    for name, port in zip(names, free[1:], strict=True):
-        text += f"[sites.{name}]\n" + ("" if served else f'address = "127.0.0.1:{port}"\n')
+    text += f'[relay]\naddress = "127.0.0.1:{relay or free[-1]}"\n' if relayed else ""
+    address = {name: f'address = "127.0.0.1:{port}"\n' for name, port in zip(("server", *names), free, strict=False)}
+    address |= dict.fromkeys(relayed, "")
+    text += "[server]\n" + address["server"] if served else ""
+    for name in names:
+        text += f"[sites.{name}]\n" + ("" if served else address[name])
     (folder / "federation.toml").write_text(text)
     provision(folder / "federation.toml", folder / "kits")
     for name in names:

@@ -1,4 +1,4 @@
-"""The commands of a real federation: provision, server, site and start."""
+"""The commands of a real federation: provision, revoke, server, site, start and relay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,6 +142,26 @@ def site(
     if result is None:
         return launch.FAILED
     print("The run has ended well.")
+    return 0
+
+
+def relay(kit: str, *, listen: str | None = None) -> int:
+    """Join sites that accept no connections from outside, until this is stopped; it forwards what it cannot read.
+
+    Args:
+        kit: The folder of the relay's kit.
+        listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+    """
+    _check_extra()
+    from fedtangent.sites.kit import kit as opened
+    from fedtangent.transports._relay import Relay
+
+    own = opened(kit, relay=True)
+    address = session.address(listen) or own.relay
+    assert address is not None
+    found = Relay(own.identity, address, own.book, session.tell)
+    print(f"The relay of {own.federation} listens at {address}.", flush=True)
+    found.run()
     return 0
 
 
