@@ -81,7 +81,8 @@ def test_help_tells_choices_and_breaks_no_word(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "words", ["run", "check", "recipe", "server", "site KIT", "relay KIT", "start", "provision FILE", "list"]
+    "words",
+    ["run", "check", "recipe", "server", "site KIT", "relay KIT", "status KIT", "start", "provision FILE", "list"],
 )
 def test_no_command_tells_more_than_a_line_holds(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

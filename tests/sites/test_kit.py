@@ -209,7 +209,7 @@ def test_the_wrong_command_for_a_kit(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["provision", "revoke", "relay", "server", "site", "start"])
+@pytest.mark.parametrize("command", ["provision", "revoke", "relay", "status", "server", "site", "start"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"usage: fedtangent {command}" in capsys.readouterr().out

@@ -73,12 +73,12 @@ class Kit(NamedTuple):
         return f"The certificate of {self.name} expires on {self.expires:%Y-%m-%d}. Ask for a new kit."
 
 
-def kit(folder: str | Path, relay: bool = False) -> Kit:
+def kit(folder: str | Path, relay: bool | None = False) -> Kit:
     """The kit in a folder, checked.
 
     Args:
         folder: Where it lies.
-        relay: Whether it is to be the relay's.
+        relay: Whether it is to be the relay's; None where it may be anybody's.
 
     Raises:
         ValueError: It is none, is damaged, belongs to another site, has expired, or its key may be read by others.
@@ -94,7 +94,7 @@ def kit(folder: str | Path, relay: bool = False) -> Kit:
         raise SettingError(
             f"`kit` must be a folder from fedtangent provision; got {path} ({type(error).__name__}). Copy the kit anew."
         ) from error
-    if relay != (name == RELAY):
+    if relay not in (None, name == RELAY):
         raise SettingError(
             f"`kit` must be {'the relay' if relay else 'a site'}'s for this command; got that of {name}. "
             f"Use fedtangent {'site' if relay else 'relay'}."
