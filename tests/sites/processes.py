@@ -37,13 +37,22 @@ class Ended(NamedTuple):
 
 
 class Process:
-    """One command of the command line, in a process of its own."""
+    """One command of the command line, in a process of its own.
 
-    def __init__(self, words: Sequence[Any], log: Path, variables: Mapping[str, str] | None = None) -> None:
+    Args:
+        words: Of the command.
+        log: What it says is added there.
+        variables: Of its environment.
+        folder: Where it runs; none is this process's.
+    """
+
+    def __init__(
+        self, words: Sequence[Any], log: Path, variables: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
         self.log = log
         log.touch()
         log.with_suffix(".before").write_text(log.read_text())
-        self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {})))
+        self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {}), folder))
         self.process.start()
 
     def said(self) -> str:
@@ -67,8 +76,10 @@ class Process:
         return Ended(self.process.exitcode, self.said())
 
 
-def _run(words: list[str], log: str, variables: dict[str, str]) -> None:
+def _run(words: list[str], log: str, variables: dict[str, str], folder: Path | None) -> None:
     os.environ.update(variables)
+    if folder is not None:
+        os.chdir(folder)
     if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
         agreement.code = lambda: other
     with open(log, "a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
