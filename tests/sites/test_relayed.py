@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -123,9 +124,13 @@ def test_a_relay_that_is_not_there(relayed: Relayed) -> None:
 
 
 @pytest.mark.parametrize("relayed", ["dfedavg"], indirect=True)
-def test_the_relays_own_port_in_use(relayed: Relayed) -> None:
-    listen = ["--listen", f"127.0.0.1:{relayed.port}"]
-    second = processes.Process(["relay", relayed.folder / "kits" / "relay", *listen], relayed.folder / "second.log")
-    end = second.ended(60)
-    assert end.code == 2
-    assert "`address` must be one where this site can listen; got 127.0.0.1" in end.said
+def test_the_relays_own_port_or_kit_in_use(relayed: Relayed) -> None:
+    kit, listen = relayed.folder / "kits" / "relay", ["--listen", f"127.0.0.1:{relayed.port}"]
+    shutil.copytree(kit, relayed.folder / "copied")
+    for place, told in {
+        kit: "`kit` must not be in use; got ",
+        relayed.folder / "copied": "`address` must be one where this site can listen; got 127.0.0.1",
+    }.items():
+        second = processes.Process(["relay", place, *listen], relayed.folder / "second.log").ended(60)
+        assert second.code == 2
+        assert told in second.said

@@ -41,6 +41,8 @@ RELAY = "relay"  # the name in its certificate
 _WORD = struct.Struct("!4sB40s")  # what is said: magic number, kind, a site's name
 _MAGIC = b"FdT1"
 _WAIT, _CALL, _WAITING, _CALLED, _JOINED, _ABSENT, _UNKNOWN, _MANY = range(8)
+_PENDING = 256  # handshakes and calls that are not joined yet, at once
+_HOLD = 1.0  # seconds in which a site that is called may begin to wait
 _ANSWER = 5.0  # seconds that a site which waits has for its part of being called
 _AGAIN = 0.5  # seconds between two tries to wait
 
@@ -104,26 +106,39 @@ class Waiting:
     def accept(self) -> tuple[socket.socket, str]:
         """As of Incoming."""
         try:
-            line = self._line or self._kept(self._begun(HANDSHAKE))
-            kind, name = _heard(line, None)
-            if kind != _CALLED:
-                raise OSError(errno.EPROTO, "another word than that of a call")
-            found = _plain(line)
+            found = self._called(self._begun(HANDSHAKE))
         except (OSError, SettingError) as error:
-            self._drop()
             self.why = error if isinstance(error, SettingError) else self._unreached(error)
             if self._was and not self.closed and not self._lost:
                 self._lost = True
                 self._tell(f"the relay {self._relay} was lost ({reason(error)}), and is called again")
             time.sleep(_AGAIN)
             raise OSError(errno.ECONNABORTED, "no relay") from error
-        self._line = None
-        return found, f"{name} at the relay"
+        return found
 
     def close(self) -> None:
         """As of Incoming."""
-        self.closed = True
-        self._drop()
+        with self._lock:
+            self.closed = True
+            if self._line is not None:  # `accept` reads of it, and closes it: its number must not go to another before
+                with suppress(OSError):
+                    socket.socket.shutdown(self._line, socket.SHUT_RDWR)
+
+    def _called(self, line: ssl.SSLSocket) -> tuple[socket.socket, str]:
+        """The connection, as soon as somebody calls, without TLS."""
+        with self._lock:
+            self._line = line
+        try:
+            if self.closed:
+                raise ConnectionAbortedError(errno.ECONNABORTED, "closed")
+            kind, name = _heard(line, None)
+            if kind != _CALLED:
+                raise OSError(errno.EPROTO, "another word than that of a call")
+            return _plain(line), f"{name} at the relay"
+        finally:
+            with self._lock:
+                self._line = None
+            line.close()  # what it held has gone over, where all went well
 
     def _unreached(self, error: OSError) -> Unreached:
         return Unreached(
@@ -141,22 +156,6 @@ class Waiting:
             self._tell(f"the relay {self._relay} is there again")
         self._was, self._lost, self.why = True, False, None
         return lasting(secured)
-
-    def _kept(self, line: ssl.SSLSocket) -> ssl.SSLSocket:
-        with self._lock:
-            self._line = line
-        if self.closed:
-            self._drop()
-        return line
-
-    def _drop(self) -> None:
-        """Closes the connection, of which another thread may be reading."""
-        with self._lock:
-            line, self._line = self._line, None
-        if line is not None:
-            with suppress(OSError):
-                socket.socket.shutdown(line, socket.SHUT_RDWR)
-            line.close()
 
 
 class Relay:
@@ -176,12 +175,12 @@ class Relay:
         self, identity: Identity, address: Address, sites: Collection[str], tell: Callable[[str], None]
     ) -> None:
         context(identity, server=True)  # what is wrong with it is told now
-        self._identity, self._sites, self._tell = identity, frozenset(sites), tell
+        self._identity, self._sites, self._told = identity, frozenset(sites), tell
         self._most = 2 * len(self._sites) + 8  # connections of a site at once, those that wait aside
-        self._waiting, self._busy, self._lock = dict[str, ssl.SSLSocket](), Counter[str](), threading.Lock()
+        self._waiting, self._busy, self._lock = dict[str, ssl.SSLSocket](), Counter[str](), threading.Condition()
         self._forwarding = Forwarding()
         self._incoming: Incoming = Listening(address)
-        threading.Thread(target=admitting, args=(self._incoming, self._admit), daemon=True).start()
+        threading.Thread(target=admitting, args=(self._incoming, self._admit, _PENDING), daemon=True).start()
 
     def run(self) -> None:
         """Forwards until `close`."""
@@ -229,12 +228,14 @@ class Relay:
                 before = secured
             else:
                 self._waiting[name] = secured
+                self._lock.notify_all()
         if before is not None:
             before.close()
 
     def _call(self, name: str, secured: ssl.SSLSocket, target: str) -> None:
         both = (name, target)
         with self._lock:
+            self._lock.wait_for(lambda: target in self._waiting, _HOLD)
             many = any(self._busy[one] >= self._most for one in both)
             other = None if many else self._waiting.pop(target, None)
             if other is not None:
@@ -282,6 +283,10 @@ class Relay:
             called.close()
             raise
 
+    def _tell(self, sentence: str) -> None:
+        with suppress(OSError):  # nobody reads it
+            self._told(sentence)
+
     def _left(self, both: tuple[str, str]) -> None:
         with self._lock:
             self._busy.subtract(both)
@@ -303,7 +308,7 @@ def _asked(identity: Identity, relay: Address, kind: int, name: str, seconds: fl
     finally:
         plain.close()  # what it holds has gone over to `secured`
     try:
-        with suppress(ConnectionError):  # it is refused already, and is told why
+        with suppress(OSError):  # it is refused already, and is told why
             secured.sendall(_word(kind, name))
         return secured, *_heard(secured, HANDSHAKE)
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):

@@ -199,14 +199,15 @@ class Listener:
             self._tell(f"turned away {host}: {reason(error)}")
 
 
-def admitting(incoming: Incoming, admit: Callable[[socket.socket, str], None]) -> None:
+def admitting(incoming: Incoming, admit: Callable[[socket.socket, str], None], most: int = _PENDING) -> None:
     """Hands over connections until no more can come; those that come while too many handshakes go on are closed.
 
     Args:
         incoming: Where they come in.
         admit: Called in a thread of its own with a connection and where it comes from.
+        most: Handshakes at once.
     """
-    pending = threading.BoundedSemaphore(_PENDING)
+    pending = threading.BoundedSemaphore(most)
 
     def admitted(connection: socket.socket, host: str) -> None:
         try:
