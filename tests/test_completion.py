@@ -19,7 +19,7 @@ from fedtangent.parsers import SITE_COMMANDS
             [""],
             ["run", "check", "demo", "report", "recipe", *SITE_COMMANDS, "list", "completion", "--help", "--version"],
         ),
-        (["re"], ["report", "recipe", "revoke"]),
+        (["re"], ["report", "recipe", "revoke", "relay"]),
         (["run", ""], catalog.names("methods")),
         (["check", "fedp"], ["fedpart", "fedpm", "fedprox"]),
         (["recipe", "pois"], ["poisson_pinn"]),

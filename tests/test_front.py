@@ -80,7 +80,10 @@ def test_help_tells_choices_and_breaks_no_word(monkeypatch: pytest.MonkeyPatch) 
     assert "100,200,300,400,500,600,700,800" in text and not re.search(r"\w-\n", text)
 
 
-@pytest.mark.parametrize("words", ["run", "check", "recipe", "server", "site KIT", "start", "provision FILE", "list"])
+@pytest.mark.parametrize(
+    "words",
+    ["run", "check", "recipe", "server", "site KIT", "relay KIT", "status KIT", "start", "provision FILE", "list"],
+)
 def test_no_command_tells_more_than_a_line_holds(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,13 +38,22 @@ class Ended(NamedTuple):
 
 
 class Process:
-    """One command of the command line, in a process of its own."""
+    """One command of the command line, in a process of its own.
 
-    def __init__(self, words: Sequence[Any], log: Path, variables: Mapping[str, str] | None = None) -> None:
+    Args:
+        words: Of the command.
+        log: What it says is added there.
+        variables: Of its environment.
+        folder: Where it runs; none is this process's.
+    """
+
+    def __init__(
+        self, words: Sequence[Any], log: Path, variables: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
         self.log = log
         log.touch()
         log.with_suffix(".before").write_text(log.read_text())
-        self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {})))
+        self.process = _CONTEXT.Process(target=_run, args=([*map(str, words)], str(log), dict(variables or {}), folder))
         self.process.start()
         _STARTED.append(self.process)
 
@@ -78,8 +87,10 @@ def kill_all() -> None:
             process.join()
 
 
-def _run(words: list[str], log: str, variables: dict[str, str]) -> None:
+def _run(words: list[str], log: str, variables: dict[str, str], folder: Path | None) -> None:
     os.environ.update(variables)
+    if folder is not None:
+        os.chdir(folder)
     if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
         agreement.code = lambda: other
     with open(log, "a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
@@ -97,14 +108,33 @@ def ports(count: int) -> list[int]:
 
 
 def kits(
-    folder: Path, served: bool, names: Sequence[str] = NAMES, consent: Sequence[str] = (), days: float = 9
+    folder: Path,
+    served: bool,
+    names: Sequence[str] = NAMES,
+    consent: Sequence[str] = (),
+    days: float = 9,
+    relayed: Sequence[str] = (),
+    relay: int | None = None,
 ) -> Path:
-    """The kits of a federation on this machine."""
-    free = ports(len(names) + 1)
+    """The kits of a federation on this machine.
+
+    Args:
+        folder: Where they go.
+        served: Whether there is a server.
+        names: Of the sites.
+        consent: Exposures that they allow.
+        days: That certificates last.
+        relayed: Who is called by a relay.
+        relay: Its port; none is a free one.
+    """
+    free = ports(len(names) + 2)
     text = f'name = "hearts"\ndays = {days}\n'
-    text += f'[server]\naddress = "127.0.0.1:{free[0]}"\n' if served else ""
-    for name, port in zip(names, free[1:], strict=True):
-        text += f"[sites.{name}]\n" + ("" if served else f'address = "127.0.0.1:{port}"\n')
+    text += f'[relay]\naddress = "127.0.0.1:{relay or free[-1]}"\n' if relayed else ""
+    address = {name: f'address = "127.0.0.1:{port}"\n' for name, port in zip(("server", *names), free, strict=False)}
+    address |= dict.fromkeys(relayed, "")
+    text += "[server]\n" + address["server"] if served else ""
+    for name in names:
+        text += f"[sites.{name}]\n" + ("" if served else address[name])
     (folder / "federation.toml").write_text(text)
     provision(folder / "federation.toml", folder / "kits")
     for name in names:

@@ -17,6 +17,7 @@ from fedtangent.transports._tls import Address, context
 
 SERVED = 'name = "hearts"\n[server]\naddress = "fl.example.org:8443"\n[sites.berlin]\n[sites.paris]\n'
 PEERS = 'name = "hearts"\n[sites.berlin]\naddress = "[::1]:7000"\n[sites.paris]\naddress = "b.example.org:7001"\n'
+RELAYED = '[relay]\naddress = "relay.example.org:8443"\n'
 
 
 def written(folder: Path, text: str) -> Path:
@@ -45,16 +46,39 @@ def test_addresses_of_sites_without_a_server(tmp_path: Path) -> None:
     assert not found.served
 
 
+def test_whoever_has_no_address_is_called_by_the_relay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server, or some of the peers."""
+    folder = written(tmp_path, SERVED.replace('address = "fl.example.org:8443"\n', "") + RELAYED)
+    assert {path.name for path in folder.iterdir()} == {"authority", "server", "berlin", "paris", "relay"}
+    found = kit(folder / "paris")
+    assert (found.book["server"], found.relay) == (None, Address("relay.example.org", 8443))
+    assert kit(folder / "relay", relay=True).name == "relay"
+    assert not (folder / "relay" / "consent.toml").exists()
+    assert main(["server", str(folder / "server"), "fedavg", "--listen", "127.0.0.1:7000"]) == 2
+    assert "`listen` must be left out for server, which is called by the relay; got it." in capsys.readouterr().err
+    (tmp_path / "peers").mkdir()
+    found = kit(written(tmp_path / "peers", PEERS.replace('address = "[::1]:7000"\n', "") + RELAYED) / "paris")
+    assert found.book == {"berlin": None, "paris": Address("b.example.org", 7001)}
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("name = 3\n[sites.a]\n[sites.b]\n", "`name` must be a short text; got 3."),
-        (SERVED.replace("name", "nmae"), "`federation` must hold name, days, server and sites; got 'nmae'. Drop it."),
+        (
+            SERVED.replace("name", "nmae"),
+            "`federation` must hold name, days, server, relay, sites; got 'nmae'. Drop it.",
+        ),
         ('name = "x"\n[sites.berlin]\n', "`sites` must be at least two tables such as"),
         (SERVED.replace("paris", "Paris"), "`sites` must have names of small letters, digits and dashes"),
-        (SERVED.replace("paris", "authority"), "other than server and authority; got 'authority'."),
+        (SERVED.replace("paris", "authority"), "other than server, relay and authority; got 'authority'."),
         (PEERS.replace(":7001", ""), "`sites.paris` must have an address host:port; got 'b.example.org'. Give one."),
         (SERVED + 'address = "a:1"\n', "`sites.paris` must be empty in a federation with a server"),
+        (SERVED + RELAYED, "`relay` must be of use to a server or site without an address; got an address of each."),
+        (PEERS + RELAYED, "`relay` must be of use to a server or site without an address; got an address of each."),
+        (PEERS + "[relay]\n", "`relay` must have an address host:port; got None. Give one."),
+        (SERVED.replace("paris", "relay"), "other than server, relay and authority; got 'relay'."),
+        (SERVED.replace('address = "fl.example.org:8443"\n', ""), "`server` must have an address host:port; got None."),
         ("days = -1\n" + SERVED, "`days` must be a number up to 3650; got -1."),
         ("name = ", "`federation` must be a .toml file; got"),
     ],
@@ -174,9 +198,18 @@ def test_the_wrong_command_for_a_kit(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "`kit` must be the server's for this command; got that of paris." in capsys.readouterr().err
     assert main(["site", str(folder / "server"), "--dataset", "digits"]) == 2
     assert "`kit` must be a site's for this command; got the server's." in capsys.readouterr().err
+    assert main(["relay", str(folder / "paris")]) == 2
+    told = "`kit` must be the relay's for this command; got that of paris. Use fedtangent site."
+    assert told in capsys.readouterr().err
+    (tmp_path / "relayed").mkdir()
+    folder = written(tmp_path / "relayed", PEERS.replace('address = "[::1]:7000"\n', "") + RELAYED)
+    for words in (["site"], ["start", "dfedavg"]):
+        assert main([words[0], str(folder / "relay"), *words[1:], "--dataset", "digits"]) == 2
+        told = "`kit` must be a site's for this command; got that of relay. Use fedtangent relay."
+        assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["provision", "revoke", "server", "site", "start"])
+@pytest.mark.parametrize("command", ["provision", "revoke", "relay", "status", "server", "site", "start"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"usage: fedtangent {command}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The commands of a real federation: provision, server, site and start."""
+"""The commands of a real federation: provision, revoke, server, site, start, relay and status."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import Result
 from fedtangent.reports import measures, records
 from fedtangent.sites import session
+from fedtangent.sites.in_use import in_use
 from fedtangent.sites.plan import LOCAL
 
 WAIT, PATIENCE = 300.0, 3600.0
@@ -89,7 +90,8 @@ def server(
         "quorum": quorum,
         "deadline": deadline,
     }
-    return _shown(session.lead(kit, experiment(**settings), None, **how), out)
+    with in_use(kit, out):
+        return _shown(session.lead(kit, experiment(**settings), None, **how), out)
 
 
 def start(
@@ -135,7 +137,8 @@ def start(
         "quorum": quorum,
         "deadline": deadline,
     }
-    return _shown(session.lead(kit, asked, dataset, **how), out)
+    with in_use(kit, out):
+        return _shown(session.lead(kit, asked, dataset, **how), out)
 
 
 def site(
@@ -156,11 +159,50 @@ def site(
         state: The folder for what this site keeps of runs, to go on from; none is one in the kit.
     """
     _check_extra()
-    result = session.join(kit, session.own_data(settings), wait=wait, listen=listen, state=state)
+    with in_use(kit, state):
+        result = session.join(kit, session.own_data(settings), wait=wait, listen=listen, state=state)
     if result is None:
         return launch.FAILED
     print("The run has ended well.")
     return 0
+
+
+def relay(kit: str, *, listen: str | None = None) -> int:
+    """Join sites that accept no connections from outside, until this is stopped; it forwards what it cannot read.
+
+    Args:
+        kit: The folder of the relay's kit.
+        listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
+    """
+    _check_extra()
+    from fedtangent.sites.kit import kit as opened
+    from fedtangent.transports._relay import Relay
+
+    own = opened(kit, relay=True)
+    address = session.address(listen) or own.relay
+    assert address is not None
+    with in_use(kit):
+        found = Relay(own.identity, address, own.book, session.tell)
+        print(f"The relay of {own.federation} listens at {address}.", flush=True)
+        found.run()
+    return 0
+
+
+def status(kit: str) -> int:
+    """Tell what a kit and its records say right now: certificate, addresses, consents, process, run and checkpoint.
+
+    Args:
+        kit: The folder of the kit.
+    """
+    _check_extra()
+    from fedtangent.sites.status import status as told
+
+    found = told(kit)
+    for subject, text in found.rows:
+        print(f"{subject:14}{text}".rstrip())
+    for sentence in found.wrong:
+        session.tell(sentence)
+    return launch.FAILED if found.wrong else 0
 
 
 def _shown(result: Result | None, out: str | None) -> int:

@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from fedtangent.errors import SettingError
 from fedtangent.sites.kit import SERVER, Kit
-from fedtangent.transports._tls import Address, Listener, Unreached, ended, reached
+from fedtangent.transports._relay import ByRelay, Waiting
+from fedtangent.transports._tls import Address, Listener, Unreached, Way, ended, reached
 
 LOOK = 0.05  # seconds between two looks at who has come
 _TRY = 1.0  # seconds of a try to reach a site that is not there
@@ -37,16 +38,15 @@ class Doors:
             self._called = own.sites if own.name == SERVER else []
         else:
             calls, self._called = names[:place], names[place + 1 :]
-        address = listen or own.book[own.name]
-        if self._called and address is None:
-            raise SettingError(f"`listen` must be given for {own.name}; got no address in its kit. Give --listen.")
-        self._addresses = {name: _address(own, name) for name in calls}
+        self._addresses = {name: _way(own, name) for name in calls}
         self._own, self._lock = own, threading.Lock()
         self._reached: dict[str, ssl.SSLSocket] = {}
         self._why: dict[str, SettingError] = {}
         self._taken: set[str] = set()
         self._open = True
-        self._listener = Listener(own.identity, address, self._called, tell) if self._called and address else None
+        door = _door(own, listen, tell) if self._called else None
+        self._waiting = door if isinstance(door, Waiting) else None
+        self._listener = None if door is None else Listener(own.identity, door, self._called, tell)
         for name in calls:
             threading.Thread(target=self._call, args=(name,), daemon=True).start()
 
@@ -94,14 +94,16 @@ class Doors:
             return why
         if name in self._addresses:
             return _unreached(name, self._addresses[name], "no answer")
+        if self._waiting is not None and self._waiting.why is not None:
+            return self._waiting.why
         return SettingError(
             f"`{name}` must call within {wait:g} seconds; got no call. Start that site, or give it more time by --wait."
         )
 
     def check(self) -> None:
-        """Raises where a site that is called shows another certificate than its own."""
-        for why in [*self._why.values()]:
-            if not isinstance(why, Unreached):
+        """Raises where a site that is called, or the relay, shows another certificate than its own."""
+        for why in [*self._why.values(), None if self._waiting is None else self._waiting.why]:
+            if why is not None and not isinstance(why, Unreached):
                 raise why
 
     def close(self) -> None:
@@ -152,14 +154,30 @@ def numbers(own: Kit, connections: Mapping[str, ssl.SSLSocket]) -> dict[int, ssl
     return {names.index(name): made for name, made in connections.items()}
 
 
-def _address(own: Kit, name: str) -> Address:
+def _way(own: Kit, name: str) -> Way:
+    """How to get to a process that is called."""
     address = own.book[name]
-    if address is None:
+    if address is not None:
+        return address
+    if own.relay is None:
         raise SettingError(f"`{name}` must have an address in the kit; got none. Ask for a new kit.")
-    return address
+    return ByRelay(own.identity, name, own.relay)
 
 
-def _unreached(name: str, address: Address, why: str) -> Unreached:
+def _door(own: Kit, listen: Address | None, tell: Callable[[str], None]) -> Address | Waiting:
+    """Where those come in that call this process."""
+    own_address = own.book[own.name]
+    if listen is not None and own_address is None and own.relay is not None:
+        raise SettingError(f"`listen` must be left out for {own.name}, which is called by the relay; got it. Drop it.")
+    address = listen or own_address
+    if address is not None:
+        return address
+    if own.relay is None:
+        raise SettingError(f"`listen` must be given for {own.name}; got no address in its kit. Give --listen.")
+    return Waiting(own.identity, own.relay, tell)
+
+
+def _unreached(name: str, way: Way, why: str) -> Unreached:
     return Unreached(
-        f"`{name}` must be reached at {address}; got {why}. Start that site, or give it more time by --wait."
+        f"`{name}` must be reached at {way}; got {why}. Start {way.through}, or give it more time by --wait."
     )

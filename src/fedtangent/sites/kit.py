@@ -13,10 +13,11 @@ import stat
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from fedtangent.errors import SettingError
 from fedtangent.federation.method import Exposure
+from fedtangent.transports._relay import RELAY
 from fedtangent.transports._tls import Address, Identity
 
 SERVER = "server"
@@ -32,10 +33,11 @@ class Kit(NamedTuple):
     Attributes:
         folder: Where it lies.
         federation: Its name.
-        name: The site's, or "server".
+        name: The site's, or "server", or "relay".
         book: Where every process listens, in their order, the server's first where there is one; None for a site that
-            only calls the server.
+            only calls the server, or is called by the relay.
         expires: When the site's certificate does.
+        relay: Where the relay listens; None where there is none.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Kit(NamedTuple):
     name: str
     book: dict[str, Address | None]
     expires: datetime
+    relay: Address | None = None
 
     @property
     def identity(self) -> Identity:
@@ -70,8 +73,12 @@ class Kit(NamedTuple):
         return f"The certificate of {self.name} expires on {self.expires:%Y-%m-%d}. Ask for a new kit."
 
 
-def kit(folder: str | Path) -> Kit:
+def kit(folder: str | Path, relay: bool | None = False) -> Kit:
     """The kit in a folder, checked.
+
+    Args:
+        folder: Where it lies.
+        relay: Whether it is to be the relay's; None where it may be anybody's.
 
     Raises:
         ValueError: It is none, is damaged, belongs to another site, has expired, or its key may be read by others.
@@ -79,18 +86,20 @@ def kit(folder: str | Path) -> Kit:
     path = Path(folder)
     try:
         told = json.loads((path / "kit.json").read_text())
-        book = {
-            str(name): None if address is None else Address(str(address[0]), int(address[1]))
-            for name, address in told["book"].items()
-        }
-        name, federation = str(told["name"]), str(told["federation"])
-        if name not in book:
+        book = {str(name): _address(address) for name, address in told["book"].items()}
+        name, federation, by = str(told["name"]), str(told["federation"]), _address(told.get("relay"))
+        if name not in book and (name != RELAY or by is None):
             raise KeyError(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise SettingError(
             f"`kit` must be a folder from fedtangent provision; got {path} ({type(error).__name__}). Copy the kit anew."
         ) from error
-    found = Kit(path, federation, name, book, _checked(path, name))
+    if relay not in (None, name == RELAY):
+        raise SettingError(
+            f"`kit` must be {'the relay' if relay else 'a site'}'s for this command; got that of {name}. "
+            f"Use fedtangent {'site' if relay else 'relay'}."
+        )
+    found = Kit(path, federation, name, book, _checked(path, name), by)
     mode = (path / "key.pem").stat().st_mode
     if stat.S_IMODE(mode) & 0o077:
         raise SettingError(
@@ -127,6 +136,10 @@ def check_consent(found: Kit, exposure: str) -> None:
             f"`consent.toml` must allow the exposure {exposure!r} at {found.name}; got no consent in its kit. "
             f'Let the owner of the data write exposures = ["{exposure}"] there, or run another method.'
         )
+
+
+def _address(told: Any) -> Address | None:
+    return None if told is None else Address(str(told[0]), int(told[1]))
 
 
 def _checked(path: Path, name: str) -> datetime:

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fedtangent.errors import SettingError
 from fedtangent.sites.kit import NAME, SERVER
+from fedtangent.transports._relay import RELAY
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 DAYS = 365
+_Book = dict[str, tuple[str, int] | None]
+_TOLD = ("name", "days", "server", "relay", "sites")
 _EARLIER = timedelta(hours=1)  # by which clocks may differ
 _CONSENT = """\
 # What the owner of this site's data allows to leave it. Sums over all rows of the site (exposure "aggregate") need no
@@ -30,7 +33,7 @@ exposures = []
 
 
 def provision(federation: str | Path, out: str | Path) -> list[str]:
-    """Writes the kits of a federation that a .toml file describes; the sites' names, the server's first.
+    """Writes the kits of a federation that a .toml file describes; their names, the server first, the relay last.
 
         name = "hearts"
         days = 365                      # that certificates last; may be left out
@@ -39,6 +42,8 @@ def provision(federation: str | Path, out: str | Path) -> list[str]:
         [sites.berlin]
         address = "berlin.example.org:8443"   # left out where there is a server
         [sites.paris]
+        [relay]                         # for a server, or sites, that have no address and are called all the same
+        address = "relay.example.org:8443"
 
     Args:
         federation: Path of the file.
@@ -47,7 +52,7 @@ def provision(federation: str | Path, out: str | Path) -> list[str]:
     Raises:
         ValueError: The file tells something else, or the folder is there.
     """
-    name, days, book = _read(Path(federation))
+    name, days, book, relay = _read(Path(federation))
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError(f"`out` must be a new folder; got {folder}, which holds something. Name another.")
@@ -55,9 +60,10 @@ def provision(federation: str | Path, out: str | Path) -> list[str]:
     revoked = _revoked(authority.key, authority.certificate, ())
     _write(folder / "authority", {"authority.pem": authority.pem, "revoked.pem": revoked})
     _write_key(folder / "authority" / "authority-key.pem", authority.key)
-    for site in book:
+    names = [*book, *([] if relay is None else [RELAY])]
+    for site in names:
         made, key = authority.signed(site)
-        told = {"federation": name, "name": site, "book": book}
+        told = {"federation": name, "name": site, "book": book, "relay": relay}
         _write(
             folder / site,
             {
@@ -65,11 +71,11 @@ def provision(federation: str | Path, out: str | Path) -> list[str]:
                 "authority.pem": authority.pem,
                 "revoked.pem": revoked,
                 "site.pem": made,
-                "consent.toml": _CONSENT.encode(),
+                **({} if site == RELAY else {"consent.toml": _CONSENT.encode()}),
             },
         )
         _write_key(folder / site / "key.pem", key)
-    return list(book)
+    return names
 
 
 def revoke(kits: str | Path, site: str) -> list[Path]:
@@ -169,8 +175,8 @@ class _Authority:
         return builder.add_extension(identifier, critical=False)
 
 
-def _read(path: Path) -> tuple[str, float, dict[str, tuple[str, int] | None]]:
-    """A federation's name, how many days its certificates last, and its address book."""
+def _read(path: Path) -> tuple[str, float, _Book, tuple[str, int] | None]:
+    """A federation's name, how many days its certificates last, its address book, and where its relay listens."""
     try:
         told = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -179,29 +185,38 @@ def _read(path: Path) -> tuple[str, float, dict[str, tuple[str, int] | None]]:
         ) from error
     name, days, sites = told.get("name"), told.get("days", DAYS), told.get("sites")
     for key in told:
-        if key not in ("name", "days", "server", "sites"):
-            raise SettingError(f"`federation` must hold name, days, server and sites; got {key!r}. Drop it.")
+        if key not in _TOLD:
+            raise SettingError(f"`federation` must hold {', '.join(_TOLD)}; got {key!r}. Drop it.")
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 60:
         raise SettingError(f"`name` must be a short text; got {name!r}. Name the federation.")
     if not isinstance(days, (int, float)) or isinstance(days, bool) or not 0 < days <= 3650:
         raise SettingError(f"`days` must be a number up to 3650; got {days!r}. Give such a number.")
     if not isinstance(sites, dict) or len(sites) < 2:
         raise SettingError("`sites` must be at least two tables such as [sites.berlin]; got fewer. Add some.")
-    book: dict[str, tuple[str, int] | None] = {}
-    if "server" in told:
-        book[SERVER] = _address("server", told["server"])
+    relay = _address("relay", told["relay"]) if "relay" in told else None
+    book: _Book = {SERVER: _called(SERVER, told["server"], relay)} if SERVER in told else {}
     for site, own in sites.items():
-        if not NAME.fullmatch(site) or site in (SERVER, "authority"):
+        if not NAME.fullmatch(site) or site in (SERVER, RELAY, "authority"):
             raise SettingError(
-                f"`sites` must have names of small letters, digits and dashes, other than server and authority; got "
-                f"{site!r}. Choose another."
+                f"`sites` must have names of small letters, digits and dashes, other than server, relay and authority; "
+                f"got {site!r}. Choose another."
             )
-        if "server" in told and own:
+        if SERVER in told and own:
             raise SettingError(
                 f"`sites.{site}` must be empty in a federation with a server, which sites call; got {own}. Drop it."
             )
-        book[site] = None if "server" in told else _address(f"sites.{site}", own)
-    return name, float(days), book
+        book[site] = None if SERVER in told else _called(f"sites.{site}", own, relay)
+    if relay is not None and None not in ([book[SERVER]] if SERVER in book else book.values()):
+        raise SettingError(
+            "`relay` must be of use to a server or site without an address; got an address of each. Drop it, or the "
+            "address of what cannot be called."
+        )
+    return name, float(days), book, relay
+
+
+def _called(whose: str, table: Any, relay: tuple[str, int] | None) -> tuple[str, int] | None:
+    """The address of what others call; None where they do so by the relay."""
+    return None if relay is not None and table == {} else _address(whose, table)
 
 
 def _address(whose: str, table: Any) -> tuple[str, int]:

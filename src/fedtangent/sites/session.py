@@ -103,9 +103,9 @@ def lead(
     settings = plans.settings(asked)
     plans.check_rule(settings, secure_sums)
     plan = Plan("", _record(out), resume, patience, standardise, secure_sums, quorum, (), -1, None, settings)
-    with closing(Doors(own, _address(listen), _tell)) as doors:
-        caller = Calling(own, doors, wait, wait if deadline is None else deadline, quorum, _tell)
-        return led(Place(own, doors, dataset, track, _announce, _tell), plan, out, caller)
+    with closing(Doors(own, address(listen), tell)) as doors:
+        caller = Calling(own, doors, wait, wait if deadline is None else deadline, quorum, tell)
+        return led(Place(own, doors, dataset, track, _announce, tell), plan, out, caller)
 
 
 def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, state: str | None) -> Result | None:
@@ -124,9 +124,9 @@ def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, stat
     own = _opened(folder)
     if own.name == SERVER:
         raise SettingError("`kit` must be a site's for this command; got the server's. Use fedtangent server.")
-    with closing(Doors(own, _address(listen), _tell)) as doors:
+    with closing(Doors(own, address(listen), tell)) as doors:
         print(f"{own.name} is ready, and waits for a plan.", flush=True)
-        place = Place(own, doors, dataset, (), _announce, _tell)
+        place = Place(own, doors, dataset, (), _announce, tell)
         return joined(place, wait, own.folder / "runs" if state is None else Path(state))
 
 
@@ -147,7 +147,7 @@ def _announce(own: Kit, lines: Lines, built: Setup, secure: bool) -> None:
 def _opened(folder: str) -> Kit:
     found = kit(folder)
     if found.warning is not None:
-        _tell(found.warning)
+        tell(found.warning)
     return found
 
 
@@ -169,7 +169,12 @@ def _record(out: str | None) -> str | None:
     return number
 
 
-def _address(text: str | None) -> Address | None:
+def address(text: str | None) -> Address | None:
+    """What --listen names.
+
+    Raises:
+        ValueError: It is no address.
+    """
     if text is None:
         return None
     host, _, port = text.rpartition(":")
@@ -178,5 +183,6 @@ def _address(text: str | None) -> Address | None:
     return Address(host.strip("[]"), int(port))
 
 
-def _tell(sentence: str) -> None:
+def tell(sentence: str) -> None:
+    """Says a sentence on stderr."""
     print(f"fedtangent: {printable(sentence)}", file=sys.stderr, flush=True)

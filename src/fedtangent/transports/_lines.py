@@ -15,7 +15,7 @@ from torch import Tensor
 from fedtangent.federation.transport import Tag
 from fedtangent.transports import _frames
 from fedtangent.transports._frames import ABORT, HEAD, MESSAGE, SAID, Malformed, Place
-from fedtangent.transports._tls import GONE, reason
+from fedtangent.transports._tls import GONE, Relayed, reason
 
 SMALL = 2**20  # bytes that a message may have before the plan is known
 _PIECE = 2**18  # bytes that are handed to TLS at once
@@ -251,7 +251,7 @@ class Lines:
                 if not frame.whole:
                     break
                 frame = _Incoming(None, self.limit, MESSAGE)
-        raise Gone(*frame.farewell, line.name) if frame.farewell else Gone(f"{line.name} has ended.", line.name)
+        raise Gone(*frame.farewell, line.name) if frame.farewell else Gone(line.ended, line.name)
 
 
 class _Line:
@@ -259,6 +259,7 @@ class _Line:
 
     def __init__(self, name: str, made: ssl.SSLSocket) -> None:
         self.name, self.socket = name, made
+        self.ended = f"{name} has ended, or the relay has." if isinstance(made, Relayed) else f"{name} has ended."
         self.outgoing: deque[memoryview] = deque()
         self.half = False  # whether a frame is sent in part
 
@@ -277,7 +278,7 @@ class _Line:
             except OSError as error:
                 raise self._gone(error) from error
             if not count:
-                raise Gone(f"{self.name} has ended.", self.name)
+                raise Gone(self.ended, self.name)
             moved = True
             try:
                 frame.took(count)
@@ -312,7 +313,7 @@ class _Line:
     def _gone(self, error: OSError) -> Gone:
         """What a connection that failed tells of the other end."""
         if isinstance(error, (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return Gone(f"{self.name} has ended.", self.name)
+            return Gone(self.ended, self.name)
         return Gone(f"{self.name} was lost ({reason(error)}).", self.name)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from fedtangent.errors import SettingError
 
@@ -21,6 +21,8 @@ _AGAIN = 0.2  # seconds between two tries to reach a site that is not there yet
 _PENDING = 16  # handshakes at once
 GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _SILENT = (10, 5, 3)  # seconds of silence until a machine is asked for a sign, between signs, and how many may fail
+
+Socket = TypeVar("Socket", bound=socket.socket)
 
 
 class Identity(NamedTuple):
@@ -41,6 +43,38 @@ class Identity(NamedTuple):
     revoked: Path
 
 
+class Way(Protocol):
+    """Where a site is looked for, as text for messages, and how to get there."""
+
+    @property
+    def through(self) -> str:
+        """What has to run for it, as text."""
+
+    @property
+    def secured(self) -> type[ssl.SSLSocket]:
+        """What a connection becomes by TLS."""
+
+    def opened(self, seconds: float) -> socket.socket:
+        """A connection without TLS.
+
+        Raises:
+            OSError: There is none within these seconds.
+        """
+
+
+class Incoming(Protocol):
+    """Where connections without TLS come in."""
+
+    closed: bool
+    secured: type[ssl.SSLSocket]  # as of a Way
+
+    def accept(self) -> tuple[socket.socket, str]:
+        """The next one, and where it comes from; OSError where there is none."""
+
+    def close(self) -> None:
+        """Ends `accept` too."""
+
+
 class Address(NamedTuple):
     """host, port: Where a site listens."""
 
@@ -49,6 +83,60 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def through(self) -> str:
+        """As of a Way."""
+        return "that site"
+
+    @property
+    def secured(self) -> type[ssl.SSLSocket]:
+        """As of a Way."""
+        return ssl.SSLSocket
+
+    def opened(self, seconds: float) -> socket.socket:
+        """As of a Way."""
+        return socket.create_connection(self, timeout=seconds)
+
+
+class Listening:
+    """Connections to an address of this machine.
+
+    Args:
+        address: Where to listen.
+
+    Raises:
+        ValueError: It cannot be had.
+    """
+
+    secured: type[ssl.SSLSocket] = ssl.SSLSocket
+
+    def __init__(self, address: Address) -> None:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        try:
+            self._socket = socket.create_server(address, family=family)
+        except OSError as error:
+            raise SettingError(
+                f"`address` must be one where this site can listen; got {address} "
+                f"({(error.strerror or str(error)).lower()}). End what uses it, or choose another by --listen."
+            ) from error
+        self.closed = False
+
+    def accept(self) -> tuple[socket.socket, str]:
+        """As of Incoming."""
+        connection, (host, *_) = self._socket.accept()
+        return connection, str(host)
+
+    def close(self) -> None:
+        """As of Incoming."""
+        self.closed = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class Relayed(ssl.SSLSocket):
+    """A connection by a relay: where it ends, nobody can tell whether the other site has ended or the relay."""
 
 
 class Unreached(SettingError):
@@ -60,7 +148,7 @@ class Listener:
 
     Args:
         identity: Of this site.
-        address: Where to listen.
+        address: Where to listen, or where connections come in otherwise.
         expected: The sites that may come in; who comes again takes the place of its older connection.
         tell: Given one sentence about every connection that is turned away.
 
@@ -69,14 +157,14 @@ class Listener:
     """
 
     def __init__(
-        self, identity: Identity, address: Address, expected: Collection[str], tell: Callable[[str], None]
+        self, identity: Identity, address: Address | Incoming, expected: Collection[str], tell: Callable[[str], None]
     ) -> None:
         self._context, self._tell = context(identity, server=True), tell
         self._expected, self._found = set(expected), dict[str, ssl.SSLSocket]()
-        self._lock, self._pending = threading.Lock(), threading.BoundedSemaphore(_PENDING)
-        self._socket = _listening(address)
-        self._closed = False
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._lock = threading.Lock()
+        self._incoming = Listening(address) if isinstance(address, Address) else address
+        self._context.sslsocket_class = self._incoming.secured
+        threading.Thread(target=admitting, args=(self._incoming, self._admit), daemon=True).start()
 
     def came(self) -> dict[str, ssl.SSLSocket]:
         """The sites that have come in, and whose connections nobody has taken."""
@@ -90,32 +178,18 @@ class Listener:
 
     def close(self) -> None:
         """Lets nobody in any more."""
-        self._closed = True
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def _accept(self) -> None:
-        while not self._closed:
-            try:
-                connection, (host, *_) = self._socket.accept()
-            except OSError:
-                return
-            if not self._pending.acquire(blocking=False):
-                connection.close()
-                continue
-            threading.Thread(target=self._admit, args=(connection, host), daemon=True).start()
+        self._incoming.close()
 
     def _admit(self, connection: socket.socket, host: str) -> None:
         try:
             connection.settimeout(HANDSHAKE)
             secured = self._context.wrap_socket(connection, server_side=True)
-            name = _name(secured)
+            name = shown(secured)
             with self._lock:
-                welcome = name in self._expected and not self._closed
+                welcome = name in self._expected and not self._incoming.closed
                 older = self._found.pop(name, None) if welcome else secured
                 if welcome:
-                    self._found[name] = _lasting(secured)
+                    self._found[name] = lasting(secured)
             if older is not None:
                 older.close()
             if not welcome:
@@ -123,44 +197,75 @@ class Listener:
         except (OSError, ValueError) as error:
             connection.close()
             self._tell(f"turned away {host}: {reason(error)}")
+
+
+def admitting(incoming: Incoming, admit: Callable[[socket.socket, str], None], most: int = _PENDING) -> None:
+    """Hands over connections until no more can come; those that come while too many handshakes go on are closed.
+
+    Args:
+        incoming: Where they come in.
+        admit: Called in a thread of its own with a connection and where it comes from.
+        most: Handshakes at once.
+    """
+    pending = threading.BoundedSemaphore(most)
+
+    def admitted(connection: socket.socket, host: str) -> None:
+        try:
+            admit(connection, host)
         finally:
-            self._pending.release()
+            pending.release()
+
+    while not incoming.closed:
+        try:
+            connection, host = incoming.accept()
+        except OSError:  # it is closed, or the other end is gone, or this process has too many files
+            time.sleep(_AGAIN)
+            continue
+        if not pending.acquire(blocking=False):
+            connection.close()
+            continue
+        threading.Thread(target=admitted, args=(connection, host), daemon=True).start()
 
 
-def reached(identity: Identity, name: str, address: Address, until: float) -> ssl.SSLSocket:
+def reached(identity: Identity, name: str, address: Way, until: float) -> ssl.SSLSocket:
     """A connection to a site, which shows the certificate of this name; it is tried until there is one.
 
     Args:
         identity: Of this site.
         name: Of the other one.
-        address: Where it listens.
+        address: Where it listens, or how else to get there.
         until: time.monotonic() at which to give up.
 
     Raises:
         ValueError: It is not there in time, or it is not who it should be, or speaks no TLS 1.3.
     """
     own, last = context(identity, server=False), "no answer"
+    own.sslsocket_class = address.secured
     while True:
         try:
-            connection = socket.create_connection(address, timeout=max(0.1, min(HANDSHAKE, until - time.monotonic())))
+            connection = address.opened(max(0.1, min(HANDSHAKE, until - time.monotonic())))
         except OSError as error:
             last = error.strerror or str(error)
         else:
             try:
                 connection.settimeout(HANDSHAKE)
-                return _lasting(own.wrap_socket(connection, server_hostname=name))
+                return lasting(own.wrap_socket(connection, server_hostname=name))
+            except ssl.SSLEOFError as error:  # it ended while we came
+                connection.close()
+                last = reason(error)
             except ssl.SSLError as error:
                 connection.close()
                 raise SettingError(
                     f"`{name}` must show the certificate of {name} in this federation, by TLS 1.3; got at {address}: "
                     f"{reason(error)}. Check the kits and the address book."
                 ) from error
-            except OSError as error:  # it ended while we came
+            except OSError as error:
                 connection.close()
                 last = error.strerror or str(error)
         if time.monotonic() + _AGAIN > until:
             raise Unreached(
-                f"`{name}` must be reached at {address}; got {last}. Start that site, or give it more time by --wait."
+                f"`{name}` must be reached at {address}; got {last}. Start {address.through}, or give it more time by "
+                "--wait."
             )
         time.sleep(_AGAIN)
 
@@ -207,23 +312,13 @@ def reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _name(secured: ssl.SSLSocket) -> str:
+def shown(secured: ssl.SSLSocket) -> str:
     """Whose certificate the other end has shown."""
-    shown: Mapping[str, object] = secured.getpeercert() or {}
-    names = shown.get("subjectAltName", ())
+    told: Mapping[str, object] = secured.getpeercert() or {}
+    names = told.get("subjectAltName", ())
     if not isinstance(names, tuple) or len(names) != 1 or names[0][0] != "DNS":
         raise ValueError("a certificate without a site's name")
     return str(names[0][1])
-
-
-def _listening(address: Address) -> socket.socket:
-    try:
-        return socket.create_server(address, family=socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-    except OSError as error:
-        raise SettingError(
-            f"`address` must be one where this site can listen; got {address} "
-            f"({(error.strerror or str(error)).lower()}). End what uses it, or choose another by --listen."
-        ) from error
 
 
 def ended(secured: ssl.SSLSocket) -> bool:
@@ -236,7 +331,7 @@ def ended(secured: ssl.SSLSocket) -> bool:
     return bool(poll.poll(0))
 
 
-def _lasting(secured: ssl.SSLSocket) -> ssl.SSLSocket:
+def lasting(secured: Socket) -> Socket:
     """The connection, on which a machine that is gone is missed after half a minute."""
     secured.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     secured.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
