@@ -45,6 +45,7 @@ class Flower:
     def __init__(self, folder: Path) -> None:
         self.folder, self._mark = folder, uuid.uuid4().hex
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._configs: dict[str, Mapping[str, Any]] = {}
         (port,) = ports(1)
         self._address = f"127.0.0.1:{port}"
 
@@ -64,7 +65,11 @@ class Flower:
         host, port = self._address.split(":")
         words = [*tls, "--enable-supernode-auth", "--disable-runtime-dependency-installation"]
         self._start("superlink", ["flower-superlink", *words, "--host", host, "--port", port])
-        self.until("superlink", "startup complete")
+        try:
+            self.until("superlink", "startup complete")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,6 +85,7 @@ class Flower:
 
     def node(self, name: str, config: Mapping[str, Any], registered: bool = True) -> subprocess.Popen[bytes]:
         """A SuperNode, of which a new key is registered where that is asked for."""
+        self._configs[name] = config
         key = self.folder / f"{name}.key"
         if not key.exists():
             _write_key(key)
@@ -91,8 +97,9 @@ class Flower:
         words += ["--auth-supernode-private-key", key, "--node-config", told]
         return self._start(name, ["flower-supernode", *words])
 
-    def again(self, name: str, config: Mapping[str, Any]) -> None:
+    def again(self, name: str) -> None:
         """A SuperNode that was killed, as soon as the SuperLink has missed it and lets another with its key in."""
+        config = self._configs[name]
         end = time.monotonic() + MOST
         before = self.said(name).count("SuperNode ID")
         process = self.node(name, config)
@@ -144,12 +151,13 @@ class Flower:
         process.send_signal(number)
         process.wait(60)
 
-    def left(self) -> list[int]:
+    def left(self, command: str = "") -> list[int]:
         """The processes of this federation that are there, whoever has started them."""
-        found = []
+        found: list[int] = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if f"{_MARK}={self._mark}\0".encode() in (path / "environ").read_bytes():
+                of_this = f"{_MARK}={self._mark}\0".encode() in (path / "environ").read_bytes()
+                if of_this and command.encode() in (path / "cmdline").read_bytes():
                     found.append(int(path.name))
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fedtangent.flower import leading
-from fedtangent.flower.leading import Answer, Unfinished
+from fedtangent.flower.leading import Unfinished
+from fedtangent.flower.orders import Answer
 from fedtangent.sites import commands
 from tests.sites import processes
 
@@ -23,15 +24,31 @@ def says(site: str, **change: Any) -> Answer:
 
 
 class Played:
-    """SuperNodes whose answers are written down; they come with the second look at the earliest."""
+    """SuperNodes whose answers are written down; they come with the second look at the earliest.
 
-    def __init__(self, roll: Sequence[Answer | None], end: Callable[[int], Answer | None] | None = None) -> None:
-        self.roll, self.end = roll, end or (lambda node: Answer({"site": SITES[node], "rounds": 4}))
+    Args:
+        roll: What each answers to the roll.
+        end: What each says in the end, from its number and how often it was told to begin.
+        away: When a node is not there, or was started again: by its number, since when it is there in every look.
+    """
+
+    def __init__(
+        self,
+        roll: Sequence[Answer | None],
+        end: Callable[[int, int], Answer | None] | None = None,
+        away: Mapping[int, Sequence[str | None]] | None = None,
+    ) -> None:
+        self.roll, self.end = roll, end or (lambda node, time: Answer({"site": SITES[node], "rounds": 4}))
         self.asked: list[tuple[str, int, str]] = []
         self.looks: dict[str, int] = {}
+        self.away = {node: iter(since) for node, since in (away or {}).items()}
+        self.since: dict[int, str | None] = dict.fromkeys(range(len(roll)), "first")
 
-    def there(self) -> Collection[int]:
-        return range(len(self.roll))
+    def there(self) -> Mapping[int, str]:
+        begun = any(kind == "train" for kind, _, _ in self.asked)
+        for node, since in self.away.items() if begun else ():
+            self.since[node] = next(since, self.since[node])
+        return {node: since for node, since in self.since.items() if since is not None}
 
     def ask(self, kind: str, node: int, told: str) -> str:
         self.asked.append((kind, node, told))
@@ -42,10 +59,14 @@ class Played:
         for number in asked:
             kind, node, _ = self.asked[int(number)]
             self.looks[number] = self.looks.get(number, 0) + 1
-            answer = self.roll[node] if kind == "query" else self.end(node)
+            answer = self.roll[node] if kind == "query" else self.end(node, self.told(node))
             if answer is not None and self.looks[number] > 1:
                 found[number] = answer
         return found
+
+    def told(self, node: int) -> int:
+        """How often a node was told to begin."""
+        return [kind for kind, other, _ in self.asked if other == node].count("train")
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +99,7 @@ def test_every_site_is_told_who_leads_and_all_are_heard(capsys: pytest.CaptureFi
 
 
 def test_another_site_may_lead() -> None:
-    nodes = Played([says(site) for site in SITES])
+    nodes = Played(roll(*SITES))
     leading.lead(nodes, config(leader="rome"))
     assert json.loads(nodes.asked[-1][2])["leader"] == "rome"
 
@@ -124,13 +145,59 @@ def test_a_roll_that_cannot_be_ends_the_run_before_anybody_is_told_to_begin(
     assert {kind for kind, _, _ in nodes.asked} <= {"query"}
 
 
-def test_a_site_that_fails_ends_the_run_though_others_are_never_heard() -> None:
-    ends = [None, Answer({}, "`data` must be.\x1b[2J"), Answer({"site": "rome", "rounds": 4})]
-    nodes = Played([says(site) for site in SITES], lambda node: ends[node])
-    with pytest.raises(Unfinished, match=r"^At paris: `data` must be\.\S*$") as error:
-        leading.lead(nodes, config())
-    assert "\x1b" not in str(error.value)
+DONE = Answer({"site": "x", "rounds": 4})
+GONE = Answer({}, "Node Unavailable", lost=True)
+
+
+def test_a_run_is_over_when_its_leader_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """As with a quorum, without which a leader does not end well."""
+    ends = [DONE, Answer({}, "`data` must be.\x1b[2J"), None]
+    leading.lead(Played(roll(*SITES), lambda node, time: ends[node]), config())
+    said = capsys.readouterr().out
+    assert "berlin is done: rounds 4.\n" in said
+    assert "At paris: `data` must be." in said and "\x1b" not in said
+    assert "Nothing was heard of the end at rome.\n" in said
     assert leading.time.monotonic() < 60
+
+
+def test_a_leader_that_fails_fails_the_run_with_what_all_say() -> None:
+    ends = [Answer({}, "too few sites."), Answer({}, "`data` must be."), None]
+    nodes = Played(roll(*SITES), lambda node, time: ends[node])
+    with pytest.raises(Unfinished, match=r"^At berlin: too few sites\. At paris: `data` must be\.$"):
+        leading.lead(nodes, config())
+    assert leading.time.monotonic() < 60
+
+
+def test_a_leader_that_is_lost_fails_the_run() -> None:
+    nodes = Played(roll(*SITES), lambda node, time: DONE if node else GONE)
+    with pytest.raises(Unfinished, match=r"^At berlin: Node Unavailable$"):
+        leading.lead(nodes, config())
+    assert nodes.told(0) == 1
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        ["first", "first", None, None, "then"],  # missed by Flower, which answers for it
+        ["first", "first", "then"],  # back before Flower has missed it
+    ],
+)
+def test_a_site_whose_supernode_comes_back_is_told_again(
+    away: list[str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(node: int, time: int) -> Answer | None:
+        if node == 2 and time == 1:
+            return GONE if None in away else None
+        return DONE if node == 2 or nodes.told(2) > 1 else None
+
+    nodes = Played(roll(*SITES), end, {2: away})
+    leading.lead(nodes, config())
+    assert [nodes.told(node) for node in range(3)] == [1, 1, 2]
+    assert nodes.asked[-1][2] == nodes.asked[-2][2]
+    said = capsys.readouterr().out
+    assert "rome is lost. It is told to take part again when its SuperNode is back.\n" in said
+    assert "rome is connected again, and told to take part.\n" in said
+    assert "rome is done: rounds 4.\n" in said
 
 
 def served(place: Path) -> dict[str, Any]:
@@ -151,7 +218,7 @@ def test_a_server_leads_by_its_own_command(
         return code
 
     monkeypatch.setattr(commands, "server", server)
-    nodes, told = Played([says(site, served=True) for site in SITES]), served(tmp_path)
+    nodes, told = Played(roll(*SITES, served=True)), served(tmp_path)
     if fails:
         with pytest.raises(Unfinished, match="The run has ended before its time, as is told above"):
             leading.lead(nodes, told)

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from fedtangent.errors import UserError
 from fedtangent.federation.engine import NodeError
 from fedtangent.flower import ORDER, taking_part
+from fedtangent.flower.stopping import stoppable
 from fedtangent.reports.schema import printable
 
 _FAILED = 100  # of Flower's numbers of errors, one that it does not use itself
@@ -26,7 +27,8 @@ def _taken(message: Message, context: Context) -> Message:
 def _answer(message: Message, fn: Callable[[str], dict[str, Any]]) -> Message:
     """The reply; one sentence, here and to the ServerApp, where something cannot be."""
     try:
-        values = fn(str(message.content[ORDER][ORDER]))
+        with stoppable():
+            values = fn(str(message.content[ORDER][ORDER]))
         return Message(RecordDict({ORDER: ConfigRecord(values)}), reply_to=message)
     except (UserError, OSError, NodeError) as error:
         told = printable(" ".join(str(error).split()))
