@@ -2,6 +2,7 @@
 #   make demo        set up, then NTK-DFL beside its rivals on the digits, in about a minute
 #   make test        set up, then the tests
 #   make test-slow   the reproductions of papers
+#   make test-flower  a federation under Flower, with the pinned flwr in an environment of its own
 #   make test-lowest  the tests of the mathematics and the transports, with the lowest versions that are declared
 #   make check       format, lint, types and layers: what CI asks before the tests
 #   make bench       every file of benchmarks/ but the GPU's
@@ -18,11 +19,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 LOWEST := .venv-lowest
+FLOWER := .venv-flower
+EXTRAS := network table huggingface flwr text tensorboard mlflow wandb trackio
 WHAT ?= tests/engines tests/federation tests/tangent_steps tests/tangents tests/transports
 UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
 LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 
-.PHONY: demo test test-slow test-lowest check bench bench-gpu docs release-check lock setup clean
+.PHONY: demo test test-slow test-flower test-lowest check bench bench-gpu docs release-check lock setup clean
 .DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 
@@ -35,6 +38,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
+
+test-flower: $(FLOWER)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/flower
 
 test-lowest: $(LOWEST)/.ready
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/src $(LOWEST)/bin/python -m pytest -n auto --dist worksteal $(WHAT)
@@ -61,16 +67,18 @@ docs: $(DOCS)
 release-check: $(READY)
 	$(BIN)/python .ci/release_check.py $(PYTHONS)
 
+# flwr is apart, since its upper bounds would hold all else back; outside of this folder, pyproject.toml overrides none of them.
 lock: $(READY)
-	$(UV) pip compile $(LOCK) --all-extras --group dev --output-file requirements.txt pyproject.toml
+	$(UV) pip compile $(LOCK) $(addprefix --extra ,$(EXTRAS)) --group dev --output-file requirements.txt pyproject.toml
 	$(UV) pip compile $(LOCK) --constraints requirements.txt --group docs --output-file requirements-docs.txt
 	$(UV) pip compile $(LOCK) --resolution lowest-direct --extra network --group test --output-file requirements-lowest.txt pyproject.toml
+	$(UV) --directory / pip compile $(LOCK) --extra flower --output-file $(CURDIR)/requirements-flower.txt $(CURDIR)/pyproject.toml
 	echo uv | $(UV) pip compile $(LOCK) --output-file requirements-uv.txt -
 
 setup: $(READY)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(FLOWER) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The stamp is written last, so a set-up that was interrupted is done again. With a uv on the PATH no pip is needed,
 # and no ensurepip, which some systems leave out of Python; without one, pip brings the pinned uv.
@@ -97,4 +105,10 @@ $(LOWEST)/.ready: requirements-lowest.txt $(READY)
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv --without-pip $(LOWEST)
 	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip install --quiet --python $(LOWEST) --require-hashes -r requirements-lowest.txt
+	@touch $@
+
+$(FLOWER)/.ready: requirements-flower.txt $(READY)
+	rm -rf $(FLOWER)
+	$(PYTHON) -m venv --without-pip $(FLOWER)
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv --directory / pip install --quiet --compile-bytecode --python $(CURDIR)/$(FLOWER) --require-hashes -r $(CURDIR)/requirements-flower.txt
 	@touch $@

@@ -16,7 +16,7 @@ import pytest
 import fedtangent
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["requirements.txt", "requirements-uv.txt", "requirements-docs.txt", "requirements-lowest.txt"]
+LOCKS = [f"requirements{of}.txt" for of in ("", "-uv", "-docs", "-lowest", "-flower")]
 
 
 def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
@@ -28,9 +28,9 @@ def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     written = {
         path.relative_to(source).as_posix()
         for path in (source / "fedtangent").rglob("*")
-        if path.is_file() and path.suffix in {".py", ".typed", ".css", ".html", ".js"}
+        if path.is_file() and path.suffix in {".py", ".typed", ".css", ".html", ".js", ".toml"}
     }
-    assert {"fedtangent/py.typed", "fedtangent/reports/page.js"} <= written
+    assert {"fedtangent/py.typed", "fedtangent/reports/page.js", "fedtangent/flower/app/pyproject.toml"} <= written
     assert held >= written
 
 
@@ -64,6 +64,13 @@ def test_every_dependency_is_locked() -> None:
         ("requirements-docs.txt", groups["docs"]),
     ):
         assert {re.split(r"[\[<>=]", line)[0] for line in wanted} <= set(pins(lock))
+
+
+def test_every_extra_is_locked_and_flower_apart() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (line,) = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert sorted([*line.split(), "flower"]) == sorted(extras)
+    assert "flwr" in pins("requirements-flower.txt") and "flwr" not in pins("requirements.txt")
 
 
 def test_the_lowest_versions_are_those_that_are_declared() -> None:

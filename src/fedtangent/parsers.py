@@ -15,7 +15,7 @@ CLI, EXPERIMENT, CHAIN = (ROOT / name for name in ("cli.py", "experiments/experi
 BYZANTINE = ROOT / "experiments/byzantine.py"
 SITES = ROOT / "sites/commands.py"
 COMMANDS = ("run", "check", "demo", "report", "recipe")
-SITE_COMMANDS = ("provision", "revoke", "relay", "status", "server", "site", "start")  # of a real federation
+SITE_COMMANDS = ("provision", "revoke", "relay", "status", "server", "site", "start", "flower")  # of a real federation
 
 
 def command_parser(name: str) -> Parser:

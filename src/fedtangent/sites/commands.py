@@ -1,11 +1,13 @@
-"""The commands of a real federation: provision, revoke, server, site, start, relay and status."""
+"""The commands of a real federation: provision, revoke, server, site, start, relay, status and flower."""
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fedtangent import __version__
 from fedtangent.errors import SettingError
 from fedtangent.experiments import launch
 from fedtangent.experiments.experiment import experiment
@@ -203,6 +205,24 @@ def status(kit: str) -> int:
     for sentence in found.wrong:
         session.tell(sentence)
     return launch.FAILED if found.wrong else 0
+
+
+def flower(folder: str) -> int:
+    """Write a Flower app, by which `flwr run` starts a federation of sites under SuperLink and SuperNodes.
+
+    Args:
+        folder: A new one for the app.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise SettingError(f"`FOLDER` must be a new folder; got {folder} ({error.strerror}). Name another.") from error
+    text = files("fedtangent").joinpath("flower", "app", "pyproject.toml").read_text(encoding="utf-8")
+    file, extra = path / "pyproject.toml", "fedtangent[flower]"
+    file.write_text(text.replace(extra, f"{extra}=={__version__}"), encoding="utf-8")
+    print(f"Written to {file}: choose method and options there, and start it with flwr run.")
+    return 0
 
 
 def _shown(result: Result | None, out: str | None) -> int:

@@ -18,7 +18,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     """The exit code of a command.
 
     Args:
-        name: provision, revoke, relay, status, server, site or start.
+        name: provision, revoke, relay, status, flower, server, site or start.
         words: What follows it.
         command: What it calls.
 
@@ -27,9 +27,8 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     """
     told = (getdoc(command) or "").splitlines()[0]
     leads = name in ("server", "start")
-    what = {"provision": "FILE", "revoke": "KITS SITE", "site": "KIT", "relay": "KIT", "status": "KIT"}.get(
-        name, "KIT METHOD"
-    )
+    what = {"provision": "FILE", "revoke": "KITS SITE", "flower": "FOLDER"}.get(name, "KIT METHOD")
+    what = "KIT" if name in ("site", "relay", "status") else what
     first = words[: what.count(" ") + 1]
     if len(first) <= what.count(" ") or any(word.startswith("-") for word in first):
         if {*words} & {"-h", "--help"}:
@@ -42,7 +41,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
         without = (*WITHOUT, *(("dataset", "data_dir") if name == "server" else ()))
         settings, given = _method_words(name, words[1:], own, without)
         return command(settings, words[0], **given)
-    if name in ("provision", "revoke", "relay", "status"):
+    if name in ("provision", "revoke", "relay", "status", "flower"):
         return command(*first, **_values(Parser(f"fedtangent {name} {what}", told), words[len(first) :], own, name))
     parser = Parser(f"fedtangent {name}", add_help=False)
     parser.offer(Option("dataset", str, None, ""), "dataset")
