@@ -63,6 +63,10 @@ def test_the_record_is_that_of_one_process(method: str, place: Path) -> None:
     ended = {name: process.ended() for name, process in found.items()}
     assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
     assert processes.rounds(place / "run") == expected(method)
+    agreed = [json.loads(path.read_text()) for path in place.rglob(".agreed.json")]
+    assert len(agreed) == (6 if served else 5) and all(one == agreed[0] for one in agreed)
+    assert {*agreed[0]["signatures"]} == {*ended}
+    assert agreed[0]["terms"]["settings"]["method"] == method
     told = ended["rome"].said
     assert f"{method} by {'server' if served else 'berlin'} on hearts, 5 sites, 30 rows" in told
     assert "Exposure" in told

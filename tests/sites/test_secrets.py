@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedtangent.sites import signatures
 from fedtangent.sites.kit import kit
 from fedtangent.sites.provision import revoke
 from fedtangent.sites.secrets import Drawn
@@ -57,3 +58,12 @@ def test_a_key_that_its_site_has_not_signed(how: str, folder: Path, tmp_path: Pa
         changed = {}
     with pytest.raises(ValueError, match="`rome` must sign its key of this run with its certificate; got another"):
         sites["paris"].shared({**told, "rome": changed})
+
+
+def test_a_text_that_was_changed_is_not_signed(folder: Path) -> None:
+    one, other = kit(folder / "rome"), kit(folder / "paris")
+    told = signatures.signed(one, b"what is agreed")
+    signatures.check(other, "rome", b"what is agreed", told, "the plan")
+    for name, text in (("rome", b"what else is agreed"), ("berlin", b"what is agreed")):
+        with pytest.raises(ValueError, match=f"`{name}` must sign the plan with its certificate; got another"):
+            signatures.check(other, name, text, told, "the plan")

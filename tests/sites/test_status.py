@@ -78,6 +78,7 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
         assert rows["run"].startswith("fedavg goes on, round ") and f" of {long}, " in rows["run"]
         assert " s ago, accuracy 0." in rows["run"]
         assert rows["checkpoint"].startswith("of round ")
+        assert rows["plan"] == "signed by server, berlin, paris, rome, oslo, wien"
         assert not one.wrong
     second = processes.Process(["site", folder / "rome", "--dataset", "digits"], tmp_path / "second.log").ended(60)
     assert second.code == 2
@@ -111,6 +112,12 @@ def _stopped(kit: Path, run: Path) -> None:
     assert dict(one.rows)["run"] == f"damaged, in {run}"
     assert len(one.wrong) == 1 and str(run) in one.wrong[0]
     shutil.move(run / "away", run / "rounds.jsonl")
+    agreed = (run / ".agreed.json").read_text()
+    (run / ".agreed.json").write_text(agreed.replace('"rounds": 60', '"rounds": 61'))
+    assert status(kit).wrong[0].startswith("`server` must sign the plan with its certificate; got another")
+    (run / ".agreed.json").write_text("{}")
+    assert status(kit).wrong[0].startswith("`.agreed.json` must be as its run wrote it; got another in")
+    (run / ".agreed.json").write_text(agreed)
     (run / "checkpoint.safetensors").write_bytes(b"torn")
     assert "must hold a whole checkpoint.safetensors; got a damaged one" in status(kit).wrong[0]
 

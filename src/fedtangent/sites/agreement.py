@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.share import Share, completed, joined, profile
 from fedtangent.federation import SERVER, Transport
 from fedtangent.shard import Dataset
+from fedtangent.sites import signatures
 from fedtangent.sites.kit import Kit, check_consent
 from fedtangent.sites.plan import Plan, code
 from fedtangent.sites.secrets import Drawn
@@ -25,6 +27,7 @@ from fedtangent.transports.network import everybody, network
 
 _COMPARED = ("experiment", "sources", "fingerprint", "exposure", "parameters")
 _ROWS = 2**40
+AGREED = ".agreed.json"  # beside a record: the plan with everybody's signatures
 
 
 class Kept:
@@ -34,12 +37,14 @@ class Kept:
         profiles: What every site has told of its data when the run began, by name; None before.
         scale: Mean and deviation of all features; None where they are not standardised.
         built: This process's setup.
+        signed: What all have agreed on, and the signatures of those that are present.
     """
 
     def __init__(self) -> None:
         self.profiles: dict[str, Any] | None = None
         self.scale: list[float] | None = None
         self.built: Setup | None = None
+        self.signed: dict[str, Any] = {}
 
 
 def agreed(
@@ -89,9 +94,52 @@ def agreed(
     _check(names, everybody(lines, 2, mine))
     assert kept.built is not None
     kept.profiles, kept.scale = profiles, None if scale is None else scale.reshape(-1).tolist()
+    kept.signed = _signed(own, lines, names, _terms(own, plan, profiles, mine))
     lines.limit = limit(kept.built)
     places = {node: names.index(site) for node, site in enumerate(own.sites) if site in names}
     return present(kept.built, network(lines, places, masks), tuple(places), plan.quorum < 1)
+
+
+def _terms(own: Kit, plan: Plan, profiles: Mapping[str, Any], built: Mapping[str, Any]) -> dict[str, Any]:
+    """What every process agrees to: whose run of what, on whose data, by which code, at which exposure."""
+    how = {name: getattr(plan, name) for name in ("record", "patience", "standardise", "secure_sums", "quorum")}
+    terms = {"federation": own.federation, "processes": list(own.book), **how, "settings": plan.settings}
+    return _plain({**terms, "code": code(), "data": profiles, **built})  # type: ignore[no-any-return]
+
+
+def _signed(own: Kit, lines: Lines, names: Sequence[str], terms: dict[str, Any]) -> dict[str, Any]:
+    """The terms with the signatures of all that are present, each of which is checked."""
+    text = _text(terms)
+    told = dict(zip(names, everybody(lines, 4, signatures.signed(own, text)), strict=True))
+    for name, one in told.items():
+        signatures.check(own, name, text, one, "the plan")
+    return {"terms": terms, "signatures": told}
+
+
+def signers(own: Kit, folder: Path) -> list[str] | None:
+    """Who has signed the plan of a record; None where it has none that all have signed.
+
+    Raises:
+        ValueError: The plan, or a signature, is not what was signed.
+    """
+    path = folder / AGREED
+    if not path.exists():
+        return None
+    try:
+        told = json.loads(path.read_text())
+        text, found = _text(dict(told["terms"])), dict(told["signatures"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise SettingError(
+            f"`{AGREED}` must be as its run wrote it; got another in {folder}. Ask another site."
+        ) from error
+    for name, one in found.items():
+        signatures.check(own, name, text, one, "the plan")
+    return list(found)
+
+
+def _text(terms: Mapping[str, Any]) -> bytes:
+    """What is signed."""
+    return b"fedtangent plan 1\0" + json.dumps(terms, sort_keys=True).encode()
 
 
 def present(built: Setup, transport: Transport, nodes: tuple[int, ...], counted: bool) -> Setup:

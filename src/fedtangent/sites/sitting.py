@@ -187,6 +187,9 @@ class _Sitting:
         if self._caller is not None:
             sending()
             _keep(folder, self._kept)
+        if folder is not None and len(plan.present) == len(place.own.book):
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic.replaced(folder / agreement.AGREED, json.dumps(self._kept.signed, indent=1))
         if not self._announced:
             place.announce(place.own, lines, built, plan.secure_sums)
             self._announced = True

@@ -13,6 +13,7 @@ from fedtangent.experiments.record import ROUNDS
 from fedtangent.reports import records
 from fedtangent.reports.schema import printable
 from fedtangent.reports.statistics import number_text, time_text
+from fedtangent.sites import agreement
 from fedtangent.sites.in_use import RECORDS, RUNS
 from fedtangent.sites.kit import SERVER, Kit, consents, kit
 from fedtangent.transports._relay import RELAY
@@ -72,11 +73,13 @@ def _run(own: Kit, used: bool) -> tuple[list[tuple[str, str]], list[str]]:
     try:
         told = records.read(folder) if (folder / ROUNDS).is_file() else None
         kept = checkpoint.read(folder) or checkpoint.read(folder, checkpoint.BEFORE)
+        signed = agreement.signers(own, folder)
         count = None if kept is None else int(kept[0]["meta"]["round"])
     except (SettingError, OSError, KeyError) as error:
         return [("run", f"damaged, in {folder}")], [str(error)]
     last = "none" if count is None else f"of round {count}"
     found = [("checkpoint", f"{last}, in {folder}")]
+    found += [] if signed is None else [("plan", f"signed by {', '.join(signed)}")]
     goes_on = used and lock.holder(folder) is not None
     if told is None or not told.rounds:
         return [("run", "before its first round" if goes_on else "ended before its first round"), *found], []
