@@ -84,6 +84,16 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
     assert second.code == 2
     pid = found["rome"].process.pid
     assert f"`kit` must not be in use; got {folder / 'rome'}, with which process {pid} on " in second.said
+    found["rome"].process.kill()
+    found["rome"].ended(60)
+    found["server"].until("The run goes on as soon as all are there.")
+    one, gone = status(folder / "server"), status(folder / "rome")
+    assert dict(one.rows)["run"].startswith("fedavg waits, round ") and not one.wrong
+    assert dict(gone.rows)["process"] == "none" and dict(gone.rows)["run"].startswith("fedavg stopped, round ")
+    assert len(gone.wrong) == 1 and gone.wrong[0].endswith(
+        " has stopped. Start its processes again, the leader with --resume."
+    )
+    found["rome"] = processes.started(tmp_path, "rome", [], True)
     ended = {name: process.ended() for name, process in found.items()}
     assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
     assert processes.rounds(tmp_path / "run") == expected("fedavg", rounds=long)
@@ -102,7 +112,7 @@ def _stopped(kit: Path, run: Path) -> None:
     (run / "rounds.jsonl").write_text("".join(lines[:5]) + lines[5][:30])
     one = status(kit)
     assert dict(one.rows)["run"].startswith("fedavg stopped, round 5 of 60, ")
-    assert one.wrong == [f"The run in {run} has stopped. Go on with --resume."]
+    assert one.wrong == [f"The run in {run} has stopped. Start its processes again, the leader with --resume."]
     with lock.held(run):  # somebody else records there
         assert dict(status(kit).rows)["run"].startswith("fedavg stopped")
     shutil.move(run / "rounds.jsonl", run / "away")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from fedtangent.errors import SettingError
 from fedtangent.experiments import checkpoint, lock
@@ -85,13 +85,17 @@ def _run(own: Kit, used: bool) -> tuple[list[tuple[str, str]], list[str]]:
         return [("run", "before its first round" if goes_on else "ended before its first round"), *found], []
     row, planned = told.rounds[-1], told.experiment["rounds"]
     early = row["round"] < planned and told.experiment.get("early_stop") is None
-    how = "goes on" if goes_on else "stopped" if early else "has ended"
+    how = "goes on" if goes_on else "has ended" if not early else "waits" if used else "stopped"
     ago = time_text(max(0.0, time.time() - (folder / ROUNDS).stat().st_mtime))
     text = f"{told.experiment['method']} {how}, round {row['round']} of {planned}, {ago} ago"
-    for measure in ("accuracy", "loss"):
+    for measure in get_args(records.Measure):
         if isinstance(row.get(measure), float):
-            text += f", {measure} {number_text(row[measure], 'accuracy' if measure == 'accuracy' else 'loss')}"
-    wrong = [] if goes_on or not early else [f"The run in {folder} has stopped. Go on with --resume."]
+            text += f", {measure} {number_text(row[measure], measure)}"
+    wrong = (
+        []
+        if used or not early
+        else [f"The run in {folder} has stopped. Start its processes again, the leader with --resume."]
+    )
     return [("run", text), *found], wrong
 
 
