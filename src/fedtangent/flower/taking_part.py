@@ -70,7 +70,12 @@ def taken(node: Mapping[str, Any], told: str) -> dict[str, Any]:
         experiment = Experiment(**plans.checked(settings))
         result = session.lead(given.kit, experiment, rows, **words.completed(commands.start, {**how, **given.how}))
     else:
-        result = session.join(given.kit, rows, **words.completed(commands.site, given.how))
+        result = session.join(
+            given.kit,
+            rows,
+            device=given.settings.get("device", "cpu"),
+            **words.completed(commands.site, given.how),
+        )
     if result is None:
         raise SettingError(
             f"`{own.name}` must see the run's end; got another site's. The log of {own.name} says whose."

@@ -48,7 +48,13 @@ class Kept:
 
 
 def agreed(
-    own: Kit, lines: Lines, plan: Plan, dataset: Dataset | None, kept: Kept, sending: Callable[[], None]
+    own: Kit,
+    lines: Lines,
+    plan: Plan,
+    dataset: Dataset | None,
+    kept: Kept,
+    sending: Callable[[], None],
+    device: str = "cpu",
 ) -> Setup:
     """This process's setup of a plan, as soon as every process has one, and the same.
 
@@ -59,6 +65,7 @@ def agreed(
         dataset: The site's own rows; None for a server.
         kept: From the sitting before; it is filled.
         sending: Called before every part of a masked sum leaves.
+        device: Where this process computes.
 
     Raises:
         ValueError: A site has none, or another one, or does not consent; the same sentence at every site.
@@ -83,11 +90,12 @@ def agreed(
             secrets = {own.sites.index(name): secret for name, secret in shared.items()}
             masks = Masks(lines.run, secrets, sending)
         if kept.built is None:
-            kept.built = _built(own, plan, dataset, profiles, common, scale)
+            kept.built = _built(own, plan, dataset, profiles, common, scale, device)
         if dataset is not None:
             check_consent(own, kept.built.method.exposure)
         manifest = record.manifest(kept.built)
         mine = {name: manifest[name] for name in _COMPARED}
+        mine["experiment"] = {name: value for name, value in mine["experiment"].items() if name != "device"}
         mine["versions"] = {name: manifest["versions"][name] for name in ("torch", "numpy")}
     except Exception as error:
         mine = {"error": str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"}
@@ -95,7 +103,7 @@ def agreed(
     assert kept.built is not None
     kept.profiles, kept.scale = profiles, None if scale is None else scale.reshape(-1).tolist()
     kept.signed = _signed(own, lines, names, _terms(own, plan, profiles, mine))
-    lines.limit = limit(kept.built)
+    lines.limit, lines.device = limit(kept.built), device
     places = {node: names.index(site) for node, site in enumerate(own.sites) if site in names}
     return present(kept.built, network(lines, places, masks), tuple(places), plan.quorum < 1)
 
@@ -201,6 +209,7 @@ def _built(
     profiles: Mapping[str, Any],
     common: Mapping[str, Any],
     scale: Tensor | None,
+    device: str,
 ) -> Setup:
     """The setup of a run, with all nodes, before anybody is joined."""
     digests = tuple(str(one["digest"]) for one in profiles.values())
@@ -211,7 +220,7 @@ def _built(
     rows, test_rows = (tuple(one[count] for one in profiles.values()) for count in ("rows", "test_rows"))
     share = Share(own.sites.index(own.name) if own.name in own.sites else None, rows, test_rows, digests)
     data = completed(own.federation, dataset, common)
-    asked = Experiment(**plan.settings, dataset=data, partition=share.partition, engine="sequential")
+    asked = Experiment(**plan.settings, dataset=data, partition=share.partition, engine="sequential", device=device)
     built = setup(asked, share=share)
     if built.method.traits.neighbours == own.served:
         has = "without a server" if own.served else "with a server"

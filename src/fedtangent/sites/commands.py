@@ -154,7 +154,7 @@ def site(
     """Take part in a run that the server, or another site, starts; the rows stay here.
 
     Args:
-        settings: dataset, data_dir and the data set's options.
+        settings: dataset, data_dir, the data set's options, and device.
         kit: The folder of this site's kit.
         wait: Seconds in which somebody must be there, and in which a server, or a site that leads, must be back.
         listen: Where to listen, such as 0.0.0.0:8443; none is the address in the kit.
@@ -162,7 +162,14 @@ def site(
     """
     _check_extra()
     with in_use(kit, state):
-        result = session.join(kit, session.own_data(settings), wait=wait, listen=listen, state=state)
+        result = session.join(
+            kit,
+            session.own_data(settings),
+            wait=wait,
+            listen=listen,
+            state=state,
+            device=settings.get("device", "cpu"),
+        )
     if result is None:
         return launch.FAILED
     print("The run has ended well.")

@@ -18,7 +18,7 @@ from fedtangent.federation.disclosure import OWNERS
 from fedtangent.training import losses
 
 # What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
-LOCAL = ("dataset", "dataset_options", "data_dir")
+LOCAL = ("dataset", "dataset_options", "data_dir", "device")
 WITHOUT = (
     "attack",
     "attack_options",
@@ -28,7 +28,6 @@ WITHOUT = (
     "engine",
     "memory",
     "class_weights",
-    "device",
     "fault",
     "fault_options",
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedtangent.errors import SettingError
-from fedtangent.experiments.build import built_dataset
+from fedtangent.experiments.build import built_dataset, built_device
 from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.folder import MANIFEST
 from fedtangent.experiments.run import Result
@@ -31,7 +31,7 @@ RECORD = ".run"  # beside a leader's record: its number, by which sites find the
 
 
 def own_data(settings: Mapping[str, Any]) -> Dataset:
-    """The rows of a site, by dataset, data_dir and the data set's options.
+    """The rows of a site, by dataset, data_dir and the data set's options; its device is checked too.
 
     Raises:
         ValueError: They cannot be read, or would be read in a way that hangs on this site's rows.
@@ -48,6 +48,7 @@ def own_data(settings: Mapping[str, Any]) -> Dataset:
             "`scale` must be left out at a site, which knows its own rows alone; got it. Use --standardise at the "
             "leader."
         )
+    built_device(asked)
     return built_dataset(asked)
 
 
@@ -100,15 +101,18 @@ def lead(
     if quorum < 1 and out is None:
         raise SettingError("`quorum` must be 1 without a record, from which all go on; got no `out`. Give --out.")
     Tracking(track, out, None)  # what is wrong with them is told before anybody is called
+    built_device(asked)
     settings = plans.settings(asked)
     plans.check_rule(settings, secure_sums)
     plan = Plan("", _record(out), resume, patience, standardise, secure_sums, quorum, (), -1, None, settings)
     with closing(Doors(own, address(listen), tell)) as doors:
         caller = Calling(own, doors, wait, wait if deadline is None else deadline, quorum, tell)
-        return led(Place(own, doors, dataset, track, _announce, tell), plan, out, caller)
+        return led(Place(own, doors, dataset, track, _announce, tell, asked.device), plan, out, caller)
 
 
-def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, state: str | None) -> Result | None:
+def join(
+    folder: str, dataset: Dataset, *, wait: float, listen: str | None, state: str | None, device: str = "cpu"
+) -> Result | None:
     """The result of a run that another process proposes; None where it has ended before its time.
 
     Args:
@@ -117,6 +121,7 @@ def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, stat
         wait: Seconds in which somebody must be there, and in which a leader that is lost must be back.
         listen: As of `lead`.
         state: The folder for its parts of records; none is one in the kit.
+        device: Where this process computes.
 
     Raises:
         ValueError: What cannot be.
@@ -126,7 +131,7 @@ def join(folder: str, dataset: Dataset, *, wait: float, listen: str | None, stat
         raise SettingError("`kit` must be a site's for this command; got the server's. Use fedtangent server.")
     with closing(Doors(own, address(listen), tell)) as doors:
         print(f"{own.name} is ready, and waits for a plan.", flush=True)
-        place = Place(own, doors, dataset, (), _announce, tell)
+        place = Place(own, doors, dataset, (), _announce, tell, device)
         return joined(place, wait, own.folder / "runs" if state is None else Path(state))
 
 

@@ -46,7 +46,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     parser = Parser(f"fedtangent {name}", add_help=False)
     parser.offer(Option("dataset", str, None, ""), "dataset")
     chosen = vars(parser.parse_known_args(words[1:])[0])
-    offered = {key: option for key, option in options(Experiment).items() if key in ("dataset", "data_dir")}
+    offered = {key: option for key, option in options(Experiment).items() if key in ("dataset", "data_dir", "device")}
     for key, owners in choices("local", **chosen).items():
         of_data = [option for part, option in owners if part == "dataset"]
         if of_data and "." not in key:

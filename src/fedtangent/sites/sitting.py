@@ -47,6 +47,7 @@ class Place(NamedTuple):
         track: The trackers that are given what the record holds.
         announce: Says what is about to be sent.
         tell: Given one sentence about what happens.
+        device: Where it computes.
     """
 
     own: Kit
@@ -55,6 +56,7 @@ class Place(NamedTuple):
     track: Sequence[str]
     announce: Callable[[Kit, Lines, Setup, bool], None]
     tell: Callable[[str], None]
+    device: str = "cpu"
 
     @property
     def number(self) -> int:
@@ -183,7 +185,7 @@ class _Sitting:
         sites = [name for name in plan.present if name in place.own.sites]
         sums = SumsSent(folder, sites, max(plan.over, 0)) if plan.secure_sums else None
         sending = _nothing if sums is None else sums.sending
-        built = agreement.agreed(place.own, lines, plan, place.dataset, self._kept, sending)
+        built = agreement.agreed(place.own, lines, plan, place.dataset, self._kept, sending, place.device)
         if self._caller is not None:
             sending()
             _keep(folder, self._kept)
