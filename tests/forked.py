@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from multiprocessing import forkserver
 from multiprocessing.reduction import DupFd
+from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
@@ -20,6 +23,7 @@ import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preloaded"])
+_ROOT = Path(__file__).parents[1]
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -50,6 +54,8 @@ class Popen:
                 other = os.open(os.devnull, os.O_RDWR) if given == subprocess.DEVNULL else os.dup(number)
             theirs.append(_Stream(other))
         variables = dict(os.environ if env is None else env)
+        with chdir(_ROOT):  # from where the tests are found
+            forkserver.ensure_running()
         self._process = _CONTEXT.Process(target=_run, args=([*words[2:]], variables, theirs, start_new_session))
         self._process.start()
         for stream in theirs:

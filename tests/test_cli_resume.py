@@ -115,6 +115,7 @@ def test_a_run_that_fails_before_it_begins_leaves_no_folder(capsys: pytest.Captu
     assert "`out` must be a folder that can be written; got runs (" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_on_ranks_the_new_folder_is_one(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*RUN, "--ranks", "2", "--quiet"]) == 0
     assert [path.name for path in Path("runs").iterdir()] == ["fedavg"]

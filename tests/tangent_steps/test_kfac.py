@@ -10,17 +10,8 @@ from torch.nn import functional as F
 
 from fedtangent import trees
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.kfac import (
-    Block,
-    Moments,
-    blocks,
-    directions,
-    fixed_inputs,
-    moments,
-    parameters,
-    rows_of_inputs,
-    rows_of_moments,
-)
+from fedtangent.tangent_steps.blocks import Block, blocks, parameters
+from fedtangent.tangent_steps.kfac import Moments, directions, fixed_inputs, moments, rows_of_inputs, rows_of_moments
 from fedtangent.tangent_steps.triangles import diagonal, pack, unpack
 from fedtangent.tangents.capture.verified_uses import known_uses
 from fedtangent.training import losses

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.kfac import Moments, directions, moments, pack, unpack
+from fedtangent.tangent_steps.kfac import Moments, directions, moments
 from fedtangent.tangent_steps.span import Curvature, Span, candidates, curvature, rows_of_curvature
+from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.training import losses
 from fedtangent.training.task import Task
 from tests.tangents import unusual

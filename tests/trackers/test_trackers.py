@@ -275,8 +275,10 @@ def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path) -> None:
             run(tiny("fedavg"), **given)  # type: ignore[arg-type]
 
 
-def test_ranks_are_tracked_once(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forked_ranks")
+def test_ranks_are_tracked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="needs fedtangent[mlflow]")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # for the look at it
     words = ["run", "fedavg", "--nodes", "2", "--rounds", "2", "--batch", "4", "--ranks", "2", "--engine", "sequential"]
     assert cli.main([*words, "--track", "mlflow", "--out", str(tmp_path / "run")]) == 0
     from mlflow import MlflowClient

@@ -30,6 +30,9 @@ VALUES = [
 FRAME = b"".join(map(bytes, _frames.framed(VALUES, PLACE)))
 
 
+again = pytest.mark.parametrize("time", [1, *(pytest.param(time, marks=pytest.mark.slow) for time in (2, 3, 4))])
+
+
 def often(count: int) -> settings:
     return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -65,9 +68,10 @@ def test_a_message_comes_as_it_was(step: int) -> None:
     assert (found[2][0], found[2][1][:2], found[2][1][3]) == (0.5, [None, "text"], True)
 
 
-@often(5000)
+@again
+@often(1250)
 @given(st.data())
-def test_a_changed_frame_is_refused(data: st.DataObject) -> None:
+def test_a_changed_frame_is_refused(time: int, data: st.DataObject) -> None:
     changed = bytearray(FRAME)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(FRAME) - 1))] ^= data.draw(st.integers(1, 255))
@@ -98,9 +102,10 @@ JSON = st.recursive(
 )
 
 
-@often(4000)
+@again
+@often(1000)
 @given(st.data())
-def test_a_table_of_any_form_is_read_or_refused(data: st.DataObject) -> None:
+def test_a_table_of_any_form_is_read_or_refused(time: int, data: st.DataObject) -> None:
     """Its checksums are right, as those of a site that is not honest would be."""
     table = json.loads(FRAME[HEAD.size : HEAD.size + HEAD.unpack(FRAME[: HEAD.size])[9]])
     rng = random.Random(data.draw(st.integers(0, 2**32)))

@@ -29,8 +29,6 @@ only describe: the values are computed, wave of nodes by wave, when a verb needs
 round never exist at once. `observe(x_k)` is for the record: what is observed must never come back into a verb.
 """
 
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -44,24 +42,19 @@ from torch import Tensor
 from fedtangent import many, multiply_adds, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation.asking import Asking
-from fedtangent.federation.averaging import at_server, mixed
-from fedtangent.federation.coding import Way
+from fedtangent.federation.averaging import mixed
 from fedtangent.federation.engine import Engine, blamed, inside
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
-from fedtangent.federation.rule import kind
-from fedtangent.federation.transport import Bill, Tag, Wire, nothing
+from fedtangent.federation.sending import Sending
+from fedtangent.federation.transport import Wire, nothing
+from fedtangent.federation.uplink import Uplink, one
 from fedtangent.federation.values import ABSENT, Cache, Central, Each, Inbox, Wave, check_central, check_each
 from fedtangent.federation.waves import waves
 
 T = TypeVar("T")
 Held = TypeVar("Held", Each[Any], Central[Any])
-
-
-def one(x: Any) -> float:
-    """1: a message of a sum that counts like any other."""
-    return 1.0
 
 
 @dataclass(frozen=True)
@@ -145,8 +138,8 @@ class Fleet:
     def map(self, fn: Callable[..., T], *x_k: Each[Any]) -> Each[T]:
         """fn(*x_i) on every node i. It is written for one node's tensors; `real` tells padded rows."""
         if self.scope is not None:
-            (scope, own_k), inner = self.scope, fn
-            fn, x_k = inside(scope, inner), (own_k, *x_k)
+            scope, own_k = self.scope
+            fn, x_k = inside(scope, fn), (own_k, *x_k)
         check_each(self.nodes, *x_k)
 
         def pull(wave: Wave, cache: Cache) -> list[T]:
@@ -161,17 +154,11 @@ class Fleet:
         """
         check_each(self.nodes, *x_k)
         fn = fn.of_round(self.round) if hasattr(fn, "of_round") else fn
-        rng = Numbers(self.seed, self.round, purpose)
-        drawn: dict[int, T] = {}
-        for node, row in zip(self.here, self._settled(x_k), strict=True):
-            try:
-                drawn[node] = fn(rng.of(node), *row)
-            except Exception as error:
-                raise blamed(fn, [node], [(rng.of(node), *row)], error, self.method, self.round) from error
-        values = many.trimmed([*drawn.values()])
+        numbers = Numbers(self.seed, self.round, purpose)
+        values = many.trimmed(numbers.drawn(fn, self.here, self._settled(x_k), self.method))
         if torch.device(self.device).type != "cpu":
             values = many.moved(values, self.device)
-        return Each(self, dict(zip(drawn, values, strict=True)))
+        return self.of_here(values)
 
     def rng(self, purpose: str, node: int = SERVER) -> np.random.Generator:
         """A generator keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
@@ -192,29 +179,13 @@ class Fleet:
             message: Its name, by which the run's channels know it; without one it is as it is.
             since_k: What both ends have already, of which the channels are given the difference.
         """
-        way: Way = "down" if isinstance(x, Central) else "up" if self.graph is None else "between"
-        coding = self.wire.channels(message, way)
-        if coding is None or message is None:
-            return x
-
-        def coded(value: Any, node: int, since: Any = None) -> Any:
-            return coding.coded(value, message, partial(self.rng, f"channel of {message}", node), node, since)
-
         if isinstance(x, Central):
-            return Central(coded(x.value, SERVER)) if x.is_here else x
-        check_each(self.nodes, x)
-
-        def pull(wave: Wave, cache: Cache) -> list[Any]:
-            before = [None] * len(wave.nodes) if since_k is None else since_k.pull(wave, cache)
-            return [coded(*row) for row in zip(x.pull(wave, cache), wave.nodes, before, strict=True)]
-
-        found: Each[Any] = Each(self, pull)
-        return found if coding.feedback == "none" else found.settle()  # what is remembered changes once
+            return self._sending.by_server(x, message)
+        return self._sending.by_nodes(x, message, since_k)
 
     def codes(self, message: str) -> bool:
         """Whether the run's channels change messages of this name that nodes send."""
-        way: Way = "up" if self.graph is None else "between"
-        return self.wire.channels(message, way) is not None
+        return self.wire.channels(message, self._sending.way) is not None
 
     def broadcast(self, x: Central[T], message: str | None = None) -> Each[T]:
         """The server's value on every node; what a node holds already is not sent again."""
@@ -242,15 +213,8 @@ class Fleet:
         """
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message, since_k)
-        weights = [1.0] * len(self.nodes) if weight_k is None else many.floats(self._told(weight_k, None))
-        tag, out = self._said(x_k)
-        given = dict(zip(self.nodes, weights, strict=True))
-        good = self.nodes if self.ledger.is_paused else self._good(out)  # evaluation tells what is wrong
-        shares = {node: given[node] for node in good if 0 <= given[node] < math.inf} or given
-        whole = sum(shares.values())
-        if whole == 0:
-            raise SettingError("`weight_k` must not sum to zero; got only zeros. Give every node at least one row.")
-        return self._totalled(tag, out, {node: w / whole for node, w in shares.items()}, mean=True)
+        weights = [1.0] * len(self.nodes) if weight_k is None else many.floats(self._uplink.told(weight_k, None))
+        return Central(self._uplink.mean(x_k, weights))
 
     def sum(
         self, x_k: Each[T], message: str | None = None, rows: Callable[[T], Any] = one
@@ -268,26 +232,15 @@ class Fleet:
             ValueError: No message is left.
         """
         check_each(self.nodes, x_k)
-        tag, out = self._said(self.as_sent(x_k, message))
-        good = self._good(out, one if self.wire.rule is None else rows)
-        if not good:
-            raise SettingError(
-                f"`{self.method or 'x_k'}` must have a finite message to sum; got none of {len(self.nodes)} in round "
-                f"{self.round}. Use smaller steps, or look at the data."
-            )
-        return self._totalled(tag, out, good, mean=False), self.server(len(self.nodes) - len(good))
+        total, refused = self._uplink.sum(self.as_sent(x_k, message), rows)
+        return Central(total), self.server(refused)
 
     def gather(
         self, x_k: Each[T], bill: Callable[[T], int] = trees.payload_bytes, message: str | None = None
     ) -> Central[list[T]]:
         """All values at the server, in the order of the nodes; `bill` replaces the byte count of a message."""
         check_each(self.nodes, x_k)
-        tag, out = self._said(self.as_sent(x_k, message))
-        good = self.nodes if self.ledger.is_paused else self._good(out)
-        links = [Link(node, SERVER) for node in good or self.nodes]
-        out = {link: x for link, x in out.items() if link.source in good or not good}
-        came = self.wire.exchange(tag, out, links, lambda link, value: bill(value) - self.wire.spared(value))
-        return Central([came[link] for link in links] if self._serves else cast(list[T], ABSENT))
+        return Central(self._uplink.gathered(self.as_sent(x_k, message), bill))
 
     def observe(self, x_k: Each[T]) -> list[T]:
         """All values, in the order of the nodes, on every process: for record and evaluation, and never billed.
@@ -299,14 +252,15 @@ class Fleet:
             raise PermissionError(
                 "`observe` must not be called by a method, which would see what it may not. Use verbs."
             )
-        return self._told(x_k, nothing)
+        return self._uplink.told(x_k, nothing)
 
     def mix(self, x_k: Each[T], message: str | None = None) -> Each[T]:
         """The gossip matrix times the values: every node averages with its neighbours what all of them see."""
         check_each(self.nodes, x_k)
         x_k = self.as_sent(x_k, message)
         x = dict(zip(self.here, x_k.values_at(self.here), strict=True))
-        neighbours = {i: self._neighbours(i) for i in self.nodes}
+        every = self._require_graph().neighbours
+        neighbours = {i: every[i] for i in self.nodes}
         return self.of_here(mixed(self.wire, x, neighbours, self._shares, self.gossip_weights))
 
     def share(self, x_k: Each[T]) -> Each[Inbox]:
@@ -334,11 +288,7 @@ class Fleet:
         return Each(self, partial(asking.inboxes, bill))
 
     def ask_sum(
-        self,
-        fn: Callable[..., T],
-        x_k: Each[Any],
-        *y_k: Each[Any],
-        message: str | None = None,
+        self, fn: Callable[..., T], x_k: Each[Any], *y_k: Each[Any], message: str | None = None
     ) -> Each[tuple[T, Tensor]]:
         """The sum of what `ask` brings a node and how many of the answers it refused: all that secure sums would show.
 
@@ -346,30 +296,19 @@ class Fleet:
         """
         return Each(self, self._asking(fn, x_k, y_k, message).sums)
 
-    def _asking(
-        self,
-        fn: Callable[..., Any],
-        x_k: Each[Any],
-        y_k: Sequence[Each[Any]],
-        message: str | None,
-    ) -> Asking:
+    def _asking(self, fn: Callable[..., Any], x_k: Each[Any], y_k: Sequence[Each[Any]], message: str | None) -> Asking:
         check_each(self.nodes, x_k, *y_k)
-        if self._require_graph().directed:
+        graph = self._require_graph()
+        if graph.directed:
             raise SettingError(
                 f"`topology` must be undirected for {self.method or 'this method'}, whose nodes answer one another; "
                 "got a directed one. Choose another, such as 'regular'."
             )
         own = dict(zip(self.here, self._settled(y_k), strict=True))
-
-        coding = self.wire.channels(message, "between")
-
-        def code(answer: Any, link: Link) -> Any:
-            if coding is None or message is None:
-                return answer
-            return coding.coded(answer, message, partial(self.rng, f"channel of {message} to {link[1]}", link[0]), None)
-
-        call = partial(self._call, fn)
-        return Asking(self.wire, self.nodes, self._neighbours, call, x_k, own, code, self.device, self.round)
+        call, code = partial(self._call, fn), self._sending.answers(message)
+        return Asking(
+            self.wire, self.nodes, graph.neighbours.__getitem__, call, x_k, own, code, self.device, self.round
+        )
 
     def ask_total(
         self,
@@ -425,38 +364,13 @@ class Fleet:
         except Exception as error:
             raise blamed(fn, nodes, rows, error, self.method, self.round) from error
 
-    def _to_server(self, x_k: Each[T], bill: Bill | None) -> list[T]:
-        """All values in the order of the nodes where the server is, absent elsewhere."""
-        check_each(self.nodes, x_k)
-        links = [Link(node, SERVER) for node in self.nodes]
-        out = {Link(node, SERVER): x for node, x in zip(self.here, x_k.values_at(self.here), strict=True)}
-        came = self.wire.exchange(self.wire.tag(), out, links, bill)
-        return [came[link] for link in links] if self._serves else cast(list[T], ABSENT)
+    @property
+    def _uplink(self) -> Uplink:
+        return Uplink(self, self.wire, self.method, self.round, partial(self.rng, "groups"))
 
-    def _told(self, x_k: Each[T], bill: Bill | None) -> list[T]:
-        """All values, by way of the server, on every process."""
-        return self.wire.tell(self._to_server(x_k, bill))
-
-    def _said(self, x_k: Each[Any]) -> tuple[Tag, Mapping[Link, Any]]:
-        """The tag of a verb, and what the nodes of this process send the server in it."""
-        tag, values = self.wire.tag(), x_k.values_at(self.here)
-        out = {Link(node, SERVER): x for node, x in zip(self.here, values, strict=True)}
-        return tag, self.wire.said(tag, out, [Link(node, SERVER) for node in self.nodes])
-
-    def _good(self, out: Mapping[Link, Any], rows: Callable[[Any], Any] = one) -> dict[int, float]:
-        """The nodes whose messages are finite and of the form of most, and of how many rows each is the sum."""
-        values = [out[Link(node, SERVER)] for node in self.here]
-        finite = many.are_finite(values) if values else []
-        own = [(kind(x), fine, float(rows(x)) if fine else 0.0) for x, fine in zip(values, finite, strict=True)]
-        told = self._told(self.of_here(own), nothing)
-        ((usual, _),) = Counter(form for form, _, _ in told).most_common(1)
-        kinds = zip(self.nodes, told, strict=True)
-        return {node: count for node, (form, fine, count) in kinds if fine and form == usual and 0 < count < math.inf}
-
-    def _totalled(self, tag: Tag, out: Mapping[Link, Any], weights: Mapping[int, float], mean: bool) -> Central[Any]:
-        """`averaging.at_server`."""
-        found = at_server(self.wire, tag, out, weights, mean, lambda: self.rng("groups"))
-        return Central(found if self._serves else cast(Any, ABSENT))
+    @property
+    def _sending(self) -> Sending:
+        return Sending(self, self.wire, self.rng, between=self.graph is not None)
 
     def _settled(self, x_k: Sequence[Each[Any]]) -> list[tuple[Any, ...]]:
         return _rows([x.values_at(self.here) for x in x_k], len(self.here))
@@ -467,9 +381,6 @@ class Fleet:
                 f"`topology` must be given for {self.method or 'this method'}; got none. Choose one, such as 'regular'."
             )
         return self.graph
-
-    def _neighbours(self, node: int) -> tuple[int, ...]:
-        return self._require_graph().neighbours[node]
 
     @cached_property
     def _shares(self) -> list[list[float]]:

@@ -1,11 +1,15 @@
 """Random numbers keyed by seed, round, node and purpose, so that nothing depends on the order of execution."""
 
 import zlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from fedtangent.federation.engine import blamed
 from fedtangent.federation.ledger import SERVER
+
+T = TypeVar("T")
 
 
 def generator(seed: int, round: int, purpose: str, node: int = SERVER) -> np.random.Generator:
@@ -19,6 +23,7 @@ class Numbers:
 
     def __init__(self, seed: int, round: int, purpose: str) -> None:
         """Of a round and purpose."""
+        self._round = round
         self._rng = generator(seed, round, purpose, 0)
         self._state: Any = self._rng.bit_generator.state
         self._counter = self._state["state"]["counter"]
@@ -28,3 +33,15 @@ class Numbers:
         self._counter[3] = node % 2**32
         self._rng.bit_generator.state = self._state
         return self._rng
+
+    def drawn(
+        self, fn: Callable[..., T], nodes: Sequence[int], rows: Sequence[tuple[Any, ...]], method: str
+    ) -> list[T]:
+        """fn(generator, *row) of every node, one after the other; an error names the node, the method and the round."""
+        found = []
+        for node, row in zip(nodes, rows, strict=True):
+            try:
+                found.append(fn(self.of(node), *row))
+            except Exception as error:
+                raise blamed(fn, [node], [(self.of(node), *row)], error, method, self._round) from error
+        return found

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import kfac, room
+from fedtangent.tangent_steps.blocks import Other
 from fedtangent.tangent_steps.combined import score_of
-from fedtangent.tangent_steps.kfac import Moments, Other
+from fedtangent.tangent_steps.kfac import Moments
 from fedtangent.tangent_steps.span import Curvature, curvature
 from fedtangent.tangent_steps.step import Score, countable
 from fedtangent.tangents.capture.functional import Weights
@@ -24,7 +25,7 @@ class Answers:
 
     Args:
         task: Model and loss.
-        other: What becomes of parameters without Kronecker factors, as in `kfac.blocks`.
+        other: What becomes of parameters without Kronecker factors, as in `blocks.blocks`.
         weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
     """
 

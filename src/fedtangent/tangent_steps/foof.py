@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedtangent.tangent_steps.kfac import matrix_of, of_matrix, parameters
+from fedtangent.tangent_steps.blocks import matrix_of, of_matrix, parameters
 from fedtangent.tangent_steps.triangles import unpack
 from fedtangent.tangents.capture.functional import Weights
 

@@ -19,39 +19,18 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps.blocks import Block, Other, blocks, matrix_of, of_matrix, of_vector, parameters
 from fedtangent.tangent_steps.triangles import diagonal, pack, unpack
 from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.kernel_operator import backward
-from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
-from fedtangent.tangents.capture.uses import Use, Uses
-from fedtangent.tangents.capture.views import Layout
+from fedtangent.tangents.capture.layers import Matrix
+from fedtangent.tangents.capture.uses import Uses
 from fedtangent.training import losses
 from fedtangent.training.task import Task
 
 # The most parameters of a block that is kept whole.
 _LARGEST = 8192
-
-# After the name of a weight that is laid out (groups, inputs, results).
-_TURNED = "^T"
-
-Other = Literal["refuse", "exact"]
-
-
-class Block(NamedTuple):
-    """Parameters that share a block of the Gauss-Newton matrix.
-
-    Attributes:
-        uses: Where they are used.
-        kronecker: Whether they are the weight, and perhaps the bias, of a linear map; else the block is kept whole.
-        fixed: Whether the map's inputs are the data's, whatever the weights.
-        lookup: Whether the map looks up rows, so that u has one 1, and A is the diagonal of how often each is read.
-    """
-
-    uses: tuple[str, ...]
-    kronecker: bool
-    fixed: bool
-    lookup: bool = False
 
 
 class Moments(NamedTuple):
@@ -69,46 +48,6 @@ class Moments(NamedTuple):
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     rows: Tensor
-
-
-def blocks(found: Uses, other: Other = "refuse") -> dict[str, Block]:
-    """The blocks of a model, each named by its parameters with commas between; `^T` follows a weight (I, O).
-
-    Args:
-        found: The uses of its parameters.
-        other: What becomes of parameters of no linear map, normalisation, scale or sum: an error, or whole blocks, one
-            a parameter.
-
-    Raises:
-        ValueError: Parameters without Kronecker factors.
-    """
-    if other not in ("refuse", "exact"):
-        raise SettingError(f"`other` must be 'refuse' or 'exact'; got {other!r}. Choose one of the two.")
-    owners: dict[str, list[str]] = {}
-    for key, use in found.by_name.items():
-        for name in use.call.names:
-            owners.setdefault(name, []).append(key)
-    made: dict[str, Block] = {}
-    for name, own in owners.items():
-        peers = [found.by_name[key] for key in own]
-        names = _names(peers[0])
-        alike = all(_names(peer) == names and all(owners[each] == own for each in names) for peer in peers)
-        turned = _turned(peers[0])
-        linear = alike and turned is not None and all(_turned(peer) == turned for peer in peers)
-        if linear or (alike and isinstance(peers[0], (Affine, Sums)) and len(own) == 1):
-            if name == names[0]:
-                fixed = linear and len(own) == 1 and own[0] in found.fixed
-                lookup = linear and isinstance(peers[0], Matrix) and peers[0].lookup
-                made[",".join([name + _TURNED * bool(turned), *names[1:]])] = Block(tuple(own), linear, fixed, lookup)
-        elif other == "refuse":
-            function = getattr(peers[0].call.function, "__name__", "a function")
-            raise SettingError(
-                f"`model` must have Kronecker factors for every parameter; got none for {name!r}, used by {function}. "
-                "Choose other='exact' for whole blocks of such parameters, or freeze it."
-            )
-        else:
-            made[name] = Block(tuple(own), False, False)
-    return made
 
 
 def moments(
@@ -155,7 +94,7 @@ def _moments(
         own = shard.cleared({one: parts[one] for one in block.uses}, data.real)
         if not block.kronecker:
             j = _rows(found, w, own, block, parameters(key))
-            gradient |= _split(torch.einsum("nc,ncp->p", residual, j), w, key)
+            gradient |= of_vector(torch.einsum("nc,ncp->p", residual, j), w, key)
             d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
             b[key] = pack((d.mT @ d)[None])
             continue
@@ -328,39 +267,9 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
             found |= of_matrix(torch.stack(steps), total.gradient, key)
         else:
             g = torch.cat([total.gradient[name].flatten() for name in parameters(key)])[None, :, None] / total.rows
-            found |= _split(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
+            found |= of_vector(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
     still = {name: part.new_zeros(len(dampings), *part.shape) for name, part in total.gradient.items()}
     return {name: found.get(name, part) for name, part in still.items()}
-
-
-def parameters(key: str) -> list[str]:
-    """The parameters of a block."""
-    return [name.removesuffix(_TURNED) for name in key.split(",")]
-
-
-def _turned(use: Use) -> bool | None:
-    """Whether a matrix's weight is laid out (G, I, O); None where it has neither that layout nor (G, O, I)."""
-    if not isinstance(use, Matrix) or not isinstance(use.layout, Layout):
-        return None
-    if use.lookup:
-        return True if use.layout.in_order else None
-    if use.bias_layout is not None and not use.bias_layout.in_order:
-        return None
-    if use.layout.in_order:
-        return False
-    turned = (use.groups, use.fan_in, use.fan_out)
-    plain = tuple(size for size in turned if size != 1)
-    order = (0, 2, 1) if len(plain) == 3 else (1, 0)
-    return True if (use.layout.split, use.layout.order) == (plain, order) else None
-
-
-def _names(use: Use) -> tuple[str, ...]:
-    """The parameters of a use, the bias or shift last."""
-    if isinstance(use, Matrix):
-        return (use.weight,) if use.bias is None else (use.weight, use.bias)
-    if isinstance(use, Affine):
-        return (use.scale,) if use.shift is None else (use.scale, use.shift)
-    return use.call.names
 
 
 def _inputs(factor: Factor, use: Matrix, real: Tensor) -> Tensor:
@@ -413,29 +322,6 @@ def _squares(d: Tensor) -> Tensor:
     """The sum of d d^T over all but the first and last axes, (G, O, O)."""
     rows = d.flatten(1, -2)
     return rows.mT @ rows
-
-
-def matrix_of(tree: Weights, key: str, groups: int, fan_out: int) -> Tensor:
-    """(G, O, I) of a weight and perhaps a bias."""
-    weight, *bias = (tree[name] for name in parameters(key))
-    turned = _TURNED in key
-    whole = weight.reshape(groups, -1, fan_out).mT if turned else weight.reshape(groups, fan_out, -1)
-    return torch.cat([whole, *(part.reshape(*whole.shape[:2], 1) for part in bias)], 2)
-
-
-def of_matrix(matrix: Tensor, like: Weights, key: str) -> Weights:
-    """The inverse of `matrix_of`; axes before G are kept."""
-    (weight, *bias), ahead = parameters(key), matrix.shape[:-3]
-    whole = matrix[..., :-1] if bias else matrix
-    found = {weight: (whole.mT if _TURNED in key else whole).reshape(*ahead, *like[weight].shape)}
-    return found | {name: matrix[..., -1].reshape(*ahead, *like[name].shape) for name in bias}
-
-
-def _split(flat: Tensor, like: Weights, key: str) -> Weights:
-    """Parameters from their numbers in one piece, along the last axis."""
-    own = parameters(key)
-    parts = torch.split(flat, [like[name].numel() for name in own], -1)
-    return {name: part.reshape((*flat.shape[:-1], *like[name].shape)) for name, part in zip(own, parts, strict=True)}
 
 
 def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from fedtangent import trees
 from fedtangent.tangent_steps import anew, of_task, slices
-from fedtangent.tangent_steps.kfac import Other, blocks, parameters
+from fedtangent.tangent_steps.blocks import Other, blocks, parameters
 from fedtangent.tangents.capture.derivatives import known_ways
 from fedtangent.tangents.capture.layers import Matrix
 from fedtangent.tangents.capture.uses import Uses
