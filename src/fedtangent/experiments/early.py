@@ -12,7 +12,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.steps import check_number
-from fedtangent.federation import generator
+from fedtangent.federation import Method, generator
 from fedtangent.shard import Shard
 
 LOSS, ACCURACY = "validation_loss", "validation_accuracy"
@@ -35,6 +35,30 @@ def check(experiment: Experiment) -> None:
     if patience is not None and not share:
         raise SettingError(
             f"`early_stop` must have rows to go by; got {patience} without validation. Add --validation 0.1."
+        )
+
+
+def check_best(experiment: Experiment, method: Method, apart: bool) -> None:
+    """Raises where there is nothing to choose among, or nothing to choose by.
+
+    Args:
+        experiment: What is asked for.
+        method: Its method.
+        apart: Whether nodes are sites of a real federation.
+    """
+    check_number(experiment, "aggregate_best", whole=False)
+    share = experiment.aggregate_best
+    if not 0 < share <= 1:
+        raise SettingError(f"`aggregate_best` must be above 0 and at most 1; got {share}. Use 1 for all nodes.")
+    if share == 1:
+        return
+    if method.personal is None:
+        raise SettingError(f"`aggregate_best` must be 1 for {method.name}, which has one model; got {share}. Drop it.")
+    if apart:
+        raise SettingError(f"`aggregate_best` must be 1 between sites, whose rows stay there; got {share}. Drop it.")
+    if not experiment.validation:
+        raise SettingError(
+            f"`aggregate_best` must have rows to go by; got {share} without validation. Add --validation 0.1."
         )
 
 

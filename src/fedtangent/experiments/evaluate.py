@@ -62,7 +62,7 @@ def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str
     rows = sum(len(held.real) for held in its)
     with fleet.ledger.paused():
         held_k = fleet.each(its)
-        found = fleet.observe(fleet.map(partial(_scored, built), fleet.broadcast(weights), held_k))
+        found = fleet.observe(fleet.map(partial(scored, built), fleet.broadcast(weights), held_k))
     accuracy = {early.ACCURACY: sum(int(right) for right, _ in found) / rows} if built.classes else {}
     return {**accuracy, early.LOSS: sum(float(total) for _, total in found) / rows}
 
@@ -79,10 +79,10 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     with fleet.ledger.paused():
         test_k = fleet.each(tests)
         w_k = fleet.broadcast(weights)
-        found = fleet.observe(fleet.map(partial(_scored, built), w_k, test_k))
+        found = fleet.observe(fleet.map(partial(scored, built), w_k, test_k))
         own = found
         if built.classes and built.method.personal is not None and nodes:
-            own = fleet.observe(fleet.map(partial(_scored, built), own_weights(built, fleet, state), test_k))
+            own = fleet.observe(fleet.map(partial(scored, built), own_weights(built, fleet, state), test_k))
     loss = sum(float(total) for _, total in found) / sum(rows)
     if not built.classes:
         return {"loss": loss}
@@ -138,7 +138,7 @@ def _tested(built: Setup, weights: Weights) -> tuple[float, float, list[float | 
     return sum(by_class) / count, sum(torch.stack(total).tolist()) / count, each
 
 
-def _scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor]:
+def scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor]:
     """How many rows of a node these weights are right about, and the sum of their losses; padded rows do not count."""
     right, total = [], []
     loss = cross_entropy if built.classes else built.task.loss

@@ -103,6 +103,8 @@ class Experiment:
         memory: The budget of a chunk of nodes in bytes; none is a quarter of a GPU's, or the engine's own on a CPU.
         device: cpu, or cuda with or without a number.
         dtype: Of weights and inputs, float32 or float64.
+        aggregate_best: The share of the nodes whose models are averaged to the aggregated one: those that are best on
+            the rows that all keep back (validation); 1 is all of them.
         metric: What is measured beside accuracy, such as f1,auc, or files of your own; from Python also functions of
             outputs (n, C) and labels (n,) that give a number, higher for better, or None where the rows define none.
         evaluate_on: The test rows of a node's measures: own, split like the training rows unless the partition gives
@@ -160,6 +162,7 @@ class Experiment:
     memory: int | None = None
     device: str = "cpu"
     dtype: DType = "float32"
+    aggregate_best: float = 1.0
     metric: str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | None = None
     evaluate_on: EvaluateOn | None = None
     evaluate_nodes_every: int = 1

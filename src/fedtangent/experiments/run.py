@@ -15,6 +15,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.experiments import apart, checkpoint, early, model_file, record
 from fedtangent.experiments import resume as resuming
+from fedtangent.experiments.best_nodes import best_nodes
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment
@@ -216,7 +217,9 @@ def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> 
     """The aggregated model's weights, and its batch norm's statistics; nothing of it is billed."""
     fleet = built.honest(fleet)
     with fleet.ledger.paused():
-        return recalibrated(built, fleet, built.method.aggregate(fleet, state, data_k), data_k)
+        return recalibrated(
+            built, fleet, built.method.aggregate(best_nodes(built, fleet, state), state, data_k), data_k
+        )
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:

@@ -244,6 +244,7 @@ class Setup:
             "memory": asked.memory,
             "device": str(asked.device),
             "dtype": asked.dtype,
+            **({"aggregate_best": asked.aggregate_best} if asked.aggregate_best != 1 else {}),
             **({"metric": list(self.metrics)} if self.metrics else {}),
             **({} if asked.evaluate_on is None else {"evaluate_on": asked.evaluate_on}),
             "evaluate_nodes_every": asked.evaluate_nodes_every,
@@ -345,6 +346,7 @@ def setup(
     method = built_method(experiment, task, len(partition.index))
     check_compatible(experiment, task, method)
     check_start(task, method)
+    early.check_best(experiment, method, share is not None)
     steps.check_taken(experiment, task, method)
     check_channel(experiment, method)
     if share is None:

@@ -64,7 +64,7 @@ def ntkdfl_studies(
 
     Args:
         done: Rows that are there already.
-        study: What is varied.
+        study: What is varied; each study has a grid, a table and a figure of its own.
         values: Of what is varied; none is the paper's grid.
         methods: Among NTK-DFL, DFedKFAC, Pooled rows and DFedAvg.
         dataset: A data set, or a file that defines one.
