@@ -3,7 +3,7 @@
     python benchmarks/sites.py [--sites 8] [--rounds 40] [--repeats 3]
 
 A server and its sites, each a process of the command line with a tiny file of its own, on loopback; FedAvg of a linear
-model, so that messages are small and all is overhead. Medians. A recovery goes from the kill of a site, which is started
+model, so that messages are small and all is overhead. Medians. A recovery goes from a kill of a site, which is started
 again at once, to the end of the round that was broken off; the start of Python and PyTorch is within it.
 """
 

@@ -75,9 +75,7 @@ class Flower:
     def __exit__(self, *_: object) -> None:
         for name in [*self._processes][::-1]:  # the SuperLink last
             self.stop(name)
-        end = time.monotonic() + 30
-        while (left := self.left()) and time.monotonic() < end:
-            time.sleep(0.2)
+        left = self.remaining("")
         for number in left:
             with contextlib.suppress(OSError):
                 os.kill(number, signal.SIGKILL)
@@ -151,7 +149,7 @@ class Flower:
         process.send_signal(number)
         process.wait(60)
 
-    def left(self, command: str = "") -> list[int]:
+    def left(self, command: str) -> list[int]:
         """The processes of this federation that are there, whoever has started them."""
         found: list[int] = []
         for path in Path("/proc").glob("[0-9]*"):
@@ -160,6 +158,13 @@ class Flower:
                 if of_this and command.encode() in (path / "cmdline").read_bytes():
                     found.append(int(path.name))
         return found
+
+    def remaining(self, command: str) -> list[int]:
+        """Those that are still there when they had half a minute to end."""
+        end = time.monotonic() + 30
+        while (left := self.left(command)) and time.monotonic() < end:
+            time.sleep(0.2)
+        return left
 
     def everything(self) -> str:
         return "\n".join(f"== {name}\n{self.said(name)}" for name in self._processes)

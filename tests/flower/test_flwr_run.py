@@ -138,13 +138,19 @@ def test_a_supernode_that_is_killed_and_started_again_takes_part_in_the_same_rec
 
 
 @pytest.mark.parametrize("method", ["fedavg", "dfedavg"])
-def test_flwr_stop_ends_the_run_at_all_sites(method: str, flower: Flower) -> None:
+def test_a_run_that_is_stopped_ends_at_all_sites(method: str, flower: Flower) -> None:
+    """By `flwr stop` where the ServerApp leads; a site that leads is stopped there, as it hears nothing of that."""
     nodes(flower, method in SERVED)
     number = flower.begun(**config(flower, method, 10**5))
     flower.until("rome", "round 3/100000")
     flower.flwr("stop", number, "here")
     assert flower.ended(number).status == "finished:stopped"
-    assert len(flower.left("flwr-clientapp")) == 3
+    if method not in SERVED:
+        assert len(flower.left("flwr-clientapp")) == len(NAMES)
+        flower.stop("berlin")
+    leader = "server" if method in SERVED else "berlin"
+    flower.until("rome", f"fedtangent: {leader} was stopped. The run has ended at all sites. Go on with --resume.")
+    assert flower.remaining("flwr-clientapp") == []
 
 
 def test_a_supernode_whose_key_nobody_has_registered_is_turned_away(flower: Flower) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fedtangent.flower import taking_part
+from fedtangent.sites.in_use import in_use
 from tests.sites import processes
 
 NAMES = ("berlin", "paris", "rome")
@@ -34,6 +35,15 @@ def test_a_site_says_who_it_is(node: dict[str, Any]) -> None:
 def test_a_site_without_rows_says_so(node: dict[str, Any]) -> None:
     with pytest.raises((ValueError, OSError), match=r"nowhere\.npz"):
         taking_part.known({**node, "data-dir": "nowhere.npz"})
+
+
+def test_a_site_whose_kit_is_in_use_says_so(node: dict[str, Any]) -> None:
+    order = taking_part.order("rome", {"method": "dfedavg"}, {})
+    with in_use(node["kit"]):
+        with pytest.raises(ValueError, match="`kit` must not be in use; got "):
+            taking_part.known(node)
+        with pytest.raises(ValueError, match="`kit` must not be in use; got "):
+            taking_part.taken(node, order)
 
 
 def test_a_servers_kit_is_no_sites(tmp_path: Path, node: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from fedtangent.experiments.run import Result
 from fedtangent.flower import words
 from fedtangent.sites import commands, session
 from fedtangent.sites import plan as plans
+from fedtangent.sites.in_use import in_use
 from fedtangent.sites.kit import SERVER, kit
 
 
@@ -20,7 +21,7 @@ def known(node: Mapping[str, Any]) -> dict[str, Any]:
         node: The SuperNode's own configuration.
 
     Raises:
-        ValueError: Its kit or its rows cannot be read.
+        ValueError: Its kit or its rows cannot be read, or another process uses the kit.
     """
     given = words.of_node(node, False)
     own = kit(given.kit)
@@ -28,7 +29,8 @@ def known(node: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError(
             "`kit` must be a site's at a SuperNode; got the server's. Give that to the run, as its `kit`."
         )
-    session.own_data(given.settings)
+    with in_use(given.kit, given.how.get("state")):
+        session.own_data(given.settings)
     return {"federation": own.federation, "site": own.name, "sites": own.sites, "served": own.served}
 
 
@@ -54,8 +56,8 @@ def taken(node: Mapping[str, Any], told: str) -> dict[str, Any]:
         ValueError: What cannot be; or the run has ended before its time.
     """
     try:
-        asked = json.loads(told)
-        leader, settings, how = (asked[name] for name in ("leader", "settings", "how"))
+        parts = json.loads(told)
+        leader, settings, how = (parts[name] for name in ("leader", "settings", "how"))
         how = words.from_afar(how)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, SettingError):
@@ -66,20 +68,15 @@ def taken(node: Mapping[str, Any], told: str) -> dict[str, Any]:
     given = words.of_node(node, leads)
     rows = session.own_data(given.settings)
     result: Result | None
-    if leads:
-        experiment = Experiment(**plans.checked(settings))
-        result = session.lead(given.kit, experiment, rows, **words.completed(commands.start, {**how, **given.how}))
-    else:
-        result = session.join(
-            given.kit,
-            rows,
-            device=given.settings.get("device", "cpu"),
-            **words.completed(commands.site, given.how),
-        )
+    with in_use(given.kit, given.how.get("out" if leads else "state")):
+        if leads:
+            asked = Experiment(**plans.checked(settings))
+            result = session.lead(given.kit, asked, rows, **words.completed(commands.start, {**how, **given.how}))
+        else:
+            device = given.settings.get("device", "cpu")
+            result = session.join(given.kit, rows, device=device, **words.completed(commands.site, given.how))
     if result is None:
-        raise SettingError(
-            f"`{own.name}` must see the run's end; got another site's. The log of {own.name} says whose."
-        )
+        raise SettingError(f"`run` must come to its end; got one that ended before. The log of {own.name} says why.")
     print("The run has ended well.", flush=True)
     last = result.rounds[-1] if result.rounds else {}
     measured = {name: float(last[name]) for name in ("accuracy", "loss") if last.get(name) is not None}
