@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import resource
 import socket
 import sys
 import time
@@ -91,6 +92,8 @@ def _run(words: list[str], log: str, variables: dict[str, str], folder: Path | N
     os.environ.update(variables)
     if folder is not None:
         os.chdir(folder)
+    if most := variables.get("LARGEST_FILE"):  # as where a disk is full: what writes more fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
     if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
         agreement.code = lambda: other
     with open(log, "a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

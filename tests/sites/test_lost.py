@@ -115,6 +115,19 @@ def test_a_bad_network(method: str, fault: str, place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_site_without_space_ends_the_run_and_nothing_is_lost(place: Path) -> None:
+    running = begun(place, "fedkfac", ROUNDS, variables={"rome": {"LARGEST_FILE": "20000"}})
+    ended = {name: process.ended(60) for name, process in running.items()}
+    assert {end.code for end in ended.values()} == {1}, ended
+    assert "`out` must be a folder that can be written; got" in ended["rome"].said
+    assert "(File too large, at " in ended["rome"].said
+    assert "fedtangent: rome has failed, and says why there. The run has ended at all sites." in ended["oslo"].said
+    again = [*words("fedkfac", rounds=ROUNDS), "--out", place / "run", "--resume"]
+    well(processes.run(place, again, True))
+    assert processes.rounds(place / "run") == expected("fedkfac", rounds=ROUNDS)
+
+
+@pytest.mark.slow
 def test_two_sites_that_cannot_reach_one_another(place: Path) -> None:
     """One of them is left out, whom its leader can reach; the run does not hang."""
     processes.kits(place, False, consent=["kernel"])
