@@ -180,7 +180,9 @@ class _Sitting:
             Gone: The sitting has ended before the run.
         """
         place, folder = self._place, None if out is None else Path(out)
-        lines.run, lines.patience = bytes.fromhex(plan.run), plan.patience
+        self.unreached = {}
+        lines.run = bytes.fromhex(plan.run)
+        lines.patience = plan.patience * (1 if self._caller else 2)  # the leader is to notice first who is late
         self._compare(lines, missing)
         sites = [name for name in plan.present if name in place.own.sites]
         sums = SumsSent(folder, sites, max(plan.over, 0)) if plan.secure_sums else None
