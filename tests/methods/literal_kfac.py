@@ -159,13 +159,10 @@ def candidates(
 def best(tries: list[Weights], x: Tensor, y: Tensor, loss: str, weight: Tensor | None = None) -> int:
     """The number of the candidate of the lowest loss, from 1."""
     weight = torch.ones(len(x)).double() if weight is None else weight
-    value = [
-        sum(
-            rho * literal_tangent.mean_loss(w, row[None], label[None], loss)
-            for rho, row, label in zip(weight, x, y, strict=True)
-        )
-        for w in tries
-    ]
+    value = []
+    for w in tries:
+        rows = zip(weight, literal_tangent.outputs(w, x), y, strict=True)
+        value.append(sum(rho * literal_tangent.value(f[None], label[None], loss) for rho, f, label in rows))
     return 1 + int(torch.stack(value).argmin())
 
 

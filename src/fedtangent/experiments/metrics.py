@@ -59,28 +59,27 @@ def value(name: str, metric: Metric, outputs: Tensor, labels: Tensor, where: str
         TypeError: It gives no number.
     """
     outputs, labels = outputs.detach().cpu(), labels.cpu()
-    what = f"`metric` {name} must"
     try:
         found = metric(outputs, labels)
     except Exception as error:
         text = " ".join(str(error).split())[:160].rstrip(".")
         raise SettingError(
-            f"{what} take outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}; got {type(error).__name__} "
-            f"on {where}: {text}. Mend it, or return None where rows define no value."
+            f"`metric` {name} must take outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}; got "
+            f"{type(error).__name__} on {where}: {text}. Mend it, or return None where rows define no value."
         ) from error
     if found is None:
         return None
     if not (isinstance(found, Real) or (isinstance(found, Tensor) and found.numel() == 1)):
         raise SettingTypeError(
-            f"{what} return a number, or None where rows define none; got {type(found).__name__} on {where}. Return "
-            "a float."
+            f"`metric` {name} must return a number, or None where rows define none; got {type(found).__name__} on "
+            f"{where}. Return a float."
         )
     number = float(found)
     if math.isfinite(number):
         return number
     if bool(outputs.isfinite().all()):
         raise SettingError(
-            f"{what} return a finite number, or None where rows define none; got {number} on {where}. "
+            f"`metric` {name} must return a finite number, or None where rows define none; got {number} on {where}. "
             "Return None there."
         )
     return None
