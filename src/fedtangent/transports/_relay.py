@@ -209,7 +209,7 @@ class Relay:
             kind, target = _heard(secured, HANDSHAKE)
             if name not in self._sites or target not in self._sites or kind not in (_WAIT, _CALL):
                 secured.sendall(_word(_UNKNOWN))
-                raise SettingError(f"{name}, which asks for {target}: no two sites of this federation")
+                raise ValueError(f"{name}, which asks for {target}: no two sites of this federation")
             if kind == _WAIT:
                 self._wait(name, secured)
             else:
