@@ -9,18 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
-from fedtangent import catalog, config, front, parsers
-from fedtangent.config import CONFIG
+from fedtangent import catalog, front, method_words, parsers
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
 from fedtangent.experiments.conformance import check as conformance
 from fedtangent.experiments.dry_run import dry_run as planned
 from fedtangent.experiments.dry_run import foreseen
-from fedtangent.experiments.experiment import Experiment, choices, experiment, takes_host
+from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.folder import fresh
 from fedtangent.experiments.options import options, unknown
-from fedtangent.experiments.parts import PARTS
 from fedtangent.experiments.record import rule_sees
 from fedtangent.experiments.resume import Refused
 from fedtangent.experiments.run import Result
@@ -29,7 +27,7 @@ from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.together import agreed
 from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
-from fedtangent.parser import Parser, dashed, run_parser, typed, useless
+from fedtangent.parser import Parser, dashed, typed
 from fedtangent.reports import measures, progress, records, search, statistics, table
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
@@ -258,30 +256,7 @@ def _command(words: list[str]) -> int:
 
 
 def _parse_run(words: list[str], name: str = "run") -> int:
-    own, known, what = options(check if name == "check" else run), {}, f"an option of {name}"
-    typed_method = words[:1] if words and not words[0].startswith("-") else []
-    chosen = parsers.chosen_parts(name, words[len(typed_method) :])
-    file = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
-    method = typed_method[0] if typed_method else file.get("method")
-    if not isinstance(method, str):
-        got, methods = repr(words[0]) if words else "nothing", ", ".join(catalog.names("methods"))
-        raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
-    fields = options(Experiment)
-    idle = useless(method) if typed_method and file.get("method") not in (None, method) else set()
-    file = config.without_replaced(file, {**chosen, "method": method}, fields, idle)
-    file.pop("method", None)
-    parts = {part: file[part] for part in PARTS if part in file} | chosen
-    known, fields = choices(method, **parts), parsers.settings(fields, takes_host(method))
-    given = run_parser(name, method, own, fields, known).values(
-        words[len(typed_method) :], {**own, **fields, **known, CONFIG.name: CONFIG}, what
-    )
-    given.pop(CONFIG.name, None)
-    file = config.values(config.without_seeds(file, given), {**own, **fields}, known, f"a setting of {name}")
-    settings: dict[str, Any] = {"method": method}
-    command: dict[str, Any] = {}
-    for key, value in {**file, **given}.items():
-        into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
-        into[key] = typed(option, value)
+    settings, command = method_words.parsed(name, words, options(check if name == "check" else run))
     if name == "check":
         return check(settings)
     if command.get("ranks") is not None and not launch.launched():

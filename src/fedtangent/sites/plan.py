@@ -19,18 +19,8 @@ from fedtangent.training import losses
 
 # What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
 LOCAL = ("dataset", "dataset_options", "data_dir", "device")
-WITHOUT = (
-    "attack",
-    "attack_options",
-    "partition",
-    "partition_options",
-    "nodes",
-    "engine",
-    "memory",
-    "class_weights",
-    "fault",
-    "fault_options",
-)
+SIMULATED = ("partition", "partition_options", "nodes", "engine", "memory", "fault", "fault_options")
+WITHOUT = ("attack", "attack_options", "class_weights", *SIMULATED)
 _NAMED = ("method", "host", "model", "augment", "topology", "channel", "rule")
 _RUN = re.compile(r"[0-9a-f]{32}")
 

@@ -1,17 +1,17 @@
 """The words of a federation's commands: a kit, a method where one is chosen, and options read off signatures."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from inspect import getdoc
 from typing import Any
 
-from fedtangent import parsers
+from fedtangent import method_words
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
-from fedtangent.experiments.experiment import Experiment, choices, takes_host
+from fedtangent.experiments.experiment import Experiment, choices
 from fedtangent.experiments.options import Option, options
 from fedtangent.front import wrapped
-from fedtangent.parser import Parser, run_parser, typed
-from fedtangent.sites.plan import LOCAL, WITHOUT
+from fedtangent.parser import Parser, typed
+from fedtangent.sites.plan import LOCAL, SIMULATED, WITHOUT
 
 
 def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
@@ -29,6 +29,8 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     leads = name in ("server", "start")
     what = {"provision": "FILE", "revoke": "KITS SITE", "flower": "FOLDER"}.get(name, "KIT METHOD")
     what = "KIT" if name in ("site", "relay", "status") else what
+    if leads and (f"--{CONFIG.name}" in words or any(word.startswith(f"--{CONFIG.name}=") for word in words)):
+        what = "KIT"  # the method may stand in the file
     first = words[: what.count(" ") + 1]
     if len(first) <= what.count(" ") or any(word.startswith("-") for word in first):
         if {*words} & {"-h", "--help"}:
@@ -38,8 +40,10 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
         raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")
     own = options(command)
     if leads:
-        without = (*WITHOUT, *(("dataset", "data_dir") if name == "server" else ()))
-        settings, given = _method_words(name, words[1:], own, without)
+        of_sites = ("dataset", "data_dir") if name == "server" else ()
+        settings, given = method_words.parsed(
+            name, words[1:], own, (*WITHOUT, *of_sites), (*SIMULATED, *of_sites, "dataset_options")
+        )
         return command(settings, words[0], **given)
     if name in ("provision", "revoke", "relay", "status", "flower"):
         return command(*first, **_values(Parser(f"fedtangent {name} {what}", told), words[len(first) :], own, name))
@@ -53,36 +57,6 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
             offered[key] = of_data[0]
     found = _values(Parser(f"fedtangent {name} {what}", told), words[1:], {**own, **offered}, name)
     return command(_data(found, offered), words[0], **{key: found[key] for key in own if key in found})
-
-
-def _method_words(
-    command: str, words: Sequence[str], own: dict[str, Option], without: Collection[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of an experiment from METHOD and its options, and the options of the command itself.
-
-    Args:
-        command: Its name.
-        words: METHOD first.
-        own: The command's options.
-        without: Fields of the experiment, and parts, that this command does not offer.
-    """
-    method, what = words[0], f"an option of {command}"
-    chosen = parsers.chosen_parts(command, list(words[1:]))
-    if chosen.pop(CONFIG.name, None) is not None:
-        raise SettingError(f"`config` must be left out of {command}; got it. Type the settings.")
-    fields = parsers.settings(options(Experiment), takes_host(method))
-    fields = {name: option for name, option in fields.items() if name not in without}
-    of_parts = {
-        name: [one for one in owners if one[0] not in without] for name, owners in choices(method, **chosen).items()
-    }
-    known = {name: owners for name, owners in of_parts.items() if owners}
-    given = run_parser(command, method, own, fields, known).values(words[1:], {**own, **fields, **known}, what)
-    settings: dict[str, Any] = {"method": method}
-    of_command: dict[str, Any] = {}
-    for key, value in given.items():
-        into, option = (of_command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
-        into[key] = typed(option, value)
-    return settings, of_command
 
 
 def _values(parser: Parser, words: Sequence[str], known: dict[str, Option], name: str) -> dict[str, Any]:

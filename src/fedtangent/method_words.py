@@ -1,0 +1,64 @@
+"""Method words: the settings of an experiment from METHOD and its options, as one types them, and from a file."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from fedtangent import catalog, config, parsers
+from fedtangent.config import CONFIG
+from fedtangent.errors import SettingError
+from fedtangent.experiments.experiment import Experiment, choices, takes_host
+from fedtangent.experiments.options import Option, options
+from fedtangent.experiments.parts import PARTS
+from fedtangent.parser import run_parser, typed, useless
+
+
+def parsed(
+    name: str,
+    words: Sequence[str],
+    own: dict[str, Option],
+    without: Collection[str] = (),
+    passed_over: Collection[str] = (),
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of an experiment, and the options of the command itself.
+
+    Args:
+        name: Of the command.
+        words: METHOD and options; METHOD may be left out where a file tells it.
+        own: The command's options.
+        without: Settings, and parts, that this command does not offer.
+        passed_over: Those of them that may stand in a file all the same, since they change nothing here.
+
+    Raises:
+        ValueError: A word that it does not take, or a file that does not suit it.
+    """
+    typed_method = words[:1] if words and not words[0].startswith("-") else []
+    left = list(words[len(typed_method) :])
+    chosen = parsers.chosen_parts(name, left)
+    file = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
+    file = {key: value for key, value in file.items() if key.partition(".")[0] not in passed_over}
+    method = typed_method[0] if typed_method else file.get("method")
+    if not isinstance(method, str):
+        got, methods = repr(words[0]) if words else "nothing", ", ".join(catalog.names("methods"))
+        raise SettingError(f"`METHOD` must come first after {name}; got {got}. Name one of {methods}.")
+    fields = {key: option for key, option in options(Experiment).items() if key not in without}
+    idle = useless(method) if typed_method and file.get("method") not in (None, method) else set()
+    file = config.without_replaced(file, {**chosen, "method": method}, fields, idle)
+    file.pop("method", None)
+    parts = {part: file[part] for part in PARTS if part in file} | chosen
+    known = {
+        key: kept
+        for key, owners in choices(method, **parts).items()
+        if (kept := [one for one in owners if one[0] not in without])
+    }
+    fields = parsers.settings(fields, takes_host(method))
+    given = run_parser(name, method, own, fields, known).values(
+        left, {**own, **fields, **known, CONFIG.name: CONFIG}, f"an option of {name}"
+    )
+    given.pop(CONFIG.name, None)
+    file = config.values(config.without_seeds(file, given), {**own, **fields}, known, f"a setting of {name}")
+    settings: dict[str, Any] = {"method": method}
+    command: dict[str, Any] = {}
+    for key, value in {**file, **given}.items():
+        into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
+        into[key] = typed(option, value)
+    return settings, command
