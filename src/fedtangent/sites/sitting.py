@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from fedtangent.sites import agreement, calling, joining, sums_sent
 from fedtangent.sites import plan as plans
 from fedtangent.sites.agreement import Kept
 from fedtangent.sites.calling import Calling, Over
-from fedtangent.sites.joining import Doors
+from fedtangent.sites.joining import LOOK, Doors
 from fedtangent.sites.kit import Kit
 from fedtangent.sites.plan import Plan
 from fedtangent.sites.sums_sent import SumsSent
@@ -30,6 +31,7 @@ from fedtangent.transports._tls import HANDSHAKE
 from fedtangent.transports.network import everybody
 
 _KNOWN = ".federation"  # beside a leader's record: what the sites have told of their data when the run began
+_LAST_WORD = 3.0  # seconds in which a leader that ends tells those who call it
 _BETWEEN = 1000  # the leg of what the leader says between two rounds
 
 
@@ -105,13 +107,11 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
             place.doors.free()
             plan = plan._replace(resume=True)
     except Over as over:
-        for left in (lines, place.lines(joining.numbers(place.own, place.doors.there()))):
-            left.abort(str(over), final=True)
+        _end(place, lines, str(over))
         _tell_over(str(over))
         return None
     except BaseException as error:
-        for left in (lines, place.lines(joining.numbers(place.own, place.doors.there()))):
-            _failed(place, left, error, final=True)
+        _end(place, lines, _failure(place, error))
         raise
 
 
@@ -147,7 +147,7 @@ def joined(place: Place, wait: float, state: Path) -> Result | None:
                 return None
             place.tell(f"{gone} Waiting for {leader} to go on.")
         except BaseException as error:
-            _failed(place, lines, error, final=not isinstance(error, KeyboardInterrupt))
+            lines.abort(_failure(place, error), place.own.name, not isinstance(error, KeyboardInterrupt))
             raise
         finally:
             place.doors.free()
@@ -256,10 +256,22 @@ def _heard(told: Any) -> Plan:
     return plans.plan(told)
 
 
-def _failed(place: Place, lines: Lines, error: BaseException, final: bool) -> None:
-    """Tells all others that this process ends, and that it says why."""
+def _failure(place: Place, error: BaseException) -> str:
+    """What the others are told of a process that ends."""
     how = "was stopped" if isinstance(error, KeyboardInterrupt) else "has failed, and says why there"
-    lines.abort(f"{place.own.name} {how}.", place.own.name, final)
+    return f"{place.own.name} {how}."
+
+
+def _end(place: Place, lines: Lines, why: str) -> None:
+    """The leader's last word to all others, those too who have left the sitting and are calling anew."""
+    until, left = time.monotonic() + _LAST_WORD, {*place.doors.others}
+    lines.abort(why, place.own.name, final=True)
+    place.doors.free()
+    while left and time.monotonic() < until:
+        found = place.doors.take([name for name in place.doors.there() if name in left])
+        place.lines(joining.numbers(place.own, found)).abort(why, place.own.name, final=True)
+        left -= {*found}
+        time.sleep(LOOK)
 
 
 def _nothing() -> None:
