@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from fedtangent.experiments import checkpoint, folder, model_file, record, tenso
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import setup
 from tests.experiments.tiny import network, saved, settings, timeless, tiny
+from tests.measured import apart
 
 DFEDAVG = Path(fedtangent.__file__).parent / "methods" / "dfedavg.py"
 
@@ -39,7 +37,7 @@ STATES = {
             "class State(NamedTuple):",
             "class Inner(NamedTuple):\n    n: Any\n\n\nclass State(NamedTuple):\n    inner: Any",
         ),
-        ("State(fleet.everywhere(task.w_0))", "State(Inner(Central(0)), fleet.everywhere(task.w_0))"),
+        ("State(first_weights(fleet, task))", "State(Inner(Central(0)), first_weights(fleet, task))"),
         (
             'State(fleet.mix(z_k, "weights")), {}',
             'State(Inner(fleet.at_server(lambda n: n + 1, state.inner.n)), fleet.mix(z_k, "weights")), '
@@ -98,17 +96,14 @@ def test_an_own_method_in_another_process(tmp_path: Path) -> None:
     """Killed in one, gone on with in another, which imports the file anew."""
     path = own(tmp_path, *STATES["wrapped around another"])
     code = """
-import os, signal, sys
+import os, signal, sys, torch
 from fedtangent.experiments.run import run
 from tests.experiments.test_resume import asked
+torch.set_num_threads(int(sys.argv[3]))
 run(asked(sys.argv[1]), sys.argv[2], on_round=lambda entry: os.kill(os.getpid(), signal.SIGKILL))
 """
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(root)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-c", code, path, str(tmp_path / "run")]
-    died = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    died, told = apart(code, path, str(tmp_path / "run"), str(torch.get_num_threads()))
+    assert died == signal.SIGKILL, told
     same(run(asked(path), tmp_path / "run", resume=True), run(asked(path)))
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from fedtangent.methods.dfedavg import dfedavg
 from fedtangent.training import losses
 from fedtangent.training.task import Task
 from tests.experiments.tiny import ROWS, data, network, settings, timeless, tiny
+from tests.measured import apart
 
 
 class Stop(Exception):
@@ -196,7 +195,7 @@ def test_a_failing_node_is_named_and_the_rounds_before_are_kept(tmp_path: Path) 
 def test_a_killed_run_goes_on_to_the_same_record(tmp_path: Path) -> None:
     """Killed for good, in the middle of writing what is after its checkpoint."""
     code = """
-import os, signal, sys
+import os, signal, sys, torch
 from fedtangent.experiments import checkpoint
 from fedtangent.experiments.run import run
 from tests.experiments.tiny import tiny
@@ -206,14 +205,12 @@ def dying(*given):
         os.kill(os.getpid(), signal.SIGKILL)
     saves.append(save(*given))
 checkpoint.save = dying
+torch.set_num_threads(int(sys.argv[2]))
 run(tiny(rounds=3), sys.argv[1])
 """
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(root)])
-    settings = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     out = tmp_path / "run"
-    died = subprocess.run([sys.executable, "-c", code, str(out)], env=settings, capture_output=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    died, told = apart(code, str(out), str(torch.get_num_threads()))
+    assert died == signal.SIGKILL, told
     assert len((out / "rounds.jsonl").read_text().splitlines()) == 2
     same(run(tiny(rounds=3), out, resume=True), run(tiny(rounds=3)))
 
