@@ -84,3 +84,17 @@ def test_a_site_waits_no_longer_than_it_says(node: dict[str, Any]) -> None:
     order = taking_part.order("rome", {"method": "dfedavg"}, {})
     with pytest.raises(ValueError, match=r"`(paris|rome)` must call within 0\.2 seconds; got no call"):
         taking_part.taken({**node, "wait": 0.2}, order)
+
+
+def test_a_leader_has_its_own_record_and_device_and_the_plan_from_afar(
+    node: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(taking_part.session, "lead", lambda *given, **how: asked.append((given, how)))
+    order = taking_part.order("berlin", {"method": "dfedavg", "rounds": 7}, {"resume": True, "wait": 3.0})
+    with pytest.raises(ValueError, match="`run` must come to its end; got one that ended before"):
+        taking_part.taken({**node, "out": "mine", "wait": 9, "device": "cpu"}, order)
+    (((kit, plan, rows), how),) = asked
+    assert (kit, plan.method, plan.rounds, plan.device) == (node["kit"], "dfedavg", 7, "cpu")
+    assert len(rows.x_train) and how["out"] == "mine" and how["resume"] and how["wait"] == 9.0
+    assert how["quorum"] == 1.0 and how["track"] == ()

@@ -30,6 +30,7 @@ def test_a_run_without_a_server_is_told_as_start_is() -> None:
         ("--data-dir x", "`options` must leave data_dir to the sites; got it for the run."),
         ("--dataset npz", "`options` must leave dataset to the sites"),
         ("--dataset npz --classes 3", "`options` must leave dataset to the sites"),
+        ("--device cuda", "`options` must leave device to the sites"),
         ("--out runs/x", "`options` must leave out to the sites"),
         ("--track mlflow", "`options` must leave track to the sites"),
         ("--listen 0.0.0.0:1", "`options` must leave listen to the sites"),
@@ -53,6 +54,7 @@ def test_a_supernode_is_told_as_a_site_is() -> None:
     node = {"kit": "/k", "dataset": "npz", "data_dir": "-x.npz", "classes": 10, "wait": 7, "out": "o", "state": "s"}
     rows = {"dataset": "npz", "data_dir": "-x.npz", "dataset_options": {"classes": 10}}
     assert words.of_node(node, False) == ("/k", rows, {"wait": 7.0, "state": "s"})
+    assert words.of_node({**node, "device": "cuda:1"}, False).settings == {**rows, "device": "cuda:1"}
     assert words.of_node({**node, "track": "mlflow, tensorboard"}, True) == (
         "/k",
         rows,

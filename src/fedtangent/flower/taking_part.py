@@ -67,13 +67,13 @@ def taken(node: Mapping[str, Any], told: str) -> dict[str, Any]:
     leads = leader == own.name
     given = words.of_node(node, leads)
     rows = session.own_data(given.settings)
+    device = given.settings.get("device", "cpu")
     result: Result | None
     with in_use(given.kit, given.how.get("out" if leads else "state")):
         if leads:
-            asked = Experiment(**plans.checked(settings))
+            asked = Experiment(**plans.checked(settings), device=device)
             result = session.lead(given.kit, asked, rows, **words.completed(commands.start, {**how, **given.how}))
         else:
-            device = given.settings.get("device", "cpu")
             result = session.join(given.kit, rows, device=device, **words.completed(commands.site, given.how))
     if result is None:
         raise SettingError(f"`run` must come to its end; got one that ended before. The log of {own.name} says why.")

@@ -10,6 +10,7 @@ from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import options
 from fedtangent.parser import dashed
 from fedtangent.sites import commands, site_words
+from fedtangent.sites.plan import LOCAL
 
 _LEADS, _JOINS = ("out", "track"), ("state",)  # of a SuperNode, what only a site that leads, or only another, reads
 _PLAIN = {bool, int, float, type(None)}
@@ -43,8 +44,8 @@ def of_run(config: Mapping[str, Any]) -> Given:
     if kit:
         return _given("server", commands.server, [kit, method, *rest])
     found = _given("start", commands.start, ["kit", method, *rest])
-    of_rows = [name for name in ("dataset", "data_dir") if name in found.settings]
-    own = [*of_rows, *experiment(**found.settings).dataset_options, *_texts(found.how)]
+    local = [name for name in LOCAL if name in found.settings]
+    own = [*local, *experiment(**found.settings).dataset_options, *_texts(found.how)]
     if own:
         raise SettingError(
             f"`options` must leave {own[0]} to the sites; got it for the run. Give it in the --node-config of a "
