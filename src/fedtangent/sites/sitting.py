@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from fedtangent import __version__
 from fedtangent.errors import SettingError
 from fedtangent.experiments import apart, atomic
+from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation.transport import Tag
-from fedtangent.reports import progress
+from fedtangent.reports import progress, records
 from fedtangent.reports.page import of_run
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
@@ -98,6 +101,8 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
                 lines.say(plan._asdict() | {"version": __version__})
                 return sitting.result(lines, plan, out, [])
             except Gone as gone:
+                if sitting.done is not None:  # a site was lost while all parted
+                    raise Over("") from gone
                 lines.abort(str(gone), gone.culprit)
                 if out is None:
                     raise Over(str(gone)) from gone
@@ -107,9 +112,10 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
             place.doors.free()
             plan = plan._replace(resume=True)
     except Over as over:
-        _end(place, lines, str(over))
-        _tell_over(str(over))
-        return None
+        found = sitting.done or _whole(out, plan)
+        why = str(over) if found is None else ""
+        _end(place, lines, why)
+        return _ended(why, found)
     except BaseException as error:
         _end(place, lines, _failure(place, error))
         raise
@@ -131,8 +137,7 @@ def joined(place: Place, wait: float, state: Path) -> Result | None:
         try:
             lines, leader, told = calling.heard(place.own, place.doors, wait, leader)
         except Over as over:
-            _tell_over(str(over))
-            return None
+            return _ended(str(over), sitting.done)
         recorded = False
         try:
             plan = _heard(told)
@@ -143,8 +148,7 @@ def joined(place: Place, wait: float, state: Path) -> Result | None:
         except Gone as gone:
             lines.abort(str(gone), gone.culprit)
             if not recorded or (gone.final and gone.sender == leader):
-                _tell_over(str(gone))
-                return None
+                return _ended(str(gone), sitting.done)
             place.tell(f"{gone} Waiting for {leader} to go on.")
         except BaseException as error:
             lines.abort(_failure(place, error), place.own.name, not isinstance(error, KeyboardInterrupt))
@@ -160,12 +164,17 @@ class _Sitting:
         place: Where it stands.
         kept: What it keeps from one to the next.
         caller: Where it leads; None elsewhere.
+
+    Attributes:
+        unreached: Whom each process could not reach, at the last sitting's begin.
+        done: What the run has come to, when all its rounds are over here.
     """
 
     def __init__(self, place: Place, kept: Kept, caller: Calling | None) -> None:
         self._place, self._kept, self._caller = place, kept, caller
         self._announced = False
         self.unreached: dict[str, list[str]] = {}
+        self.done: Result | None = None
 
     def result(self, lines: Lines, plan: Plan, out: str | None, missing: list[str]) -> Result:
         """The result of a run, when no site is lost before its end.
@@ -203,11 +212,11 @@ class _Sitting:
                 show(entry)
                 self._between(lines, plan, entry["round"], sums)
 
-            result = run(built, out, resume=plan.resume, on_round=ended, track=place.track, page=of_run)
+            self.done = run(built, out, resume=plan.resume, on_round=ended, track=place.track, page=of_run)
         lines.parting = True
         everybody(lines, 3, None)
         lines.end()
-        return result
+        return self.done
 
     def _compare(self, lines: Lines, missing: list[str]) -> None:
         """Raises where some of those that take part cannot reach one another."""
@@ -278,9 +287,21 @@ def _nothing() -> None:
     """What is done where sums are not masked."""
 
 
-def _tell_over(why: str) -> None:
+def _ended(why: str, found: Result | None) -> Result | None:
+    """What a run has come to that has ended well, for which there is no reason to tell; else the reason is told."""
+    if not why:
+        return found or Result({}, [], {}, None, nn.Identity())
     told = f"fedtangent: {printable(why)} The run has ended at all sites. Go on with --resume."
     print(told, file=sys.stderr, flush=True)
+    return None
+
+
+def _whole(out: str | None, plan: Plan) -> Result | None:
+    """What a leader's record says that lacks no round; None where it lacks some."""
+    if out is None or apart.rounds_over(Path(out)) < plan.settings.get("rounds", Experiment.rounds):
+        return None
+    found = records.read(Path(out))
+    return Result(found.manifest, found.rounds, {}, Path(out), nn.Identity())
 
 
 def _known(folder: Path | None) -> Kept:
