@@ -132,6 +132,14 @@ def test_a_site_that_breaks_off_a_round_again_and_again_is_left_out_or_ends_the_
         strict.lost(Gone("b sent no frame of version 1.", "b"), {})
 
 
+def test_a_site_that_cannot_reach_another_is_left_out_at_the_third_time() -> None:
+    found = caller(SITES, 0.5)
+    for times in range(3):
+        assert found.again(None) == ["server", *SITES], times
+        found.lost(Gone("c cannot reach f."), {"c": ["f"]})
+    assert found.again(None) == ["server", *(name for name in SITES if name != "f")]
+
+
 def test_a_round_that_is_over_wipes_the_slate() -> None:
     found = caller(SITES, 1.0)
     for _ in range(3 * calling._MOST):

@@ -116,15 +116,15 @@ def test_a_bad_network(method: str, fault: str, place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_site_without_space_ends_the_run_and_nothing_is_lost(place: Path) -> None:
-    running = begun(place, "fedkfac", ROUNDS, variables={"rome": {"LARGEST_FILE": "20000"}})
+    running = begun(place, "fedkfac", 60, variables={"rome": {"LARGEST_FILE": "12000"}})  # of its record
     ended = {name: process.ended(60) for name, process in running.items()}
     assert {end.code for end in ended.values()} == {1}, ended
     assert "`out` must be a folder that can be written; got" in ended["rome"].said
     assert "(File too large, at " in ended["rome"].said
     assert "fedtangent: rome has failed, and says why there. The run has ended at all sites." in ended["oslo"].said
-    again = [*words("fedkfac", rounds=ROUNDS), "--out", place / "run", "--resume"]
+    again = [*words("fedkfac", rounds=60), "--out", place / "run", "--resume"]
     well(processes.run(place, again, True))
-    assert processes.rounds(place / "run") == expected("fedkfac", rounds=ROUNDS)
+    assert processes.rounds(place / "run") == expected("fedkfac", rounds=60)
 
 
 @pytest.mark.slow
@@ -132,16 +132,12 @@ def test_two_sites_that_cannot_reach_one_another(place: Path) -> None:
     """One of them is left out, whom its leader can reach; the run does not hang."""
     processes.kits(place, False, consent=["kernel"])
     proxy = behind(place, "rome", ["wien"])
-    asked = [*words("dfedavg", rounds=ROUNDS), "--out", place / "run", "--quorum", "0.8", "--deadline", "2"]
+    asked = [*words("dfedavg", rounds=2000), "--out", place / "run", "--quorum", "0.8", "--deadline", "2"]
     running = processes.run(place, asked, False)
     running["berlin"].until("round 2/")
     proxy.close()
     running["berlin"].until("Going on without wien, with 4 of 5 sites.")
-    running["wien"].process.kill()
-    running["wien"].ended(60)
-    del running["wien"]
-    well(running)
-    assert processes.rounds(place / "run")[-1]["present"] == 4
+    running["berlin"].until("4 present")
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from fedtangent.sites.sums_sent import may_follow
 from fedtangent.transports._lines import Gone, Lines
 
 _MOST = 5  # times that a site may break off the same round
+_UNREACHED = 2  # such times, where it can reach the leader and not another site, each of which takes seconds
 _MOST_IN_ALL = 20  # times that a round may be broken off at all
 
 
@@ -113,8 +114,9 @@ class Calling:
             Over: It would be broken off again and again.
         """
         self._broken += 1
-        for name in gone.culprit, *unreachable(self._own, unreached):
-            self._faults[name] += 1
+        faults = {gone.culprit: 1} | dict.fromkeys(unreachable(self._own, unreached), _UNREACHED)
+        for name, count in faults.items():
+            self._faults[name] += count
             if name in self._own.sites and name != self._own.name and self._faults[name] >= _MOST:
                 self._out.add(name)
         whole = self._quorum == 1

@@ -187,12 +187,14 @@ class Listener:
             name = shown(secured)
             with self._lock:
                 welcome = name in self._expected and not self._incoming.closed
-                older = self._found.pop(name, None) if welcome else secured
+                older = self._found.pop(name, None) if welcome else None
                 if welcome:
                     self._found[name] = lasting(secured)
             if older is not None:
-                older.close()
+                with suppress(OSError):  # it may be read in another thread, which closes it
+                    socket.socket.shutdown(older, socket.SHUT_RDWR)
             if not welcome:
+                secured.close()
                 self._tell(f"turned away {host}, which shows the certificate of {name!r}: it is not expected")
         except (OSError, ValueError) as error:
             connection.close()
