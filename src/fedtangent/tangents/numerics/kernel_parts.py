@@ -12,6 +12,7 @@ as in Novak, Sohl-Dickstein, Schoenholz (Fast finite width neural tangent kernel
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple, cast
 
@@ -47,7 +48,7 @@ class Part:
     names: tuple[str, ...]
     size: int
 
-    @property
+    @cached_property  # the search for a budget asks a thousand times
     def matrix(self) -> Matrix | None:
         """The matrix that all of the uses apply in one and the same way, if they do."""
         first = self.uses[0]
@@ -56,7 +57,7 @@ class Part:
         same = [one for one in self.uses if isinstance(one, Matrix) and _role(one) == _role(first)]
         return first if len(same) == len(self.uses) else None
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """S, over all uses."""
         return sum(one.positions for one in self.uses if isinstance(one, Matrix))
