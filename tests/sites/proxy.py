@@ -42,6 +42,8 @@ class Proxy:
 
     def close(self) -> None:
         """Lets nobody in any more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or the thread in it lets one more in
         self._listener.close()
         self.cut()
 

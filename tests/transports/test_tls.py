@@ -285,3 +285,23 @@ def test_why_another_ends_is_told_though_its_messages_were_not_read(ends: tuple[
         lines.swap(Tag(2), {}, [1])
     lines.end()
     thread.join()
+
+
+def test_what_is_said_before_a_run_is_heard_once_and_from_the_leader_where_there_is_one(
+    ends: tuple[Lines, ssl.SSLSocket],
+) -> None:
+    lines, theirs = ends
+    other = Lines(1, ["server", "paris"], {0: theirs})
+    assert lines.hear(0.05) is None
+    other.say({"a": 1})
+    assert lines.hear(10) == (1, {"a": 1})
+    other.say({"a": 2})
+    assert lines.hear(0.5, leader=0) is None  # of somebody else
+    other.say({"a": 3})
+    assert lines.hear(10, leader=1) == (1, {"a": 3})
+    lines.run = other.run = bytes(16)
+    other.abort("paris was stopped.", "paris", final=True)
+    with pytest.raises(Gone, match=r"^paris was stopped\.$") as gone:
+        lines.hear(10, leader=1)
+    assert (gone.value.sender, gone.value.final) == ("paris", True)
+    assert not lines.met

@@ -174,10 +174,11 @@ def heard(own: Kit, doors: Doors, wait: float, leader: str | None) -> tuple[Line
     """
     names = list(own.book)
     lines, until = Lines(names.index(own.name), names, {}), time.monotonic() + wait
+    known = None if leader is None else names.index(leader)
     while True:
         lines.meet(joining.numbers(own, doors.there()))
         try:
-            said = lines.hear(4 * LOOK)
+            said = lines.hear(4 * LOOK, known)
         except Gone as gone:
             if gone.final and leader in (None, gone.sender):
                 raise Over(str(gone)) from gone

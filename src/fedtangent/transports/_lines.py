@@ -119,10 +119,14 @@ class Lines:
             line.outgoing += _parts(_frames.said(what, Place(bytes(16), self._own, number)))
         self._serve({})
 
-    def hear(self, seconds: float) -> tuple[int, Any] | None:
+    def hear(self, seconds: float, leader: int | None = None) -> tuple[int, Any] | None:
         """Who says something before there is a run, and what; None after so many seconds.
 
         A connection that ends meanwhile is given up.
+
+        Args:
+            seconds: To wait.
+            leader: Whose word counts, where that is known; what others say is passed over.
 
         Raises:
             Gone: Somebody says that all is over, or two start a run.
@@ -138,12 +142,13 @@ class Lines:
                     self._hearing.pop(number)
                     if gone.sender or isinstance(gone.__cause__, Malformed):
                         raise
-            begun = [number for number in self._lines if self._hearing[number].begun]
-            if len(begun) > 1:
-                names = " and ".join(self._names[i] for i in begun[:2])
+            said = {number: self._hearing.pop(number) for number in self._lines if self._hearing[number].whole}
+            said = {number: frame for number, frame in said.items() if leader in (None, number)}
+            if len(said) > 1:
+                names = " and ".join(self._names[number] for number in list(said)[:2])
                 raise Gone(f"both {names} start a run; let one of them do it.", final=True)
-            if begun and self._hearing[begun[0]].whole:
-                return begun[0], self._heard(begun[0], self._hearing.pop(begun[0]))
+            for number, frame in said.items():
+                return number, self._heard(number, frame)
             left = until - time.monotonic()
             if left <= 0:
                 return None
