@@ -144,8 +144,8 @@ def test_two_sites_that_cannot_reach_one_another(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_processes_that_are_killed_at_any_moment(method: str, place: Path) -> None:
-    """Twenty-five kills of any process at random moments, from its start to a few rounds before its end."""
-    rounds, kills, rng = 120, 25, random.Random(METHODS.index(method))
+    """Up to twenty-five kills of any process at random moments, from its start to a few rounds before its end."""
+    rounds, kills, done, rng = 400, 25, 0, random.Random(METHODS.index(method))
     running = begun(place, method, rounds)
     asked = [*words(method, rounds=rounds), "--out", place / "run", "--resume"]
     for _ in range(kills):
@@ -158,8 +158,10 @@ def test_processes_that_are_killed_at_any_moment(method: str, place: Path) -> No
         end = running[name].ended(60)
         assert end.code in (0, -signal.SIGKILL), end
         running[name] = processes.started(place, name, asked, method in SERVED)
+        done += 1
     well(running)
     assert processes.rounds(place / "run") == expected(method, rounds=rounds)
+    assert done > 10
 
 
 @pytest.mark.slow
