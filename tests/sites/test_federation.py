@@ -12,6 +12,7 @@ import pytest
 
 from fedtangent.experiments.run import run as in_memory
 from fedtangent.federation import Fault, Missing
+from fedtangent.shard import Dataset
 from tests.experiments import tiny
 from tests.sites import processes
 
@@ -37,13 +38,13 @@ def words(method: str, **change: Any) -> list[str]:
     return found
 
 
-def expected(method: str, **change: Any) -> list[dict[str, Any]]:
+def expected(method: str, data: Dataset | None = None, **change: Any) -> list[dict[str, Any]]:
     """The record of one process with all rows."""
     asked = tiny.experiment(
         method,
         **OPTIONS[method],
         **{"rounds": ROUNDS, "dtype": "float64", "hidden": (6,), "engine": "sequential", **change},
-        dataset=tiny.data(),
+        dataset=tiny.data() if data is None else data,
         partition=processes.partition(),
     )
     return tiny.timeless(in_memory(asked).rounds)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.experiments import tiny
 from tests.sites import processes
 from tests.sites.proxy import Proxy
 from tests.sites.test_federation import SERVED, expected, words
@@ -71,6 +73,7 @@ def test_a_site_that_hangs_is_left_out_and_is_back_when_it_goes_on(place: Path) 
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     running["server"].until("fedtangent: rome has said nothing for 3 seconds.")
+    running["server"].until("as soon as all are there, or in 1 seconds with those that are.")
     running["server"].until("Going on without rome, with 4 of 5 sites.")
     os.kill(pid, signal.SIGCONT)
     running["server"].until("fedtangent: rome is back.")
@@ -87,6 +90,20 @@ def test_connections_that_are_cut_again_and_again(method: str, place: Path) -> N
     well(running)
     assert processes.rounds(place / "run") == expected(method, rounds=ROUNDS)
     proxy.close()
+
+
+def test_a_site_is_lost_where_features_are_standardised(place: Path) -> None:
+    running = begun(place, "fedavg", ROUNDS, "--standardise")
+    running["server"].until("round 3/")
+    running["rome"].process.kill()
+    running["rome"].ended(60)
+    running["rome"] = processes.started(place, "rome", [], True)
+    well(running)
+    data = tiny.data()
+    std, mean = torch.std_mean(data.x_train.double(), 0, correction=0)
+    scaled = data._replace(x_train=(data.x_train - mean) / std, x_test=(data.x_test - mean) / std)
+    referee = [entry["loss"] for entry in expected("fedavg", rounds=ROUNDS, data=scaled)]
+    assert [entry["loss"] for entry in processes.rounds(place / "run")] == pytest.approx(referee, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -41,18 +41,19 @@ def passed_on(lines: Lines, known: Sequence[float] | None, features: tuple[int, 
 
     Args:
         lines: As of `measured`.
-        known: The leader's; None elsewhere.
+        known: What the leader has kept; not looked at elsewhere.
         features: As of `measured`.
 
     Raises:
         ValueError: The leader sends something else.
     """
     down = Tag(0, _LEG)
-    if known is None:
+    if lines.place:  # which may have kept it too, from the sitting before
         own = torch.zeros(2, *features, dtype=torch.float64)
         (found,) = lines.swap(down, {}, [0])[0]
         _check(own, [found])
         return found  # type: ignore[no-any-return]
+    assert known is not None
     scale = torch.tensor(known, dtype=torch.float64).reshape(2, *features)
     lines.swap(down, {place: [scale] for place in range(1, lines.count)}, [])
     return scale
