@@ -43,6 +43,20 @@ from fedtangent.parsers import SITE_COMMANDS
         (["run", "./absent.py", "--"], []),
         (["run", "fedavg", "--model", "mpl", "--"], []),
         (["nonsense", ""], []),
+        (["server", ""], []),  # the folder of a kit
+        (["server", "kits/server", "fedk"], ["fedkfac"]),
+        (["server", "kits/server", "fedkfac", "--secure"], ["--secure-sums"]),
+        (["server", "kits/server", "fedkfac", "--dat"], []),  # rows are the sites'
+        (["server", "kits/server", "fedkfac", "--conf"], ["--config"]),
+        (["start", "kits/oslo", "ntkdfl", "--selection", "h"], ["held-out"]),
+        (["start", "kits/oslo", "dfedavg", "--dat"], ["--dataset", "--data-dir"]),
+        (["site", "kits/oslo", "--dataset", "tab"], ["table"]),
+        (["site", "kits/oslo", "--dataset", "table", "--col"], ["--columns"]),
+        (["site", "kits/oslo", "--col"], []),
+        (["site", "kits/oslo", "--state", ""], []),
+        (["status", "kits/oslo", "--"], ["--help"]),
+        (["revoke", "kits", "--"], []),
+        (["provision", "federation.toml", "--"], ["--help", "--out"]),
     ],
 )
 def test_what_may_follow(words: list[str], expected: list[str]) -> None:
@@ -58,6 +72,27 @@ def test_every_option_that_follows_is_one(capsys: pytest.CaptureFixture[str]) ->
         offered = completion.following(["run", method, "--"])
         assert len(offered) > 20
         assert [name for name in offered if not re.search(rf"^  (-h, )?{name}(,| |$)", shown, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["server", "kit", "fedpart"],
+        ["start", "kit", "dfedavg"],
+        ["site", "kit"],
+        ["site", "kit", "--dataset", "table"],
+        ["relay", "kit"],
+        ["revoke", "kits", "oslo"],
+        ["flower", "app"],
+    ],
+)
+def test_all_that_follows_a_kit_is_what_help_shows(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        cli.main([*words, "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+    shown = re.findall(r"^  (?:-h, )?(--[a-z0-9.-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(completion.following([*words, "--"])) == sorted({*shown} - {*words})
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
@@ -82,9 +117,28 @@ complete -p fedtangent
     ]
 
 
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_completes(tmp_path: Path) -> None:
+    """By a key, on a terminal of its own: completion functions run nowhere else."""
+    (tmp_path / "fedtangent").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m fedtangent "$@"\n', encoding="utf-8")
+    (tmp_path / "fedtangent").chmod(0o755)
+    typed = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+say() { zpty -w shell "$1"; }
+say "PATH='$1':\\$PATH; PS1=; autoload -Uz compinit; compinit -D -u; source <(fedtangent completion zsh); echo rea''dy"
+zpty -r shell out '*ready*'
+zpty -w -n shell $'fedtangent server kits/server fedkfac --secu\t; echo en""d\n'
+zpty -r shell out '*end*'
+print -r -- "$out"
+"""
+    done = subprocess.run(["zsh", "-f", "-c", typed, "zsh", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert "--secure-sums" in done.stdout
+
+
 def test_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", "zsh"]) == 0
-    assert capsys.readouterr().out.startswith("autoload -U +X bashcompinit && bashcompinit\n_fedtangent() {\n")
+    assert capsys.readouterr().out.endswith("compdef _fedtangent fedtangent\n")
     assert cli.main(["completion", "--help"]) == 0
     assert "SHELL is one of bash, zsh." in capsys.readouterr().out
     for words, got in (([], "nothing"), (["fish"], "fish"), (["bash", "zsh"], "bash zsh")):

@@ -7,13 +7,22 @@ from fedtangent.errors import SettingError
 from fedtangent.parser import Parser
 
 # A shell hands over all words up to the cursor, the last of which may be empty; without an answer it offers files.
-_SCRIPT = """_fedtangent() {
+_BASH = """_fedtangent() {
     local IFS=$'\\n'
     COMPREPLY=($(fedtangent --complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
 }
 complete -o default -o bashdefault -F _fedtangent fedtangent
 """
-SCRIPTS = {"bash": _SCRIPT, "zsh": f"autoload -U +X bashcompinit && bashcompinit\n{_SCRIPT}"}
+_ZSH = """_fedtangent() {
+    local -a found
+    found=(${(f)"$(fedtangent --complete "${(@)words[2,CURRENT]}" 2>/dev/null)"})
+    if (( $#found )); then compadd -a found; else _files; fi
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+compdef _fedtangent fedtangent
+"""
+SCRIPTS = {"bash": _BASH, "zsh": _ZSH}
+_PLACES = {"run": "METHOD", "check": "METHOD", "recipe": "NAME", **parsers.PLACES}
 
 
 def script(words: Sequence[str]) -> str:
@@ -42,9 +51,10 @@ def _offered(before: list[str], last: str) -> list[str]:
         return [folder for folder in catalog.FOLDERS if folder not in before]
     if command == "completion":
         return list(SCRIPTS)
-    folder = {"run": "methods", "check": "methods", "recipe": "recipes"}.get(command)
-    if folder is not None and len(before) == 1:
-        return catalog.names(folder)
+    places = _PLACES.get(command, "").split()
+    if len(before) <= len(places):
+        folder = {"METHOD": "methods", "NAME": "recipes"}.get(places[len(before) - 1])
+        return [] if folder is None else catalog.names(folder)
     parser = _parser(before)
     if parser is None:
         return []
@@ -63,9 +73,14 @@ def _parser(before: list[str]) -> Parser | None:
             return parsers.command_parser(command)
         if command == "recipe":
             return parsers.recipe_parser(rest[0])
+        if command not in _PLACES:
+            return None
+        words = rest[:-1] if rest[-1].startswith("--") else rest  # its value is what is being typed
         if command in ("run", "check"):
-            words = rest[1:-1] if rest[-1].startswith("--") else rest[1:]  # its value is what is being typed
-            return parsers.method_parser(command, rest[0], parsers.chosen_parts(command, words))
+            return parsers.method_parser(command, rest[0], parsers.chosen_parts(command, words[1:]))
+        if command in ("server", "start"):
+            return parsers.leading_parser(command, rest[1], parsers.chosen_parts(command, words[2:]))
+        return parsers.site_parser(command, parsers.chosen_parts(command, words[1:]))
     except (SettingError, LookupError):
         pass
     return None

@@ -116,12 +116,12 @@ def run_parser(
     fields: dict[str, Option],
     known: dict[str, list[tuple[str, Option]]],
 ) -> Parser:
-    """The parser of `run` and `check` for one method, whose --help has a group for every part of the experiment.
+    """The parser of a command for one method, whose --help has a group for every part of the experiment.
 
     What a method of this package cannot use, such as a topology without neighbours, is understood and not shown.
 
     Args:
-        command: `run` or `check`.
+        command: run, check, server or start.
         method: Its name, or its file.
         own: The command's options.
         fields: The experiment's.

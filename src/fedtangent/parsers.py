@@ -9,13 +9,28 @@ from fedtangent.config import CONFIG
 from fedtangent.experiments.options import Option
 from fedtangent.experiments.parts import CHAINS, DEFAULT_HOST, PARTS, found, is_host
 from fedtangent.experiments.written import ROOT, first_line, written
-from fedtangent.parser import Parser, run_parser
+from fedtangent.parser import Parser, offered, run_parser
 
 CLI, EXPERIMENT, CHAIN = (ROOT / name for name in ("cli.py", "experiments/experiment.py", "experiments/chain.py"))
 BYZANTINE = ROOT / "experiments/byzantine.py"
 SITES = ROOT / "sites/commands.py"
 COMMANDS = ("run", "check", "demo", "report", "recipe")
-SITE_COMMANDS = ("provision", "revoke", "relay", "status", "server", "site", "start", "flower")  # of a real federation
+PLACES = {  # of the commands of a real federation, what comes before the options
+    "provision": "FILE",
+    "revoke": "KITS SITE",
+    "relay": "KIT",
+    "status": "KIT",
+    "server": "KIT METHOD",
+    "site": "KIT",
+    "start": "KIT METHOD",
+    "flower": "FOLDER",
+}
+SITE_COMMANDS = tuple(PLACES)
+# What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
+OWN = ("dataset", "data_dir", "device")
+LOCAL = (*OWN, "dataset_options")
+SIMULATED = ("partition", "partition_options", "nodes", "engine", "memory", "fault", "fault_options")
+WITHOUT = ("attack", "attack_options", "class_weights", *SIMULATED)
 
 
 def command_parser(name: str) -> Parser:
@@ -38,6 +53,34 @@ def method_parser(command: str, method: str, chosen: Mapping[str, Any]) -> Parse
     fields = written(EXPERIMENT, "Experiment")
     known = found(lambda part, value: _options(part, method, value), fields, {**chosen, "method": method})
     return run_parser(command, method, written(CLI, command), settings(fields, takes_host(method)), known)
+
+
+def leading_parser(command: str, method: str, chosen: Mapping[str, Any]) -> Parser:
+    """The parser of `server` or `start`, as `method_parser`'s."""
+    without = left_out(command)
+    fields = written(EXPERIMENT, "Experiment")
+    owners = found(lambda part, value: _options(part, method, value), fields, {**chosen, "method": method})
+    known = {name: its for name, all_ in owners.items() if (its := [one for one in all_ if one[0] not in without])}
+    fields = {name: option for name, option in settings(fields, takes_host(method)).items() if name not in without}
+    return run_parser(command, method, written(SITES, command), fields, known)
+
+
+def left_out(command: str) -> tuple[str, ...]:
+    """The experiment's settings, and the parts, that `server` or `start` does not take."""
+    return (*WITHOUT, *(("dataset", "data_dir") if command == "server" else ()))
+
+
+def site_parser(command: str, chosen: Mapping[str, Any]) -> Parser:
+    """The parser of a command of a real federation that takes no method."""
+    parser = Parser(f"fedtangent {command} {PLACES[command]}", first_line(SITES, command))
+    own = written(SITES, command)
+    if command == "site":
+        fields = written(EXPERIMENT, "Experiment")
+        its = _options("dataset", "local", chosen.get("dataset"))
+        own = {**own, **{name: fields[name] for name in OWN}, **its}
+    for option in own.values():
+        parser.offer(option, option.name, among=offered("datasets") if option.name == "dataset" else ())
+    return parser
 
 
 def recipe_parser(name: str) -> Parser:

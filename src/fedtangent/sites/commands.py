@@ -12,10 +12,10 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments import launch
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import Result
+from fedtangent.parsers import LOCAL
 from fedtangent.reports import measures, records
 from fedtangent.sites import session
 from fedtangent.sites.in_use import in_use
-from fedtangent.sites.plan import LOCAL
 
 WAIT, PATIENCE = 300.0, 3600.0
 

@@ -15,12 +15,9 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.parts import PARTS
 from fedtangent.federation.disclosure import OWNERS
+from fedtangent.parsers import LOCAL, WITHOUT
 from fedtangent.training import losses
 
-# What every site decides for itself, what is fixed, and what would have to be known of all sites' rows.
-LOCAL = ("dataset", "dataset_options", "data_dir", "device")
-SIMULATED = ("partition", "partition_options", "nodes", "engine", "memory", "fault", "fault_options")
-WITHOUT = ("attack", "attack_options", "class_weights", *SIMULATED)
 _NAMED = ("method", "host", "model", "augment", "topology", "channel", "rule")
 _RUN = re.compile(r"[0-9a-f]{32}")
 

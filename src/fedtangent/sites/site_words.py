@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from inspect import getdoc
 from typing import Any
 
-from fedtangent import method_words
+from fedtangent import method_words, parsers
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment, choices
 from fedtangent.experiments.options import Option, options
 from fedtangent.front import wrapped
-from fedtangent.parser import Parser, typed
-from fedtangent.sites.plan import LOCAL, SIMULATED, WITHOUT
+from fedtangent.parser import Parser, offered, typed
+from fedtangent.parsers import LOCAL, OWN, PLACES, SIMULATED
 
 
 def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
@@ -27,8 +27,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     """
     told = (getdoc(command) or "").splitlines()[0]
     leads = name in ("server", "start")
-    what = {"provision": "FILE", "revoke": "KITS SITE", "flower": "FOLDER"}.get(name, "KIT METHOD")
-    what = "KIT" if name in ("site", "relay", "status") else what
+    what = PLACES[name]
     if leads and (f"--{CONFIG.name}" in words or any(word.startswith(f"--{CONFIG.name}=") for word in words)):
         what = "KIT"  # the method may stand in the file
     first = words[: what.count(" ") + 1]
@@ -40,9 +39,9 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
         raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")
     own = options(command)
     if leads:
-        of_sites = ("dataset", "data_dir") if name == "server" else ()
+        of_sites = [field for field in parsers.left_out(name) if field in OWN]
         settings, given = method_words.parsed(
-            name, words[1:], own, (*WITHOUT, *of_sites), (*SIMULATED, *of_sites, "dataset_options")
+            name, words[1:], own, parsers.left_out(name), (*SIMULATED, *of_sites, "dataset_options")
         )
         return command(settings, words[0], **given)
     if name in ("provision", "revoke", "relay", "status", "flower"):
@@ -50,24 +49,24 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     parser = Parser(f"fedtangent {name}", add_help=False)
     parser.offer(Option("dataset", str, None, ""), "dataset")
     chosen = vars(parser.parse_known_args(words[1:])[0])
-    offered = {key: option for key, option in options(Experiment).items() if key in ("dataset", "data_dir", "device")}
+    its = {key: option for key, option in options(Experiment).items() if key in OWN}
     for key, owners in choices("local", **chosen).items():
         of_data = [option for part, option in owners if part == "dataset"]
         if of_data and "." not in key:
-            offered[key] = of_data[0]
-    found = _values(Parser(f"fedtangent {name} {what}", told), words[1:], {**own, **offered}, name)
-    return command(_data(found, offered), words[0], **{key: found[key] for key in own if key in found})
+            its[key] = of_data[0]
+    found = _values(Parser(f"fedtangent {name} {what}", told), words[1:], {**own, **its}, name)
+    return command(_data(found, its), words[0], **{key: found[key] for key in own if key in found})
 
 
 def _values(parser: Parser, words: Sequence[str], known: dict[str, Option], name: str) -> dict[str, Any]:
     for option in known.values():
-        parser.offer(option, option.name)
+        parser.offer(option, option.name, among=offered("datasets") if option.name == "dataset" else ())
     given = parser.values(words, known, f"an option of {name}")
     return {key: typed(known[key], value) for key, value in given.items()}
 
 
-def _data(found: dict[str, Any], offered: dict[str, Option]) -> dict[str, Any]:
+def _data(found: dict[str, Any], its: dict[str, Option]) -> dict[str, Any]:
     """The settings that name a site's rows."""
     settings = {key: found[key] for key in LOCAL if key in found}
-    own = {key: value for key, value in found.items() if key in offered and key not in LOCAL}
+    own = {key: value for key, value in found.items() if key in its and key not in LOCAL}
     return {**settings, **({"dataset_options": own} if own else {})}
