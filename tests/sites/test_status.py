@@ -91,7 +91,7 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
     assert dict(one.rows)["run"].startswith("fedavg waits, round ") and not one.wrong
     assert dict(gone.rows)["process"] == "none" and dict(gone.rows)["run"].startswith("fedavg stopped, round ")
     assert len(gone.wrong) == 1 and gone.wrong[0].endswith(
-        " has stopped. Start its processes again, the leader with --resume."
+        " has stopped here. Start this process again by its command; a leader takes --resume."
     )
     found["rome"] = processes.started(tmp_path, "rome", [], True)
     ended = {name: process.ended() for name, process in found.items()}
@@ -112,7 +112,9 @@ def _stopped(kit: Path, run: Path) -> None:
     (run / "rounds.jsonl").write_text("".join(lines[:5]) + lines[5][:30])
     one = status(kit)
     assert dict(one.rows)["run"].startswith("fedavg stopped, round 5 of 60, ")
-    assert one.wrong == [f"The run in {run} has stopped. Start its processes again, the leader with --resume."]
+    assert one.wrong == [
+        f"The run in {run} has stopped here. Start this process again by its command; a leader takes --resume."
+    ]
     with lock.held(run):  # somebody else records there
         assert dict(status(kit).rows)["run"].startswith("fedavg stopped")
     shutil.move(run / "rounds.jsonl", run / "away")

@@ -48,6 +48,12 @@ class Calling:
         self._faults: Counter[str] = Counter()
         self._broken = 0
 
+    @property
+    def goes_on(self) -> str:
+        """When a run that was broken off goes on."""
+        late = f", or in {self._deadline:g} seconds with those that are" if self._quorum < 1 else ""
+        return f"The run goes on as soon as all are there{late}."
+
     def everybody(self) -> list[str]:
         """All processes, as soon as they are there.
 

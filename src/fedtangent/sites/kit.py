@@ -92,7 +92,8 @@ def kit(folder: str | Path, relay: bool | None = False) -> Kit:
             raise KeyError(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise SettingError(
-            f"`kit` must be a folder from fedtangent provision; got {path} ({type(error).__name__}). Copy the kit anew."
+            f"`kit` must be a folder from fedtangent provision; got {path} ({type(error).__name__}). Check "
+            "the path, or copy the kit anew."
         ) from error
     if relay not in (None, name == RELAY):
         raise SettingError(

@@ -108,7 +108,7 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
                     raise Over(str(gone)) from gone
                 if not isinstance(gone, Back):
                     caller.lost(gone, sitting.unreached)
-                place.tell(f"{gone} The run goes on as soon as all are there.")
+                place.tell(f"{gone} {caller.goes_on}")
             place.doors.free()
             plan = plan._replace(resume=True)
     except Over as over:

@@ -94,7 +94,9 @@ def _run(own: Kit, used: bool) -> tuple[list[tuple[str, str]], list[str]]:
     wrong = (
         []
         if used or not early
-        else [f"The run in {folder} has stopped. Start its processes again, the leader with --resume."]
+        else [
+            f"The run in {folder} has stopped here. Start this process again by its command; a leader takes --resume."
+        ]
     )
     return [("run", text), *found], wrong
 
