@@ -162,6 +162,13 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
         model = experiment.model
     else:
         try:
+            signature(function).bind(inputs, outputs, None, **experiment.resolved("model"))
+        except TypeError as error:
+            raise SettingError(
+                f"`model` must take the shape of a row, the number of outputs and a generator; got {experiment.model}, "
+                f"with {error}. Write def name(inputs, outputs, rng)."
+            ) from error
+        try:
             model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
         except Exception as error:
             if not out_of_memory(error):
