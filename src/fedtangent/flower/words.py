@@ -9,8 +9,8 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.options import options
 from fedtangent.parser import dashed
+from fedtangent.parsers import LOCAL
 from fedtangent.sites import commands, site_words
-from fedtangent.sites.plan import LOCAL
 
 _LEADS, _JOINS = ("out", "track"), ("state",)  # of a SuperNode, what only a site that leads, or only another, reads
 _PLAIN = {bool, int, float, type(None)}
