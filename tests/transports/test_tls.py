@@ -305,3 +305,25 @@ def test_what_is_said_before_a_run_is_heard_once_and_from_the_leader_where_there
         lines.hear(10, leader=1)
     assert (gone.value.sender, gone.value.final) == ("paris", True)
     assert not lines.met
+
+
+def test_what_was_said_is_heard_though_another_has_ended_meanwhile(folder: Path) -> None:
+    """Of berlin and paris the second says that it ends, when the word of the first has come already."""
+    door = Door(kit(folder / "server"))
+    theirs = {name: call(kit(folder / name), door) for name in NAMES}
+    while len(door.listener.came()) < 2:
+        time.sleep(0.01)
+    names = ["server", *NAMES]
+    lines = Lines(0, names, {names.index(name): made for name, made in door.listener.came().items()})
+    berlin, paris = (Lines(names.index(name), names, {0: theirs[name]}) for name in NAMES)
+    berlin.say({"a": 1})
+    thread = threading.Thread(target=paris.abort, args=("paris was stopped.", "paris"))
+    thread.start()
+    time.sleep(0.3)
+    with pytest.raises(Gone, match=r"^paris was stopped\.$"):
+        lines.hear(10, leader=1)
+    assert lines.hear(10, leader=1) == (1, {"a": 1})
+    thread.join()
+    berlin.end()
+    lines.end()
+    door.listener.close()

@@ -81,8 +81,7 @@ def agreed(
     scale = None
     if plan.standardise:
         form = _features(common)
-        known = kept.scale if lines.place == 0 else None
-        scale = passed_on(lines, known, form) if begun else measured(lines, dataset, form)
+        scale = passed_on(lines, kept.scale, form) if begun else measured(lines, dataset, form)
     try:
         masks = None
         if plan.secure_sums:

@@ -136,7 +136,8 @@ class Lines:
             for number, line in [*self._lines.items()]:
                 frame = self._hearing.setdefault(number, _Incoming(Place(bytes(16), number, self._own), 0, SAID))
                 try:
-                    line.read(frame)
+                    if not frame.whole:  # it may be, where the word of another was an end
+                        line.read(frame)
                 except Gone as gone:
                     self._lines.pop(number).socket.close()
                     self._hearing.pop(number)
