@@ -60,3 +60,12 @@ def test_the_command_has_its_own_way_with_ctrl_c(before: str, during: str, after
     first, second = done.stdout.splitlines()
     assert first == during or str(first) == during.replace("Handlers.SIG_IGN", "1")
     assert second.startswith("7 ") and (after in second or second == "7 1")
+
+
+@pytest.mark.parametrize("words", [["run", "fedavgg"], ["check", "fedavgg", "--nodes", "3"], ["list", "methodz"]])
+def test_a_name_that_is_none_is_refused_without_pytorch(words: list[str]) -> None:
+    code = f"import sys; sys.modules['torch'] = None; sys.argv[1:] = {words}\n"
+    code += "import fedtangent.__main__ as way_in\nsys.exit(way_in.main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fedtangent: `meth") and done.stderr.count("\n") == 1

@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-UNREAD = 141  # nobody reads on
+WRONG, UNREAD = 2, 141  # what is asked for cannot be, nobody reads on
 
 
 def main() -> int:
@@ -31,18 +31,22 @@ def main() -> int:
 
 
 def _answered() -> int | None:
-    """The exit code of what needs no PyTorch; None for what the command line is to do, or to refuse."""
+    """The exit code of what needs no PyTorch, or is refused without it; None for what the command line is to do."""
     from fedtangent.errors import SettingError
     from fedtangent.front import answered, legible
     from fedtangent.parser import dashed
+    from fedtangent.reports.schema import printable
 
     legible()
     try:
         code = answered([dashed(word) for word in sys.argv[1:]])
         sys.stdout.flush()
         return code
-    except SettingError:
-        return None
+    except SettingError as error:
+        if "RANK" in os.environ:  # of which one alone is to print
+            return None
+        print(f"fedtangent: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        return WRONG
     except BrokenPipeError:  # as of `fedtangent list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD

@@ -48,6 +48,8 @@ def answered(words: list[str]) -> int | None:
     if first in ("completion", "--complete"):
         return _complete(first, rest)
     asked = bool(HELP & set(rest))
+    if first in ("run", "check") and rest and not rest[0].startswith("-"):
+        catalog.path("methods", rest[0])  # a name that is none needs no PyTorch to be refused
     if first in ("run", "check") and asked:
         return _run_help(first, rest)
     if first == "recipe" and (asked or not rest):
