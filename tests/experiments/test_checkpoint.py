@@ -5,13 +5,14 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from fedtangent.experiments import checkpoint
+from fedtangent.experiments import apart, checkpoint
 from fedtangent.federation import Central, Each
 from tests import tiny_federation as federation
 from tests.tiny_federation import assert_same
@@ -223,3 +224,19 @@ def test_the_header_is_json(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(federation.fleet()), {"round": 1})
     with safe_open(tmp_path / checkpoint.NAME, framework="numpy") as file:
         assert json.loads(json.loads(file.metadata()["fedtangent"])["header"])["meta"] == {"round": 1}
+
+
+def test_a_leaders_checkpoint_is_never_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while it is written leaves the one before, from which all go on; it is not the first round again."""
+    fleet = federation.fleet()
+    built: Any = SimpleNamespace(leads=True, fingerprint="x", nodes=fleet.nodes)
+    apart.kept(built, fleet, tmp_path, state(fleet), [{"round": 1}], ["a"])
+    assert apart.rounds_over(tmp_path) == 1
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        apart.kept(built, fleet, tmp_path, state(fleet), [{"round": 1}, {"round": 2}], ["a", "b"])
+    assert apart.rounds_over(tmp_path) == 1

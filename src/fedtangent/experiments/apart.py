@@ -1,8 +1,8 @@
 """Apart: what every process of a real federation keeps of a run, and how all of them go on from the same round.
 
-Each has a checkpoint of its own part, and the one before. A round is over when the leader has written its checkpoint,
-which it does last, when all that took part have written theirs. The leader's says which round is whose last one: a
-site that was away keeps the state that it had, as an absent node does in a simulation.
+Each has a checkpoint of its own part, and all but the leader the one before. A round is over when the leader has
+written its checkpoint, which it does last, when all that took part have written theirs. The leader's says which round
+is whose last one: a site that was away keeps the state that it had, as an absent node does in a simulation.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,8 +44,7 @@ def begun(
     """
     wire = fleet.wire
     held = {found[0]["meta"]["round"]: (name, found) for name in _NAMES if (found := checkpoint.read(folder, name))}
-    newest = checkpoint.read(folder) if built.leads else None
-    meta = None if newest is None else newest[0]["meta"]
+    meta = held[max(held)][1][0]["meta"] if built.leads and held else None
     told = wire.tell(None if meta is None else {node: books["round"] for node, books in meta["books"].items()})
     if told is None:
         return None
@@ -89,10 +88,9 @@ def kept(
         checkpoint.set_aside(folder)
         checkpoint.save(folder, state, meta)
     books = wire.books_of(built.nodes)  # which tells the leader that all have written theirs
-    if built.leads:
-        now = {node: {**state, "round": len(rounds)} for node, state in books.items()}
-        meta["books"] = {str(node): state for node, state in {**wire.away, **now}.items()}
-        checkpoint.set_aside(folder)
+    if built.leads:  # whose newest always counts: it is replaced, and never away in between
+        now = {node: {**own, "round": len(rounds)} for node, own in books.items()}
+        meta["books"] = {str(node): own for node, own in {**wire.away, **now}.items()}
         checkpoint.save(folder, state, meta)
 
 
