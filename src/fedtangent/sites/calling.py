@@ -61,7 +61,7 @@ class Calling:
             ValueError: One is not there in time, or is not who it should be.
         """
         until, due = time.monotonic() + self._wait, self._doors.others
-        while missing := [name for name in due if name not in self._doors.lasting()]:
+        while missing := sorted({*due}.difference(self._doors.lasting()), key=due.index):
             self._doors.check()
             if time.monotonic() > until:
                 raise self._doors.missing(missing[0], self._wait)
@@ -81,7 +81,8 @@ class Calling:
         expected = [name for name in self._before or self._doors.others if name != self._own.name]
         expected = [name for name in expected if name not in self._out]
         while True:
-            there = [name for name in self._doors.others if name in self._doors.lasting() and name not in self._out]
+            lasting = self._doors.lasting()
+            there = [name for name in self._doors.others if name in lasting and name not in self._out]
             missing = [name for name in expected if name not in there]
             if not missing or time.monotonic() > until:
                 break

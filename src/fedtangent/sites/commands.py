@@ -10,10 +10,11 @@ from rich.console import Console
 from fedtangent import __version__
 from fedtangent.errors import SettingError
 from fedtangent.experiments import launch
-from fedtangent.experiments.experiment import experiment
+from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.run import Result
 from fedtangent.parsers import LOCAL
 from fedtangent.reports import measures, records
+from fedtangent.shard import Dataset
 from fedtangent.sites import session
 from fedtangent.sites.in_use import in_use
 
@@ -83,17 +84,21 @@ def server(
         deadline: Seconds in which a site that is lost must be back; none is as --wait.
     """
     _check_extra()
-    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {
-        "wait": wait,
-        "patience": patience,
-        "listen": listen,
-        "track": track,
-        "quorum": quorum,
-        "deadline": deadline,
-    }
-    with in_use(kit, out):
-        return _shown(session.lead(kit, experiment(**settings), None, **how), out)
+    return _led(
+        kit,
+        experiment(**settings),
+        None,
+        out,
+        resume=resume,
+        standardise=standardise,
+        secure_sums=secure_sums,
+        wait=wait,
+        patience=patience,
+        listen=listen,
+        track=track,
+        quorum=quorum,
+        deadline=deadline,
+    )
 
 
 def start(
@@ -130,17 +135,21 @@ def start(
     _check_extra()
     asked = experiment(**settings)
     dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
-    how: dict[str, Any] = {"out": out, "resume": resume, "standardise": standardise, "secure_sums": secure_sums}
-    how |= {
-        "wait": wait,
-        "patience": patience,
-        "listen": listen,
-        "track": track,
-        "quorum": quorum,
-        "deadline": deadline,
-    }
-    with in_use(kit, out):
-        return _shown(session.lead(kit, asked, dataset, **how), out)
+    return _led(
+        kit,
+        asked,
+        dataset,
+        out,
+        resume=resume,
+        standardise=standardise,
+        secure_sums=secure_sums,
+        wait=wait,
+        patience=patience,
+        listen=listen,
+        track=track,
+        quorum=quorum,
+        deadline=deadline,
+    )
 
 
 def site(
@@ -230,6 +239,12 @@ def flower(folder: str) -> int:
     file.write_text(text.replace(extra, f"{extra}=={__version__}"), encoding="utf-8")
     print(f"Written to {file}: choose method and options there, and start it with flwr run.")
     return 0
+
+
+def _led(kit: str, asked: Experiment, dataset: Dataset | None, out: str | None, **how: Any) -> int:
+    """The exit code of a run that this process proposes, when it is printed what it comes to; `how` is `lead`'s."""
+    with in_use(kit, out):
+        return _shown(session.lead(kit, asked, dataset, out=out, **how), out)
 
 
 def _shown(result: Result | None, out: str | None) -> int:
