@@ -9,7 +9,7 @@ from contextlib import suppress
 from fedtangent.errors import SettingError
 from fedtangent.sites.kit import SERVER, Kit
 from fedtangent.transports._relay import ByRelay, Waiting
-from fedtangent.transports._tls import Address, Listener, Unreached, Way, ended, reached
+from fedtangent.transports._tls import Address, Listener, Unreached, Way, ended, reached, unreached
 
 LOOK = 0.05  # seconds between two looks at who has come
 _TRY = 1.0  # seconds of a try to reach a site that is not there
@@ -93,7 +93,7 @@ class Doors:
         if (why := self._why.get(name)) is not None:
             return why
         if name in self._addresses:
-            return _unreached(name, self._addresses[name], "no answer")
+            return unreached(name, self._addresses[name], "no answer")
         if self._waiting is not None and self._waiting.why is not None:
             return self._waiting.why
         return SettingError(
@@ -137,7 +137,7 @@ class Doors:
             self._why[name] = error
             return
         except OSError as error:  # files of the kit that are being replaced, or too many open ones
-            self._why[name] = _unreached(name, self._addresses[name], error.strerror or str(error))
+            self._why[name] = unreached(name, self._addresses[name], error.strerror or str(error))
             return
         self._why.pop(name, None)
         with self._lock:
@@ -175,9 +175,3 @@ def _door(own: Kit, listen: Address | None, tell: Callable[[str], None]) -> Addr
     if own.relay is None:
         raise SettingError(f"`listen` must be given for {own.name}; got no address in its kit. Give --listen.")
     return Waiting(own.identity, own.relay, tell)
-
-
-def _unreached(name: str, way: Way, why: str) -> Unreached:
-    return Unreached(
-        f"`{name}` must be reached at {way}; got {why}. Start {way.through}, or give it more time by --wait."
-    )

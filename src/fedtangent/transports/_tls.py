@@ -265,11 +265,15 @@ def reached(identity: Identity, name: str, address: Way, until: float) -> ssl.SS
                 connection.close()
                 last = error.strerror or str(error)
         if time.monotonic() + _AGAIN > until:
-            raise Unreached(
-                f"`{name}` must be reached at {address}; got {last}. Start {address.through}, or give it more time by "
-                "--wait."
-            )
+            raise unreached(name, address, last)
         time.sleep(_AGAIN)
+
+
+def unreached(name: str, way: Way, why: str) -> Unreached:
+    """The sentence about a process that does not answer."""
+    return Unreached(
+        f"`{name}` must be reached at {way}; got {why}. Start {way.through}, or give it more time by --wait."
+    )
 
 
 def context(identity: Identity, server: bool) -> ssl.SSLContext:
