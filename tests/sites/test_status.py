@@ -65,7 +65,7 @@ def test_what_is_not_well_is_a_sentence_and_the_exit_code(tmp_path: Path, capsys
 
 
 def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> None:
-    long, folder = 60, tmp_path / "kits"
+    long, folder = 150, tmp_path / "kits"
     processes.files(tmp_path)
     processes.kits(tmp_path, True, days=30)
     asked = [*words("fedavg", rounds=long), "--out", tmp_path / "run"]
@@ -80,10 +80,6 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
         assert rows["checkpoint"].startswith("of round ")
         assert rows["plan"] == "signed by server, berlin, paris, rome, oslo, wien"
         assert not one.wrong
-    second = processes.Process(["site", folder / "rome", "--dataset", "digits"], tmp_path / "second.log").ended(60)
-    assert second.code == 2
-    pid = found["rome"].process.pid
-    assert f"`kit` must not be in use; got {folder / 'rome'}, with which process {pid} on " in second.said
     found["rome"].process.kill()
     found["rome"].ended(60)
     found["server"].until("The run goes on as soon as all are there.")
@@ -93,6 +89,10 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
     assert len(gone.wrong) == 1 and gone.wrong[0].endswith(
         " has stopped here. Start this process again by its command; a leader takes --resume."
     )
+    second = processes.Process(["site", folder / "paris", "--dataset", "digits"], tmp_path / "second.log").ended(60)
+    assert second.code == 2
+    pid = found["paris"].process.pid
+    assert f"`kit` must not be in use; got {folder / 'paris'}, with which process {pid} on " in second.said
     found["rome"] = processes.started(tmp_path, "rome", [], True)
     ended = {name: process.ended() for name, process in found.items()}
     assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
@@ -111,7 +111,7 @@ def _stopped(kit: Path, run: Path) -> None:
     lines = (run / "rounds.jsonl").read_text().splitlines(keepends=True)
     (run / "rounds.jsonl").write_text("".join(lines[:5]) + lines[5][:30])
     one = status(kit)
-    assert dict(one.rows)["run"].startswith("fedavg stopped, round 5 of 60, ")
+    assert dict(one.rows)["run"].startswith("fedavg stopped, round 5 of 150, ")
     assert one.wrong == [
         f"The run in {run} has stopped here. Start this process again by its command; a leader takes --resume."
     ]
@@ -125,7 +125,7 @@ def _stopped(kit: Path, run: Path) -> None:
     assert len(one.wrong) == 1 and str(run) in one.wrong[0]
     shutil.move(run / "away", run / "rounds.jsonl")
     agreed = (run / ".agreed.json").read_text()
-    (run / ".agreed.json").write_text(agreed.replace('"rounds": 60', '"rounds": 61'))
+    (run / ".agreed.json").write_text(agreed.replace('"rounds": 150', '"rounds": 151'))
     assert status(kit).wrong[0].startswith("`server` must sign the plan with its certificate; got another")
     (run / ".agreed.json").write_text("{}")
     assert status(kit).wrong[0].startswith("`.agreed.json` must be as its run wrote it; got another in")
