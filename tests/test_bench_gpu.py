@@ -194,18 +194,21 @@ def test_a_step_of_the_command_in_miniature(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("--only", "nothing", "--device", "cpu"), "`--only` must be words in a step's name; got 'nothing'."),
-        ((), "`--device` must be one that this machine has; got cuda without a GPU. Use --device cpu --miniature.\n"),
+        ((), "`--device` must be one that this machine has; got cuda without a GPU. Use --device cpu --miniature."),
     ],
 )
-def test_a_wrong_word_is_one_sentence(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+def test_a_wrong_word_is_one_sentence(
+    gpu: ModuleType, words: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     if not words and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = _command(tmp_path, *words)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(told)
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *words])
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    assert str(end.value).startswith(told)
+    assert len(str(end.value).splitlines()) == 1
 
 
 def test_make_runs_it_from_the_checkout() -> None:

@@ -16,6 +16,7 @@ from fedtangent.shard import Shard
 from fedtangent.training import batch_norm
 from fedtangent.training.task import Task
 from tests.experiments.tiny import data, network, timeless, tiny
+from tests.often import often
 
 calls: list[int] = []
 
@@ -34,7 +35,7 @@ def counting(task: Task) -> Method:
     return inner._replace(name="counting", round=round)
 
 
-@pytest.mark.parametrize("method", names("methods"))
+@pytest.mark.parametrize("method", often(names("methods")))
 def test_bytes_are_those_of_the_run(method: str) -> None:
     plan = dry_run(setup(tiny(method, rounds=3)))
     sent = [entry["sent_bytes"] for entry in run(tiny(method, rounds=3)).rounds]

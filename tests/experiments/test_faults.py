@@ -18,6 +18,7 @@ from fedtangent.faults.links import links
 from fedtangent.transports.threads import threads
 from tests.experiments.test_resume import begun, same
 from tests.experiments.tiny import OPTIONS, network, timeless, tiny
+from tests.often import often
 
 SEED = 64  # of dropout 0.3, with which 4, 3, 4 and 4 of five nodes are there
 NEED_ALL = ("afl", "central", "fedfisher", "relaysgd")
@@ -59,7 +60,7 @@ def equal(found: Result, expected: Result, tolerance: float) -> None:
             assert one.get(key) == other.get(key)
 
 
-@pytest.mark.parametrize("method", FAULTY)
+@pytest.mark.parametrize("method", often(FAULTY))
 def test_every_method_gives_one_record_under_faults(method: str) -> None:
     first = run(asked(method, engine="sequential"))
     present = [entry["present"] for entry in first.rounds]

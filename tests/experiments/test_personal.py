@@ -21,6 +21,7 @@ from fedtangent.methods import dfedavg, dispfl, fedavg
 from fedtangent.transports.memory import memory
 from fedtangent.transports.threads import threads
 from tests.experiments.tiny import data, network, partition, timeless, tiny
+from tests.often import often
 
 W_K = [{name: p.detach() * (k + 1) - k / 4 for name, p in network().named_parameters()} for k in range(5)]
 TEST = [[3, 5], [0, 1, 2], [12, 4, 6], [7, 8], [9, 10, 11]]
@@ -172,7 +173,7 @@ def test_a_regression_has_metrics_of_ones_own() -> None:
     assert_close(entry["measures"]["error"]["aggregate"], spread(each))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", names("methods"))
+@pytest.mark.parametrize("method", often(names("methods")))
 def test_every_method_and_both_engines(method: str) -> None:
     short = {"dtype": "float64", "rounds": 3 if method == "fedpart" else 1}
     asked = {**short, "evaluate_on": "own", "metric": "f1,auc"}

@@ -21,6 +21,7 @@ from fedtangent.training import losses
 from fedtangent.training.task import Task
 from tests.experiments.tiny import ROWS, data, network, settings, timeless, tiny
 from tests.measured import apart
+from tests.often import METHODS, often
 
 
 class Stop(Exception):
@@ -73,7 +74,7 @@ def failing(task: Task) -> Method:
     return inner._replace(name="failing", round=round)
 
 
-@pytest.mark.parametrize("method", names("methods"))
+@pytest.mark.parametrize("method", often(names("methods"), [*METHODS, "scaffold"]))
 def test_the_record_and_the_resumed_record(method: str, tmp_path: Path) -> None:
     whole = run(tiny(method, rounds=3))
     assert [entry["round"] for entry in whole.rounds] == [1, 2, 3]

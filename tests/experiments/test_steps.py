@@ -14,6 +14,7 @@ from fedtangent.experiments.setup import setup
 from fedtangent.parser import useless
 from tests import tiny_federation as federation
 from tests.experiments.tiny import tiny
+from tests.often import METHODS, often
 
 STEPPING = [name for name in catalog.names("methods") if "clip" not in useless(name)]
 EACH: list[dict[str, Any]] = [
@@ -25,7 +26,7 @@ EACH: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("method", STEPPING)
+@pytest.mark.parametrize("method", often(STEPPING, [*METHODS, "scaffold"]))
 def test_each_changes_what_every_such_method_learns(method: str) -> None:
     assert {"fedavg", "scaffold", "fedpart", "dfedavg", "moon", "local"} <= {*STEPPING}
     rounds = {"fedpart": {"rounds": 3}, "tct": {"first_rounds": 2, "rounds": 3}}.get(method, {})

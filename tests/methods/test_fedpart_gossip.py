@@ -14,6 +14,7 @@ from tests.experiments import tiny
 from tests.methods.literal_gossip import K, gossip, stepped
 from tests.methods.literal_server import ENGINES, Weights, average, each, weights_0
 from tests.methods.test_fedpart import GOSSIPING, LAYERS, ONE, SIZE, active
+from tests.often import often
 from tests.tiny_federation import GRAPH, ROWS, assert_close, assert_same
 
 LOCAL: dict[str, Any] = {"epochs": 2, "batch": 3, "lr": 0.3}
@@ -54,7 +55,7 @@ def test_the_group_alone_is_trained_and_mixed(engine: str) -> None:
     assert_same(made.personal(found.state).values, found.state.host.w_k.values)
 
 
-@pytest.mark.parametrize("name", GOSSIPING)
+@pytest.mark.parametrize("name", often(GOSSIPING, ["dfedavg", "qgdsgdm"]))
 def test_with_one_group_it_is_the_host_and_else_frozen_parts_stay(name: str) -> None:
     host = partial(load("methods", name), lr=0.2, batch=3, **MORE.get(name, {}))
     whole = federation.run(host(federation.task()), rounds=3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedtangent.tangents import jacobian
 from fedtangent.tangents.evolve import Evolution, evolve
 from fedtangent.training import losses
+from tests.often import often
 from tests.tangents.networks import INPUTS, OUTPUTS, SAMPLES, flat, inputs, weights
 
 N, C, TESTS = SAMPLES, OUTPUTS, 4
@@ -135,7 +136,7 @@ def test_one_sample_and_one_output_by_hand() -> None:
     assert steps.stable_step == 1.5
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", often([0.0, 0.9], [0.9]))
 @LOSSES
 def test_descent_is_ten_thousand_steps_of_the_linearised_network(
     loss: losses.Loss, momentum: float, free: None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fedtangent.tangents import jacobian as operator
 from fedtangent.tangents import kernel, plan
 from fedtangent.tangents.numerics import kernel_parts
+from tests.often import often
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian, literal
 
 EXAMPLES = everything()
@@ -51,7 +52,7 @@ def test_both_ways_give_the_same(example: Example, kind: str, way: str, monkeypa
     assert close(kernel(example.model, x1, x2, kind=kind), literal(kind, j1, j2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", often(KINDS, ["full"]))
 def test_any_memory_gives_the_same(example: Example, kind: str) -> None:
     """Down to nearly the least, with blocks and tiles that do not divide the samples."""
     x1, x2 = example.samples(3), example.samples(2, seed=1)

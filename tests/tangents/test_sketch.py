@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents.sketch import sketch
+from tests.often import often
 from tests.tangents.networks import INPUTS, inputs, jacobian, networks, weights
 
 # by its name, since the package's attribute of that name is the function
@@ -111,7 +112,7 @@ def test_the_projection_never_changes() -> None:
     assert entries == ["0+0+0+-0", "0+0-+00-", "+00++0+0", "0+-00++0", "+0-00-+0", "0--0+0+0"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", often(KINDS, ["structured"]))
 def test_the_kernel_is_kept_within_the_stated_error(kind: Any) -> None:
     """Over 300 seeds: no bias, and the variance of the formula, summed over the kernel's entries."""
     torch.manual_seed(2)

@@ -16,6 +16,7 @@ from fedtangent.transports._pipes import Piped
 from fedtangent.transports.memory import memory
 from fedtangent.transports.threads import Ended, OutOfStep, threads
 from tests import tiny_federation as federation
+from tests.often import often
 from tests.tiny_federation import GRAPH, LONELY, ROWS, assert_close, assert_same
 from tests.transports.play import BROKEN, Played, play
 
@@ -100,14 +101,14 @@ def test_every_verb_gives_what_it_gives_in_one_process(transport: str, graph: Gr
     assert found[0][1].state() == bill.state()
 
 
-@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize("what", often(METHODS))
 def test_convolutions_give_what_they_give_in_one_process_and_on_any_engine(what: str) -> None:
     expected = run("memory", what, convolutional=True)[:3]
     assert_same(run("threads", what, convolutional=True)[:3], expected)
     assert_close(run("memory", what, convolutional=True, engine="vectorized")[:3], expected, 1e-9)
 
 
-@pytest.mark.parametrize("what", CODED)
+@pytest.mark.parametrize("what", often(CODED))
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_channels_give_what_they_give_in_one_process(transport: str, what: str) -> None:
     state, aggregate, extras, bill = run("memory", what, coded=True)
@@ -117,7 +118,7 @@ def test_channels_give_what_they_give_in_one_process(transport: str, what: str) 
     assert bill.sent_bytes < run("memory", what)[3].sent_bytes
 
 
-@pytest.mark.parametrize("what", FAULTY)
+@pytest.mark.parametrize("what", often(FAULTY))
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_absent_nodes_and_failed_links_give_what_they_give_in_one_process_and_on_any_engine(
     transport: str, what: str
@@ -130,7 +131,7 @@ def test_absent_nodes_and_failed_links_give_what_they_give_in_one_process_and_on
     assert_close(run("memory", what, faulty=True, engine="vectorized")[:3], expected[:3], 1e-9)
 
 
-@pytest.mark.parametrize("what", [name for name in METHODS if name not in BROKEN])
+@pytest.mark.parametrize("what", often(name for name in METHODS if name not in BROKEN))
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transport: str, what: str) -> None:
     state, aggregate, extras, bill = run("memory", what, lied=True)

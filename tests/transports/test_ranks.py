@@ -17,6 +17,7 @@ from fedtangent import cli
 from fedtangent.transports.memory import memory
 from fedtangent.transports.ranks import cut
 from tests import forked
+from tests.often import often
 from tests.transports.play import digests
 
 OWN = """
@@ -142,19 +143,19 @@ def test_the_record_and_the_model_are_those_of_one_process(method: str, tmp_path
 
 @pytest.fixture
 def going(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A run on three ranks that has recorded a round, and takes far longer."""
+    """A run on two ranks that has recorded a round, and takes far longer."""
     folder = tmp_path / "run"
-    words = ["run", "dfedavg", "--rounds", "2000", *SMALL, "--epochs", "1", "--ranks", "3", "--out", str(folder)]
+    words = ["run", "dfedavg", "--rounds", "2000", *SMALL, "--epochs", "1", "--ranks", "2", "--out", str(folder)]
     with started(*words) as process:
         until = time.monotonic() + 200
         while not (folder / "rounds.jsonl").exists() and time.monotonic() < until:
             time.sleep(0.1)
-        assert len(ranks_of(folder)) == 3
+        assert len(ranks_of(folder)) == 2
         yield process, folder
         process.kill()
 
 
-@pytest.mark.parametrize("place", [2, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("place", often([1, 0], [1]))
 def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on_from_one_process(going: Any, place: int) -> None:
     process, folder = going
     (victim,) = [
