@@ -193,7 +193,9 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _seeded(seed: int, forward: Forward) -> tuple[Tensor, bool]:
     """The outputs of a pass under a seed, and whether it drew from a global generator."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed keeps a stack for every device that is not there
+    if _devices():
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # a model may draw from it
     before = _states()

@@ -1,7 +1,7 @@
 """auc: the area under the ROC curve, of the second of two classes, or one class against the rest, the mean of all.
 
-By scikit-learn's `roc_auc_score`. Fawcett. An Introduction to ROC Analysis. Pattern Recognition
-Letters 2006, section 9.
+Fawcett. An Introduction to ROC Analysis. Pattern Recognition Letters 2006, sections 7 and 9: the area is the share of
+pairs of rows, one of the class and one of the rest, in which the first has the higher score; ties count by half.
 """
 
 import torch
@@ -18,7 +18,7 @@ def auc(outputs: Tensor, labels: Tensor) -> float | None:
         outputs: A row's outputs by class, (n, C).
         labels: (n,), from 0 to C - 1.
     """
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
     there = torch.unique(labels)
     if len(there) < 2:
@@ -28,5 +28,8 @@ def auc(outputs: Tensor, labels: Tensor) -> float | None:
     if outputs.shape[1] == 2:
         scores, there = torch.where(finite, outputs.double(), 0).diff(dim=-1).expand(-1, 2), there[1:]
     scores = torch.where(finite, scores, scores.min() - 1)
-    each = [roc_auc_score((labels == c).numpy(), scores[:, c].numpy()) for c in there.tolist()]
-    return float(sum(each) / len(each))
+    own = labels[:, None] == there
+    ranks = torch.from_numpy(rankdata(scores[:, there].numpy(), axis=0))  # of the lowest it is 1, and the mean of ties
+    ones = own.sum(0)
+    pairs = (ranks * own).sum(0) - ones * (ones + 1) / 2
+    return float((pairs / (ones * (len(labels) - ones))).mean())
