@@ -5,7 +5,7 @@
 #   make test-flower  a federation under Flower, with the pinned flwr in an environment of its own
 #   make test-lowest  the tests of the mathematics and the transports, with the lowest versions that are declared
 #   make check       format, lint, types and layers: what CI asks before the tests
-#   make bench       every file of benchmarks/ but the GPU's
+#   make bench       every file of benchmarks/ but the GPU's, and versions.py, which needs another checkout
 #   make bench-gpu   the GPU's record in at most eight minutes, with PYTHON's own PyTorch and the images in DATA; no set-up
 #   make docs        the documentation as a site in build/docs, with its tools; warnings and broken links are errors
 #   make release-check  build wheel and source distribution, and try both in clean environments of PYTHONS
@@ -52,7 +52,7 @@ check: $(READY)
 	$(BIN)/lint-imports --no-logo
 
 bench: $(READY)
-	@set -e; for file in $(filter-out benchmarks/gpu%,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+	@set -e; for file in $(filter-out benchmarks/gpu% benchmarks/versions.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file; done
 
 # Runs from the checkout: a machine with a GPU that is lent for minutes has no time for a set-up.
 bench-gpu:
