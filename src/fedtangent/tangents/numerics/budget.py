@@ -20,6 +20,7 @@ from fedtangent.tangents.capture.whole import Whole
 from fedtangent.tangents.numerics.kernel_parts import Kind, Part, Way
 
 _CACHED = 2**21  # bytes for a tile and its temporaries: about what stays in a core's cache
+_PASSING = 2**23  # bytes of what one sample makes of the others of a tile, at several positions
 _COLUMNS, _SPOTS = 256, 64  # of a piece and of a cut, from which on a matrix product is fast
 _ROWS = 128  # of a tile, likewise
 
@@ -123,9 +124,10 @@ class Load:
         if self._single:
             return samples**2 * (1 + c if self.kind == "full" else 1) + 2 * samples * c * self.results
         o, g = matrix.fan_out, matrix.groups
-        each = 2 * (c * s * o + (0 if matrix.lookup else g * matrix.fan_in * s))
-        pair = (g + 1) * s * s + (2 * s * c * o if self.kind == "full" else (2 if matrix.lookup else 1) * s * s)
-        return samples**2 * pair + samples * each
+        inner, alike = 2 * (0 if matrix.lookup else g * matrix.fan_in * s), (g + 1) * s * s
+        if self.kind == "full":
+            return samples**2 * (alike + c * c) + samples * (inner + c * s * (s + o)) + c * s * o
+        return samples**2 * (alike + (2 if matrix.lookup else 1) * s * s) + samples * (inner + 2 * c * s * o)
 
     def cached(self, number: int) -> int:
         """Samples on either side of a tile that stays in the cache."""
@@ -133,9 +135,11 @@ class Load:
         if self.way == "explicit" or matrix is None or self._single:
             pair = 1 + 2 * own
         else:
-            full = 3 * s * self.outputs * matrix.fan_out + own
-            pair = own + matrix.groups * s**2 + (full if self.kind == "full" else 2 * s**2)
-        return max(1, math.isqrt(_CACHED // number // pair))
+            pair = own + matrix.groups * s**2 + (own if self.kind == "full" else 2 * s**2)
+        found = math.isqrt(_CACHED // number // pair)
+        if self.kind == "full" and self.spots > 1:
+            found = min(found, _PASSING // number // (2 * self.outputs * s * matrix.fan_out))
+        return max(1, found)
 
     @property
     def _single(self) -> bool:
@@ -258,7 +262,7 @@ class Budget:
 
         start = self._start(memory_bytes)
         c = start.outputs
-        scratch = max(start.scratch, min(_CACHED, memory_bytes // 8) // self.number)
+        scratch = max(start.scratch, min(_PASSING, memory_bytes // 8) // self.number)
         most = max(self.n1, self.n2)
         found = None
         for side in (self._side(c, math.inf), max(self.stored(c), self._side(c, _COLUMNS)), self._side(c, _COLUMNS)):

@@ -304,12 +304,14 @@ def _shared(kind: Kind, part: Part, own: Side, other: Side) -> Tensor:
 def _shared_full(own: Tensor, other: Tensor, alike: Tensor) -> Tensor:
     """sum_st (d_ns . d_mt) (u_ns . u_mt), (n, C, m, C'), for d (n, C, O, S) and (m, C', O, T).
 
-    By way of sum_t d_mt (u_ns . u_mt).
+    By way of sum_t d_mt (u_ns . u_mt), one sample n at a time, so that it is read while it is in the cache.
     """
-    (n, b, o, s), (m, c, _, t) = own.shape, other.shape
-    both = alike.permute(2, 0, 1, 3).reshape(m, n * s, t) @ other.permute(0, 3, 1, 2).reshape(m, t, c * o)
-    both = both.view(m, n, s, c, o).permute(1, 2, 4, 0, 3).reshape(n, s * o, m * c)
-    return (own.mT.reshape(n, b, s * o) @ both).view(n, b, m, c)
+    (_, b, o, s), (m, c, _, _) = own.shape, other.shape
+    found = []
+    for d, one in zip(own, alike, strict=True):
+        both = one.transpose(0, 1)[:, None] @ other.mT  # (m, C', S, O)
+        found.append((d.mT.reshape(b, s * o) @ both.reshape(m * c, s * o).mT).view(b, m, c))
+    return torch.stack(found)
 
 
 def _shared_trace(own: Tensor, other: Tensor, alike: Tensor) -> Tensor:
