@@ -45,7 +45,8 @@ def blamed(
 ) -> NodeError:
     """Finds the failing node by running the rows one by one."""
     suspects = sorted(set(nodes))
-    culprit, failing = f"one of nodes {suspects}" if len(suspects) > 1 else f"node {suspects[0]}", rows[0]
+    several = str(suspects) if len(suspects) < 10 else f"{suspects[0]} to {suspects[-1]}"
+    culprit, failing = f"one of nodes {several}" if len(suspects) > 1 else f"node {suspects[0]}", rows[0]
     hint = ". None of them fails alone: use the engine sequential" if len(rows) > 1 else ""
     for node, row in zip(nodes, rows, strict=True):
         try:

@@ -191,15 +191,18 @@ def largest_eigenvalue(times: Callable[[Tensor], Tensor], like: Tensor, real: Te
     v = torch.where(mask, v.reshape(like.shape[-2:]).expand_as(like), 0)
     v = v / _norm(v)
     basis, diagonal, off = [v], [], []
+    largest = torch.zeros_like(v[..., :1, :1])
     for _ in repeated(range(products)):
         u = torch.where(mask, times(basis[-1]), 0)
+        largest = torch.maximum(largest, _norm(u))
         diagonal.append((u * basis[-1]).sum((-2, -1)))
         for _twice in range(2):  # against all of the basis, twice: rounding would make it forget the first ones
             for b in basis:
                 u = u - (u * b).sum((-2, -1), keepdim=True) * b
         length = _norm(u)
-        off.append(length[..., 0, 0])
-        basis.append(u / length)
+        more = length > 8 * torch.finfo(like.dtype).eps * largest  # else what is left is rounding, and this is all
+        off.append(torch.where(more, length, 0)[..., 0, 0])
+        basis.append(torch.where(more, u / length, 0))
     tridiagonal = torch.diag_embed(torch.stack(diagonal, -1))
     if products > 1:
         beside = torch.diag_embed(torch.stack(off[:-1], -1), offset=1)

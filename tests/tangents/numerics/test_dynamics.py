@@ -257,6 +257,18 @@ def test_times_increase(s: list[float]) -> None:
         Problem().flow(s)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_largest_eigenvalue_of_few_real_rows_among_many(rank: int) -> None:
+    """After as many products as the kernel has ranks only rounding is left, of which no direction is made."""
+    real = torch.arange(60) < 2
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        a = torch.randn(4, rank, generator=generator) * torch.logspace(0, -seed % 7, rank)
+        whole = nn.functional.pad(a @ a.T, (0, 116, 0, 116))
+        found = largest_eigenvalue(lambda v, k=whole: (k @ v.flatten()).view(60, 2), torch.zeros(60, 2), real)
+        assert float(found) == pytest.approx(float(torch.linalg.norm(a.double(), 2) ** 2), rel=1e-3)
+
+
 def test_largest_eigenvalue_is_bounded_from_above_and_closely() -> None:
     for seed in range(20):
         a = torch.randn(40, 25, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
