@@ -1,5 +1,6 @@
 """The training loop: what goes on the record, and that a run which was stopped goes on to the same one, bit for bit."""
 
+import gc
 import json
 import os
 import signal
@@ -268,3 +269,18 @@ def test_nodes_are_measured_as_often_as_asked() -> None:
 def test_what_a_method_holds_at_the_server_is_recorded_too() -> None:
     assert isinstance(run(tiny("ntkfl", rounds=1)).rounds[0]["time"], int)
     assert record.line({}, {"a": Central(torch.tensor([1.5, 2.0]))}) == {"a": [1.5, 2.0]}
+
+
+def test_the_collector_of_garbage_passes_over_what_was_there_and_is_as_before_afterwards() -> None:
+    counts = []
+    run(tiny(rounds=2), on_round=lambda entry: counts.append(gc.get_freeze_count()))
+    assert min(counts) > 10_000 and gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        run(tiny(rounds=1))
+        assert gc.get_freeze_count() > 0  # somebody else's
+    finally:
+        gc.unfreeze()
+    with pytest.raises(Stop):
+        run(tiny(rounds=3), on_round=stopping(1))
+    assert gc.get_freeze_count() == 0
