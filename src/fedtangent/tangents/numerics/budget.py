@@ -133,13 +133,12 @@ class Load:
         """Samples on either side of a tile that stays in the cache."""
         own, matrix, s = _own(self.kind, self.outputs), self.part.matrix, self.part.positions
         if self.way == "explicit" or matrix is None or self._single:
-            pair = 1 + 2 * own
-        else:
-            pair = own + matrix.groups * s**2 + (own if self.kind == "full" else 2 * s**2)
-        found = math.isqrt(_CACHED // number // pair)
-        if self.kind == "full" and self.spots > 1:
-            found = min(found, _PASSING // number // (2 * self.outputs * s * matrix.fan_out))
-        return max(1, found)
+            return max(1, math.isqrt(_CACHED // number // (1 + 2 * own)))
+        pair = own + matrix.groups * s**2
+        if self.kind != "full":
+            return max(1, math.isqrt(_CACHED // number // (pair + 2 * s**2)))
+        passing = 2 * self.outputs * s * matrix.fan_out
+        return max(1, min(math.isqrt(_CACHED // number // (pair + own)), _PASSING // number // passing))
 
     @property
     def _single(self) -> bool:
