@@ -7,6 +7,7 @@ rows of one node and five neighbours, 784-100-10, eight candidate times. The lit
 """
 
 import argparse
+import functools
 import json
 import sys
 
@@ -16,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from fedtangent import shard
+from fedtangent import shard, trees
 from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.models.mlp import mlp
 from fedtangent.partitions.papers_dirichlet import papers_dirichlet
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.step import Step, choose, linearised_rows, mean_loss, score
+from fedtangent.tangent_steps.step import Step, choose, countable, linearised_rows, score, whole_loss
 from fedtangent.training.task import Task
-from fedtangent.trees import stack
 
 NODES, DEGREE, LR = 300, 5, 0.01
 TIMES = (100, 200, 300, 400, 500, 600, 700, 800)
@@ -41,8 +41,8 @@ def fast(task: Task, data: list[Shard], kernel: str) -> None:
     w, step = task.w_0, Step(kernel, lr=LR)  # type: ignore[arg-type]
     rows = shard.join([linearised_rows(task, w, part) for part in data])
     tries, _ = step.candidates(task, w, rows, LR)
-    own, *others = (score(task, tries, part) for part in data)
-    choose(w, tries, mean_loss(own, stack(others), torch.ones(DEGREE, dtype=torch.bool)), TIMES)
+    loss = whole_loss(functools.reduce(trees.add, (countable(score(task, tries, part)) for part in data)))
+    choose(w, tries, loss, TIMES)
 
 
 def literal(task: Task, data: list[Shard]) -> None:
