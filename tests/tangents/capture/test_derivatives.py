@@ -98,7 +98,7 @@ def test_sketches_and_training_without_a_kernel(name: str) -> None:
     assert close(moved, flat(j.w) - torch.einsum("tnc,ncp->tp", path.alpha, literal))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, in a user's jvp
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")  # torch's own, in a user's jvp
 def test_what_autograd_alone_takes_is_constant_in_weights_and_samples() -> None:
     """In place of a derivative that is zero in silence."""
     net, x = model("checkpoint"), samples()

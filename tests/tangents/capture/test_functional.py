@@ -1,6 +1,7 @@
 """What cannot be vmapped is done one by one; what does not fit is not tried again; nothing is fused, or left behind."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fedtangent import tangents
 from fedtangent.tangents import jacobian, kernel
-from fedtangent.tangents.capture.functional import each, plain
+from fedtangent.tangents.capture.functional import each, plain, plain_forward
 from tests.tangents.random_models import by_autograd
 from tests.tangents.unusual import by_rows, flat, like, samples
 
@@ -33,6 +34,15 @@ def test_too_little_memory_is_told_at_once(error: RuntimeError) -> None:
     with pytest.raises(RuntimeError, match="memory"):
         each(fails, torch.ones(3))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("said", ["is deprecated. Please", "is not supported in Python 3.14+ and may break. Please"])
+def test_torch_does_not_warn_users_of_what_it_scripts_itself(said: str) -> None:
+    """Its words, of which the second are those in Python 3.14, where it loads derivatives in forward mode."""
+    with plain_forward():
+        warnings.warn(f"`torch.jit.script` {said} switch to `torch.compile`.", FutureWarning, stacklevel=1)
+        with pytest.raises(UserWarning, match="of somebody else"):
+            warnings.warn("of somebody else", UserWarning, stacklevel=1)
 
 
 class Keeps(nn.Module):

@@ -144,7 +144,7 @@ def plain() -> Iterator[None]:
 def plain_forward() -> Iterator[None]:
     """The same for derivatives in forward mode: torch scripts some, and warns of its own doing."""
     with plain(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.script` is")  # deprecated; from Python 3.14 on, not supported
         yield
 
 
