@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,6 +103,28 @@ def test_a_key_that_others_may_read(tmp_path: Path) -> None:
     (folder / "paris" / "key.pem").chmod(0o640)
     with pytest.raises(ValueError, match=r"must have a key that nobody else may read; got .*key.pem with mode 640"):
         kit(folder / "paris")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a key belongs to a user where there are users")
+def test_a_key_of_another_user_is_told_from_a_broken_kit() -> None:
+    """As in a container that runs as another user than the one who made the kits."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = written(Path(name), SERVED)
+        kit(folder / "paris")
+        key, user = folder / "paris" / "key.pem", os.geteuid()
+        Path(name).chmod(0o755)
+        key.chmod(0 if user else 0o600)
+        try:
+            os.seteuid(user or 65534)
+            with pytest.raises(
+                ValueError, match=rf"got Permission denied for user {os.geteuid()} at .*key.pem\. Run as"
+            ):
+                kit(folder / "paris")
+        finally:
+            os.seteuid(user)
+        key.unlink()
+        with pytest.raises(ValueError, match=r"its user may read; got No such file or directory for user"):
+            kit(folder / "paris")
 
 
 def test_a_kit_with_the_certificate_of_another_site(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ consent.toml   which exposures the site's owner allows, in writing
 """
 
 import json
+import os
 import re
 import stat
 import tomllib
@@ -81,7 +82,8 @@ def kit(folder: str | Path, relay: bool | None = False) -> Kit:
         relay: Whether it is to be the relay's; None where it may be anybody's.
 
     Raises:
-        ValueError: It is none, is damaged, belongs to another site, has expired, or its key may be read by others.
+        ValueError: It is none, is damaged, belongs to another site, has expired, or its key may be read by others, or
+            not by its user.
     """
     path = Path(folder)
     try:
@@ -101,12 +103,7 @@ def kit(folder: str | Path, relay: bool | None = False) -> Kit:
             f"Use fedtangent {'site' if relay else 'relay'}."
         )
     found = Kit(path, federation, name, book, _checked(path, name), by)
-    mode = (path / "key.pem").stat().st_mode
-    if stat.S_IMODE(mode) & 0o077:
-        raise SettingError(
-            f"`kit` must have a key that nobody else may read; got {path / 'key.pem'} with mode "
-            f"{stat.S_IMODE(mode):o}. Use chmod 600."
-        )
+    _check_key(path / "key.pem")
     consents(found)
     return found
 
@@ -136,6 +133,22 @@ def check_consent(found: Kit, exposure: str) -> None:
         raise SettingError(
             f"`consent.toml` must allow the exposure {exposure!r} at {found.name}; got no consent in its kit. "
             f'Let the owner of the data write exposures = ["{exposure}"] there, or run another method.'
+        )
+
+
+def _check_key(path: Path) -> None:
+    """Raises ValueError where others may read a key, or its user may not."""
+    try:
+        with path.open("rb") as key:
+            mode = stat.S_IMODE(os.fstat(key.fileno()).st_mode)
+    except OSError as error:
+        raise SettingError(
+            f"`kit` must have a key that its user may read; got {error.strerror} for user {os.geteuid()} at {path}. "
+            "Run as the owner of the key, or copy the kit anew."
+        ) from error
+    if mode & 0o077:
+        raise SettingError(
+            f"`kit` must have a key that nobody else may read; got {path} with mode {mode:o}. Use chmod 600."
         )
 
 
