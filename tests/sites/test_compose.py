@@ -33,10 +33,11 @@ def services() -> dict[str, dict[str, Any]]:
 def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
     """By the path in the container's folder: the path on the host, and whether it may be written."""
     found = {}
-    for text in service["volumes"]:
-        host, there, *how = text.split(":")
-        assert how in ([], ["ro"])
-        found[str(Path(there).relative_to("/work"))] = (host, how == [])
+    for volume in service["volumes"]:
+        assert {*volume} - {"read_only"} == {"type", "source", "target", "bind"}
+        assert volume["type"] == "bind" and volume["bind"] == {"create_host_path": False}
+        there = str(Path(volume["target"]).relative_to("/work"))
+        found[there] = (volume["source"], not volume.get("read_only", False))
     return found
 
 
