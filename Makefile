@@ -8,7 +8,7 @@
 #   make bench       every file of benchmarks/ but the GPU's, and versions.py, which needs another checkout
 #   make bench-gpu   the GPU's record in at most eight minutes, with PYTHON's own PyTorch and the images in DATA; no set-up
 #   make docs        the documentation as a site in build/docs, with its tools; warnings and broken links are errors
-#   make release-check  build wheel and source distribution, and try both in clean environments of PYTHONS
+#   make release-check  build wheel and source distribution, and try both in clean environments of PYTHONS, versions or paths
 #   make lock        pin the newest versions of all dependencies in requirements.txt
 
 PYTHON ?= python3

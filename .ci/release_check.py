@@ -1,8 +1,9 @@
 """Builds wheel and source distribution, and tries each in a clean environment of every Python: make release-check.
 
-    .venv/bin/python .ci/release_check.py 3.11 3.12 3.13 3.14
+    .venv/bin/python .ci/release_check.py 3.11 3.12 3.13 /opt/python3.14/bin/python3
 
-uv brings the Pythons that are not there, where it can reach them. Ends with 1 if anything failed or could not be tried.
+A Python is a version, or the path of one. uv brings a version that is not here, where it can reach it. Ends with 1 if
+anything failed or could not be tried.
 """
 
 import json
@@ -96,6 +97,16 @@ def tried(artefact: Path, python: str, folder: Path) -> str:
     return f"passed with PyTorch {told['torch']}, accuracy {told['accuracy']:.3f}, {time.monotonic() - begin:.0f} s"
 
 
+def interpreter(python: str) -> str | None:
+    """The path of a Python, given its version or its path; None where it is not here and uv cannot bring it."""
+    find = [UV, "python", "find", "--no-project", python]
+    found = subprocess.run(find, capture_output=True, text=True)
+    if found.returncode:
+        subprocess.run([UV, "python", "install", "--quiet", python], capture_output=True)
+        found = subprocess.run(find, capture_output=True, text=True)
+    return found.stdout.strip() or None
+
+
 def main(pythons: list[str]) -> int:
     """The exit code."""
     if UV is None:
@@ -109,18 +120,17 @@ def main(pythons: list[str]) -> int:
         print(f"wrong: {fault}")
     failed = bool(wrong)
     for python in pythons:
-        there = subprocess.run([UV, "python", "install", "--quiet", python], capture_output=True)
-        found = subprocess.run([UV, "python", "find", python], capture_output=True, text=True)
-        if found.returncode:
+        found = interpreter(python)
+        if found is None:
             failed = True
-            why = "and uv could not bring it" if there.returncode else "though uv brought it"
-            print(f"Python {python}: not tried; it is not here, {why}", flush=True)
+            print(f"Python {python}: not tried; it is not here, and uv could not bring it", flush=True)
             continue
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout.strip()
         for artefact in (wheel, source):
             with tempfile.TemporaryDirectory() as folder:
-                said = tried(artefact, found.stdout.strip(), Path(folder))
+                said = tried(artefact, found, Path(folder))
             failed |= said.startswith("failed")
-            print(f"Python {python}, {artefact.suffix[1:]}: {said}", flush=True)
+            print(f"{version}, {artefact.suffix[1:]}: {said}", flush=True)
     return int(failed)
 
 
