@@ -9,10 +9,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedtangent.errors import SettingError
 
@@ -41,6 +41,42 @@ class Identity(NamedTuple):
     key: Path
     authority: Path
     revoked: Path
+
+
+class Secured(ssl.SSLSocket):
+    """A connection whose end is its own.
+
+    Newer releases of Python (3.13.5 and 3.14.8, with OpenSSL 3.5) leave the error that ended a connection in OpenSSL's
+    list of the thread's errors, where the next read of another takes it for its own (CPython's issue 148594).
+    """
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+        """As of an SSLSocket, whose recv and recv_into call it."""
+        with _forgotten():
+            return super().read(len, buffer)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """As of an SSLSocket, whose sendall calls it."""
+        with _forgotten():
+            return super().send(data, flags)
+
+    def unwrap(self) -> socket.socket:
+        """As of an SSLSocket."""
+        with _forgotten():
+            return super().unwrap()
+
+
+@contextmanager
+def _forgotten() -> Iterator[None]:
+    """Empties the list of the thread's errors after one."""
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        raise
+    except OSError:
+        fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        fresh.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)  # a new connection begins with an empty list
+        raise
 
 
 class Way(Protocol):
@@ -92,7 +128,7 @@ class Address(NamedTuple):
     @property
     def secured(self) -> type[ssl.SSLSocket]:
         """As of a Way."""
-        return ssl.SSLSocket
+        return Secured
 
     def opened(self, seconds: float) -> socket.socket:
         """As of a Way."""
@@ -109,7 +145,7 @@ class Listening:
         ValueError: It cannot be had.
     """
 
-    secured: type[ssl.SSLSocket] = ssl.SSLSocket
+    secured: type[ssl.SSLSocket] = Secured
 
     def __init__(self, address: Address) -> None:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -135,7 +171,7 @@ class Listening:
         self._socket.close()
 
 
-class Relayed(ssl.SSLSocket):
+class Relayed(Secured):
     """A connection by a relay: where it ends, nobody can tell whether the other site has ended or the relay."""
 
 
@@ -283,6 +319,7 @@ def context(identity: Identity, server: bool) -> ssl.SSLContext:
         ValueError: A file of the identity is missing, or is none.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    made.sslsocket_class = Secured
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.check_hostname = not server
     made.verify_mode = ssl.CERT_REQUIRED
