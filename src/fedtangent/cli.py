@@ -176,7 +176,7 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
     """Run some methods side by side on the digits, print the comparison and write it as a page.
 
     Args:
-        out: The HTML page to write.
+        out: The HTML page to write. An earlier report of that name is replaced; any other file is kept, and refused.
         seed: Of everything that is drawn.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
         quiet: Print the result alone, without how far it is.
@@ -196,7 +196,7 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
 
     Args:
         folders: Of runs, or folders that hold those, up to three levels down.
-        out: The HTML page to write.
+        out: The HTML page to write. An earlier report of that name is replaced; any other file is kept, and refused.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
     from fedtangent.reports import page

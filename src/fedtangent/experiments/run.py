@@ -168,7 +168,7 @@ def _played(
         if folder is not None and built.leads and (patience is None or early.best(rounds) == len(rounds)):
             model_file.save(folder, built, weights.value)  # it may have been lost
         elif folder is not None and built.leads:
-            return rounds, model_file.weights(folder, weights.value), state
+            return rounds, model_file.weights(folder, built, weights.value), state
     return rounds, weights.value if built.leads and weights is not None else {}, state
 
 
