@@ -56,13 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
         if rank() == 0 and not launch.launched():
             print("fedtangent: another rank has ended, and with it this run. Go on with --resume.", file=sys.stderr)
         return FAILED
-    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-        told = str(error)
-        if not isinstance(error, (UserError, OSError, NodeError)):
-            if not out_of_memory(error):
-                raise  # a fault of the program, which its traceback explains
-            told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
-        place, own = rank(), isinstance(error, NodeError) or out_of_memory(error)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise  # a fault of the program, which its traceback explains
+        place, own = rank(), isinstance(error, NodeError) or not isinstance(error, (UserError, OSError))
         if place is None or place == 0 or own:  # the other ranks have found the same
             of = f"rank {place}: " if place is not None and own else ""
             print(f"fedtangent: {of}{printable(' '.join(told.split()))}", file=sys.stderr)
@@ -70,6 +68,21 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"fedtangent: stopped{f'; {stop}' if str(stop) else ''}.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _told(error: Exception) -> str | None:
+    """The sentence about what a user has to change; None for a fault of the program."""
+    if isinstance(error, (UserError, OSError, NodeError)):
+        return str(error)
+    if out_of_memory(error):
+        return f"memory must hold what is computed; got {error}. Take a smaller model, fewer nodes or fewer rows."
+    if (place := catalog.place(error)) is None:
+        return None
+    file, line = place
+    return (
+        f"`{file}` must run; got {type(error).__name__}: {error} at line {line}. Mend the file; fedtangent.run from "
+        "Python shows the whole traceback."
+    )
 
 
 def run(

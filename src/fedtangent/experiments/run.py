@@ -20,6 +20,7 @@ from fedtangent.experiments.best_nodes import best_nodes
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.method import aggregated
 from fedtangent.experiments.personal import measures
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup, setup
@@ -233,7 +234,7 @@ def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> 
     fleet = built.honest(fleet)
     with fleet.ledger.paused():
         return recalibrated(
-            built, fleet, built.method.aggregate(best_nodes(built, fleet, state), state, data_k), data_k
+            built, fleet, aggregated(built.method, best_nodes(built, fleet, state), state, data_k), data_k
         )
 
 
