@@ -43,7 +43,7 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         with fleet.ledger.paused():
             right_k = fleet.map(partial(_right, built), own_weights(built, fleet, state))
             each = [int(right) / len(built.y_test) for right in fleet.observe(right_k)]
-        mean, worst = _mean_and_worst(sorted(each))
+        mean, worst = _mean_and_worst(each)
     return _told(accuracy, mean, worst, each) | {"class_accuracy": by_class, "loss": loss}
 
 
@@ -91,7 +91,7 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     each: list[Any] | None = None
     if built.method.personal is None or nodes:
         each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
-        mean, worst = _mean_and_worst(sorted(each))
+        mean, worst = _mean_and_worst(each)
         each = each if built.present == built.nodes else with_absent(built, fleet, each)
     return _told(accuracy, mean, worst, each) | {"loss": loss}
 
@@ -109,10 +109,15 @@ def _told(
     return named | {"node_accuracy": each}
 
 
-def _mean_and_worst(each: list[float]) -> tuple[float, float]:
-    """The mean, and that of the worst tenth, of accuracies from the lowest to the highest."""
-    lowest = each[: max(1, len(each) // 10)]
-    return sum(each) / len(each), sum(lowest) / len(lowest)
+def worst_tenth(values: Sequence[float]) -> list[float]:
+    """The lowest tenth of them, rounded down but never none, from the lowest."""
+    return sorted(values)[: max(1, len(values) // 10)]
+
+
+def _mean_and_worst(each: Sequence[float]) -> tuple[float, float]:
+    """The mean, and that of the worst tenth, of accuracies."""
+    lowest = worst_tenth(each)
+    return sum(sorted(each)) / len(each), sum(lowest) / len(lowest)
 
 
 def measured(built: Setup, weights: Weights) -> tuple[float, float]:

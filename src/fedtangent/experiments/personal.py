@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.experiments import metrics
-from fedtangent.experiments.evaluate import BATCH, correct, own_weights, with_absent
+from fedtangent.experiments.evaluate import BATCH, correct, own_weights, with_absent, worst_tenth
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Each, Fleet
 from fedtangent.federation.values import Cache, Wave
@@ -129,7 +129,7 @@ def _spread(each: Sequence[float]) -> dict[str, Any]:
     nodes = [value if value == value else None for value in each]
     if not there:
         return {"mean": None, "deviation": None, "worst_tenth": None, "nodes": nodes}
-    worst = fmean(there[: max(1, len(there) // 10)])
+    worst = fmean(worst_tenth(there))
     return {"mean": fmean(there), "deviation": pstdev(there), "worst_tenth": worst, "nodes": nodes}
 
 
