@@ -139,13 +139,13 @@ WRONG = {
     "syntax": Wrong(lambda kind: "def mine(:\n", lambda kind: IMPORTED + "SyntaxError: .*line 1.*Mend the file."),
     "no text": Wrong(lambda kind: "\0", lambda kind: IMPORTED + "SyntaxError: .* null bytes.*"),
     "fails as it is imported": Wrong(
-        lambda kind: "a = {}\na['b']\n", lambda kind: IMPORTED + "KeyError: 'b' at line 2. Mend the file."
+        lambda kind: "a = {}\na['b']\n", lambda kind: IMPORTED + "KeyError at line 2: 'b'. Mend the file."
     ),
     "imports what is not there": Wrong(
-        lambda kind: "import nowhere_at_all\n", lambda kind: IMPORTED + "ModuleNotFoundError: No module .* at line 1.*"
+        lambda kind: "import nowhere_at_all\n", lambda kind: IMPORTED + "ModuleNotFoundError at line 1: No module .*"
     ),
     "ends the program": Wrong(
-        lambda kind: "import sys\nsys.exit()\n", lambda kind: IMPORTED + "SystemExit: at line 2.*"
+        lambda kind: "import sys\nsys.exit()\n", lambda kind: IMPORTED + "SystemExit at line 2. Mend the file."
     ),
     "another name": Wrong(
         lambda kind: written(kind, kind.head.replace("mine", "yours"), kind.body), lambda kind: UNNAMED
@@ -168,7 +168,7 @@ WRONG = {
         lambda kind: (
             "`metric` mine must .*got IndexError.*"
             if kind.refused.startswith("`metric`")
-            else "`FILE` must run; got IndexError: list index out of range at line .*"
+            else "`FILE` must run; got IndexError at line .: list index out of range. Mend .*"
         ),
     ),
 }
@@ -213,7 +213,11 @@ INSIDE = [
         "`aggregate` of fedavg must give the server's weights",
     ),
     ("method", "fedavg(task)._replace(exposure='loud')", "`method` must tell an exposure of none, aggregate, "),
-    ("method", "fedavg(task)._replace(round=lambda *given: given[9])", "`FILE` must run; got IndexError: tuple index"),
+    (
+        "method",
+        "fedavg(task)._replace(round=lambda *given: given[9])",
+        "`FILE` must run; got IndexError at line 3: tuple index",
+    ),
 ]
 
 

@@ -146,10 +146,9 @@ def _module_at(path: Path, argument: str) -> Any:
         exec(compile(source, str(path), "exec"), module.__dict__)  # not a .pyc, which may be of the file before
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        line = None if isinstance(error, SyntaxError) else _line(error, {str(path)})
+        place = None if isinstance(error, SyntaxError) else _line(error, {str(path)})
         raise SettingError(
-            f"`{path}` must be a Python file that imports; got {type(error).__name__}: {error}"
-            f"{'' if line is None else f' at line {line[1]}'}. Mend the file."
+            f"`{path}` must be a Python file that imports; got {failure(error, place)}. Mend the file."
         ) from error
     return module
 
@@ -158,6 +157,13 @@ def place(error: BaseException) -> tuple[str, int] | None:
     """The last line of a user's own file that an error came through, with the file's path; None where it did not."""
     files = {str(module.__file__) for name, module in [*sys.modules.items()] if name.startswith(_USER)}
     return _line(error, files)
+
+
+def failure(error: BaseException, place: tuple[str, int] | None) -> str:
+    """The kind of an error, its line where `place` tells it, and what it says."""
+    told = str(error).rstrip(".")
+    kind = type(error).__name__ + ("" if place is None else f" at line {place[1]}")
+    return f"{kind}: {told}" if told else kind
 
 
 def _line(error: BaseException, files: set[str]) -> tuple[str, int] | None:

@@ -78,10 +78,9 @@ def _told(error: Exception) -> str | None:
         return f"memory must hold what is computed; got {error}. Take a smaller model, fewer nodes or fewer rows."
     if (place := catalog.place(error)) is None:
         return None
-    file, line = place
     return (
-        f"`{file}` must run; got {type(error).__name__}: {error} at line {line}. Mend the file; fedtangent.run from "
-        "Python shows the whole traceback."
+        f"`{place[0]}` must run; got {catalog.failure(error, place)}. Mend the file; fedtangent.run from Python shows "
+        "the whole traceback."
     )
 
 
