@@ -219,8 +219,8 @@ def step(
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
     nodes = every > 0 and k % every == 0
-    found = evaluate(built, built.honest(fleet), state, weights, nodes)
-    found |= measures(built, built.honest(fleet), state, weights, nodes, k)
+    told, known = measures(built, built.honest(fleet), state, weights, nodes, k)
+    found = evaluate(built, built.honest(fleet), state, weights, nodes, known) | told
     found |= validated(built, fleet, weights)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
