@@ -272,3 +272,12 @@ def test_from_python_the_whole_traceback_is_there(tmp_path: Path) -> None:
     with pytest.raises(IndexError) as caught:
         fedtangent.run(str(file), rounds=1)
     assert catalog.place(caught.value) == (str(file), 3)
+
+
+@pytest.mark.usefixtures("forked_ranks")
+def test_ranks_tell_the_line_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    kind = KINDS["method"]
+    words = command(kind, written(kind, kind.head, "return [][1]"), tmp_path)
+    assert cli.main([*words, "--ranks", "2"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"fedtangent: `{tmp_path / 'mine.py'}` must run; got IndexError at line 3: list index")

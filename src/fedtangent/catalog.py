@@ -146,9 +146,9 @@ def _module_at(path: Path, argument: str) -> Any:
         exec(compile(source, str(path), "exec"), module.__dict__)  # not a .pyc, which may be of the file before
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        place = None if isinstance(error, SyntaxError) else _line(error, {str(path)})
+        line = None if isinstance(error, SyntaxError) else _line(error, {str(path)})
         raise SettingError(
-            f"`{path}` must be a Python file that imports; got {failure(error, place)}. Mend the file."
+            f"`{path}` must be a Python file that imports; got {_failure(error, line)}. Mend the file."
         ) from error
     return module
 
@@ -159,7 +159,17 @@ def place(error: BaseException) -> tuple[str, int] | None:
     return _line(error, files)
 
 
-def failure(error: BaseException, place: tuple[str, int] | None) -> str:
+def failed(error: BaseException) -> str | None:
+    """The sentence about an error that came through a user's own file; None where it did not."""
+    if (found := place(error)) is None:
+        return None
+    return (
+        f"`{found[0]}` must run; got {_failure(error, found)}. Mend the file; fedtangent.run from Python shows the "
+        "whole traceback."
+    )
+
+
+def _failure(error: BaseException, place: tuple[str, int] | None) -> str:
     """The kind of an error, its line where `place` tells it, and what it says."""
     told = str(error).rstrip(".")
     kind = type(error).__name__ + ("" if place is None else f" at line {place[1]}")

@@ -76,12 +76,7 @@ def _told(error: Exception) -> str | None:
         return str(error)
     if out_of_memory(error):
         return f"memory must hold what is computed; got {error}. Take a smaller model, fewer nodes or fewer rows."
-    if (place := catalog.place(error)) is None:
-        return None
-    return (
-        f"`{place[0]}` must run; got {catalog.failure(error, place)}. Mend the file; fedtangent.run from Python shows "
-        "the whole traceback."
-    )
+    return catalog.failed(error)
 
 
 def run(
