@@ -105,6 +105,13 @@ KINDS = {
         (*RUN, "--metric", "FILE"),
         "`metric` must be defined on some test rows",
     ),
+    "engine": Kind(
+        "from fedtangent.engines.sequential import sequential",
+        "mine(memory=0)",
+        "return sequential()",
+        (*RUN, "--engine", "FILE"),
+        "`engine` must give an Engine",
+    ),
     "track": Kind(
         "from fedtangent.trackers._tracker import Tracker",
         "mine()",
@@ -120,6 +127,7 @@ KINDS = {
         "`mine` must yield rows",
     ),
 }
+ALONE = {name for name, kind in KINDS.items() if kind.head == "mine()"} | {"engine"}  # which take options alone
 IMPORTED = "`FILE` must be a Python file that imports; got "
 UNNAMED = "`FILE` must define a function named 'mine'; got none. Name the function like its file."
 
@@ -172,9 +180,7 @@ WRONG = {
         ),
     ),
 }
-PAIRS = [
-    (name, wrong) for name in KINDS for wrong in WRONG if (KINDS[name].head, wrong) != ("mine()", "too few arguments")
-]
+PAIRS = [(name, wrong) for name in KINDS for wrong in WRONG if wrong != "too few arguments" or name not in ALONE]
 
 # What a file gives holds functions, too: wrong in what they take or give, by kind.
 INSIDE = [
@@ -236,10 +242,10 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_every_kind_of_file_is_tried() -> None:
-    folders = {"track": "trackers", "metric": "metrics", "recipe": "recipes"}
+    folders = {"track": "trackers", "metric": "metrics", "recipe": "recipes", "engine": "engines"}
     folders |= {part: kind.folder for part, kind in PARTS.items()}
     assert {*folders} == {*KINDS}
-    assert {*folders.values()} | {"engines"} == {*catalog.FOLDERS}
+    assert {*folders.values()} == {*catalog.FOLDERS}
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -115,7 +115,7 @@ def _meant(name: str) -> str | None:
     """The data set that reads what a name speaks of, such as csv or a file's name, as one types it."""
     kind = (Path(name).suffix.lstrip(".") or name).lower().replace("-", "_").replace(" ", "_")
     kind = Path(name).suffixes[-2].lstrip(".") if kind in ("gz", "bz2") and len(Path(name).suffixes) > 1 else kind
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         kind = "folder"
     return next((asked for words, asked in _READ.items() if kind in words), None)
 
