@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 import fedtangent
 from fedtangent import catalog
+from fedtangent.experiments.options import REQUIRED, options
 
 EVERY = [(folder, name) for folder in catalog.FOLDERS for name in catalog.names(folder)]
 
@@ -35,6 +37,51 @@ def test_every_file_opens_with_its_name_and_one_sentence(folder: str, name: str)
     assert summary.endswith(".")
     assert first.endswith(f": {summary}")
     assert len(first) > len(summary) + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("csv", "--dataset table --data-dir FILE --label COLUMN"),
+        ("Parquet", "--dataset table --data-dir FILE --label COLUMN"),
+        ("patients.csv", "--dataset table --data-dir FILE --label COLUMN"),
+        ("data/patients.tsv.gz", "--dataset table --data-dir FILE --label COLUMN"),
+        ("hf", "--dataset huggingface --data-dir FOLDER --label COLUMN"),
+        ("folder", "--dataset image_folder --data-dir FOLDER"),
+        ("tiny-imagenet", "--dataset image_folder --data-dir FOLDER"),
+        (str(Path(__file__).parent), "--dataset image_folder --data-dir FOLDER"),
+        ("numpy", "--dataset npz --data-dir FILE.npz"),
+        ("emnist", "--dataset leaf --data-dir FOLDER, or femnist"),
+        ("time series", "--dataset series --data-dir FILE --label COLUMN --window TIMES"),
+        ("tokenizer", "--dataset text --data-dir FILE --label COLUMN --tokenizer FILE"),
+        ("torchvision", "fedtangent.datasets.torch_dataset, from Python"),
+        ("digit", "'digits'"),
+    ],
+)
+def test_a_data_set_of_ones_own_is_pointed_to_what_reads_it(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=r"^`dataset` must be one of ") as caught:
+        catalog.load("datasets", name)
+    assert str(caught.value).endswith(f"; got {name!r}. Did you mean {meant}?")
+
+
+def test_what_is_pointed_to_is_there() -> None:
+    from fedtangent import datasets
+
+    for asked in catalog._READ.values():
+        words = asked.replace(", or ", " --dataset ").split()
+        for word, value in itertools.pairwise(words):
+            if word == "--dataset":
+                assert value in catalog.names("datasets")
+    needed = {
+        "table": {"label"},
+        "huggingface": {"label"},
+        "series": {"label", "window"},
+        "text": {"label", "tokenizer"},
+    }
+    for name, its in needed.items():
+        options_ = options(catalog.load("datasets", name))
+        assert {key for key, option in options_.items() if option.default is REQUIRED} == its
+    assert callable(datasets.torch_dataset)
 
 
 def users_file(folder: Path, text: str, name: str = "mine.py") -> str:

@@ -457,6 +457,20 @@ def test_the_demo_writes_its_page(tmp_path: Path, capsys: Any, monkeypatch: pyte
     assert told.err == "" and told.out.endswith(f"Written to {page}.\n")
 
 
+@pytest.mark.parametrize("words", [["demo"], ["report", "none"]])
+def test_ones_own_page_is_kept_and_nothing_is_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.html"
+    mine.write_text("<p>Mine.</p>")
+    told = refused([*words, "--out", str(mine)], capsys)
+    assert told == (
+        f"`out` must not be a file that is no report of fedtangent's; got '{mine}'. Name another by --out, or move "
+        "that file away."
+    )
+    assert mine.read_text() == "<p>Mine.</p>"
+
+
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, fedtangent; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import fedtangent
 from fedtangent import cli
 from fedtangent.errors import SettingError, SettingTypeError, UserError
 
@@ -38,8 +39,16 @@ def test_an_own_method_tells_a_mistake_in_one_sentence(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == "fedtangent: `lr` must be at most 1; got much. Take 0.1.\n"
 
 
-def test_any_other_error_of_an_own_method_keeps_its_traceback(tmp_path: Path) -> None:
+def test_any_other_error_of_an_own_method_is_told_with_its_line_and_from_python_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "mine.py"
     path.write_text(OWN.format(error="ValueError"))
-    with pytest.raises(ValueError, match="at most 1"):
-        cli.main(["run", str(path), "--lr", "7", "--rounds", "1"])
+    assert cli.main(["run", str(path), "--lr", "7", "--rounds", "1"]) == 2
+    assert capsys.readouterr().err == (
+        f"fedtangent: `{path}` must run; got ValueError at line 10: `lr` must be at most 1; got much. Take 0.1. Mend "
+        "the file; fedtangent.run from Python shows the whole traceback.\n"
+    )
+    with pytest.raises(ValueError, match="at most 1") as caught:
+        fedtangent.run(str(path), lr=7, rounds=1)
+    assert not isinstance(caught.value, UserError)

@@ -4,6 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from fedtangent import catalog, cli, front, parser, parsers
 from fedtangent.experiments.experiment import Experiment, choices, takes_host
 from fedtangent.experiments.options import options
+from fedtangent.sites import commands, site_words
 
 HEAVY = ("torch", "numpy", "matplotlib", "rich", "networkx", "sklearn")
 
@@ -21,7 +23,7 @@ HEAVY = ("torch", "numpy", "matplotlib", "rich", "networkx", "sklearn")
     [
         [], ["--version"], ["--help"], ["list"], ["list", "methods"], ["run", "--help"], ["recipe"], ["demo", "--help"],
         ["report", "--help"], ["run", "ntkdfl", "--help"], ["check", "fedavg", "--channel", "topk", "-h"],
-        ["recipe", "frontier", "--help"],
+        ["recipe", "frontier", "--help"], ["provision", "--help"], ["server", "kit", "ntkfl", "-h"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -54,6 +56,38 @@ def imported(command: str, method: str, chosen: dict[str, Any]) -> str:
 def test_help_is_that_of_the_imported_functions(method: str, chosen: dict[str, Any]) -> None:
     for command in ("run", "check"):
         assert parsers.method_parser(command, method, chosen).format_help() == imported(command, method, chosen)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"{name} --help" for name in parsers.SITE_COMMANDS),
+        *(
+            f"{name} {'x ' * len(parsers.PLACES[name].split())}-h"
+            for name in ("provision", "revoke", "relay", "status")
+        ),
+        "flower x --help",
+        "site x --help",
+        "site x --dataset table --help",
+        "server x ntkfl --help",
+        "start x dfedavg --channel topk --help",
+        "server x -h",
+    ],
+)
+def test_help_of_a_federations_command_is_that_of_the_imported_functions(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(answer: Callable[[], int | None]) -> str:
+        try:
+            assert answer() == 0
+        except SystemExit as end:
+            assert end.code == 0
+        return capsys.readouterr().out
+
+    name, *rest = words.split()
+    assert shown(lambda: front.answered([name, *rest])) == shown(
+        lambda: site_words.parsed(name, rest, getattr(commands, name))
+    )
 
 
 def test_help_offers_only_what_the_method_takes() -> None:

@@ -56,13 +56,11 @@ def main(words: Sequence[str] | None = None) -> int:
         if rank() == 0 and not launch.launched():
             print("fedtangent: another rank has ended, and with it this run. Go on with --resume.", file=sys.stderr)
         return FAILED
-    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-        told = str(error)
-        if not isinstance(error, (UserError, OSError, NodeError)):
-            if not out_of_memory(error):
-                raise  # a fault of the program, which its traceback explains
-            told = f"memory must hold what is computed; got {told}. Take a smaller model, fewer nodes or fewer rows."
-        place, own = rank(), isinstance(error, NodeError) or out_of_memory(error)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise  # a fault of the program, which its traceback explains
+        place, own = rank(), isinstance(error, NodeError) or not isinstance(error, (UserError, OSError))
         if place is None or place == 0 or own:  # the other ranks have found the same
             of = f"rank {place}: " if place is not None and own else ""
             print(f"fedtangent: {of}{printable(' '.join(told.split()))}", file=sys.stderr)
@@ -70,6 +68,15 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"fedtangent: stopped{f'; {stop}' if str(stop) else ''}.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _told(error: Exception) -> str | None:
+    """The sentence about what a user has to change; None for a fault of the program."""
+    if isinstance(error, (UserError, OSError, NodeError)):
+        return str(error)
+    if out_of_memory(error):
+        return f"memory must hold what is computed; got {error}. Take a smaller model, fewer nodes or fewer rows."
+    return catalog.failed(error)
 
 
 def run(
@@ -176,7 +183,7 @@ def demo(*, out: str = "runs/demo.html", seed: int = 0, target: float | None = N
     """Run some methods side by side on the digits, print the comparison and write it as a page.
 
     Args:
-        out: The HTML page to write.
+        out: The HTML page to write. An earlier report of that name is replaced; any other file is kept, and refused.
         seed: Of everything that is drawn.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
         quiet: Print the result alone, without how far it is.
@@ -196,7 +203,7 @@ def report(folders: Sequence[str], *, out: str = "report.html", target: float | 
 
     Args:
         folders: Of runs, or folders that hold those, up to three levels down.
-        out: The HTML page to write.
+        out: The HTML page to write. An earlier report of that name is replaced; any other file is kept, and refused.
         target: The accuracy to be reached in few rounds and bytes; none chooses one.
     """
     from fedtangent.reports import page

@@ -13,12 +13,15 @@ from fedtangent.parser import folded, offered
 from fedtangent.parsers import (
     CLI,
     COMMANDS,
+    PLACES,
     SITE_COMMANDS,
     SITES,
     chosen_parts,
     command_parser,
+    leading_parser,
     method_parser,
     recipe_parser,
+    site_parser,
     takes_host,
 )
 
@@ -54,6 +57,8 @@ def answered(words: list[str]) -> int | None:
         return _run_help(first, rest)
     if first == "recipe" and (asked or not rest):
         return _recipe_help(rest)
+    if first in SITE_COMMANDS and asked:
+        return _site_help(first, rest)
     if first in ("demo", "report") and asked:
         command_parser(first).print_help()
         raise SystemExit(0)
@@ -118,6 +123,24 @@ def _run_help(command: str, words: list[str]) -> int | None:
         if "host" in chosen and not takes_host(words[0]):
             return None
         parser = method_parser(command, words[0], chosen)
+    except LookupError:
+        return None
+    parser.print_help()
+    raise SystemExit(0)
+
+
+def _site_help(command: str, words: list[str]) -> int | None:
+    """The help of a command of a real federation; None where a file has to be imported, or read."""
+    what, chosen = PLACES[command], chosen_parts(command, words)
+    if CONFIG.name in chosen:
+        return None
+    count = len(what.split())
+    if len(words) <= count or any(word.startswith("-") for word in words[:count]):
+        print(f"usage: fedtangent {command} {what} [options]\n\n{wrapped(first_line(SITES, command))}\n")
+        print(f"fedtangent {command} {what} --help tells the options.")
+        return 0
+    try:
+        parser = leading_parser(command, words[1], chosen) if "METHOD" in what else site_parser(command, chosen)
     except LookupError:
         return None
     parser.print_help()

@@ -45,11 +45,7 @@ def parsed(
     file = config.without_replaced(file, {**chosen, "method": method}, fields, idle)
     file.pop("method", None)
     parts = {part: file[part] for part in PARTS if part in file} | chosen
-    known = {
-        key: kept
-        for key, owners in choices(method, **parts).items()
-        if (kept := [one for one in owners if one[0] not in without])
-    }
+    known = parsers.offered_by(choices(method, **parts), without)
     fields = parsers.settings(fields, takes_host(method))
     given = run_parser(name, method, own, fields, known).values(
         left, {**own, **fields, **known, CONFIG.name: CONFIG}, f"an option of {name}"

@@ -1,6 +1,6 @@
 """Parsers: the parser of every command, from the files of this package alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,16 @@ def leading_parser(command: str, method: str, chosen: Mapping[str, Any]) -> Pars
     without = left_out(command)
     fields = written(EXPERIMENT, "Experiment")
     owners = found(lambda part, value: _options(part, method, value), fields, {**chosen, "method": method})
-    known = {name: its for name, all_ in owners.items() if (its := [one for one in all_ if one[0] not in without])}
+    known = offered_by(owners, without)
     fields = {name: option for name, option in settings(fields, takes_host(method)).items() if name not in without}
     return run_parser(command, method, written(SITES, command), fields, known)
+
+
+def offered_by(
+    owners: Mapping[str, list[tuple[str, Option]]], without: Collection[str]
+) -> dict[str, list[tuple[str, Option]]]:
+    """The options of the parts that a command offers, and whose each is, as `parts.found` gives those of all."""
+    return {name: its for name, all_ in owners.items() if (its := [one for one in all_ if one[0] not in without])}
 
 
 def left_out(command: str) -> tuple[str, ...]:

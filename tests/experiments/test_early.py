@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedtangent import cli
-from fedtangent.experiments import early
+from fedtangent import catalog, cli
+from fedtangent.experiments import early, model_file
+from fedtangent.experiments import run as run_
+from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
+from fedtangent.parser import useless
 from tests import tiny_federation as federation
 from tests.experiments.tiny import ROWS, saved, timeless, tiny
+from tests.often import METHODS, often
 
 # At this rate the loss on the rows kept back is the least in an early round, and rises.
 GIVEN: dict[str, Any] = {"validation": 0.3, "lr": 2.5, "participation": 1.0, "batch": 3, "epochs": 3, "rounds": 9}
@@ -93,6 +97,47 @@ def test_a_run_that_was_stopped_in_between_goes_on_to_the_same(tmp_path: Path) -
         federation.assert_same(found.weights, expected.weights)
         longer = run(tiny("fedavg", **(GIVEN | {"rounds": 20}), early_stop=2), out, resume=True)
         assert len(longer.rounds) == ended  # it has ended, and more rounds do not change that
+
+
+STEPS = {
+    "lr_schedule": "step",
+    "lr_every": 2,
+    "lr_gamma": 0.5,
+    "lr_warm_up": 1,
+    "clip": 1.0,
+    "local_weight_decay": 0.01,
+}
+
+
+@pytest.mark.parametrize("method", often(catalog.names("methods"), [*METHODS, "scaffold", "tct"]))
+def test_every_method_goes_on_to_the_same(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best round, 2, is neither the first nor the last, 4, so that its model comes from the folder."""
+    losses = {1: 0.9, 2: 0.4, 3: 0.5, 4: 0.4, 5: 0.1}
+    monkeypatch.setattr(run_, "validated", lambda built, fleet, weights: {early.LOSS: losses[fleet.round]})
+    given: dict[str, Any] = {"validation": 0.3, "early_stop": 2, "rounds": 5, "evaluate_nodes_every": 0}
+    given |= {} if "clip" in useless(method) else STEPS
+    own = {"tct": [{"first_rounds": 1}, {"first_rounds": 2}], "fedkfac": [{"guard": False}]}
+    for number, one in enumerate(own.get(method, [{}])):
+        goes_on(tiny(method, **given, **one), tmp_path / str(number))
+
+
+def goes_on(asked: Experiment, folder: Path) -> None:
+    """A run that is stopped before its best round, after it or at its end, and resumed, is the one that was not."""
+    expected = run(asked, folder / "whole")
+    assert len(expected.rounds) == 4
+    for cut in (1, 3, 4):
+        out = folder / f"run {cut}"
+
+        def stop(entry: dict[str, Any], cut: int = cut) -> None:
+            if entry["round"] == cut:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(asked, out, on_round=stop)
+        found = run(asked, out, resume=True)
+        assert timeless(found.rounds) == timeless(expected.rounds)
+        federation.assert_same(found.weights, expected.weights)
+        federation.assert_same(*(model_file.load(one).state_dict() for one in (out, folder / "whole")))
 
 
 @pytest.mark.usefixtures("forked_ranks")

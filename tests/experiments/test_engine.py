@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fedtangent
 from fedtangent import cli
-from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.setup import setup
 from fedtangent.federation import Each, Fleet, Method
 from fedtangent.federation.engine import NodeError
@@ -200,3 +200,10 @@ def test_the_command_says_why(tmp_path: Any, capsys: pytest.CaptureFixture[str])
     words = ["run", "fedavg", "--dataset", "npz", "--data-dir", saved(tmp_path / "mine.npz"), "--partition", "iid"]
     assert cli.main([*words, "--nodes", "3", "--model", str(file), "--dry-run"]) == 0
     assert "\nEngine sequential, since vectorized cannot run this model" in capsys.readouterr().out
+
+
+def test_an_engine_is_known_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match=r"^`engine` must be one of sequential, vectorized; got 'fast'\."):
+        experiment("fedavg", engine="fast")
+    with pytest.raises(TypeError, match=r"^`engine` must be a name; got int\. Give one\.$"):
+        experiment("fedavg", engine=3)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedtangent.catalog import names
 from fedtangent.errors import SettingError
-from fedtangent.experiments import personal as module
+from fedtangent.experiments import evaluate as module
 from fedtangent.experiments.personal import measures
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import Setup, setup
@@ -80,7 +80,7 @@ def assert_close(found: Any, expected: Any) -> None:
 
 def found(built: Setup, state: Any, w: dict[str, Tensor], nodes: bool = True) -> dict[str, Any]:
     wire = Wire(memory())
-    result = measures(built, built.fleet(1, wire), state, Central(w), nodes, 1)
+    result, _ = measures(built, built.fleet(1, wire), state, Central(w), nodes, 1)
     assert wire.ledger.sent_bytes == 0
     return result["measures"]  # type: ignore[no-any-return]
 
@@ -223,3 +223,24 @@ def test_the_record_tells_what_was_asked_for_and_a_file_counts(tmp_path: Path) -
     plain = run(tiny(model=network()))
     assert not {"metric", "evaluate_on"} & {*plain.manifest["experiment"]}
     assert not any(name.startswith("metric") for name in plain.manifest["sources"])
+
+
+@pytest.mark.parametrize("on", ["all", "own"])
+@pytest.mark.parametrize("method", ["dfedavg", "fedavg"])
+def test_metrics_take_no_outputs_more(method: str, on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a model gives for a row is computed once a round, whether accuracy alone is taken of it or metrics too."""
+    predict, asked = Setup.predict, [0]
+
+    def counted(built: Setup, weights: Any, x: Any) -> Any:
+        asked[0] += len(x)
+        return predict(built, weights, x)
+
+    monkeypatch.setattr(Setup, "predict", counted)
+    rows = []
+    for extra in ({}, {"metric": "f1"}):
+        given = {"partition": OWN} if on == "own" else {}
+        asked[0] = 0
+        run(tiny(method, engine="sequential", **given, **extra))
+        rows.append(asked[0])
+    models = 1 + (method == "dfedavg") * (1 if on == "own" else 5)  # on all rows every node's own, too
+    assert rows == [2 * 13 * models] * 2

@@ -108,3 +108,17 @@ def test_it_is_a_plain_safetensors_file_of_one_bytes_a_content(tmp_path: Path) -
     assert saved(tmp_path).read_bytes() == first
     with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
         assert torch.equal(file.get_tensor("turned"), TENSORS["turned"])
+
+
+def test_a_header_alone_needs_no_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    tensor_file.save(path, {"round": 3}, {"w": torch.arange(5.0)})
+    held = path.read_bytes()
+    assert tensor_file.read(path, "out", "Mend it.", whole=False) == ({"round": 3}, {})
+    path.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))  # of the last tensor
+    assert tensor_file.read(path, "out", "Mend it.", whole=False)[0] == {"round": 3}
+    with pytest.raises(ValueError, match=r"^`out` must hold a whole file.safetensors; got a damaged one .*digest"):
+        tensor_file.read(path, "out", "Mend it.")
+    path.write_bytes(held[:-1])
+    with pytest.raises(ValueError, match=r"^`out` must hold a whole file.safetensors; got a damaged one"):
+        tensor_file.read(path, "out", "Mend it.", whole=False)

@@ -37,6 +37,22 @@ def test_a_method_that_does_not_get_there_is_named(run: Run) -> None:
     assert said(runs) == "ntkdfl reaches 0.85 in 2 rounds; dfedavg and dpsgd do not."
 
 
+def test_runs_of_different_data_are_not_compared(run: Run) -> None:
+    here = run("ntkdfl", accuracies=FAST, experiment={"dataset": "mnist"})
+    told = "are of different data, so that no accuracy, round or byte of one can be held against another's."
+    assert said([here, run("dfedavg", accuracies=SLOW)]) == (f"ntkdfl dataset=mnist and dfedavg dataset=digits {told}")
+    of_table = {"dataset": "patients", "dataset_options": {"label": "outcome", "scale": False}}
+    one = run("ntkdfl", accuracies=FAST, experiment=of_table)
+    other = run(
+        "dfedavg", accuracies=SLOW, experiment={**of_table, "dataset_options": {"label": "stage", "scale": False}}
+    )
+    assert said([one, other]).endswith(told)
+    scaled = run(
+        "dfedavg", accuracies=SLOW, experiment={**of_table, "dataset_options": {"label": "outcome", "scale": True}}
+    )
+    assert "reaches 0.85 in 2 rounds" in said([one, scaled])
+
+
 def test_nobody_gets_there(run: Run) -> None:
     runs = [run("dfedavg", accuracies=NEVER), run("ntkdfl", accuracies=[0.81, 0.8])]
     assert said(runs) == ("No method reaches 0.85: the highest accuracy of ntkdfl is 0.810, that of dfedavg 0.780.")

@@ -242,7 +242,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
 ) -> None:
     file = tmp_path / "out" / "report.html"
     file.parent.mkdir()
-    file.write_text("old")
+    old = page.page([run("fedavg")])
+    file.write_text(old)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -251,7 +252,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     with pytest.raises(OSError, match="No space left"):
         page.write([run()], file)
     assert [path.name for path in file.parent.iterdir()] == ["report.html"]
-    assert file.read_text() == "old"
+    assert file.read_text() == old
 
 
 def test_the_folder_of_a_page_is_made(run: Run, tmp_path: Path) -> None:
@@ -267,6 +268,33 @@ def test_a_place_that_cannot_be_written_is_told(run: Run, tmp_path: Path) -> Non
             page.write([run(rounds=1)], place)
     with pytest.raises(OSError, match=r"^`out` must be a file that can be written; got 'a\\x00b' \(.*null"):
         page.write([run(rounds=1)], "a\0b")
+
+
+@pytest.mark.parametrize("held", [b"my notes", b"<!doctype html>\n<title>fedtangent report</title>", b"\xff\0"])
+def test_a_file_that_is_no_report_is_kept(held: bytes, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_bytes(held)
+    for write in (page.ready, lambda place: page.write([run(rounds=1)], place)):
+        with pytest.raises(
+            ValueError, match=r"^`out` must not be a file .*; got '.*report.html'. Name another by --out"
+        ):
+            write(file)
+    assert file.read_bytes() == held
+
+
+def test_an_earlier_report_and_an_empty_file_are_replaced(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.touch()
+    for runs in ([run(rounds=1)], [run("ntkdfl", rounds=1)]):
+        page.write(runs, file)
+        assert file.read_text(encoding="utf-8") == page.page(runs)
+
+
+def test_a_device_is_no_place_for_a_page(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"must be a file that can be written; got '.*pipe' \(Not a regular file\)"):
+        page.write([run(rounds=1)], pipe)
+    assert pipe.is_fifo()
 
 
 def test_each_cell_tells_its_column_where_there_is_no_head(run: Run) -> None:

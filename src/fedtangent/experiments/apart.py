@@ -22,9 +22,9 @@ def rounds_over(folder: Path) -> int:
     """How many rounds of a leader's record are over; -1 where none has begun.
 
     Raises:
-        ValueError: Its checkpoint is damaged or of another version.
+        ValueError: Its checkpoint is cut off, or of another version.
     """
-    found = checkpoint.read(folder)
+    found = checkpoint.read(folder, whole=False)
     return -1 if found is None else int(found[0]["meta"]["round"])
 
 

@@ -1,7 +1,6 @@
 """Build: the parts of an experiment from their names, each checked; what cannot be is one sentence."""
 
 from collections.abc import Sequence
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from textwrap import shorten
@@ -18,13 +17,14 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.deterministic import prepare
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
-from fedtangent.federation import Coding, Graph, Method, Presence, coding
+from fedtangent.federation import Coding, Method, Presence, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.memory import out_of_memory
 from fedtangent.module_state import borrowed, copied
+from fedtangent.own import called
 from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count
-from fedtangent.training import batch_norm, dropout, losses
+from fedtangent.training import losses
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Augmentation, Task
 
@@ -98,10 +98,16 @@ def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
         sites = (dataset.site_train,) if site and site.kind is site.POSITIONAL_OR_KEYWORD else ()
         # of inputs that are several tensors a partition is given the rows' numbers
         x = dataset.x_train if isinstance(dataset.x_train, Tensor) else torch.arange(rows)
-        partition = function(x, dataset.y_train, experiment.size, rng, *sites, **chosen)
+        arguments = "x, y, nodes, rng" + ", site" * len(sites)
+        partition = called("partition", function, arguments, x, dataset.y_train, experiment.size, rng, *sites, **chosen)
     if not isinstance(partition, Partition):
         raise SettingTypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."
+        )
+    if not isinstance(partition.index, Sequence) or not len(partition.index):
+        raise SettingError(
+            f"`partition` must list the rows of at least one node; got {partition.index!r}. Return "
+            "Partition([rows of node 0, ...])."
         )
     _check_index("index", partition.index, rows)
     if partition.test_index is not None:
@@ -197,18 +203,22 @@ def _is_ours(model: Any) -> bool:
 def built_augmentation(experiment: Experiment, x: Any) -> Augmentation | None:
     """The augmentation, tried on a few rows."""
     function = factory("augment", experiment.augment)
-    found = experiment.augment if function is None else function(**experiment.resolved("augment"))
-    if found is None:
+    if function is None and experiment.augment is None:
         return None
+    options = experiment.resolved("augment")
+    found = experiment.augment if function is None else called("augment", function, "", **options)
     if not isinstance(found, Augmentation):
         raise SettingTypeError(f"`augment` must give an Augmentation; got {type(found).__name__}. Return one.")
     try:
-        changed = found.apply(x, found.draw(generator(experiment, "augment"), count(x)))
+        drawn = found.draw(generator(experiment, "augment"), count(x))
+        changed = found.apply(x, drawn)
     except Exception as error:
         raise SettingError(
             f"`augment` must take inputs of shape {shape(x)}; got {short(error)}. "
             "Leave it out, or choose one for these data."
         ) from error
+    if strange := [leaf for leaf in trees.leaves(drawn) if not isinstance(leaf, Tensor)]:
+        raise SettingTypeError(f"`augment` must draw tensors; got {type(strange[0]).__name__}. Draw a tensor a row.")
     kept, got = (trees.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), part) for part in (x, changed))
     if got != kept:
         raise SettingError(f"`augment` must keep the inputs' shape and type, {kept}; got {got}. Return such inputs.")
@@ -270,65 +280,6 @@ def shape(x: Any) -> str:
         return f"(rows, {', '.join(map(str, x.shape[1:]))})"
     parts = x.items() if isinstance(x, dict) else enumerate(x)
     return ", ".join(f"{name}: {shape(part)}" for name, part in parts)
-
-
-def built_method(experiment: Experiment, task: Task, nodes: int) -> Method:
-    """The method on a task, around its host; rounds and topology suit it."""
-    function = factory("method", experiment.method)
-    assert function is not None
-    host = factory("host", experiment.hosted)
-    hosted = {} if host is None else {"host": partial(host, **experiment.resolved("host"))}
-    method = function(task, **experiment.resolved("method"), **hosted)
-    if not isinstance(method, Method):
-        raise SettingTypeError(
-            f"`method` must give a Method; got {type(method).__name__}. Return fedtangent.federation.Method(...)."
-        )
-    if experiment.rounds < method.schedule.cycle:
-        raise SettingError(
-            f"`rounds` must be at least {method.schedule.cycle}, one cycle of {method.name}'s schedule; got "
-            f"{experiment.rounds}. Run longer, or shorten the schedule."
-        )
-    if not method.traits.neighbours or method.graph is not None:
-        given = {
-            **({} if experiment.topology is None else {"topology": experiment.topology}),
-            **experiment.topology_options,
-            **({"static": True} if experiment.static else {}),
-            **({} if experiment.gossip_weights == "uniform" else {"gossip_weights": experiment.gossip_weights}),
-        }
-        for name, value in given.items():
-            raise SettingError(
-                f"`{name}` must be left out for {method.name}, "
-                f"{'which draws its own graphs' if method.traits.neighbours else 'whose nodes have no neighbours'}; "
-                f"got {plain(value)!r}. Drop it."
-            )
-    elif isinstance(experiment.topology, Graph) and experiment.topology.nodes != nodes:
-        raise SettingError(
-            f"`topology` must have as many nodes as the experiment, {nodes}; "
-            f"got {experiment.topology.nodes}. Change either of them."
-        )
-    return method
-
-
-def check_compatible(experiment: Experiment, task: Task, method: Method) -> None:
-    """Raises ValueError if a method does not support the model's batch norm or dropout, or an augmentation."""
-    names, tangent = list(batch_norm.layers(task.model)), method.traits.tangent
-    if names and not method.traits.averages:
-        raise SettingError(
-            f"`model` must have no batch norm for {method.name}, which has no server that sums the clients' statistics "
-            f"for averaged weights; got it at {names[0]!r}. Use GroupNorm, in the residual networks norm='group', or "
-            "freeze torch's by model.eval()."
-        )
-    if tangent and task.draws:
-        name = dropout.place(task.model)
-        raise SettingError(
-            f"`model` must draw nothing for {method.name}, which trains in the tangent space of one function; got "
-            f"dropout in train mode{'' if name is None else f' at {name!r}'}. Call model.eval()."
-        )
-    if task.augment is not None and tangent:
-        raise SettingError(
-            f"`augment` must be left out for {method.name}, which trains on no batches; got "
-            f"{named(experiment.augment)!r}. Drop it."
-        )
 
 
 def built_coding(experiment: Experiment) -> Coding | None:

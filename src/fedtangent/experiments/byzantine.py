@@ -8,6 +8,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.options import options
 from fedtangent.federation import Attack, Lying, Rule
 from fedtangent.federation.rule import Sums
+from fedtangent.own import called, check_takes
 
 
 def completed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,7 +26,7 @@ def completed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def made(**given: Any) -> Any:
         its = {name: given.pop(name) for name in [*given] if name in own}
-        return common(function(**its), **given)
+        return common(called(part, function, "", **its), **given)
 
     signature = inspect.signature(common)
     mine = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -52,6 +53,10 @@ def attack(made: Attack, *, share: float = 0.1, who: Sequence[int] | None = None
         raise SettingTypeError(
             f"`attack` must give an Attack; got {type(made).__name__}. Return fedtangent.federation.Attack(...)."
         )
+    if made.lie is not None:
+        check_takes("lie", made.lie, "told", None)
+    if made.data is not None:
+        check_takes("data", made.data, "shard, classes", None, None)
     if not 0 < share < 1:
         raise SettingError(f"`share` must be in (0, 1); got {share}. Use 0.1 for a tenth of the nodes.")
     return Lying(made, share, None if who is None else tuple(who))
@@ -70,6 +75,14 @@ def rule(made: Rule, *, groups: int = 1, sums: Sums = "clip") -> Rule:
     if not isinstance(made, Rule):
         raise SettingTypeError(
             f"`rule` must give a Rule; got {type(made).__name__}. Return fedtangent.federation.Rule(...)."
+        )
+    check_takes("average", made.average, "given", None)
+    check_takes("least", made.least, "liars", None)
+    least = made.least(made.liars or 0) if made.liars is None or isinstance(made.liars, int) else None
+    if not isinstance(least, int):
+        raise SettingTypeError(
+            f"`rule` must tell a number of liars, or none, and the least number of messages for it; got {made.liars!r} "
+            f"and {least!r}. Return integers."
         )
     if groups < 1:
         raise SettingError(f"`groups` must be at least 1; got {groups}. Use 1 for single messages.")

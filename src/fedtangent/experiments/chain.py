@@ -11,6 +11,7 @@ from fedtangent.experiments.options import options
 from fedtangent.experiments.parts import PARTS
 from fedtangent.federation import Channel, Coding, Fault, Presence
 from fedtangent.federation.coding import Feedback, Way
+from fedtangent.own import called, check_takes
 
 Direction = Literal["all", "up", "down", "between"]
 
@@ -54,13 +55,17 @@ def faulty(made: Mapping[str, Fault], *, quorum: float = 0.0) -> Presence:
 
 
 class _Kind(NamedTuple):
-    """What a chain of a part is made of, and by which function."""
+    """What a chain of a part is made of, by which function, and what the functions of a link take."""
 
     of: type
     joined: Callable[..., Any]
+    functions: Mapping[str, str]
 
 
-_KINDS = {"channel": _Kind(Channel, chain), "fault": _Kind(Fault, faulty)}
+_KINDS = {
+    "channel": _Kind(Channel, chain, {"code": "coded, draw", "size": "size"}),
+    "fault": _Kind(Fault, faulty, {"missing": "planned, draw"}),
+}
 
 
 def chained(value: Any, part: str = "channel") -> Callable[..., Any] | None:
@@ -88,7 +93,8 @@ def chained(value: Any, part: str = "channel") -> Callable[..., Any] | None:
         made = {}
         for function in functions:
             name = _name(function)
-            made[name] = _checked(part, name, function(**{option: given.pop(option) for option in known[name]}))
+            own = {option: given.pop(option) for option in known[name]}
+            made[name] = _checked(part, name, called(part, function, "", **own))
         return kind.joined(made, **given)
 
     return _described(joined, functions, part)
@@ -144,4 +150,6 @@ def _checked(part: str, name: str, made: Any) -> Any:
             f"`{part}` must give a {kind.__name__}; got {type(made).__name__} from {name}. Return "
             f"fedtangent.federation.{kind.__name__}(...)."
         )
+    for field, arguments in _KINDS[part].functions.items():
+        check_takes(field, getattr(made, field), arguments, *arguments.split(", "))
     return made

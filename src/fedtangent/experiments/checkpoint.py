@@ -96,14 +96,14 @@ def save(folder: Path, state: Any, meta: dict[str, Any]) -> None:
     tensor_file.save(folder / NAME, {**header, "forms": writer.forms}, writer.tensors)
 
 
-def read(folder: Path, name: str = NAME) -> tuple[dict[str, Any], Tensors] | None:
-    """Header and tensors of a folder's checkpoint; None where there is none.
+def read(folder: Path, name: str = NAME, *, whole: bool = True) -> tuple[dict[str, Any], Tensors] | None:
+    """Header and tensors of a folder's checkpoint, or its header alone; None where there is none.
 
     Raises:
         ValueError: It is damaged or of another version.
     """
     path = folder / name
-    return tensor_file.read(path, "out", _REMEDY) if path.exists() else None
+    return tensor_file.read(path, "out", _REMEDY, whole=whole) if path.exists() else None
 
 
 def rebuilt(

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.errors import UserError
-from fedtangent.experiments.build import built_method
 from fedtangent.experiments.evaluate import measured
+from fedtangent.experiments.method import built_method
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.warm_up import warm_up

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent import catalog, trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.build import short
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.federation import Engine, Method
+from fedtangent.own import called
 from fedtangent.shard import Shard, at
 from fedtangent.tangent_steps.step import linearised_rows, score
 from fedtangent.training import solvers
@@ -60,7 +61,13 @@ def built_engine(
                 f"`engine` must be able to run the model on many nodes at once; got {name}: {fault}. Use sequential, "
                 "or leave it out."
             )
-    return catalog.load("engines", name)(**_budget(experiment, device)), reason
+    engine: Engine = called("engine", catalog.load("engines", name), "", **_budget(experiment, device))
+    if not all(hasattr(engine, part) for part in ("name", "one_by_one", "chunks", "call")):
+        raise SettingTypeError(
+            f"`engine` must give an Engine; got {type(engine).__name__}. Return an object with name, one_by_one, "
+            "chunks and call."
+        )
+    return engine, reason
 
 
 def _faster(device: torch.device, method: Method, task: Task, nodes: int, needs: Callable[[], float]) -> str:

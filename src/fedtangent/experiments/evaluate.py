@@ -1,8 +1,8 @@
 """Evaluate: what a model is worth on the test set, the aggregated one and the nodes' own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +15,29 @@ from fedtangent.training.losses import cross_entropy
 from fedtangent.training.task import Weights
 
 BATCH = 256  # rows of the test set at once: with more, a ResNet-8 takes half as long again on a CPU
+Score = tuple[Tensor, Tensor]  # how many rows a model is right about, and the sum of their losses
 
 
-def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
+class Known(NamedTuple):
+    """What has been computed of the models already, as metrics take it.
+
+    Attributes:
+        outputs: The aggregated model's on all test rows, (rows, C), where it is.
+        aggregate: Its scores at every node of the fleet, on the node's own rows.
+        own: The scores of the nodes' own models, each on the rows that it is measured on.
+    """
+
+    outputs: Tensor | None = None
+    aggregate: list[Score] | None = None
+    own: list[Score] | None = None
+
+
+NOTHING = Known()
+
+
+def evaluate(
+    built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool, known: Known = NOTHING
+) -> dict[str, Any]:
     """The aggregated model's accuracy and loss, and its nodes' accuracies, their mean and that of the worst tenth.
 
     The aggregated model's accuracy is told of every class, too, unless the nodes have test rows of their own. Where
@@ -30,20 +50,24 @@ def evaluate(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         state: After the round.
         weights: The aggregated model's; where they are absent, so is what is measured of them.
         nodes: Whether to measure the nodes' own models.
+        known: What is not to be computed again.
     """
     if built.tests is not None:
-        return _by_node(built, fleet, state, weights, nodes)
-    accuracy, loss, by_class = _tested(built, weights.value) if built.leads else (None, None, None)
+        return _by_node(built, fleet, state, weights, nodes, known)
+    accuracy, loss, by_class = _tested(built, weights.value, known.outputs) if built.leads else (None, None, None)
     if not built.classes:
         return {"loss": loss}
     mean = worst = each = None
     if built.method.personal is None:  # all nodes have the server's
         mean = worst = accuracy
     elif nodes:
-        with fleet.ledger.paused():
-            right_k = fleet.map(partial(_right, built), own_weights(built, fleet, state))
-            each = [int(right) / len(built.y_test) for right in fleet.observe(right_k)]
-        mean, worst = _mean_and_worst(sorted(each))
+        if known.own is not None:
+            rights = [right for right, _ in known.own]
+        else:
+            with fleet.ledger.paused():
+                rights = fleet.observe(fleet.map(partial(_right, built), own_weights(built, fleet, state)))
+        each = [int(right) / len(built.y_test) for right in rights]
+        mean, worst = _mean_and_worst(each)
     return _told(accuracy, mean, worst, each) | {"class_accuracy": by_class, "loss": loss}
 
 
@@ -67,7 +91,9 @@ def validated(built: Setup, fleet: Fleet, weights: Central[Weights]) -> dict[str
     return {**accuracy, early.LOSS: sum(float(total) for _, total in found) / rows}
 
 
-def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool) -> dict[str, Any]:
+def _by_node(
+    built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool, known: Known
+) -> dict[str, Any]:
     """The same where every node has test rows of its own, which never leave it; and every node's accuracy.
 
     Accuracy and loss are of all test rows together. A node's own accuracy is that of its own model, or of the one that
@@ -78,11 +104,12 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     rows = [len(test.real) for test in tests]
     with fleet.ledger.paused():
         test_k = fleet.each(tests)
-        w_k = fleet.broadcast(weights)
-        found = fleet.observe(fleet.map(partial(scored, built), w_k, test_k))
+        found = known.aggregate or fleet.observe(fleet.map(partial(scored, built), fleet.broadcast(weights), test_k))
         own = found
         if built.classes and built.method.personal is not None and nodes:
-            own = fleet.observe(fleet.map(partial(scored, built), own_weights(built, fleet, state), test_k))
+            own = known.own or fleet.observe(
+                fleet.map(partial(scored, built), own_weights(built, fleet, state), test_k)
+            )
     loss = sum(float(total) for _, total in found) / sum(rows)
     if not built.classes:
         return {"loss": loss}
@@ -91,7 +118,7 @@ def _by_node(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
     each: list[Any] | None = None
     if built.method.personal is None or nodes:
         each = [int(right) / count for (right, _), count in zip(own, rows, strict=True)]
-        mean, worst = _mean_and_worst(sorted(each))
+        mean, worst = _mean_and_worst(each)
         each = each if built.present == built.nodes else with_absent(built, fleet, each)
     return _told(accuracy, mean, worst, each) | {"loss": loss}
 
@@ -109,10 +136,15 @@ def _told(
     return named | {"node_accuracy": each}
 
 
-def _mean_and_worst(each: list[float]) -> tuple[float, float]:
-    """The mean, and that of the worst tenth, of accuracies from the lowest to the highest."""
-    lowest = each[: max(1, len(each) // 10)]
-    return sum(each) / len(each), sum(lowest) / len(lowest)
+def worst_tenth(values: Sequence[float]) -> list[float]:
+    """The lowest tenth of them, rounded down but never none, from the lowest."""
+    return sorted(values)[: max(1, len(values) // 10)]
+
+
+def _mean_and_worst(each: Sequence[float]) -> tuple[float, float]:
+    """The mean, and that of the worst tenth, of accuracies."""
+    lowest = worst_tenth(each)
+    return sum(sorted(each)) / len(each), sum(lowest) / len(lowest)
 
 
 def measured(built: Setup, weights: Weights) -> tuple[float, float]:
@@ -124,10 +156,11 @@ def measured(built: Setup, weights: Weights) -> tuple[float, float]:
     return accuracy, loss
 
 
-def _tested(built: Setup, weights: Weights) -> tuple[float, float, list[float | None]]:
+def _tested(built: Setup, weights: Weights, known: Tensor | None = None) -> tuple[float, float, list[float | None]]:
     """The same, and the accuracy on the test rows of every class; None for a class without any."""
     right, total, loss = [], [], cross_entropy if built.classes else built.task.loss
-    for f, y in _outputs(built, weights):
+    done = None if known is None else zip(torch.split(known, BATCH), torch.split(built.y_test, BATCH), strict=True)
+    for f, y in done or _outputs(built, weights):
         total.append(loss.per_sample(f, y).sum(dtype=torch.float64))
         if built.classes:
             right.append(torch.bincount(y[correct(f, y)], minlength=built.classes))
@@ -138,15 +171,25 @@ def _tested(built: Setup, weights: Weights) -> tuple[float, float, list[float | 
     return sum(by_class) / count, sum(torch.stack(total).tolist()) / count, each
 
 
-def scored(built: Setup, weights: Weights, test: Shard) -> tuple[Tensor, Tensor]:
+def scored(built: Setup, weights: Weights, test: Shard) -> Score:
     """How many rows of a node these weights are right about, and the sum of their losses; padded rows do not count."""
-    right, total = [], []
-    loss = cross_entropy if built.classes else built.task.loss
+    return score(built, test, outputs(built, weights, test))
+
+
+def outputs(built: Setup, weights: Weights, test: Shard) -> Iterator[tuple[Tensor, slice]]:
+    """What these weights give for a node's rows, some at a time, and which these are."""
     for start in range(0, len(test.real), BATCH):
         part = slice(start, start + BATCH)
-        y, real = test.y[part], test.real[part]
         with torch.no_grad():
             f = built.predict(weights, at(test.x, part))
+        yield f, part
+
+
+def score(built: Setup, test: Shard, found: Iterable[tuple[Tensor, slice]]) -> Score:
+    """The score of some `outputs`."""
+    right, total, loss = [], [], cross_entropy if built.classes else built.task.loss
+    for f, part in found:
+        y, real = test.y[part], test.real[part]
         total.append(torch.where(real, loss.per_sample(f, y), 0.0).sum(dtype=torch.float64))
         if built.classes:
             right.append((correct(f, y) & real).sum())

@@ -188,6 +188,10 @@ class Experiment:
                 )
         for part in PARTS:
             self.resolved(part)
+        if self.engine is not None and not isinstance(self.engine, str):
+            raise SettingTypeError(f"`engine` must be a name; got {type(self.engine).__name__}. Give one.")
+        if self.engine is not None:
+            catalog.load("engines", self.engine)
         if self.data_dir is not None and isinstance(self.dataset, Dataset):
             raise SettingError(
                 f"`data_dir` must be left out when a Dataset is given; got {str(self.data_dir)!r}. Drop it."

@@ -1,12 +1,13 @@
 """Liars: who lies in an experiment, by which rule the others average, and whether the two go together."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.build import generator, named
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Fleet, Graph, Liars, Lying, Method, Rule
+from fedtangent.shard import Shard
 
 
 def built_liars(experiment: Experiment, method: Method, nodes: int) -> Liars | None:
@@ -37,6 +38,20 @@ def built_liars(experiment: Experiment, method: Method, nodes: int) -> Liars | N
             "Choose among them."
         )
     return Liars(lying.attack, frozenset(who), experiment.seed)
+
+
+def told(changed: Callable[[Shard, int], Shard], own: Shard, classes: int) -> Shard:
+    """The rows that a liar trains on in place of its own.
+
+    Raises:
+        TypeError: An attack that gives no Shard.
+    """
+    found = changed(own, classes)
+    if not isinstance(found, Shard):
+        raise SettingTypeError(
+            f"`data` of an attack must give a Shard; got {type(found).__name__}. Return shard._replace(y=...)."
+        )
+    return found
 
 
 def built_rule(

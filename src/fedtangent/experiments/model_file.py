@@ -21,6 +21,7 @@ from fedtangent.module_state import cast, unchanged
 from fedtangent.training.task import Weights
 
 NAME = "model.safetensors"
+BESIDE = "predictor.safetensors"  # what a method's own predictions take beside the model
 
 REMEDY = "Give the folder that a run wrote with `out`."
 # Whole numbers among a model's options that are no size of a tensor, such as its layers, are not larger than this.
@@ -49,7 +50,7 @@ def check(model: nn.Module) -> None:
 
 
 def save(folder: Path, built: Setup, weights: Weights) -> None:
-    """Writes the aggregated model, with what it takes to build it again.
+    """Writes the aggregated model, with what it takes to build it again; apart, what predictions take beside it.
 
     Raises:
         OSError: It cannot be written; the one before is still there.
@@ -65,7 +66,12 @@ def save(folder: Path, built: Setup, weights: Weights) -> None:
         "floats": all(leaf.is_floating_point() for leaf in trees.leaves(built.x_test)),
     }
     how["probe"] = _probed(module, how)
-    tensor_file.save(folder / NAME, how, module.state_dict())
+    held = module.state_dict()
+    tensor_file.save(folder / NAME, how, held)
+    if beside := {name: w for name, w in weights.items() if name not in held}:
+        tensor_file.save(folder / BESIDE, {}, beside)
+    else:
+        (folder / BESIDE).unlink(missing_ok=True)  # of an earlier round
 
 
 def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str | Path | None = None) -> nn.Module:
@@ -97,16 +103,19 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     return module
 
 
-def weights(folder: Path, like: Weights) -> Weights:
-    """The weights in the folder's model file, of the names and the types of others.
+def weights(folder: Path, built: Setup, like: Weights) -> Weights:
+    """The weights that `save` wrote, where those of the last round are `like`.
 
     Raises:
         ValueError: No model there, or a damaged one, or another.
     """
     _, tensors = tensor_file.read(folder / NAME, "folder", REMEDY)
-    if missing := sorted(like.keys() - tensors.keys()):
+    own = [name for name in like if name in built.task.w_0]
+    if missing := [name for name in own if name not in tensors]:
         raise SettingError(f"`folder` must hold the run's {NAME}; got one without {missing[0]!r}. {REMEDY}")
-    return {name: tensors[name].to(w) for name, w in like.items()}
+    beside = tensor_file.read(folder / BESIDE, "folder", REMEDY)[1] if (folder / BESIDE).is_file() else {}
+    found = {name: tensors[name].to(like[name]) for name in own}
+    return found | {name: tensor.to(built.experiment.device) for name, tensor in beside.items()}
 
 
 def filled(model: nn.Module, weights: Weights) -> nn.Module:

@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 
 from fedtangent.experiments import metrics
-from fedtangent.experiments.evaluate import BATCH, correct, own_weights, with_absent
+from fedtangent.experiments.evaluate import (
+    NOTHING,
+    Known,
+    Score,
+    correct,
+    outputs,
+    own_weights,
+    score,
+    with_absent,
+    worst_tenth,
+)
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import Central, Each, Fleet
 from fedtangent.federation.values import Cache, Wave
-from fedtangent.shard import Shard, at
+from fedtangent.shard import Shard
 from fedtangent.training.task import Weights
 
 
@@ -26,13 +36,15 @@ class Outputs(NamedTuple):
     real: Tensor
 
 
-def measures(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool, k: int) -> dict[str, Any]:
+def measures(
+    built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], nodes: bool, k: int
+) -> tuple[dict[str, Any], Known]:
     """Accuracy and the metrics that were asked for: of the nodes' own models, and of the aggregated one.
 
     With test rows of their own, both are measured at every node on these, and mean, deviation and worst tenth are over
     the nodes. A metric that is no sum over rows, such as AUC, is computed where the rows are, so that of its rows a
     node tells these numbers alone; the rows that are right by class are summed over the nodes. Otherwise both are
-    measured on all test rows, where the aggregated model has one value.
+    measured on all test rows, where the aggregated model has one value. With them what `evaluate` need not compute.
 
     Args:
         built: The experiment.
@@ -43,27 +55,30 @@ def measures(built: Setup, fleet: Fleet, state: Any, weights: Central[Weights], 
         k: The round.
     """
     if built.experiment.evaluate_on is None and not built.metrics:
-        return {}
+        return {}, NOTHING
+    known, own, aggregate = NOTHING, None, None
     with fleet.ledger.paused():
         if built.tests is None:
-            test_k, own = fleet.everywhere(_all_rows(built)), None
-            aggregate = _on_all(built, weights) if built.leads else None
+            test_k = fleet.everywhere(_all_rows(built))
+            if built.leads:
+                whole, _ = _outputs(built, weights.value, _all_rows(built))
+                aggregate, known = _on_all(built, whole), known._replace(outputs=whole.f)
         else:
             test_k = fleet.each([built.tests[node] for node in fleet.nodes])
-            aggregate = _told(built, fleet, fleet.broadcast(weights), test_k)
-            own = aggregate if built.method.personal is None else None
+            aggregate, scores = _told(built, fleet, fleet.broadcast(weights), test_k)
+            own, known = aggregate if built.method.personal is None else None, known._replace(aggregate=scores)
         if nodes and built.method.personal is not None:
-            own = _told(built, fleet, own_weights(built, fleet, state), test_k)
+            own, scores = _told(built, fleet, own_weights(built, fleet, state), test_k)
+            known = known._replace(own=scores)
     pairs = {"own": own, "aggregate": aggregate}
     found = {name: {kind: part and part[name] for kind, part in pairs.items()} for name in _names(built)}
     if built.leads:
         metrics.check_defined(found, k)
-    return {"measures": found}
+    return {"measures": found}, known
 
 
-def _on_all(built: Setup, weights: Central[Weights]) -> dict[str, Any]:
+def _on_all(built: Setup, found: Outputs) -> dict[str, Any]:
     """The aggregated model's measures on all test rows."""
-    found = _outputs(built, weights.value, _all_rows(built))
     numbers, by_class = _numbers(built, found, "all test rows"), _by_class(built, found).tolist()
     told: dict[str, Any] = {name: {"all": value} for name, value in zip(_names(built), numbers, strict=True)}
     if built.classes:
@@ -71,20 +86,20 @@ def _on_all(built: Setup, weights: Central[Weights]) -> dict[str, Any]:
     return told
 
 
-def _told(built: Setup, fleet: Fleet, w_k: Each[Weights], test_k: Each[Shard]) -> dict[str, Any]:
-    """The measures of models at the nodes, over the nodes."""
+def _told(built: Setup, fleet: Fleet, w_k: Each[Weights], test_k: Each[Shard]) -> tuple[dict[str, Any], list[Score]]:
+    """The measures of models at the nodes, over the nodes; and every node's score."""
     found_k = fleet.map(partial(_outputs, built), w_k, test_k)
 
-    def here(fn: Callable[[Outputs, str], Any]) -> Each[Any]:
+    def here(fn: Callable[[Outputs, Score, str], Any]) -> Each[Any]:
         def pull(wave: Wave, cache: Cache) -> list[Any]:
             rows = zip(found_k.pull(wave, cache), wave.nodes, strict=True)
-            return [fn(found, f"{len(found.real)} test rows of node {node}") for found, node in rows]
+            return [fn(found, own, f"{len(found.real)} test rows of node {node}") for (found, own), node in rows]
 
         return Each(fleet, pull)
 
-    numbers_k, right_k = here(
-        lambda found, where: (_tensor(_numbers(built, found, where)), _by_class(built, found))
-    ).unzip(2)
+    numbers_k, right_k, score_k = here(
+        lambda found, own, where: (_tensor(_numbers(built, found, where)), _by_class(built, found), own)
+    ).unzip(3)
     columns = torch.stack(fleet.observe(numbers_k)).T.tolist()
     if built.present != built.nodes:
         columns = [
@@ -94,7 +109,7 @@ def _told(built: Setup, fleet: Fleet, w_k: Each[Weights], test_k: Each[Shard]) -
     if built.classes:
         total, _ = fleet.sum(right_k)
         told["accuracy"]["classes"] = _shares(*total.value.tolist()) if built.leads else None
-    return told
+    return told, fleet.observe(score_k)
 
 
 def _names(built: Setup) -> list[str]:
@@ -129,7 +144,7 @@ def _spread(each: Sequence[float]) -> dict[str, Any]:
     nodes = [value if value == value else None for value in each]
     if not there:
         return {"mean": None, "deviation": None, "worst_tenth": None, "nodes": nodes}
-    worst = fmean(there[: max(1, len(there) // 10)])
+    worst = fmean(worst_tenth(there))
     return {"mean": fmean(there), "deviation": pstdev(there), "worst_tenth": worst, "nodes": nodes}
 
 
@@ -138,10 +153,7 @@ def _all_rows(built: Setup) -> Shard:
     return Shard(built.x_test, built.y_test, rows)
 
 
-def _outputs(built: Setup, weights: Weights, test: Shard) -> Outputs:
-    """What these weights give for test rows; an engine may ask it of many nodes at once."""
-    with torch.no_grad():
-        parts = [
-            built.predict(weights, at(test.x, slice(start, start + BATCH))) for start in range(0, len(test.real), BATCH)
-        ]
-    return Outputs(torch.cat(parts), test.y, test.real)
+def _outputs(built: Setup, weights: Weights, test: Shard) -> tuple[Outputs, Score]:
+    """What these weights give for test rows, and its score; an engine may ask it of many nodes at once."""
+    parts = list(outputs(built, weights, test))
+    return Outputs(torch.cat([f for f, _ in parts]), test.y, test.real), score(built, test, parts)

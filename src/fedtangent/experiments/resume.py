@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from fedtangent.experiments import apart, checkpoint, record
+from fedtangent.experiments import apart, checkpoint, method, record
 from fedtangent.experiments.experiment import factory
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation import SERVER, Each, Fleet, Wire
@@ -58,7 +58,7 @@ def begun(built: Setup, fleet: Fleet, data_k: Each[Shard], folder: Path | None) 
         own = apart.begun(built, fleet, folder, brought)
         if own is not None:
             return Begun(*own)
-    state = built.method.init(fleet, data_k)
+    state = method.begun(built.method, fleet, data_k)
     if folder is None:
         return Begun(state, [], [], [])
     types = checkpoint.known_types(state, brought)

@@ -20,6 +20,7 @@ from fedtangent.experiments.best_nodes import best_nodes
 from fedtangent.experiments.deterministic import deterministic
 from fedtangent.experiments.evaluate import evaluate, validated
 from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.method import aggregated
 from fedtangent.experiments.personal import measures
 from fedtangent.experiments.recalibrate import recalibrated
 from fedtangent.experiments.setup import Setup, setup
@@ -168,7 +169,7 @@ def _played(
         if folder is not None and built.leads and (patience is None or early.best(rounds) == len(rounds)):
             model_file.save(folder, built, weights.value)  # it may have been lost
         elif folder is not None and built.leads:
-            return rounds, model_file.weights(folder, weights.value), state
+            return rounds, model_file.weights(folder, built, weights.value), state
     return rounds, weights.value if built.leads and weights is not None else {}, state
 
 
@@ -218,8 +219,8 @@ def step(
     extra = _counted(built, {name: seen(fleet, value) for name, value in extra.items()}, k)
     every = built.experiment.evaluate_nodes_every
     nodes = every > 0 and k % every == 0
-    found = evaluate(built, built.honest(fleet), state, weights, nodes)
-    found |= measures(built, built.honest(fleet), state, weights, nodes, k)
+    told, known = measures(built, built.honest(fleet), state, weights, nodes, k)
+    found = evaluate(built, built.honest(fleet), state, weights, nodes, known) | told
     found |= validated(built, fleet, weights)
     ledger = fleet.wire.books(built.nodes)
     sent = {"sent_bytes": ledger.sent_bytes} | ({} if fleet.graph else {"uplink_bytes": ledger.received[SERVER]})
@@ -233,7 +234,7 @@ def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> 
     fleet = built.honest(fleet)
     with fleet.ledger.paused():
         return recalibrated(
-            built, fleet, built.method.aggregate(best_nodes(built, fleet, state), state, data_k), data_k
+            built, fleet, aggregated(built.method, best_nodes(built, fleet, state), state, data_k), data_k
         )
 
 

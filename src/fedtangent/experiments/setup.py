@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedtangent import shard, trees
 from fedtangent.engines.sequential import sequential
+from fedtangent.errors import SettingTypeError
 from fedtangent.experiments import early, steps
 from fedtangent.experiments.build import (
     built_augmentation,
@@ -19,12 +20,10 @@ from fedtangent.experiments.build import (
     built_dataset,
     built_device,
     built_loss,
-    built_method,
     built_model,
     built_presence,
     built_weights,
     check_channel,
-    check_compatible,
     check_own,
     generator,
     initialised,
@@ -35,7 +34,8 @@ from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.first_weights import built_first, check_start
 from fedtangent.experiments.fit import check_fit
-from fedtangent.experiments.liars import built_liars, built_rule
+from fedtangent.experiments.liars import built_liars, built_rule, told
+from fedtangent.experiments.method import built_method, check_compatible, played
 from fedtangent.experiments.metrics import Metric, built_metrics
 from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import PARTS
@@ -46,6 +46,7 @@ from fedtangent.federation import SERVER, Each, Engine, Fleet, Graph, Liars, Met
 from fedtangent.federation.presence import There, completed, counted, of_all
 from fedtangent.federation.values import held as holders
 from fedtangent.module_state import copied
+from fedtangent.own import called
 from fedtangent.shard import Shard, at
 from fedtangent.training.losses import weighted
 from fedtangent.training.task import Task, Weights
@@ -137,7 +138,10 @@ class Setup:
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
         if self.method.graph is not None:
             return self.method.graph(len(self.data), rng)
-        return self._topology(len(self.data), rng)
+        graph = called("topology", self._topology, "nodes, rng", len(self.data), rng)
+        if isinstance(graph, Graph):
+            return graph
+        raise SettingTypeError(f"`topology` must give a Graph; got {type(graph).__name__}. Return Graph(edges, nodes).")
 
     @property
     def graphs(self) -> Iterator[Graph]:
@@ -181,12 +185,12 @@ class Setup:
         present = self.there(fleet).fleet
         if present is None:
             return state, {}
-        new, extra = self.method.round(replace(present, blind=True), state, data_k, k)
+        new, extra = played(self.method, replace(present, blind=True), state, data_k, k)
         for part in (*holders(new), *extra.values()):
             if isinstance(part, Each):
                 part.settle()
         if self.presence is None:
-            return new, extra
+            return new, dict(extra)
         extra = {name: of_all(fleet, value) if isinstance(value, Each) else value for name, value in extra.items()}
         return completed(present, new, state), extra
 
@@ -358,7 +362,7 @@ def setup(
     data, held = early.kept_back(data, experiment.validation, experiment.seed)
     liars = built_liars(experiment, method, len(data))
     if liars is not None and (changed := liars.attack.data) is not None:
-        data = [changed(part, dataset.classes) if node in liars.nodes else part for node, part in enumerate(data)]
+        data = [told(changed, part, dataset.classes) if node in liars.nodes else part for node, part in enumerate(data)]
     built = Setup(
         experiment,
         dataset.name,

@@ -42,13 +42,14 @@ def save(path: Path, header: dict[str, Any], tensors: Tensors) -> None:
     atomic.replaced(path, lambda draft: save_file(written, draft, {KEY: json.dumps(outer)}))
 
 
-def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensors]:
+def read(path: Path, argument: str, remedy: str, *, whole: bool = True) -> tuple[dict[str, Any], Tensors]:
     """Header and tensors, each in memory of its own.
 
     Args:
         path: The file.
         argument: What named its folder, for the message.
         remedy: What to do where the file is damaged.
+        whole: False for the header alone, whose digest is then not looked at.
 
     Raises:
         ValueError: It is damaged, or of another version's format.
@@ -63,8 +64,8 @@ def read(path: Path, argument: str, remedy: str) -> tuple[dict[str, Any], Tensor
             if other := outer.get("format", 1) != FORMAT:
                 version = str(outer.get("version", "0.1.0"))[:20]
             else:
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
-                if _digest(outer["version"], outer["header"], tensors) != outer["digest"]:
+                tensors = {name: file.get_tensor(name).clone() for name in (file.keys() if whole else ())}
+                if whole and _digest(outer["version"], outer["header"], tensors) != outer["digest"]:
                     raise ValueError("its digest is another")
                 header = dict(json.loads(outer["header"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fedtangent import catalog
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import record
 from fedtangent.experiments.experiment import Experiment
@@ -29,7 +30,8 @@ def agreed(experiment: Experiment) -> Setup:
         built = setup(experiment, partial(ranks.ranks, device=experiment.device))
         mine = {"manifest": json.dumps(record.manifest(built))}
     except Exception as error:
-        mine = {"error": str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"}
+        known = str(error) if isinstance(error, (UserError, OSError)) else catalog.failed(error)
+        mine = {"error": known or f"{type(error).__name__}: {error}"}
     check(ranks.everybody(mine))
     assert built is not None
     return built

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fedtangent import catalog
-from fedtangent.errors import SettingError, UserError
+from fedtangent.errors import SettingError, SettingTypeError, UserError
 from fedtangent.experiments import atomic, model_file
 from fedtangent.experiments.folder import MANIFEST
+from fedtangent.own import called, check_takes
 from fedtangent.trackers._tracker import Run, Tracker
 
 STATE = "trackers.json"
@@ -41,7 +42,9 @@ class Tracking:
         if names and out is None:
             asked = "tensorboard" if names == ["tensorboard"] else "track"
             raise SettingError(f"`{asked}` must have a folder to write to; got no `out`. Give --out.")
-        self._begin = {Path(name).stem: catalog.load("trackers", name, "track")() for name in names}
+        self._begin = {Path(name).stem: called("track", catalog.load("trackers", name, "track"), "") for name in names}
+        for begin in self._begin.values():
+            check_takes("track", begin, "run", None)
         self._folder, self._page = Path(out or "."), page
         self._open: dict[str, Tracker] = {}
         self._state: dict[str, dict[str, Any]] = {}
@@ -63,7 +66,7 @@ class Tracking:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._open[tracker] = begin(run)
+                    self._open[tracker] = _checked(tracker, begin(run))
             except UserError:
                 raise
             except Exception as error:  # of whatever library it is
@@ -119,6 +122,16 @@ class Tracking:
 
     def _keep(self) -> None:
         atomic.replaced(self._folder / STATE, json.dumps(self._state, indent=1))
+
+
+def _checked(name: str, begun: Any) -> Tracker:
+    if not isinstance(begun, Tracker) or not isinstance(begun.id, str):
+        got = f"the id {begun.id!r}" if isinstance(begun, Tracker) else type(begun).__name__
+        raise SettingTypeError(
+            f"`track` must give a Tracker of a run, whose id is a text; got {got} from {name}. Return one, as the "
+            "files of fedtangent.trackers do."
+        )
+    return begun
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

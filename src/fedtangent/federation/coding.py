@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 
 Way = Literal["up", "down", "between"]
 Feedback = Literal["none", "error"]
@@ -176,6 +176,11 @@ def _received(channels: Sequence[Channel], leaf: Tensor, draw: Draw) -> Tensor:
     found = Coded(values, torch.ones_like(values, dtype=torch.bool))
     for channel in channels:
         found = channel.code(found, draw)
+        if not isinstance(found, Coded) or found.values.shape != values.shape or found.sent.shape != values.shape:
+            raise SettingTypeError(
+                f"`code` of a channel must give a Coded of its tensor's shape, {tuple(values.shape)}; got "
+                f"{type(found).__name__}. Return fedtangent.federation.Coded(values, sent)."
+            )
     return torch.where(found.sent, found.values, 0).to(leaf.dtype).reshape(leaf.shape)
 
 
@@ -183,6 +188,10 @@ def _bytes(channels: Sequence[Channel], leaf: Tensor) -> int:
     size = Size(leaf.numel(), leaf.numel(), 8 * leaf.element_size(), 0, leaf.element_size())
     for channel in channels if _travels(leaf) else ():
         size = channel.size(size)
+        if not isinstance(size, Size):
+            raise SettingTypeError(
+                f"`size` of a channel must give a Size; got {type(size).__name__}. Return size._replace(...)."
+            )
     return math.ceil(size.sent * size.bits / 8) + size.beside
 
 

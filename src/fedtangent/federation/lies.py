@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingTypeError
 from fedtangent.federation.keyed import generator
 from fedtangent.federation.ledger import Link
 from fedtangent.shard import Shard
@@ -189,6 +190,10 @@ class Liars(NamedTuple):
             given_weights = leaf.new_tensor([given[i] for i in alike])
             what = None if receiver is None else receiver[place]
             false = lie(Told(leaf, honest, given_weights, len(liars), weight, what, draw))
+            if not isinstance(false, Tensor):
+                raise SettingTypeError(
+                    f"`lie` of an attack must give a tensor; got {type(false).__name__}. Return one like told.own."
+                )
             # Shapes are agreed: of another one no receiver sees more than that it is wrong.
             fits = false.shape == leaf.shape and false.dtype == leaf.dtype
             told.append(false if fits else torch.full_like(leaf, torch.nan))

@@ -108,7 +108,13 @@ class Presence:
                     f"`fault` must give a Missing; got {type(found).__name__} from {name}. Return "
                     "fedtangent.federation.Missing(nodes, links)."
                 )
-            nodes, links = {*found.nodes}, {(i, j) for i, j in found.links}
+            try:
+                nodes, links = {*found.nodes}, {(i, j) for i, j in found.links}
+            except (TypeError, ValueError) as error:
+                raise SettingTypeError(
+                    f"`fault` must list nodes, and links as pairs of them; got {found} from {name}. Return "
+                    "fedtangent.federation.Missing([node, ...], [(node, node), ...])."
+                ) from error
             strange = nodes.difference(fleet.nodes) or links.difference(planned.links)
             if strange:
                 raise SettingError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import many, shard, trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 
 Sums = Literal["screen", "clip", "rule"]
 
@@ -137,6 +137,12 @@ def _combined(rule: Rule, values: Sequence[Any], weights: Sequence[float], own: 
         rows = [torch.cat([columns[place][i].reshape(-1).to(dtype) for place in places]) for i in range(len(values))]
         x = torch.stack(rows)
         average = rule.average(Given(x, x.new_tensor(weights), own, liars))
+        if not isinstance(average, Tensor) or average.shape != x.shape[1:]:
+            got = tuple(average.shape) if isinstance(average, Tensor) else type(average).__name__
+            raise SettingTypeError(
+                f"`average` of a rule must give {x.shape[1]} numbers, one a column of given.x; got {got}. Return such "
+                "a tensor."
+            )
         sizes = [columns[place][0].numel() for place in places]
         for place, part in zip(places, torch.split(average, sizes), strict=True):
             found[place] = part.reshape(columns[place][0].shape).to(columns[place][0].dtype)

@@ -168,6 +168,11 @@ def replaced(state: Any, fn: Callable[[Any], Any]) -> Any:
     return state
 
 
+def is_state(value: Any) -> bool:
+    """Whether it is a tuple or a dataclass, of which `held` knows the parts."""
+    return isinstance(value, tuple) or (is_dataclass(value) and not isinstance(value, type))
+
+
 def held(state: Any) -> Iterator[Each[Any] | Central[Any]]:
     """All values that nodes and server hold of a state, a NamedTuple or dataclass, including nested states."""
     for part in [getattr(state, field.name) for field in fields(state)] if is_dataclass(state) else state:

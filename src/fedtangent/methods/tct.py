@@ -71,7 +71,8 @@ def tct(
 
     Which entries are kept, and the random output, follow from the run's seed, which all know. The squared loss is
     torch's, the mean over rows and outputs, of one-hot labels less 1 / C. Features are in the run's type, not float16.
-    The run's model is the network at w, and `Result.weights` holds what the linear model takes beside it.
+    The run's model is the network at w; `Result.weights`, and predictor.safetensors of the record, hold what the linear
+    model takes beside it.
 
     Args:
         task: Model and loss; its outputs must be those of its last linear layer.

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
-from fedtangent.experiments.options import unknown
 from fedtangent.experiments.run import run
+from fedtangent.recipes._grid import check, deviation, mean, split
 
 STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
 # By name: the method and its options. The papers' methods send factors, which give the same as their Jacobians. On a
@@ -98,14 +97,7 @@ def frontier(
         target: The accuracy to which rounds and bytes are counted in the table.
         seed: The first of the seeds.
     """
-    if rounds < 1 or seeds < 1 or not variants or not partitions:
-        raise SettingError(
-            f"`rounds`, `seeds`, `variants` and `partitions` must be at least one; got {rounds}, {seeds}, "
-            f"{len(variants)} and {len(partitions)}. Give such numbers and lists."
-        )
-    for name in variants:
-        if name not in VARIANTS:
-            raise SettingError(unknown(name, VARIANTS, "a variant"))
+    check(rounds, seeds, variants, partitions, VARIANTS, "variant")
     there = {(row["variant"], row["partition"], row["seed"]) for row in done if row["round"] == rounds}
     for partition, own, name in product(partitions, range(seed, seed + seeds), variants):
         if (name, Path(partition).name, own) in there:
@@ -117,7 +109,7 @@ def frontier(
             "seed": own,
             "evaluate_nodes_every": 0,
         }
-        settings |= _split(partition, nodes) | VARIANTS[name]
+        settings |= split(partition, {"partition": "dirichlet"}, {"nodes": nodes}) | VARIANTS[name]
         if name in COHORT:
             settings["participation"] = participation
         if name in NEIGHBOURS:
@@ -148,10 +140,10 @@ def table(rows: Sequence[Row]) -> list[Row]:
                 "method": name,
                 "exposure": runs[0][0]["exposure"],
                 "runs": len(runs),
-                f"rounds to {target:g}": _mean([entry["round"] for entry in there]) if reached else math.nan,
-                "MB": _mean([entry["sent_bytes"] / entry["nodes"] / 1e6 for entry in there]) if reached else math.nan,
-                "end": _mean(last),
-                "dev": float(np.std(last, ddof=1)) if len(last) > 1 else math.nan,
+                f"rounds to {target:g}": mean([entry["round"] for entry in there]) if reached else math.nan,
+                "MB": mean([entry["sent_bytes"] / entry["nodes"] / 1e6 for entry in there]) if reached else math.nan,
+                "end": mean(last),
+                "dev": deviation(last),
             }
         )
     return summary_rows
@@ -195,16 +187,3 @@ def _runs(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
     for row in sorted(rows, key=lambda row: row["round"]):
         by_variant.setdefault(row["variant"], {}).setdefault((row["partition"], row["seed"]), []).append(row)
     return {name: list(by_variant[name].values()) for name in VARIANTS if name in by_variant}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
-def _split(partition: str, nodes: int) -> dict[str, Any]:
-    if partition == "iid":
-        return {"partition": "iid", "nodes": nodes}
-    try:
-        return {"partition": "dirichlet", "alpha": float(partition), "nodes": nodes}
-    except ValueError:
-        return {"partition": partition}

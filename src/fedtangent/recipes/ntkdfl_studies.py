@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedtangent.errors import SettingError
+from fedtangent.experiments.evaluate import worst_tenth
 from fedtangent.experiments.experiment import experiment
-from fedtangent.experiments.options import unknown
 from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
+from fedtangent.recipes._grid import check, deviation, mean, split
 from fedtangent.recipes._studies import METHODS, ORDERS, ends, gap, orders, settings, values_of
 
 Study = Literal[
@@ -79,16 +80,10 @@ def ntkdfl_studies(
         seed: The first of the seeds.
         target: The accuracy to which rounds are counted in the table.
     """
-    if rounds < 1 or seeds < 1 or not methods or not partitions:
-        raise SettingError(
-            f"`rounds`, `seeds`, `methods` and `partitions` must be at least one; got {rounds}, {seeds}, "
-            f"{len(methods)} and {len(partitions)}. Give such numbers and lists."
-        )
-    for name in methods:
-        if name not in METHODS:
-            raise SettingError(unknown(name, METHODS, "a method"))
+    check(rounds, seeds, methods, partitions, METHODS, "method")
     chosen = values_of(study, values)
-    if study == "nodes" and any(_split(partition, size)["partition"] == partition != "iid" for partition in partitions):
+    papers = {"partition": "papers_dirichlet", "size": size}
+    if study == "nodes" and any(split(one, papers)["partition"] == one != "iid" for one in partitions):
         raise SettingError(
             f"`partitions` must be drawn in the study of nodes; got {', '.join(partitions)}, of which one is an index "
             "file. Give an alpha, or iid."
@@ -96,15 +91,15 @@ def ntkdfl_studies(
     there = [{name: row[name] for name in _KEY} for row in done if row["kind"] == "run"]
     for value, own, partition, name in product(chosen, range(seed, seed + seeds), partitions, methods):
         given = settings(study, value, name, nodes, degree)
-        split = value if study == "alpha" else partition
+        dealt_by = value if study == "alpha" else partition
         shown = "none" if study == "kernel" and METHODS[name]["method"] != "ntkdfl" else value
-        key = dict(zip(_KEY, (study, shown, name, Path(split).name, own), strict=True))
+        key = dict(zip(_KEY, (study, shown, name, Path(dealt_by).name, own), strict=True))
         if given is None or key in there:
             continue
         if given["method"] != "local":
             given["gossip_weights"] = gossip_weights
-        dealt = _split(split, size)
-        if dealt["partition"] == split != "iid":  # an index file, which has its nodes
+        dealt = split(dealt_by, papers)
+        if dealt["partition"] == dealt_by != "iid":  # an index file, which has its nodes
             given.pop("nodes")
         common = {"dataset": dataset, "data_dir": data_dir, "rounds": rounds, "seed": own, "evaluate_nodes_every": 0}
         for row in _found(key, common | dealt | given, target):
@@ -127,13 +122,13 @@ def table(rows: Sequence[Row]) -> list[Row]:
             {
                 rows[0]["study"]: value,
                 "method": method,
-                f"rounds to {runs[0]['target']:g}": _mean(reached),
-                "end": _mean(last),
-                "dev": float(np.std(last, ddof=1)) if len(last) > 1 else math.nan,
-                "a node": _mean([run["node_mean"] for run in runs]),
-                "worst": _mean([run["worst_tenth"] for run in runs]),
-                "apart": _mean([run["deviation"] for run in runs]),
-                "gap": _mean([run["gap"] for run in runs]),
+                f"rounds to {runs[0]['target']:g}": mean(reached),
+                "end": mean(last),
+                "dev": deviation(last),
+                "a node": mean([run["node_mean"] for run in runs]),
+                "worst": mean([run["worst_tenth"] for run in runs]),
+                "apart": mean([run["deviation"] for run in runs]),
+                "gap": mean([run["gap"] for run in runs]),
             }
         )
     return summary
@@ -168,27 +163,17 @@ def _found(key: Row, asked: dict[str, Any], target: float) -> Iterator[Row]:
     if key["study"] == "final_average":
         for order, count, accuracy in orders(built, result.nodes, key["seed"]):
             yield key | {"kind": "order", "order": order, "models": count, "accuracy": accuracy}
-    lowest = sorted(own.accuracy)[: max(1, len(own.accuracy) // 10)]
     yield key | {
         "kind": "run",
         "accuracy": course[-1],
         "rounds_to": next((float(k) for k, a in enumerate(course, 1) if a >= target), math.nan),
         "target": target,
-        "node_mean": _mean(own.accuracy),
-        "worst_tenth": _mean(lowest),
+        "node_mean": mean(own.accuracy),
+        "worst_tenth": mean(worst_tenth(own.accuracy)),
         "deviation": own.deviation,
         "gap": gap(built),
         "node_bytes": result.rounds[-1]["sent_bytes"] / len(own.accuracy),
     }
-
-
-def _split(partition: str, size: int) -> dict[str, Any]:
-    if partition == "iid":
-        return {"partition": "iid"}
-    try:
-        return {"partition": "papers_dirichlet", "alpha": float(partition), "size": size}
-    except ValueError:
-        return {"partition": partition}
 
 
 def _runs(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -225,17 +210,17 @@ def _order_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, float]]
         if row["kind"] == "order":
             curve = held.setdefault((row["method"], row["order"]), {})
             curve.setdefault(row["models"], []).append(row["accuracy"])
-    return {key: {count: _mean(found) for count, found in curve.items()} for key, curve in held.items()}
+    return {key: {count: mean(found) for count, found in curve.items()} for key, curve in held.items()}
 
 
 def _against_axis(axes: Axes, rows: Sequence[Row]) -> None:
     """Accuracy against the study's numbers; of graphs and deviations a mark a value, hollow where it is static."""
     study, by_method = rows[0]["study"], _by_method(rows)
     for i, (method, found) in enumerate(by_method.items()):
-        accuracy = [_mean([run["accuracy"] for run in runs]) for runs in found.values()]
+        accuracy = [mean([run["accuracy"] for run in runs]) for runs in found.values()]
         spread = [float(np.std([run["accuracy"] for run in runs])) for runs in found.values()]
         if study in ("graph", "deviation"):
-            place = [_mean([run["gap" if study == "graph" else study] for run in runs]) for runs in found.values()]
+            place = [mean([run["gap" if study == "graph" else study] for run in runs]) for runs in found.values()]
             fill = ["none" if value.endswith("static") else f"C{i}" for value in found]
             axes.scatter(place, accuracy, facecolors=fill, edgecolors=f"C{i}", marker="os^D"[i], label=method)
             for value, x, y in zip(found, place, accuracy, strict=True):
@@ -255,7 +240,7 @@ def _against_rounds(axes: Axes, rows: Sequence[Row]) -> None:
             style = styles.setdefault(value, ("-", "--", ":")[len(styles) % 3])
             own = [r for r in rows if r["kind"] == "round" and (r["value"], r["method"]) == (value, method)]
             rounds = sorted({row["round"] for row in own})
-            course = [_mean([row["accuracy"] for row in own if row["round"] == k]) for k in rounds]
+            course = [mean([row["accuracy"] for row in own if row["round"] == k]) for k in rounds]
             axes.plot(rounds, course, color=f"C{i}", linestyle=style, label=f"{method}, {value}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -298,7 +283,3 @@ def _by_method(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
     for (value, method), runs in _runs(rows).items():
         found.setdefault(method, {})[value] = runs
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

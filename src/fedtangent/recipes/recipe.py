@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedtangent import catalog
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import lock, rows, same, sources
 from fedtangent.experiments.options import Option, options, resolved
 from fedtangent.experiments.rows import Row
+from fedtangent.own import called
 from fedtangent.reports import recipe_page
 
 PAGE, PICTURE = "figure.html", "figure.png"
@@ -109,10 +111,22 @@ def run(
                 _measure(recipe, chosen, folder, own, measured, on_row)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_kept(recipe, folder)) from None
-        summary, told = recipe.table(measured), own | before if complete else own
-        recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, told, measured, summary, recipe.figure)
-        recipe_page.picture(folder / PICTURE, measured, recipe.figure)
+        told = own | before if complete else own
+        summary, drawn = called("table", recipe.table, "rows", measured), partial(_drawn, recipe)
+        if not isinstance(summary, list) or not all(isinstance(row, dict) for row in summary):
+            raise SettingTypeError(
+                f"`table` must give a list of dicts; got {type(summary).__name__}. Return rows for a table."
+            )
+        recipe_page.write(folder / PAGE, recipe.summary, recipe.measure, told, measured, summary, drawn)
+        recipe_page.picture(folder / PICTURE, measured, drawn)
     return Outcome(measured, recipe_page.terminal(summary), not complete)
+
+
+def _drawn(recipe: Recipe, measured: list[Row]) -> Figure:
+    figure = called("figure", recipe.figure, "rows", measured)
+    if not isinstance(figure, Figure):
+        raise SettingTypeError(f"`figure` must give a matplotlib Figure; got {type(figure).__name__}. Return one.")
+    return figure
 
 
 def _measure(
@@ -124,8 +138,11 @@ def _measure(
     on_row: Callable[[Row], None],
 ) -> None:
     """Adds to `measured`, and to the folder, the rows that are missing."""
-    begun = False
-    for row in recipe.measure(*([list(measured)] if recipe.resumes else []), **chosen):
+    begun, before = False, [list(measured)] if recipe.resumes else []
+    found = called(recipe.name, recipe.measure, "rows" * recipe.resumes, *before, **chosen)
+    if not isinstance(found, Iterable):
+        raise SettingTypeError(f"`{recipe.name}` must yield rows; got {type(found).__name__}. Yield dict(name=value).")
+    for row in found:
         rows.check(row, recipe.name)
         if not begun:  # not before: what the recipe refuses leaves no folder behind
             rows.begin(folder, own, measured)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedtangent.reports import statistics
 from fedtangent.reports.listings import listed
@@ -10,6 +11,7 @@ from fedtangent.reports.records import Group, Measure
 from fedtangent.reports.table import target_text
 
 _NAMED = 4
+_SAME_TASK = {"scale", "separator", "columns"}  # options of data sets whose runs are measured on the same rows
 
 
 def finding(compared: Sequence[Group], kind: Measure, target: float | None) -> str:
@@ -17,6 +19,11 @@ def finding(compared: Sequence[Group], kind: Measure, target: float | None) -> s
     rivals = [group for group in compared if group.sends] or list(compared)
     if not any(record.rounds for group in rivals for record in group.records):
         return "No round has been finished yet."
+    if strange := _of_other_data(rivals):
+        return (
+            f"{listed(strange)} are of different data, so that no accuracy, round or byte of one can be held "
+            "against another's."
+        )
     if target is None:
         return _capital(f"{_closest(rivals, kind)}.")
     reach = {group.label: statistics.rounds_until(group, target) for group in rivals}
@@ -38,6 +45,20 @@ def finding(compared: Sequence[Group], kind: Measure, target: float | None) -> s
     if late:
         sentence += f"; {listed([group.label for group in late[:_NAMED]])} {'does' if len(late) == 1 else 'do'} not"
     return f"{sentence}{_price(first, others, target)}."
+
+
+def _of_other_data(rivals: Sequence[Group]) -> list[str]:
+    """The labels of the first group, and of those that were measured on other data; none where all are on the same."""
+    first, *others = (group.records[0].manifest for group in rivals)
+
+    def same(one: Mapping[str, Any]) -> bool:
+        told, known = one["experiment"], first["experiment"]
+        mine, its = told.get("dataset_options") or {}, known.get("dataset_options") or {}
+        alike = all(mine[name] == its[name] for name in mine.keys() & its.keys() - _SAME_TASK)
+        return alike and told.get("dataset") == known.get("dataset") and one.get("outputs") == first.get("outputs")
+
+    strange = [group.label for group, one in zip(rivals[1:], others, strict=True) if not same(one)]
+    return [rivals[0].label, *strange][: _NAMED + 1] if strange else []
 
 
 def _goal(kind: Measure, target: float) -> str:

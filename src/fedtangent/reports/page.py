@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments import atomic
 from fedtangent.reports import (
     distributions,
@@ -34,6 +35,7 @@ from fedtangent.reports.hover import Drawing, script_data
 from fedtangent.reports.records import Group, Measure, Record, groups, measure
 
 _NAMED = 6  # methods in the title; more are counted
+_KICKER = "fedtangent report"  # by which an earlier page is known, too
 
 
 def page(records: Sequence[Record], target: float | None = None) -> str:
@@ -53,7 +55,7 @@ def page(records: Sequence[Record], target: float | None = None) -> str:
         "report.html",
         script="page.js",
         title=_title(compared),
-        kicker="fedtangent report",
+        kicker=_KICKER,
         finding=finding(compared, kind, target),
         introduction=f'<p class="setting">{escape(_setting(compared))}</p>',
         table=table.html(compared, kind, target, keys),
@@ -87,7 +89,7 @@ def write(records: Sequence[Record], path: str | Path, target: float | None = No
     """Writes the page to a file, all of it or, when something fails, nothing; its folder is made.
 
     Raises:
-        ValueError: As `page`.
+        ValueError: As `page`, and as `ready`.
         OSError: The file cannot be written; an older one is still there.
     """
     path, text = Path(path), page(records, target)
@@ -98,16 +100,26 @@ def write(records: Sequence[Record], path: str | Path, target: float | None = No
 
 
 def ready(path: str | Path) -> None:
-    """Makes the folder of a page.
+    """Makes the folder of a page, whose place must be free, or held by an empty file or by an earlier report.
 
     Raises:
-        OSError: It cannot be made, or there is a folder in the place of the page.
+        ValueError: There is another file in the place of the page.
+        OSError: The folder cannot be made, or what is there cannot be read, such as a folder.
     """
     path = Path(path)
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        held = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                held = file.read(2**20)
+        elif path.exists():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR) if path.is_dir() else "Not a regular file")
+    if held and f'<p class="kicker">{_KICKER}</p>'.encode() not in held:
+        raise SettingError(
+            f"`out` must not be a file that is no report of fedtangent's; got {str(path)!r}. Name another by --out, or "
+            "move that file away."
+        )
 
 
 @contextmanager
