@@ -113,7 +113,7 @@ KINDS = {
         "`engine` must give an Engine",
     ),
     "track": Kind(
-        "from fedtangent.trackers._tracker import Tracker",
+        "from fedtangent.trackers import Tracker",
         "mine()",
         "return lambda run: Tracker('1', lambda k, numbers: None, lambda files, well: None)",
         (*RUN, "--track", "FILE"),
