@@ -25,6 +25,15 @@ PASSES = 32  # of a model that draws numbers: what happens in one of ten passes 
 ALONE = 0.02  # by how much of their size outputs may differ with the size of a batch: bfloat16 and TF32 round so
 
 
+def check_mode() -> None:
+    """Raises inside of torch.inference_mode, in which derivatives are zeros without a word."""
+    if torch.is_inference_mode_enabled():
+        raise SettingError(
+            "`torch.inference_mode` must be off where derivatives are taken; got it on. Call this outside of it, or "
+            "under torch.no_grad()."
+        )
+
+
 def check_chance(model: nn.Module, forward: Forward) -> None:
     """Raises where a pass gives other outputs than the one before, by chance or since a pass changes the model.
 
@@ -85,7 +94,7 @@ def check_rows(model: nn.Module, forward: Callable[[Any], Tensor], x: Any) -> No
     rows = max(held, 3)
     x = trees.map(lambda leaf: leaf[[k % held for k in range(rows)]], x)
     same = trees.map(lambda leaf: leaf[[rows - 1] * rows], x)
-    real = torch.arange(rows) % (rows - 1) == 0  # the first and the last
+    real = torch.arange(rows, device="cpu") % (rows - 1) == 0  # the first and the last
     zeros = trees.map(lambda leaf: torch.where(_beside(real, leaf), leaf, torch.zeros_like(leaf)), x)
     with _untouched(model):
         f = forward(x)

@@ -150,7 +150,7 @@ def to(tree: Any, device: torch.device | str | None = None, dtype: torch.dtype |
 def all_finite(tree: Any) -> Tensor:
     """A scalar: True when no leaf holds a NaN or an infinity."""
     finite = [torch.isfinite(leaf).all() for leaf in leaves(tree)]
-    return torch.stack(finite).all() if finite else torch.tensor(True)
+    return torch.stack(finite).all() if finite else torch.tensor(True, device="cpu")
 
 
 def is_finite(tree: Any) -> bool:

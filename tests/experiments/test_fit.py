@@ -168,3 +168,9 @@ def test_a_traced_model_is_no_module_of_python() -> None:
         TypeError, match=r"^`model` must be a module of Python code; got a TopLevelTracedModule\. Give the"
     ):
         setup(tiny("fedavg", model=torch.jit.trace(network(), data().x_train)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_inference_mode_has_no_derivatives(method: str) -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"^`torch\.inference_mode` must be off where deriv"):
+        setup(tiny(method))

@@ -284,3 +284,14 @@ def test_the_collector_of_garbage_passes_over_what_was_there_and_is_as_before_af
     with pytest.raises(Stop):
         run(tiny(rounds=3), on_round=stopping(1))
     assert gc.get_freeze_count() == 0
+
+
+def test_a_run_goes_by_the_device_it_is_given() -> None:
+    experiment = tiny(model=network())
+    expected = run(experiment)
+    torch.set_default_device("meta")  # as "cuda" is where a run is on the CPU
+    try:
+        found = run(experiment)
+    finally:
+        torch.set_default_device(None)
+    same(found, expected)

@@ -31,6 +31,7 @@ def check_fit(task: Task, dataset: Dataset) -> None:
         TypeError: A model that returns no tensor.
         ValueError: All else.
     """
+    passes.check_mode()
     like = next(iter(task.w_0.values()))
 
     def placed(tree: Any) -> Any:

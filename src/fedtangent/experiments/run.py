@@ -3,7 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,14 @@ class Result:
         return model_file.filled(copied(self._model), self.weights)
 
 
+@contextmanager
+def _cpu_by_default() -> Iterator[None]:
+    """Tensors are made on the CPU, whatever torch.set_default_device says: a run goes by the device it is given."""
+    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+        yield
+
+
+@_cpu_by_default()
 def run(
     experiment: Experiment | Setup,
     out: str | Path | None = None,

@@ -249,7 +249,7 @@ def _checked(model: Picked, name: str, term: Any, w: Weights) -> _Chunk:
 
 def _compare(u: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Raises where the derivative of u by x in forward mode, which operators may take, is not that of backward mode."""
-    v = torch.cos(torch.arange(1, len(x) + 1).to(x))
+    v = torch.cos(torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device))
     try:
         with plain_forward():
             change = torch.func.jvp(u, (x,), (v,))[1]

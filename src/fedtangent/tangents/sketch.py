@@ -95,7 +95,7 @@ def projection(w: Weights, size: int, seed: int) -> Weights:
 
 def _dense(j: Jacobian, size: int, seed: int) -> Tensor:
     found = j.f.new_empty(*j.f.shape, size)
-    for columns in torch.split(torch.arange(size), _TOGETHER):
+    for columns in torch.split(torch.arange(size, device="cpu"), _TOGETHER):
         r = {name: _signs(seed, name, columns.tolist(), part) for name, part in j.w.items()}
         found[..., columns[0] : columns[-1] + 1] = each(j.jvp, r).movedim(0, -1)
     return found.div_(size**0.5)

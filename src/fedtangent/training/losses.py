@@ -170,8 +170,8 @@ def _try(fn: Callable[[Tensor, Tensor], Tensor], slope: Callable[[Tensor, Tensor
     lengths = [len(part) for part in held if isinstance(part, Tensor) and part.dim() == 1 and len(part) > 1]
     random = torch.Generator().manual_seed(0)
     for width in {3, *lengths, 1 + max(2, getattr(fn, "ignore_index", 2))}:
-        f = torch.randn(2 * width, width, generator=random, dtype=torch.float64)
-        labels, targets = torch.arange(len(f)) % width, f.flip(0).softmax(-1)
+        f = torch.randn(2 * width, width, generator=random, dtype=torch.float64, device="cpu")
+        labels, targets = torch.arange(len(f), device="cpu") % width, f.flip(0).softmax(-1)
         for at in (f, f.softmax(-1), f.float(), f.float().softmax(-1)):
             for y in (labels, targets.to(at)):
                 with warnings.catch_warnings():

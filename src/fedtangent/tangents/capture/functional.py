@@ -21,6 +21,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.forward import run
 from fedtangent.memory import out_of_memory
 from fedtangent.module_state import unchanged
+from fedtangent.passes import check_mode
 from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Batch, Samples
 from fedtangent.tied import every_name
@@ -37,6 +38,7 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
         ValueError: A model whose outputs depend on chance or on other samples; weights that are not the model's, or
             neither all in float32 nor all in float64.
     """
+    check_mode()
     if not isinstance(model, nn.Module):
         raise SettingTypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
     check(model)
@@ -77,7 +79,7 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
                 "`model` must have its trainable parameters all in torch.float32 or all in torch.float64; "
                 f"got {part.dtype} at {name!r}{rest}. {remedy}"
             )
-    return {name: part.detach() for name, part in w.items()}
+    return {name: (part.detach().clone() if part.is_inference() else part.detach()) for name, part in w.items()}
 
 
 def check(model: nn.Module) -> None:
@@ -129,6 +131,7 @@ def plain() -> Iterator[None]:
 
     The fused ones have no forward derivative, or none under vmap, and hide where parameters are used.
     """
+    check_mode()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     # without the compiler in memory nothing is compiled

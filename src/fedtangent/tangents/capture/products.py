@@ -91,7 +91,10 @@ class _Model(NamedTuple):
 
     def _by_rows(self, w: Weights, x: Samples, v: Leaves) -> tuple[Tensor, Tensor]:
         with self._graph(w, x) as (own, f):
-            rows = [_gradients(f, own, row, again=True) for row in torch.eye(f.shape[1]).to(f)[:, None]]
+            rows = [
+                _gradients(f, own, row, again=True)
+                for row in torch.eye(f.shape[1], dtype=f.dtype, device=f.device)[:, None]
+            ]
             change = [torch.stack([(one * its).sum() for one, its in zip(row, v, strict=True)]).sum() for row in rows]
             return f, torch.stack(change)[None]
 

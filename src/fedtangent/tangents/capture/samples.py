@@ -161,7 +161,7 @@ def tensor(name: str, x: Any) -> Tensor:
     if x.layout != torch.strided or x.is_nested:
         kind, remedy = ("a nested one", "to_padded_tensor") if x.is_nested else (f"one of {x.layout}", "to_dense")
         raise SettingTypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: {name}.{remedy}().")
-    return x
+    return x.clone() if x.is_inference() else x  # which a backward pass could not keep
 
 
 _REMEDIES = (

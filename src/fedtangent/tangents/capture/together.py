@@ -24,7 +24,7 @@ def go_together(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> bool:
     if not keys:
         return True
     generator = torch.Generator().manual_seed(len(x))
-    cotangents = torch.randn(len(x), len(x), uses.outputs, generator=generator, dtype=torch.float64)
+    cotangents = torch.randn(len(x), len(x), uses.outputs, generator=generator, dtype=torch.float64, device="cpu")
     like = next(iter(w.values()))
 
     def one(x: Samples, cotangents: Tensor) -> tuple[dict[str, Tensors], dict[str, Tensors]]:

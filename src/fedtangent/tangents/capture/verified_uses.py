@@ -72,7 +72,7 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
         found = _right(model, w, few, found, fits.numbers)
         if hidden := _hiding(w, found):
             found = _right(model, {**w, **hidden}, few, found, fits.numbers)
-        pair = few[torch.tensor([0, len(few) - 1])]
+        pair = few[torch.tensor([0, len(few) - 1], device="cpu")]
         found = replace(found, looped=not go_together(model, w, pair, found))
         found = replace(found, chain=tried_chain(model, w, pair, found))
     except UsesDiffer:
@@ -135,7 +135,7 @@ def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -
 
 def _some(x: Samples, count: int) -> Samples:
     """Some samples, from the first to the last."""
-    return x[torch.linspace(0, len(x) - 1, count).round().long()]
+    return x[torch.linspace(0, len(x) - 1, count, device="cpu").round().long()]
 
 
 def _hiding(w: Weights, found: Uses) -> Weights:
@@ -143,7 +143,7 @@ def _hiding(w: Weights, found: Uses) -> Weights:
     shifts = {getattr(one, "bias", None) or getattr(one, "shift", None) for one in found.by_name.values()}
     generator = torch.Generator().manual_seed(len(w))
     return {
-        name: (0.1 * torch.randn(part.shape, generator=generator)).to(part)
+        name: (0.1 * torch.randn(part.shape, generator=generator, device="cpu")).to(part)
         for name, part in w.items()
         if name not in shifts and not any(map(float, part.aminmax() if part.numel() else ()))
     }
@@ -152,7 +152,7 @@ def _hiding(w: Weights, found: Uses) -> Weights:
 def _right(model: nn.Module, w: Weights, x: Samples, found: Uses, most: int) -> Uses:
     """`found` as far as it agrees with plain autograd at w on samples x; the whole model's use for all else."""
     generator = torch.Generator().manual_seed(len(x))
-    alpha = torch.randn(len(x), found.outputs, generator=generator, dtype=torch.float64)
+    alpha = torch.randn(len(x), found.outputs, generator=generator, dtype=torch.float64, device="cpu")
     alpha = alpha.to(next(iter(w.values())))
     with graph(model, w, x, alpha, most) as by_autograd:
         return _agreeing(model, w, x, found, by_autograd, alpha, most)
@@ -243,7 +243,9 @@ def _compare_rows(
         _norms(by_autograd.gradient_of_rows(matrix.weight, number), us, [d[:, rows] for d in ds])
         for number, rows in enumerate(by_autograd.rows(matrix.weight))
     ]
-    sizes[matrix.weight], offs[matrix.weight] = torch.tensor(norms, dtype=torch.float64).norm(dim=0).tolist()
+    sizes[matrix.weight], offs[matrix.weight] = (
+        torch.tensor(norms, dtype=torch.float64, device="cpu").norm(dim=0).tolist()
+    )
     if matrix.bias is not None:
         (shift,) = by_autograd.gradients([matrix.bias])
         assert matrix.bias_layout is not None
@@ -267,7 +269,7 @@ def _subtract(use: Use, w: Weights, factor: Dense, own: Weights) -> None:
         u, outer = use.inner(factor.a).to(factor.d[0].dtype), use.outer(factor.d)[:, 0]
         # of the view: where a part of the parameter is not in it, what is left there is what the use does not give
         matrix = torch.zeros(use.layout.shape, dtype=outer.dtype, device=outer.device)
-        for rows in torch.split(torch.arange(use.fan_out), max(1, NUMBERS // (use.groups * use.fan_in))):
+        for rows in torch.split(torch.arange(use.fan_out, device="cpu"), max(1, NUMBERS // (use.groups * use.fan_in))):
             matrix[:, rows] = torch.einsum("ngos,ngis->goi", outer[:, :, rows], u)
         own[use.weight] -= use.layout.back(matrix)
         if use.bias is not None and use.bias_layout is not None:

@@ -111,7 +111,7 @@ def read(name: str, kernel: Any) -> Symmetric:
             f"`{name}` must be a tensor, or an operator with times and f or shape; got {type(kernel).__name__}. "
             "Give a kernel, or a Jacobian."
         )
-    like = torch.zeros((), dtype=torch.float64) if f is None else f.detach()
+    like = torch.zeros((), dtype=torch.float64, device="cpu") if f is None else f.detach()
 
     def times(v: Tensor) -> Tensor:
         columns = [kernel.times(column.reshape(axes).to(like)).reshape(-1) for column in v[0].T]

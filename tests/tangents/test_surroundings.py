@@ -1,0 +1,63 @@
+"""What a call stands in, such as inference mode or another default device, changes no number without a word."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedtangent.tangents import jacobian, kernel, layer_kernels, linearize, plan, sketch
+
+X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach() + 0.1 for name, p in model.named_parameters()}
+
+
+CALLS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "kernel": kernel,
+    "plan": lambda model, x: plan(model, x).operations,
+    "dense": lambda model, x: jacobian(model, x).dense(),
+    "times": lambda model, x: jacobian(model, x).times(x[:, :3]),
+    "sketch": lambda model, x: sketch(model, x, 7, seed=2),
+    "structured sketch": lambda model, x: sketch(model, x, 7, kind="structured"),
+    "linearised": lambda model, x: linearize(model)(weights(model), x),
+    "layers": lambda model, x: sum(one.sum() for one in layer_kernels(model, x).values()),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_inference_mode_has_no_derivatives(name: str) -> None:
+    call, model = CALLS[name], network()
+    right = call(model, X)
+    with torch.inference_mode():
+        made_there, x = network(), X.clone()
+        with pytest.raises(ValueError, match=r"^`torch\.inference_mode` must be off where derivatives are taken; got"):
+            call(model, X)
+    found = call(made_there, x)  # what was made in it has derivatives outside of it
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(right))
+
+
+def test_products_in_inference_mode() -> None:
+    j = jacobian(network(), X)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"^`torch\.inference_mode` must be off where"):
+        j.times(torch.ones(5, 3))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_another_default_device(name: str) -> None:
+    call, model = CALLS[name], network()
+    right = call(model, X)
+    torch.set_default_device("meta")  # as "cuda" is where model and samples are on the CPU
+    try:
+        found = call(model, X)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(right))
