@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fedtangent.tangents import jacobian, kernel, linearize, plan, sketch
+from fedtangent.tangents import jacobian, kernel, layer_kernels, linearize, own_kernel, plan, sketch
 from tests.tangents.capture.test_derivatives import close
 from tests.tangents.unusual import OldReversal, by_rows, flat, like
 
@@ -194,6 +194,7 @@ DATA = TensorDataset(torch.randn(6, 4), torch.zeros(6))
             TypeError,
             "`x1` must be a dense tensor; got one of torch.sparse_coo. Convert it: x1.to_dense().",
         ),
+        (torch.ones(3, 4, device="meta"), TypeError, "`x1` must hold numbers; got a tensor on the device meta. "),
         (torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), TypeError, ". Convert it: x1.to_"),
         (torch.ones(4), ValueError, "`x1` must hold samples along its first axis; got shape (4,). "),
         ({}, ValueError, "`x1` must hold tensors with the samples along their first axes; got {}. "),
@@ -215,6 +216,38 @@ def test_samples_that_cannot_be_taken(x: Any, error: type[Exception], message: s
     with pytest.raises(error) as found:
         kernel(nn.Linear(4, 2), x)
     assert message in str(found.value)
+
+
+@pytest.mark.parametrize("x2", [torch.ones(2, 4).double(), torch.ones(2, 4).int()])
+def test_other_samples_of_another_type(x2: Tensor) -> None:
+    message = rf"^`x2` must be torch\.float32, as x1 is; got {x2.dtype}\. Convert it: x2\.to\(torch\.float32\)\."
+    with pytest.raises(ValueError, match=message):
+        kernel(nn.Linear(4, 2), torch.ones(3, 4), x2)
+    words = nn.EmbeddingBag(7, 2)
+    assert kernel(words, IDS, IDS.int()).shape == (5, 5, 2, 2)  # ids of any width are the same ids
+
+
+def test_arrays_in_another_order_of_bytes() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    model = nn.Linear(4, 2)
+    assert torch.equal(kernel(model, x.astype(">f4")), kernel(model, x))
+
+
+@pytest.mark.parametrize("memory", ["1GiB", None, float("nan")])
+def test_memory_is_a_number(memory: Any) -> None:
+    for call in (kernel, plan, jacobian, layer_kernels, own_kernel):
+        with pytest.raises(
+            TypeError, match=r"^`memory_bytes` must be a number; got .*\. Give bytes, such as 2\*\*30\."
+        ):
+            call(nn.Linear(4, 2), torch.ones(3, 4), memory_bytes=memory)
+
+
+def test_weights_that_hold_no_numbers() -> None:
+    model, x = nn.Linear(4, 2), torch.ones(3, 4)
+    with pytest.raises(TypeError, match=r"^`w` must hold tensors; got ndarray at 'bias'\. "):
+        kernel(model, x, w={"bias": np.ones(2)})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"^`model` must hold numbers; got 'weight' on the device meta\. "):
+        kernel(model.to("meta"), x)
 
 
 def test_ids_in_floating_point() -> None:

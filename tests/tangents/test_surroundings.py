@@ -61,3 +61,29 @@ def test_another_default_device(name: str) -> None:
     finally:
         torch.set_default_device(None)
     assert torch.equal(torch.as_tensor(found), torch.as_tensor(right))
+
+
+def test_transforms_around_a_kernel() -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"^`x1` must be given outside of the transforms of torch\.func; got a tensor"):
+        torch.func.vmap(lambda x: kernel(model, x))(torch.stack([X, X]))
+    with pytest.raises(ValueError, match=r"^`model` must be given outside of the transforms of torch\.func; got a te"):
+        torch.func.grad(lambda z: kernel(model, X).sum() * z)(torch.tensor(1.0))
+
+
+def test_a_jacobian_stays_what_it_was_while_its_model_is_trained() -> None:
+    model = nn.Sequential(network(), nn.BatchNorm1d(3)).eval()
+    j, alpha = jacobian(model, X), X[:, :3]
+    before = {name: part.clone() for name, part in j.w.items()}, j.dense(), j.times(alpha)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    assert all(torch.equal(j.w[name], part) for name, part in before[0].items())
+    assert torch.equal(j.dense(), before[1])
+    assert torch.equal(j.times(alpha), before[2])
+    model.train()
+    for call in (j.dense, lambda: j.vjp(alpha), lambda: j.jvp(j.w)):
+        with pytest.raises(
+            ValueError, match=r"^`model` must not mix the samples of a batch; got batch norm in train m"
+        ):
+            call()

@@ -58,7 +58,7 @@ def layer_kernels(
         >>> {name: tuple(k.shape) for name, k in layer_kernels(model, torch.ones(4, 2), kind="trace").items()}
         {'0': (4, 4), '2': (4, 4)}
     """
-    picked, its, own, others, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
+    picked, its, own, others, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1", memory_bytes=memory_bytes)
     members = _members(its, groups)
     its = {name: its[name] for names in members.values() for name in names}  # those of no group are constants
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """What a function of a model is given, checked at one place: a model, weights, samples, and the choice of outputs."""
 
+import math
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -8,11 +10,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedtangent import passes, trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.memory import out_of_memory
 from fedtangent.tangents.capture.functional import Weights, call, first_line, plain, result, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
-from fedtangent.tangents.capture.samples import Samples, checked, leaves, names, shape
+from fedtangent.tangents.capture.samples import Samples, check_plain, checked, leaves, names, shape
 
 _FEW = 3  # samples of which passes are compared
 
@@ -36,17 +38,27 @@ class Given(NamedTuple):
 
 
 def given(
-    model: nn.Module, x: Any, x2: Any = None, *, w: Weights | None = None, outputs: Outputs = None, name: str = "x"
+    model: nn.Module,
+    x: Any,
+    x2: Any = None,
+    *,
+    w: Weights | None = None,
+    outputs: Outputs = None,
+    name: str = "x",
+    memory_bytes: float = math.inf,
 ) -> Given:
     """The model, weights and samples, of which the first are called `name`. A few passes of up to three samples.
 
     Raises:
-        TypeError: No model, samples or outputs of a type that can be used.
+        TypeError: No model, samples, outputs or memory of a type that can be used.
         ValueError: A model that cannot run on the samples, whose outputs are no (n, C), depend on chance or on other
             samples, or are computed in half precision; samples or weights that do not fit.
     """
+    if not isinstance(memory_bytes, Real) or math.isnan(memory_bytes):
+        raise SettingTypeError(f"`memory_bytes` must be a number; got {memory_bytes!r}. Give bytes, such as 2**30.")
     w = trainable(model, w)
     x, x2 = checked(x, x2, name)
+    check_plain("model", w.values())
     picked = Picked(model, outputs)
     return Given(picked, w, x, x2, looked(picked, w, x, name))
 

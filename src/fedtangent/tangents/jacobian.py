@@ -15,7 +15,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.derivatives import Ways, pull, push, ways
 from fedtangent.tangents.capture.factors import factors, head
-from fedtangent.tangents.capture.functional import Weights, call, plain
+from fedtangent.tangents.capture.functional import Weights, call, check, plain
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.uses import Uses, UsesDiffer
@@ -28,6 +28,8 @@ from fedtangent.tangents.plan import MEMORY
 class Jacobian:
     """J of a model at w on n samples; made by `jacobian`.
 
+    It keeps a copy of w: training the model afterwards does not change it. Model and samples themselves are not copied.
+
     Attributes:
         f: The outputs f(x; w), (n, C).
         w: The weights at which J is taken.
@@ -35,7 +37,8 @@ class Jacobian:
     """
 
     def __init__(self, its: Given, memory_bytes: int) -> None:
-        self.model, self.x, self.w, self.memory_bytes = its.model, its.x, its.w, memory_bytes
+        self.model, self.x, self.memory_bytes = its.model, its.x, memory_bytes
+        self.w = trees.map(torch.clone, its.w)
         number = trees.number_bytes(self.w)
         # a forward pass, its tangents or cotangents, and room
         self.chunk = max(1, int(memory_bytes / (4 * number * (its.touched + self.x[:1].numel()))))
@@ -54,6 +57,7 @@ class Jacobian:
             raise SettingError(
                 "`v` must be a tree like the weights; got other names or shapes. Start from zeros_like of w."
             )
+        check(self.model.model)
         v = {name: v[name].to(part) for name, part in self.w.items()}
         return torch.cat([push(self.model, self.w, x, v, self._ways)[1] for x in self.x.split(self.chunk)])
 
@@ -64,6 +68,7 @@ class Jacobian:
                 f"`alpha` must have the shape of the outputs, {tuple(self.f.shape)}; got {tuple(alpha.shape)}. "
                 "Reshape it."
             )
+        check(self.model.model)
         total = trees.zeros_like(self.w)
         for x, part in zip(self.x.split(self.chunk), torch.split(alpha.to(self.f), self.chunk), strict=True):
             total = trees.add(total, pull(self.model, self.w, x, part, self._ways))
@@ -83,6 +88,7 @@ class Jacobian:
 
     def rows(self, x: Samples) -> Tensor:
         """J of some samples, as `dense` has it, all at once."""
+        check(self.model.model)
         try:
             return self._rows(x, self._uses)
         except UsesDiffer:
@@ -126,4 +132,4 @@ def jacobian(
         ValueError: A model whose outputs depend on chance or on other samples, or that leaves a parameter unused;
             samples or outputs that are not finite or of a wrong type.
     """
-    return Jacobian(given(model, x, w=w, outputs=outputs), memory_bytes)
+    return Jacobian(given(model, x, w=w, outputs=outputs, memory_bytes=memory_bytes), memory_bytes)

@@ -81,7 +81,7 @@ def kernel(
     """
     if out is not None:
         return _written(model, x1, x2, kind, w, outputs, memory_bytes, out, progress)
-    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1", memory_bytes=memory_bytes)
     with torch.no_grad():
         return computed(model, w, own, its, kind, uses(model, w, own, memory_bytes), memory_bytes, progress)
 
@@ -136,7 +136,8 @@ def _written(
     device = next(iter(trainable(model, w).values())).device
     streams = [stream(name, x, device) for name, x in (("x1", x1), ("x2", x2)) if x is not None]
     few = [one.first(_FIRST) for one in streams]
-    picked, w, first, _, _ = given(model, few[0], few[1] if x2 is not None else None, w=w, outputs=outputs, name="x1")
+    other = few[1] if x2 is not None else None
+    picked, w, first, _, _ = given(model, few[0], other, w=w, outputs=outputs, name="x1", memory_bytes=memory_bytes)
     with torch.no_grad():
         found = uses(picked, w, first, memory_bytes)
         planned(found, w, first, None, kind, memory_bytes)  # is there such a kind, and memory for a sample?

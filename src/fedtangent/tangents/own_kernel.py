@@ -51,7 +51,7 @@ def own_kernel(
         >>> own_kernel(torch.nn.Linear(2, 1), torch.tensor([[1.0, 0.0], [1.0, 2.0]]), kind="trace").tolist()
         [2.0, 6.0]
     """
-    model, w, own, _, _ = given(model, x, w=w, outputs=outputs)
+    model, w, own, _, _ = given(model, x, w=w, outputs=outputs, memory_bytes=memory_bytes)
     with torch.no_grad():
         found = uses(model, w, own, memory_bytes)
         plans = {rows: planned(found, w, own[:rows], None, kind, memory_bytes) for rows in _ROWS}

@@ -136,7 +136,7 @@ def plan(
     Raises:
         TypeError, ValueError: As `kernel`.
     """
-    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1")
+    model, w, own, its, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1", memory_bytes=memory_bytes)
     return planned(uses(model, w, own), w, own, its, kind, memory_bytes)
 
 

@@ -48,6 +48,8 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
                 f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source."
             )
     own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if empty := next((name for name, p in own.items() if p.is_meta), None):
+        raise SettingError(f"`model` must hold numbers; got {empty!r} on the device meta. Load its weights.")
     if lazy := next((name for name, p in own.items() if is_lazy(p)), None):
         raise SettingError(
             f"`model` must have initialised parameters; got {lazy!r} without a shape. Run it once before."
@@ -61,6 +63,8 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
     if not w:
         raise SettingError("`model` must have trainable parameters; got none. Set requires_grad on those to train.")
     for name, part in w.items():
+        if not isinstance(part, Tensor):
+            raise SettingTypeError(f"`w` must hold tensors; got {type(part).__name__} at {name!r}. Convert it.")
         if name not in own or own[name].shape != part.shape:
             raise SettingError(
                 f"`w` must hold trainable parameters of the model; got {name!r} {tuple(part.shape)}. "

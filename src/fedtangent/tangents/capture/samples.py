@@ -92,7 +92,21 @@ def checked(x1: Any, x2: Any = None, name: str = "x1") -> tuple[Samples, Samples
         raise SettingError(
             f"`x1` and `x2` must hold samples of one shape; got {shape(own)} and {shape(its)}. Reshape one of them."
         )
+    for called, leaf, other in zip(names("x2", its), leaves(own), leaves(its), strict=True):
+        if leaf.dtype != other.dtype and (leaf.is_floating_point() or other.is_floating_point()):
+            raise SettingError(
+                f"`{called}` must be {leaf.dtype}, as x1 is; got {other.dtype}. Convert it: {called}.to({leaf.dtype})."
+            )
     return own, its
+
+
+def check_plain(name: str, tensors: Iterable[Tensor]) -> None:
+    """Raises for tensors inside of a transform of torch.func, whose values nothing can look at."""
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
+        raise SettingError(
+            f"`{name}` must be given outside of the transforms of torch.func; got a tensor of vmap, grad or jvp. Call "
+            "this before them."
+        )
 
 
 def samples(name: str, x: Any) -> Samples:
@@ -139,6 +153,7 @@ def shape(x: Samples, whole: bool = False) -> Any:
 
 
 def _finite(name: str, x: Samples) -> Samples:
+    check_plain(name, leaves(x))
     for called, leaf in zip(names(name, x), leaves(x), strict=True):
         # an argument may be a mask that holds -inf
         wrong = torch.isnan(leaf) if isinstance(x, Batch) else ~torch.isfinite(leaf)
@@ -154,10 +169,13 @@ def tensor(name: str, x: Any) -> Tensor:
             warnings.simplefilter("ignore", UserWarning)
             x = torch.from_numpy(np.asarray(x))
     elif isinstance(x, np.ndarray) and x.dtype.kind in "biufc":
+        x = x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
         x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
     if not isinstance(x, Tensor):
         got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
         raise SettingTypeError(f"`{name}` must be a tensor; got {got}. Convert it: torch.as_tensor(...).")
+    if x.is_meta:
+        raise SettingTypeError(f"`{name}` must hold numbers; got a tensor on the device meta. Give its numbers.")
     if x.layout != torch.strided or x.is_nested:
         kind, remedy = ("a nested one", "to_padded_tensor") if x.is_nested else (f"one of {x.layout}", "to_dense")
         raise SettingTypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: {name}.{remedy}().")
