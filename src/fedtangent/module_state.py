@@ -47,6 +47,16 @@ def cast(model: nn.Module, device: torch.device | str | None, dtype: torch.dtype
     return model._apply(moved)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def check_hooks(model: nn.Module) -> None:
+    """Raises where a parameter has hooks: derivatives are taken by copies of the parameters, which have none."""
+    for name, p in model.named_parameters():
+        if p.requires_grad and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)):
+            raise SettingError(
+                f"`model` must have no hooks on its parameters; got one on {name!r}, which would not be called. Do in "
+                "the forward pass what it does, or remove it."
+            )
+
+
 def borrowed(original: nn.Module, forward: Callable[[], Any]) -> str | None:
     """The first parameter of `original` that the forward pass of its copy uses, None where it uses none.
 

@@ -244,6 +244,19 @@ def _generators() -> Iterator[None]:
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Inside, dropout and batch norm are in eval mode; afterwards modes and buffers are as they were."""
     known = [part for part in model.modules() if isinstance(part, (_DropoutNd, _NormBase)) and part.training]
+    for mode in known:
+        mode.training = False
+    try:
+        with buffers_kept(model):
+            yield
+    finally:
+        for mode in known:
+            mode.training = True
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards the buffers are what they were."""
     parts = [
         (part, name, buffer)
         for part in model.modules()
@@ -251,13 +264,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         if _writable(buffer)
     ]
     copies = [(buffer._version, buffer.detach().clone()) for _, _, buffer in parts]
-    for mode in known:
-        mode.training = False
     try:
         yield
     finally:
-        for mode in known:
-            mode.training = True
         with torch.no_grad():
             for (part, name, buffer), (version, before) in zip(parts, copies, strict=True):
                 if buffer._version != version:
@@ -272,8 +281,8 @@ def _floating(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _writable(buffer: Tensor) -> bool:
-    """Whether a pass can write in it: not where one number stands for many, nor in a sparse one."""
-    return buffer.layout == torch.strided and 0 not in buffer.stride()
+    """Whether a pass can write in it: not where one number stands for many, nor in a sparse one or one of inference."""
+    return buffer.layout == torch.strided and 0 not in buffer.stride() and not buffer.is_inference()
 
 
 def _beside(rows: Tensor, leaf: Tensor) -> Tensor:

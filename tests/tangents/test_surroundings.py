@@ -1,5 +1,6 @@
 """What a call stands in, such as inference mode or another default device, changes no number without a word."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents import jacobian, kernel, layer_kernels, linearize, plan, sketch
+from tests.tangents.unusual import by_rows
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -87,3 +89,23 @@ def test_a_jacobian_stays_what_it_was_while_its_model_is_trained() -> None:
             ValueError, match=r"^`model` must not mix the samples of a batch; got batch norm in train m"
         ):
             call()
+
+
+def test_running_statistics_of_an_instance_norm_are_left_alone() -> None:
+    torch.manual_seed(1)
+    norm = nn.InstanceNorm1d(3, affine=True, track_running_stats=True)
+    model = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 2), norm, nn.Flatten()).double()
+    x = X.double()
+    literal = by_rows(copy.deepcopy(model), x)
+    before = copy.deepcopy(model.state_dict())
+    assert torch.allclose(kernel(model, x), torch.einsum("ncp,mdp->nmcd", literal, literal))
+    assert torch.allclose(jacobian(model, x).dense(), literal)
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+
+
+def test_a_model_that_is_refused_keeps_its_buffers() -> None:
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"^`model` must not change in a forward pass; got other numbers in its buff"):
+        kernel(model, X)
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())

@@ -65,6 +65,11 @@ def given(
 
 def looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
     """The numbers that a pass of a sample touches, if the outputs depend on it alone; outside of all transforms."""
+    with passes.buffers_kept(model.model):
+        return _looked(model, w, x, name)
+
+
+def _looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
     touched = _touched(model, w, x[:1], name)
     few = x[:_FEW]
 

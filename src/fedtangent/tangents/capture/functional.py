@@ -20,7 +20,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.forward import run
 from fedtangent.memory import out_of_memory
-from fedtangent.module_state import unchanged
+from fedtangent.module_state import check_hooks, unchanged
 from fedtangent.passes import check_mode
 from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Batch, Samples
@@ -42,6 +42,7 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
     if not isinstance(model, nn.Module):
         raise SettingTypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
     check(model)
+    check_hooks(model)
     for name, part in model.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise SettingTypeError(
@@ -163,8 +164,10 @@ class PlainLayers(TorchFunctionMode):
         if function in _RECURRENT:
             with _no_fused_recurrence():
                 return function(*args, **kwargs)
-        if function is F.batch_norm or function is F.instance_norm:
+        if function is F.batch_norm:
             return _ordered(function(*args, **kwargs))
+        if function is F.instance_norm:
+            return _ordered(_normalised(inspect.signature(function).bind(*args, **kwargs).arguments))
         if function in _SLOPED:
             return _sloped(*args, **kwargs)
         if function is F.linear:
@@ -174,6 +177,13 @@ class PlainLayers(TorchFunctionMode):
             given.apply_defaults()
             return (_rows if function is F.embedding else _bags)(function, given.arguments)
         return function(*args, **kwargs)
+
+
+def _normalised(given: dict[str, Any]) -> Tensor:
+    """F.instance_norm that leaves running statistics alone where its results do not depend on them, in train mode."""
+    if given.get("use_input_stats", True):
+        given = {**given, "running_mean": None, "running_var": None}
+    return F.instance_norm(**given)
 
 
 def _ordered(result: Tensor) -> Tensor:
