@@ -174,3 +174,15 @@ def test_a_traced_model_is_no_module_of_python() -> None:
 def test_inference_mode_has_no_derivatives(method: str) -> None:
     with torch.inference_mode(), pytest.raises(ValueError, match=r"^`torch\.inference_mode` must be off where deriv"):
         setup(tiny(method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hooks_on_gradients(method: str) -> None:
+    model = network()
+    handle = model[0].register_full_backward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"^`model` must have no backward hooks; got one at '0'\. Remove it, or do in"):
+        setup(tiny(method, model=model))
+    handle.remove()
+    model[0].weight.register_hook(lambda d: 2 * d)
+    with pytest.raises(ValueError, match=r"^`model` must have no hooks on its parameters; got one on '0\.weight', whi"):
+        setup(tiny(method, model=model))

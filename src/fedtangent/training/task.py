@@ -19,7 +19,7 @@ from fedtangent import forward, trees
 from fedtangent.errors import SettingError
 from fedtangent.forward import Picker
 from fedtangent.intercept import Intercept, Table
-from fedtangent.module_state import cast, copied, unchanged
+from fedtangent.module_state import cast, check_hooks, copied, unchanged
 from fedtangent.training import batch_norm, dropout
 from fedtangent.training.losses import Loss, cross_entropy
 from fedtangent.training.steps import PLAIN, Steps
@@ -201,7 +201,13 @@ def _check(model: nn.Module) -> None:
                 f"`model` must train real parameters; got {p.dtype} at {name!r}. Hold torch.view_as_real of it as the "
                 "parameter, and call torch.view_as_complex in forward."
             )
+    check_hooks(model)
     for name, part in model.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
+            raise SettingError(
+                f"`model` must have no backward hooks; got one at {name!r}. Remove it, or do in the forward pass what "
+                "it does."
+            )
         hides = part.training if isinstance(part, _NormBase) else False
         if isinstance(part, _BatchNorm) and (part.running_mean is None or (hides and not part.track_running_stats)):
             raise SettingError(

@@ -12,6 +12,7 @@ from fedtangent.tangents.capture.functional import trainable
 from fedtangent.tangents.capture.uses import WHOLE, Uses, UsesDiffer
 from fedtangent.tangents.capture.verified_uses import known_uses, uses
 from tests.tangents.random_models import by_autograd
+from tests.tangents.unusual import by_rows
 
 X = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -178,3 +179,38 @@ def test_what_a_model_remembers_of_its_parameters_is_refused_once_they_are_not_u
     assert torch.equal(kernel(model, x), expected)
     with torch.no_grad():
         model(x)
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+@pytest.mark.parametrize("before", [False, True])
+def test_backward_hooks_of_modules(scale: float | None, before: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    calls: list[int] = []
+
+    def hook(part: nn.Module, *gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        calls.append(1)
+        return None if scale is None else tuple(scale * d for d in gradients[0])
+
+    part = model[1]
+    part.register_full_backward_pre_hook(hook) if before else part.register_full_backward_hook(hook)
+    x = torch.randn(6, 4).double()
+    literal = by_rows(model, x)
+    assert calls
+    k = torch.einsum("ncp,mdp->nmcd", literal, literal)
+    assert torch.allclose(kernel(model, x), k)
+    assert torch.allclose(kernel(model, x, x[:2], kind="trace"), k[:, :2].diagonal(dim1=2, dim2=3).mean(-1))
+    assert torch.allclose(jacobian(model, x).dense(), literal)
+
+
+def test_hooks_of_parameters_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    handle = model[1].weight.register_hook(lambda d: 2 * d)
+    message = r"^`model` must have no hooks on its parameters; got one on '1\.weight', which would not be called\. Do "
+    with pytest.raises(ValueError, match=message):
+        kernel(model, torch.randn(2, 4))
+    handle.remove()
+    kernel(model, torch.randn(2, 4))
+    model[1].weight.register_post_accumulate_grad_hook(lambda p: None)
+    with pytest.raises(ValueError, match=message):
+        jacobian(model, torch.randn(2, 4))

@@ -16,6 +16,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from fedtangent import multiply_adds, trees
 from fedtangent.errors import SettingError
+from fedtangent.memory import out_of_memory
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.factors import Dense, Factors, pulled_back
 from fedtangent.tangents.capture.functional import Weights, call, check, plain
@@ -75,7 +76,9 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
         pair = few[torch.tensor([0, len(few) - 1], device="cpu")]
         found = replace(found, looped=not go_together(model, w, pair, found))
         found = replace(found, chain=tried_chain(model, w, pair, found))
-    except UsesDiffer:
+    except (UsesDiffer, RuntimeError) as error:  # such as torch.func's, where modules have full backward hooks
+        if out_of_memory(error):
+            raise
         found = _right(model, w, few, all_by_autograd(model, w, found), fits.numbers)
     return found
 
