@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtangent.methods.fedavg import fedavg
 from fedtangent.methods.fedfisher import fedfisher, fisher
@@ -122,6 +122,44 @@ def test_the_diagonal_is_that_of_the_gauss_newton_matrix(loss: losses.Loss) -> N
     assert_close(fisher(task, w, data), expected, 1e-11)
     if loss is losses.cross_entropy:
         assert_close(fisher(task, weights_0(), data), diagonal(weights_0(), data.x), 1e-11)
+
+
+class Recurrent(nn.Module):
+    """A GRU over a row's features, which torch does not map over rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.series, self.head = nn.GRU(1, 4, batch_first=True), nn.Linear(4, federation.OUTPUTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.series(x[:, :, None])[0][:, -1])  # type: ignore[no-any-return]
+
+
+class Branched(nn.Module):
+    """One of two layers for a row, by its first feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.low, self.high = (nn.Linear(federation.INPUTS, federation.OUTPUTS) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([(self.low if row[0] < 0 else self.high)(row) for row in x])
+
+
+@pytest.mark.parametrize("model", [Recurrent(), Branched()])
+def test_models_that_cannot_be_mapped_over_rows(model: nn.Module) -> None:
+    model = model.double()
+    task, data = Task(model, losses.cross_entropy), federation.shards()[2]
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for row in data.x:
+        log_p = model(row[None])[0].log_softmax(0)
+        for label in range(federation.OUTPUTS):
+            g = torch.autograd.grad(log_p[label], list(model.parameters()), retain_graph=True, materialize_grads=True)
+            for name, part in zip(expected, g, strict=True):
+                expected[name] += log_p[label].exp().detach() * part**2
+    assert_close(fisher(task, weights(model), data), expected, 1e-11)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps import slices
 from fedtangent.tangent_steps.step import Score, choose, countable, held_out, nothing_found, rows_of_losses, summed_loss
+from fedtangent.tangents.capture.functional import each
 from fedtangent.task import Task, Weights
 from fedtangent.training import losses, solvers
 from fedtangent.training.solvers import Batches
@@ -189,8 +190,8 @@ def fisher(task: Task, w: Weights, data: Shard) -> Weights:
         return total
 
     def of_rows(data: Shard) -> Weights:
-        each = torch.func.vmap(of_row)(data.x, data.y)
-        return trees.map(lambda part: part.sum(0), shard.cleared(each, data.real))  # type: ignore[no-any-return]
+        found = each(of_row, data.x, data.y)
+        return trees.map(lambda part: part.sum(0), shard.cleared(found, data.real))  # type: ignore[no-any-return]
 
     found: Weights = slices.summed(of_rows, data, 4 * trees.payload_bytes(w))
     return found

@@ -26,6 +26,7 @@ from fedtangent.federation import Central, Each, Fleet, Message, Method, Schedul
 from fedtangent.shard import Shard, cleared, count
 from fedtangent.tangent_steps.last_layer import last_layer
 from fedtangent.tangent_steps.slices import slices
+from fedtangent.tangents.capture.functional import each
 from fedtangent.task import Task, Weights
 from fedtangent.training import losses, solvers
 
@@ -221,4 +222,4 @@ class _Tangent:
             return torch.cat([g[key].flatten() for key in self.task.w_0])[public.kept]
 
         parts = slices(count(x), 4 * self.bytes)
-        return torch.cat([torch.func.vmap(of_row)(trees.map(lambda leaf, part=part: leaf[part], x)) for part in parts])
+        return torch.cat([each(of_row, trees.map(lambda leaf, part=part: leaf[part], x)) for part in parts])
