@@ -5,7 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 
 from fedtangent.experiments import options
 from fedtangent.experiments.options import REQUIRED, Option
@@ -131,3 +133,28 @@ def test_a_text_of_another_type(kind: Any, text: str, rule: str) -> None:
 def test_values_as_json_holds_them() -> None:
     tree = {"a": (1, [2.5, None]), "b": Path("some/where.npz"), "c": losses.squared, "d": print, "e": object()}
     assert options.plain(tree) == {"a": [1, [2.5, None]], "b": "where.npz", "c": "squared", "d": "print", "e": "object"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lr", "0.1", r"^`lr` must be a number; got '0\.1'\. Give such a value\.$"),
+        ("lr", None, r"^`lr` must be a number; got None\. "),
+        ("lr", True, r"^`lr` must be a number; got True\. "),
+        ("lr", [0.1], r"^`lr` must be a number; got \[0\.1\]\. "),
+        ("steps", 1.5, r"^`steps` must be an integer; got 1\.5\. "),
+        ("steps", None, r"^`steps` must be an integer; got None\. "),
+        ("rate", "fast", r"^`rate` must be a number or none; got 'fast'\. "),
+        ("fast", 1, r"^`fast` must be true or false; got 1\. "),
+    ],
+)
+def test_values_from_python_are_of_the_annotated_type(name: str, value: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        options.resolved("method", method, {"steps": 3, name: value})
+
+
+def test_single_numbers_of_numpy_and_torch_are_numbers_of_python() -> None:
+    given = {"lr": np.float32(0.5), "steps": torch.tensor(3), "rate": np.array(2), "fast": np.True_}
+    found = options.resolved("method", method, given)
+    assert {name: found[name] for name in given} == {"lr": 0.5, "steps": 3, "rate": 2, "fast": True}
+    assert {name: type(found[name]) for name in given} == {"lr": float, "steps": int, "rate": int, "fast": bool}

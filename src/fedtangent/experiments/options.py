@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 
 # Options of earlier versions, and what has taken their place.
 SUCCESSORS = {
@@ -21,6 +22,8 @@ SUCCESSORS = {
 }
 
 _LISTS = (tuple, list, Sequence)
+# What a single value may be where an option is annotated with one of these.
+_SORTS: dict[Any, type] = {int: Integral, float: Real, bool: bool, str: str, types.NoneType: types.NoneType}
 REQUIRED = inspect.Parameter.empty
 
 
@@ -126,8 +129,17 @@ def plain(value: Any) -> Any:
 
 
 def _placed(option: Option, value: Any) -> Any:
-    """The value, a path where the option is one: a record holds only its name."""
-    return Path(value) if isinstance(value, str) and Path in _members(option.kind) else value
+    """The value, a path where the option is one: a record holds only its name; a single number as one of Python."""
+    members = _members(option.kind)
+    if isinstance(value, str) and Path in members:
+        return Path(value)
+    if not {*members} <= _SORTS.keys() or value is option.default:
+        return value
+    value = value.item() if getattr(value, "ndim", None) == 0 else value  # of numpy or torch
+    sorts = tuple(_SORTS[member] for member in members)
+    if not isinstance(value, sorts) or (isinstance(value, bool) and bool not in members):
+        raise SettingTypeError(f"`{option.name}` must be {_described(option.kind)}; got {value!r}. Give such a value.")
+    return value
 
 
 def untyped(default: Any) -> Any:
