@@ -3,6 +3,7 @@
 from collections import UserDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -103,6 +104,22 @@ def test_one_sentence_names_what_is_wrong(change: dict[str, Tensor], message: st
 def test_only_real_tensors(value: object, got: str) -> None:
     with pytest.raises(TypeError, match=f"^`x_train` must be a tensor of real numbers; got {got}"):
         checked(given(x_train=value))  # type: ignore[arg-type]
+
+
+def test_a_sparse_tensor_is_made_dense_by_its_owner() -> None:
+    with pytest.raises(
+        TypeError, match=r"^`x_train` must be a dense tensor; got one of torch\.sparse_coo\. Call to_de"
+    ):
+        checked(given(x_train=X_TRAIN.to_sparse()))
+
+
+@pytest.mark.parametrize("classes", [3.0, True, "3", None])
+def test_the_number_of_classes_is_an_integer(classes: object) -> None:
+    with pytest.raises(TypeError, match=rf"^`classes` must be an integer; got {classes!r}\. Give the number of labels"):
+        checked(given()._replace(classes=classes))
+    with pytest.raises(ValueError, match=r"^`classes` must not be negative; got -1\. "):
+        checked(given()._replace(classes=-1))
+    assert checked(given()._replace(classes=np.int64(4))).classes == 4
 
 
 def test_several_inputs_keep_their_types() -> None:

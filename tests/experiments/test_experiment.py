@@ -42,7 +42,7 @@ def test_a_full_name_and_a_mapping_work_too() -> None:
         ({"options": {"lrr": 1}}, r"^`lrr` must be an option of method dfedavg; .*Did you mean 'lr'\?$"),
         ({"rounds": 0}, r"^`rounds` must be at least 1; got 0. Give such a whole number.$"),
         ({"seed": -1}, r"^`seed` must be at least 0; got -1"),
-        ({"seed": 2**63}, r"^`seed` must be at least 0; got 9223372036854775808"),
+        ({"seed": 2**63}, r"^`seed` must be below 2\*\*63; got 9223372036854775808"),
         ({"nodes": 0}, r"^`nodes` must be at least 1; got 0"),
         ({"memory": -5}, r"^`memory` must be at least 0; got -5"),
         ({"evaluate_nodes_every": -1}, r"^`evaluate_nodes_every` must be at least 0; got -1"),
@@ -67,6 +67,12 @@ def test_values_that_cannot_be(change: dict[str, Any], message: str) -> None:
 def test_counts_are_integers(name: str, value: object) -> None:
     with pytest.raises(TypeError, match=rf"^`{name}` must be an integer; got {value!r}. Give a whole number.$"):
         tiny(**{name: value})
+
+
+def test_counts_may_be_integers_of_numpy() -> None:
+    found = tiny(rounds=np.int64(2), seed=np.uint8(3))
+    assert (found.rounds, found.seed) == (2, 3)
+    assert type(found.rounds) is type(found.seed) is int
 
 
 def test_a_part_of_no_kind() -> None:

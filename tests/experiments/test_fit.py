@@ -93,6 +93,11 @@ def test_models_that_cannot_be(method: str, fn: Any, message: str) -> None:
             r"^`loss` must give every row a number of its own; got others in another batch\. Sum over no rows\.$",
         ),
         (
+            lambda f, y: F.cross_entropy(f.detach(), y, reduction="none"),
+            r"^`loss` must have a derivative by the outputs; got none\. Leave out detach, argmax and comparisons\.$",
+        ),
+        (lambda f, y: (f.argmax(-1) != y).float(), r"^`loss` must have a derivative by the outputs; got none\. "),
+        (
             losses.custom(lambda f, y: f.pow(2).mean(), outputs=4),
             r"^`model` must give the 4 outputs .*; got 3\. Fit its la",
         ),
@@ -186,3 +191,10 @@ def test_hooks_on_gradients(method: str) -> None:
     model[0].weight.register_hook(lambda d: 2 * d)
     with pytest.raises(ValueError, match=r"^`model` must have no hooks on its parameters; got one on '0\.weight', whi"):
         setup(tiny(method, model=model))
+
+
+def test_a_class_is_no_module() -> None:
+    with pytest.raises(
+        TypeError, match=r"^`model` must be a module, or take a row's shape, .*; got the class Linear, w"
+    ):
+        setup(tiny(model=nn.Linear))

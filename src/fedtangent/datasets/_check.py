@@ -1,6 +1,7 @@
 """What every data set owes: rows that match, finite numbers, labels within the classes."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ def checked(dataset: Dataset) -> Dataset:
     Inputs that are a dict or a tuple of tensors stay one, integers among them as int64.
 
     Raises:
-        TypeError: An array is not a tensor of real numbers.
+        TypeError: An array is not a dense tensor of real numbers; `classes` is no integer.
         ValueError: An empty split, shapes that do not match, NaN or infinity, a label outside the classes, or sites
             that are not one integer a row.
     """
     name, x_train, y_train, x_test, y_test, classes, site_train, schema = dataset
+    classes = _whole(classes)
     x_train, x_test = _inputs("x_train", x_train), _inputs("x_test", x_test)
     for array, value in (("y_train", y_train), ("y_test", y_test)):
         _check_real(array, value)
@@ -47,10 +49,20 @@ def checked(dataset: Dataset) -> Dataset:
     return Dataset(name, x_train, y_train, x_test, y_test, classes, _sites(site_train, len(y_train)), schema)
 
 
+def _whole(classes: Any) -> int:
+    if not isinstance(classes, Integral) or isinstance(classes, bool):
+        raise SettingTypeError(f"`classes` must be an integer; got {classes!r}. Give the number of labels, or 0.")
+    if classes < 0:
+        raise SettingError(f"`classes` must not be negative; got {classes}. Give the number of labels, or 0.")
+    return int(classes)
+
+
 def _check_real(array: str, value: Any) -> None:
     if not isinstance(value, Tensor) or value.is_complex():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise SettingTypeError(f"`{array}` must be a tensor of real numbers; got {got}. Convert it.")
+    if value.layout != torch.strided:
+        raise SettingTypeError(f"`{array}` must be a dense tensor; got one of {value.layout}. Call to_dense().")
 
 
 def _inputs(array: str, value: Any) -> Any:

@@ -177,6 +177,11 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
         try:
             model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
         except Exception as error:
+            if isinstance(function, type):
+                raise SettingTypeError(
+                    f"`model` must be a module, or take a row's shape, outputs and a generator; got the class "
+                    f"{function.__name__}, with {short(error)}. Give {function.__name__}(...)."
+                ) from error
             if not out_of_memory(error):
                 raise
             raise SettingError(f"`model` must fit into memory; got {short(error)}. Choose a smaller one.") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -175,10 +176,12 @@ class Experiment:
             value = getattr(self, name)
             if value is None and name in ("nodes", "project", "memory"):
                 continue
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not isinstance(value, Integral) or isinstance(value, bool):
                 raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
             if not least <= value < 2**63:
-                raise SettingError(f"`{name}` must be at least {least}; got {value}. Give such a whole number.")
+                bound = f"at least {least}" if value < least else "below 2**63"
+                raise SettingError(f"`{name}` must be {bound}; got {value}. Give such a whole number.")
+            object.__setattr__(self, name, int(value))  # of numpy's integers, too
         kinds = {"dtype": DType, "gossip_weights": GossipWeights, "first_weights": FirstWeights}
         kinds |= {} if self.evaluate_on is None else {"evaluate_on": EvaluateOn}
         for name, kind in kinds.items():

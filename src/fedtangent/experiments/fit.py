@@ -136,6 +136,11 @@ def _check_loss(loss: Loss, f: Tensor, y: Tensor) -> None:
         raise SettingError(
             f"`loss` must give one number a row; got shape {tuple(each.shape)}. Reduce over the outputs."
         )
+    with torch.enable_grad():
+        if not loss.per_sample(f.detach().requires_grad_(), y).requires_grad:
+            raise SettingError(
+                "`loss` must have a derivative by the outputs; got none. Leave out detach, argmax and comparisons."
+            )
     for part in _parts(y):
         some = loss.per_sample(f[part], y[part])
         if not torch.allclose(some, each[part], rtol=1e-3, atol=1e-6, equal_nan=True):
