@@ -239,6 +239,33 @@ def test_too_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         table(**written(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            ["2024-05-01", "2024-05-02"],
+            r"^`extra` must be a column of numbers or texts; got dates, such as '2024-05-01'",
+        ),
+        (
+            ["2024-05-01 12:00:00", ""],
+            r"^`extra` must be a column of numbers or texts; got dates, such as '2024-05-01 1",
+        ),
+        (
+            [f"P{i}" for i in range(30)],
+            r"^`extra` must be a column of .* texts that come again; .* such as 'P\d+'\. Lea",
+        ),
+        ([f'"1,{i:03}"' for i in range(30)], r"^`extra` must be a column of numbers or of texts that come again; got"),
+    ],
+)
+def test_cells_of_a_csv_file_that_name_no_categories(cells: list[str], message: str, tmp_path: Path) -> None:
+    lines = [f"{cells[i % len(cells)]},{i % 7},{'ab'[i % 2]}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["extra,age,label", *lines]))
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path / "t.csv", label="label")
+    assert table(tmp_path / "t.csv", label="label", leave_out=("extra",)).x_train.shape[1] == 1
+    assert table(tmp_path / "t.csv", label="label", categorical=("extra",)).x_train.shape[1] > 1
+
+
 def test_dates_are_no_numbers(tmp_path: Path) -> None:
     dates = pa.array([1, 2, 3], pa.timestamp("s"))
     pq.write_table(pa.table({"when": dates, "sick": ["a", "b", "a"]}), tmp_path / "t.parquet")

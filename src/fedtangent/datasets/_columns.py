@@ -9,6 +9,8 @@ are constant, at one site or at all: sites must have the same columns.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from fedtangent.datasets._arrow import column
 from fedtangent.errors import SettingError
 from fedtangent.extras import imported
 
+FEW = 20  # rows: in more of them texts that name categories come again
 MOST = 1000  # categories of a column: more are a name or a number that was mistyped
 
 
@@ -90,7 +93,10 @@ def found(train: Any, features: Sequence[str], categorical: Collection[str], cla
         if numbers is not None:
             there = numbers[~np.isnan(numbers)]
             return Feature(name, None, float(there.mean()) if len(there) else 0.0, len(there) < len(numbers))
-        texts = sorted({text for text in as_texts(values, name) if text is not None})
+        told = [text for text in as_texts(values, name) if text is not None]
+        texts = sorted(set(told))
+        if name not in categorical:
+            _check_texts(name, texts, len(told))
         if len(texts) > MOST:
             raise SettingError(
                 f"`{name}` must be a column of numbers or of at most {MOST} different texts; got {len(texts)}, such as "
@@ -99,6 +105,27 @@ def found(train: Any, features: Sequence[str], categorical: Collection[str], cla
         return Feature(name, tuple(texts))
 
     return Columns(tuple(one(name) for name in features), tuple(classes))
+
+
+def _check_texts(name: str, texts: Sequence[str], rows: int) -> None:
+    """Raises for the dates of a CSV file, which tells no types, and for texts of which every row has another."""
+    if texts and all(map(_is_date, texts)):
+        raise SettingError(
+            f"`{name}` must be a column of numbers or texts; got dates, such as {texts[0]!r}. Leave it out, or write "
+            "its values as numbers."
+        )
+    if len(texts) == rows > FEW:
+        raise SettingError(
+            f"`{name}` must be a column of numbers or of texts that come again; got another one in every row, such as "
+            f"{texts[0]!r}. Leave it out, or mend the cells that are no numbers."
+        )
+
+
+def _is_date(text: str) -> bool:
+    with suppress(ValueError):
+        datetime.fromisoformat(text)
+        return True
+    return False
 
 
 def agreed(path: str | Path) -> Columns:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -178,10 +178,11 @@ class Experiment:
                 continue
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
-            if not least <= value < 2**63:
-                bound = f"at least {least}" if value < least else "below 2**63"
-                raise SettingError(f"`{name}` must be {bound}; got {value}. Give such a whole number.")
-            object.__setattr__(self, name, int(value))  # of numpy's integers, too
+            count = int(value)  # of numpy's integers, too
+            if not least <= count < 2**63:
+                bound = f"at least {least}" if count < least else "below 2**63"
+                raise SettingError(f"`{name}` must be {bound}; got {count}. Give such a whole number.")
+            object.__setattr__(self, name, count)
         kinds = {"dtype": DType, "gossip_weights": GossipWeights, "first_weights": FirstWeights}
         kinds |= {} if self.evaluate_on is None else {"evaluate_on": EvaluateOn}
         for name, kind in kinds.items():
