@@ -140,3 +140,14 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert refused(["run", "--config", str(empty)], capsys).startswith("`METHOD` must come first after run; got '--co")
     (tmp_path / "latin.toml").write_bytes(b"method = '\xff'")
     assert refused(["run", "--config", str(tmp_path / "latin.toml")], capsys).startswith("`config` must be TOML; got ")
+
+
+def test_a_file_with_a_mark_of_its_encoding_in_a_folder_below_home(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert cli.main(["run", "--config=~/run.toml", "--out=~/runs/a"]) == 0
+    assert told(tmp_path / "runs/a")[0]["rounds"] == 2
+    assert not (tmp_path / "~").exists()

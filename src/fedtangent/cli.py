@@ -130,7 +130,7 @@ def _folder(out: str | None, name: str, idle: bool) -> AbstractContextManager[Pa
     """The folder for the record, made where it is to be a new one, unless nothing is recorded here."""
     if out == NEW:
         return nullcontext(RUNS / name) if idle else fresh(RUNS, name)
-    return nullcontext(None if out is None else Path(out))
+    return nullcontext(None if out is None else Path(out).expanduser())
 
 
 def _ran(
@@ -226,7 +226,7 @@ def recipe(chosen: Any, settings: Mapping[str, Any], *, out: str | None = None, 
     """
     from fedtangent.recipes import recipe as recipes
 
-    folder = Path(out or f"runs/{chosen.name}")
+    folder = Path(out or f"runs/{chosen.name}").expanduser()
     with nullcontext() if quiet else progress.rows(chosen.name) as show:
         outcome = recipes.run(chosen, settings, folder, *([] if show is None else [show]))
     if not outcome.measured:

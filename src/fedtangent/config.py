@@ -27,7 +27,8 @@ def read(name: str) -> dict[str, Any]:
     Raises:
         ValueError: No such file, one that is damaged, or of another version.
     """
-    path = Path(name) / "manifest.json" if Path(name).is_dir() else Path(name)
+    path = Path(name).expanduser()
+    path = path / "manifest.json" if path.is_dir() else path
     if not path.is_file():
         raise SettingError(f"`config` must name a file that exists; got {name!r}. Check the path.")
     if path.suffix not in (".toml", ".json"):
@@ -134,7 +135,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        held = tomllib.loads(path.read_text(encoding="utf-8"))
+        held = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # as some editors write it
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingError(f"`config` must be TOML; got {str(path)!r}, in which: {error}. Mend it.") from error
     if VERSION in held:

@@ -295,3 +295,19 @@ def test_a_run_goes_by_the_device_it_is_given() -> None:
     finally:
         torch.set_default_device(None)
     same(found, expected)
+
+
+def test_a_folder_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = run(tiny(rounds=1), "~/runs/a")
+    assert found.folder == tmp_path / "runs/a"
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+    loaded = fedtangent.load("~/runs/a").state_dict()
+    assert all(torch.equal(part, loaded[name]) for name, part in found.model.state_dict().items())
+
+
+@pytest.mark.parametrize("out", [5, "a\0b", ["runs"]])
+def test_a_folder_is_a_path(out: Any) -> None:
+    with pytest.raises(TypeError, match=r"^`out` must be a path; got .*\. Name a folder\.$"):
+        run(tiny(), out)

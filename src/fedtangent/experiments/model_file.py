@@ -85,7 +85,8 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     Raises:
         ValueError: No model there, a damaged one, or one that is not of this module.
     """
-    how, tensors = tensor_file.read(Path(folder) / NAME, "folder", REMEDY)
+    folder = Path(folder).expanduser()
+    how, tensors = tensor_file.read(folder / NAME, "folder", REMEDY)
     module = model if isinstance(model, nn.Module) else _built(folder, _checked(how, folder), tensors, model)
     module = cast(module, None, getattr(torch, _checked(how, folder)["dtype"])).eval()
     _check_same(module.state_dict(), tensors, folder)

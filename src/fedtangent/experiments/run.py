@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from fedtangent import trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import apart, checkpoint, early, model_file, record
 from fedtangent.experiments import resume as resuming
 from fedtangent.experiments.best_nodes import best_nodes
@@ -58,6 +59,13 @@ class Result:
         return model_file.filled(copied(self._model), self.weights)
 
 
+def _folder(out: Any) -> Path:
+    """The folder that is named; ~ is the home, which a shell has not always put in its place."""
+    if not isinstance(out, (str, PathLike)) or "\0" in str(out):
+        raise SettingTypeError(f"`out` must be a path; got {out!r}. Name a folder.")
+    return Path(out).expanduser()
+
+
 @contextmanager
 def _cpu_by_default() -> Iterator[None]:
     """Tensors are made on the CPU, whatever torch.set_default_device says: a run goes by the device it is given."""
@@ -97,6 +105,7 @@ def run(
         OSError: The folder cannot be written; what was recorded is kept.
         NodeError: A node failed; what was recorded is kept.
     """
+    out = None if out is None else _folder(out)
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
@@ -107,9 +116,8 @@ def run(
         model_file.check(built.module)
     wire = built.wire()
     with ExitStack() as stack:
-        folder = None if out is None else Path(out)
-        if folder is not None:
-            claim = record.claimed(folder, manifest, resume)
+        if out is not None:
+            claim = record.claimed(out, manifest, resume)
             if built.share is None:
                 resuming.agreed(wire, lambda: str(stack.enter_context(claim)))
             else:
@@ -117,11 +125,11 @@ def run(
         stack.enter_context(deterministic(built.experiment))
         stack.enter_context(_what_is_there_is_kept())
         stack.callback(tracking.finish, False)  # where it does not end well
-        rounds, weights, state = _played(built, wire, folder, partial(tracking.begin, manifest), tracking.log, on_round)
+        rounds, weights, state = _played(built, wire, out, partial(tracking.begin, manifest), tracking.log, on_round)
         tracking.finish(True)
     personal = built.method.personal if keep_nodes else None
     nodes = () if personal is None else personal(state).values
-    return Result(manifest, rounds, weights, folder, built.module, nodes)
+    return Result(manifest, rounds, weights, out, built.module, nodes)
 
 
 @contextmanager
