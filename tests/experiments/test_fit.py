@@ -198,3 +198,25 @@ def test_a_class_is_no_module() -> None:
         TypeError, match=r"^`model` must be a module, or take a row's shape, .*; got the class Linear, w"
     ):
         setup(tiny(model=nn.Linear))
+
+
+class Remembering(Around):
+    """Scales its outputs by a parameter that it looks up once."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.scale, self.cache = nn.Parameter(torch.ones(3)), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache.setdefault("scale", 2 * self.scale)
+        return self.net(x) * self.cache["scale"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_that_a_model_keeps_of_a_parameter(method: str) -> None:
+    model = Remembering()
+    setup(tiny(method, model=model))
+    assert not model.cache
+    model(data().x_test)
+    with pytest.raises(ValueError, match=r"^`model` must make what it needs .*; got 'cache' kept .*made of 'scale'\."):
+        setup(tiny(method, model=model))

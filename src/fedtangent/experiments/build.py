@@ -20,7 +20,7 @@ from fedtangent.experiments.options import plain
 from fedtangent.federation import Coding, Method, Presence, coding
 from fedtangent.federation import generator as keyed
 from fedtangent.memory import out_of_memory
-from fedtangent.module_state import borrowed, copied
+from fedtangent.module_state import copied
 from fedtangent.own import called
 from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count
@@ -334,15 +334,6 @@ def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:
     for part, mode in modes.items():
         part.training = mode
     return model
-
-
-def check_own(model: nn.Module, task: Task, x: Any) -> None:
-    """Raises where the task's copy of a model computes with parameters of the model itself, which are not trained."""
-    if name := borrowed(model, lambda: task.predict(task.w_0, x)):
-        raise SettingError(
-            f"`model` must reach its layers as its attributes; got {name!r} used by a hook or a function that holds "
-            "the layer itself, and so is not copied with it. Write it as a method of the module."
-        )
 
 
 def short(error: Exception) -> str:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedtangent import forward, passes, trees
 from fedtangent.errors import SettingError
 from fedtangent.experiments.build import shape, short
+from fedtangent.module_state import borrowed
 from fedtangent.shard import Dataset, at, channels_last, count
+from fedtangent.tangents.capture import remembered
 from fedtangent.training import dropout
 from fedtangent.training.losses import Loss
 from fedtangent.training.task import Task, Weights, training
@@ -46,6 +48,19 @@ def check_fit(task: Task, dataset: Dataset) -> None:
         _check_training(task, w, x, tuple(f.shape))
     y = placed(dataset.y_train[_examples(dataset)])
     _check_loss(task.loss, f[torch.arange(len(y)) % ROWS], y)
+
+
+def check_own(model: nn.Module, task: Task, x: Any) -> None:
+    """Raises where the task's copy of a model computes with what is the model's own, and is not trained.
+
+    That are parameters which a function holds, and tensors kept from an earlier pass.
+    """
+    if name := borrowed(model, lambda: task.predict(task.w_0, x)):
+        raise SettingError(
+            f"`model` must reach its layers as its attributes; got {name!r} used by a hook or a function that holds "
+            "the layer itself, and so is not copied with it. Write it as a method of the module."
+        )
+    remembered.check(remembered.kept(model, task.w_0), task.w_0, lambda w: task.predict(w, x))
 
 
 def _outputs(task: Task, x: Any, classes: int) -> Tensor:

@@ -24,7 +24,6 @@ from fedtangent.experiments.build import (
     built_presence,
     built_weights,
     check_channel,
-    check_own,
     generator,
     initialised,
     mixed,
@@ -33,7 +32,7 @@ from fedtangent.experiments.build import (
 from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.first_weights import built_first, check_start
-from fedtangent.experiments.fit import check_fit
+from fedtangent.experiments.fit import check_fit, check_own
 from fedtangent.experiments.liars import built_liars, built_rule, told
 from fedtangent.experiments.method import built_method, check_compatible, played
 from fedtangent.experiments.metrics import Metric, built_metrics

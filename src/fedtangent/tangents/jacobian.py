@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
+from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, pull, push, ways
 from fedtangent.tangents.capture.factors import factors, head
 from fedtangent.tangents.capture.functional import Weights, call, check, plain
@@ -107,6 +108,7 @@ class Jacobian:
 
     @cached_property
     def _ways(self) -> Ways:
+        remembered.check(remembered.kept(self.model, self.w), self.w, remembered.passing(self.model, self.x))
         return ways(self.model, self.w, self.x)
 
     @cached_property

@@ -5,6 +5,7 @@ models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.module_state import copied
 from fedtangent.outside_vmap import look
+from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, push, ways
 from fedtangent.tangents.capture.functional import Weights, call, plain, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
@@ -47,8 +49,8 @@ class Linearized:
         w_0: The weights at which it is exact.
     """
 
-    def __init__(self, model: Picked, w_0: Weights) -> None:
-        self._model, self.w_0 = model, w_0
+    def __init__(self, model: Picked, w_0: Weights, kept: Sequence[remembered.Kept] = ()) -> None:
+        self._model, self.w_0, self._kept = model, w_0, kept
         self._ways: Ways | None = None
 
     def __call__(self, w: Weights, x: Any) -> Tensor:
@@ -107,6 +109,7 @@ class Linearized:
 
     def _look(self, x: Samples) -> None:
         looked(self._model, self.w_0, x, "x")
+        remembered.check(self._kept, self.w_0, remembered.passing(self._model, x))
         self._ways = ways(self._model, self.w_0, x)
 
 
@@ -132,4 +135,5 @@ def linearize(model: nn.Module, w: Weights | None = None, *, outputs: Outputs = 
         torch.Size([4, 3])
     """
     w_0 = trees.map(torch.clone, trainable(model, w))
-    return Linearized(Picked(copied(model).requires_grad_(False), outputs), w_0)
+    kept = remembered.kept(model, w_0)
+    return Linearized(Picked(copied(model).requires_grad_(False), outputs), w_0, kept)

@@ -1,6 +1,7 @@
 """J v and J^T alpha are those of backward passes, for models that other ways take otherwise, or not at all."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -195,3 +196,19 @@ def test_a_task_asks_at_its_weights_where_those_near_them_give_no_numbers() -> N
 
     net = Roots().double()
     assert known_ways(net, trainable(net), samples(), samples()) == Ways("backward twice", True)
+
+
+def test_layers_in_a_plain_list_are_constants() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.last = [nn.Linear(4, 6)], nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.layers[0](x))  # type: ignore[no-any-return]
+
+    listed, x = Listed(), torch.randn(5, 4)
+    j, literal = jacobian(listed, x), by_rows(listed, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's, of a number taken of what still has a history
+        assert torch.allclose(j.jvp(like(j.w, 1)), literal @ flat(like(j.w, 1)), atol=1e-5)

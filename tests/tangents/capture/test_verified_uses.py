@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents import jacobian, kernel
+from fedtangent.tangents import jacobian, kernel, linearize
 from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.functional import trainable
 from fedtangent.tangents.capture.uses import WHOLE, Uses, UsesDiffer
@@ -173,8 +173,10 @@ def test_what_a_model_remembers_of_its_parameters_is_refused_once_they_are_not_u
     model, x = Remembering().double().eval(), torch.randn(5, 4).double()
     expected = kernel(model, x)
     model(x)
-    with pytest.raises(ValueError, match=r"^`model` must make what it needs .*; got 'cache' kept .*made of 'biases'\."):
-        kernel(model, x)
+    w = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
+    for call in (kernel, lambda model, x: jacobian(model, x).times(x[:, :3]), lambda model, x: linearize(model)(w, x)):
+        with pytest.raises(ValueError, match=r"^`model` must make what it .*; got 'cache' kept .*made of 'biases'\."):
+            call(model, x)
     model.train().eval()
     assert torch.equal(kernel(model, x), expected)
     with torch.no_grad():

@@ -80,7 +80,7 @@ def _agreeing(model: nn.Module, w: Weights, x: Samples) -> Ways | None:
         f = call(model, w, x).detach()
     alpha = _normal(f, 0)
     try:
-        pulled = products.pull(model, w, x, alpha)
+        pulled = {name: part.detach() for name, part in products.pull(model, w, x, alpha).items()}
     except Exception as error:
         if out_of_memory(error):
             raise

@@ -1,7 +1,7 @@
 """Tensors that a model made of its parameters in an earlier pass and keeps: with them it no longer depends on those."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,44 +12,65 @@ from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Samples
 
 
-def check(model: nn.Module, w: Weights, x: Samples, names: Iterable[str]) -> None:
-    """Raises where a tensor that a module keeps was computed from a parameter that no output depends on any more.
+class Kept(NamedTuple):
+    """A tensor that a module keeps, made of a parameter in an earlier pass: at the attribute `where`, of `name`."""
 
-    Such as attention biases that a model in eval mode looks up once; a kernel would take them for constants.
+    where: str
+    name: str
+
+
+def kept(model: nn.Module, names: Iterable[str]) -> list[Kept]:
+    """The tensors that a model keeps of these parameters; of its copy, which has no history, nobody can tell."""
+    module = model.model if isinstance(model, Picked) else model
+    own = dict(module.named_parameters())
+    asked = {id(own[name]): name for name in names if name in own}
+    found = []
+    for place, part in module.named_modules() if asked else ():
+        for attribute, value in vars(part).items():
+            if attribute.startswith("_"):
+                continue
+            of = (_source(tensor, asked) for tensor in _kept(value))
+            where = f"{place}.{attribute}" if place else attribute
+            found += [Kept(where, name) for name in of if name is not None]
+    return found
+
+
+def check(found: Iterable[Kept], w: Weights, forward: Callable[[Weights], Tensor]) -> None:
+    """Raises where no output depends any more on the parameter of which a tensor is kept.
+
+    Such as attention biases that a model in eval mode looks up once; derivatives would take them for constants.
 
     Args:
-        model: As given.
-        w: Its parameters.
-        x: Samples; the first is passed once, where there is reason to.
-        names: The parameters of which no use was found.
+        found: The tensors.
+        w: The model's parameters.
+        forward: Passes a few rows, once for every tensor that is kept.
 
     Raises:
         ValueError: There is one; the message names the module's attribute.
     """
-    module = model.model if isinstance(model, Picked) else model
-    own = dict(module.named_parameters())
-    asked = {id(own[name]): name for name in names if name in own}
-    if not asked:
-        return
-    for place, part in module.named_modules():
-        for attribute, value in vars(part).items():
-            if attribute.startswith("_"):
-                continue
-            for tensor in _kept(value):
-                name = _source(tensor, asked)
-                if name is not None and not _moves(model, w, x, name):
-                    where = f"{place}.{attribute}" if place else attribute
-                    raise SettingError(
-                        f"`model` must make what it needs of its parameters in every pass; got {where!r} kept from an "
-                        f"earlier one, made of {name!r}. Empty it before: call model.train(), then model.eval()."
-                    )
+    for where, name in found:
+        if name in w and not _moves(forward, w, name):
+            raise SettingError(
+                f"`model` must make what it needs of its parameters in every pass; got {where!r} kept from an "
+                f"earlier one, made of {name!r}. Empty it before: call model.train(), then model.eval()."
+            )
 
 
-def _moves(model: nn.Module, w: Weights, x: Samples, name: str) -> bool:
+def passing(model: nn.Module, x: Samples) -> Callable[[Weights], Tensor]:
+    """The outputs of the first sample, as a function of the parameters."""
+
+    def forward(w: Weights) -> Tensor:
+        with holding(model, w), plain():
+            return call(model, w, x[:1])
+
+    return forward
+
+
+def _moves(forward: Callable[[Weights], Tensor], w: Weights, name: str) -> bool:
     """Whether an output depends on a parameter in a pass of its own."""
     leaves = {name: part.detach().requires_grad_() for name, part in w.items()}
-    with holding(model, leaves), plain(), torch.enable_grad():
-        total = call(model, leaves, x[:1]).sum()
+    with torch.enable_grad():
+        total = forward(leaves).sum()
     if not total.requires_grad:
         return False
     return torch.autograd.grad(total, leaves[name], allow_unused=True)[0] is not None

@@ -55,7 +55,7 @@ def uses(model: nn.Module, w: Weights, x: Samples, memory_bytes: int = _MEMORY) 
     w = {name: part.detach() for name, part in w.items()}
     with torch.no_grad():
         found = _verified(model, w, x, memory_bytes)
-    remembered.check(model, w, x, (*found.unused, *found.whole))
+    remembered.check(remembered.kept(model, (*found.unused, *found.whole)), w, remembered.passing(model, x))
     return found
 
 
