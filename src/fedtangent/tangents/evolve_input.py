@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
+from fedtangent.tangents.single import check_number
 from fedtangent.training import losses
 from fedtangent.training.losses import Loss
 
@@ -99,6 +100,8 @@ def check_settings(loss: Any, clock: str, lr: float, momentum: float, tolerance:
         )
     if clock not in ("flow", "descent"):
         raise SettingError(f"`clock` must be 'flow' or 'descent'; got {clock!r}. Choose one of the two.")
+    for name, value in (("lr", lr), ("momentum", momentum), ("tolerance", tolerance)):
+        check_number(name, value)
     if not 0 < lr < math.inf:
         raise SettingError(f"`lr` must be positive and finite; got {lr}. Give a learning rate such as 0.01.")
     if not 0 <= momentum < 1:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
+from fedtangent.tangents.capture.samples import tensor
+from fedtangent.tangents.single import check_number, check_whole
 
 Activation = Literal["relu", "erf"]
 
@@ -46,11 +48,13 @@ def kernel(
         ValueError: A depth below 0, another activation, a negative deviation; at the call, inputs of different shapes
             or not finite, and kernels beyond the range of the inputs' type.
     """
+    check_whole("depth", depth)
     if depth < 0:
         raise SettingError(f"`depth` must not be negative; got {depth}. Give the number of hidden layers.")
     if activation not in _EXPECTATIONS:
         raise SettingError(f"`activation` must be 'relu' or 'erf'; got {activation!r}. Choose one of the two.")
     for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
+        check_number(name, std)
         if not std >= 0:
             raise SettingError(f"`{name}` must not be negative; got {std}. Give a standard deviation.")
     expectations = _EXPECTATIONS[activation]
@@ -82,6 +86,7 @@ def kernel(
 
     def kernels(x1: Tensor, x2: Tensor | None = None) -> Kernels:
         same, x2 = x2 is None, x1 if x2 is None else x2
+        x1, x2 = tensor("x1", x1), tensor("x2", x2)
         _check(x1, x2)
         dtype = torch.promote_types(x1.dtype, x2.dtype)
         dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()

@@ -197,6 +197,8 @@ class _Chunk(NamedTuple):
 
 def _planned(model: Picked, terms: Terms, w: Weights, memory: int) -> list[_Chunk]:
     """The chunks of all terms in order, once these are found sound."""
+    if not isinstance(terms, Mapping):
+        raise SettingTypeError(f"`terms` must be a dict; got {type(terms).__name__}. Give {{'u': (identity, points)}}.")
     if not terms:
         raise SettingError("`terms` must name at least one; got none. Give {'u': (identity, points)}.")
     whole = [_checked(model, name, term, w) for name, term in terms.items()]

@@ -27,6 +27,7 @@ from fedtangent.tangents.dual import weights as weights_of
 from fedtangent.tangents.evolve_input import check_data, symmetric
 from fedtangent.tangents.jacobian import Jacobian
 from fedtangent.tangents.numerics.modes import Modes, modes
+from fedtangent.tangents.single import check_number
 from fedtangent.training import losses
 
 # Numbers of K* in the eigenvectors' basis at a time.
@@ -204,6 +205,8 @@ def posterior(
 
 
 def _variances(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
+    for one in np.atleast_1d(np.asarray(given, dtype=object)).ravel().tolist():
+        check_number(name, one)
     found: list[float] = np.atleast_1d(np.asarray(given, dtype=np.float64)).ravel().tolist()
     if not found or not all(0 < one < math.inf for one in found):
         raise SettingError(f"`{name}` must be positive and finite; got {found}. Give a variance such as 0.01.")

@@ -18,6 +18,7 @@ from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.functional import Weights, each
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.jacobian import Jacobian, jacobian
+from fedtangent.tangents.single import check_whole
 
 # Columns of the dense projection at a time: more would pay for linear layers, but not for convolutions.
 _TOGETHER = 4
@@ -79,6 +80,8 @@ def sketch(
         >>> (s.flatten(0, 1) @ s.flatten(0, 1).T).shape  # K, 12 by 12
         torch.Size([12, 12])
     """
+    check_whole("size", size)
+    check_whole("seed", seed)
     if size < 1:
         raise SettingError(f"`size` must be at least 1; got {size}. The error falls with its square root: try 1000.")
     if kind not in ("dense", "structured"):

@@ -12,6 +12,7 @@ from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.numerics.conjugate_gradients import conjugate_gradients, nystroem
 from fedtangent.tangents.numerics.symmetric import Operator, read
+from fedtangent.tangents.single import check_number
 
 # Numbers of a kernel at a time, of one that may lie on disk.
 _CHUNK = 2**22
@@ -90,6 +91,7 @@ def solve(
     if b.dim() != 2 or not b.is_floating_point() or not b.numel() or not bool(torch.isfinite(b).all()):
         raise SettingError(f"`b` must be (n, C), finite and in floating point; got {tuple(b.shape)}. Look at it.")
     for name, value, low, high in (("ridge", ridge, 0, math.inf), ("tolerance", tolerance, 0, 1)):
+        check_number(name, value)
         if not low < value < high:
             raise SettingError(f"`{name}` must be above {low} and below {high}; got {value}. Give such as 1e-3.")
     with torch.no_grad():

@@ -40,3 +40,14 @@ def test_mistakes() -> None:
         TangentKernel(network()).transform(inputs())
     with pytest.raises(ValueError, match="`x1` must be finite"):
         TangentKernel(network()).fit_transform(inputs() / 0)
+
+
+def test_training_the_model_after_the_fit_does_not_change_the_kernel() -> None:
+    model, x = network(), inputs(6).numpy()
+    machine = TangentKernel(model)
+    found = machine.fit_transform(x)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2)
+    assert np.allclose(machine.transform(x), found, rtol=1e-12)
+    assert not np.allclose(machine.fit_transform(x), found)

@@ -3,10 +3,12 @@
 from typing import Any, Self
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from fedtangent import trees
 from fedtangent.tangents.capture.functional import trainable
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import tensor
@@ -41,8 +43,9 @@ class TangentKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.model, self.outputs, self.memory_bytes = model, outputs, memory_bytes
 
     def fit(self, x: Any, y: Any = None) -> Self:
-        """Keeps the samples (n, ...); y is not looked at."""
+        """Keeps the samples (n, ...) and a copy of the model's weights; y is not looked at."""
         self.x_ = self._typed(x)
+        self.w_ = trees.map(torch.clone, trainable(self.model))
         return self
 
     def transform(self, x: Any) -> np.ndarray:
@@ -63,10 +66,10 @@ class TangentKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._kernel(self.fit(x).x_, None)
 
     def _kernel(self, x1: Any, x2: Any) -> np.ndarray:
-        found: np.ndarray = (
-            kernel(self.model, x1, x2, kind="trace", outputs=self.outputs, memory_bytes=self.memory_bytes).cpu().numpy()
+        found = kernel(
+            self.model, x1, x2, kind="trace", w=self.w_, outputs=self.outputs, memory_bytes=self.memory_bytes
         )
-        return found
+        return found.cpu().numpy()
 
     def _typed(self, x: Any) -> Any:
         if not isinstance(x, (np.ndarray, Tensor)):

@@ -75,12 +75,13 @@ def ways(model: nn.Module, w: Weights, x: Samples) -> Ways:
     return _agreeing(model, w, x[:_FEW]) or FASTEST  # where numbers are not finite, whoever takes them says so
 
 
+@torch.no_grad()  # what is no parameter may have a history of its own
 def _agreeing(model: nn.Module, w: Weights, x: Samples) -> Ways | None:
     with torch.enable_grad(), plain():
         f = call(model, w, x).detach()
     alpha = _normal(f, 0)
     try:
-        pulled = {name: part.detach() for name, part in products.pull(model, w, x, alpha).items()}
+        pulled = products.pull(model, w, x, alpha)
     except Exception as error:
         if out_of_memory(error):
             raise

@@ -1,0 +1,20 @@
+"""Single numbers that a function is given: what is none is one sentence."""
+
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor
+
+from fedtangent.errors import SettingTypeError
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises for a text, None, or anything else that is no real number."""
+    if not isinstance(value, (Real, Tensor)):
+        raise SettingTypeError(f"`{name}` must be a number; got {value!r}. Give such as 0.1.")
+
+
+def check_whole(name: str, value: Any) -> None:
+    """The same for a count or a seed."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")

@@ -1,0 +1,52 @@
+"""Numbers that a function of `tangents` is given: what is none is one sentence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedtangent.tangents import evolve, infinite, jacobian, kernel, pinn, posterior, sketch, solve
+
+MODEL, X = nn.Linear(4, 2), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def k() -> tuple[Tensor, Tensor, Tensor]:
+    return kernel(MODEL, X), MODEL(X).detach(), torch.zeros(3, 2)
+
+
+CALLS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
+    "size": (lambda value: sketch(MODEL, X, value), (1.5, "3", None)),
+    "seed": (lambda value: sketch(MODEL, X, 3, seed=value), (1.5, "3", None)),
+    "ridge": (lambda value: solve(jacobian(MODEL, X), X[:, :2], ridge=value), ("a", None)),
+    "lr": (lambda value: evolve(*k(), [1.0], lr=value), ("a", None)),
+    "depth": (infinite.kernel, (1.5, "2", True)),
+    "weight_std": (lambda value: infinite.kernel(1, weight_std=value), ("a", None)),
+    "noise": (lambda value: posterior(*k(), value), ("a", ["a"], None)),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (_, values) in CALLS.items() for value in values])
+def test_what_is_no_number(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^`{name}` must be an? (integer|number); got .*\. Give "):
+        CALLS[name][0](value)
+
+
+def test_numbers_of_numpy_and_torch() -> None:
+    assert torch.equal(sketch(MODEL, X, np.int64(3), seed=np.uint8(1)), sketch(MODEL, X, 3, seed=1))
+    found = solve(jacobian(MODEL, X), X[:, :2], ridge=torch.tensor(0.5))
+    assert torch.equal(found.alpha, solve(jacobian(MODEL, X), X[:, :2], ridge=0.5).alpha)
+
+
+def test_arrays_in_the_infinite_width() -> None:
+    kernels = infinite.kernel(2)
+    assert torch.equal(kernels(X.numpy()).ntk, kernels(X).ntk)
+    with pytest.raises(TypeError, match=r"^`x1` must be a tensor; got list\. "):
+        kernels(X.tolist())
+
+
+def test_terms_are_a_dict() -> None:
+    with pytest.raises(TypeError, match=r"^`terms` must be a dict; got list\. Give \{'u': \(identity, points\)\}\."):
+        pinn.kernel(MODEL, [(lambda u, x: u(x), X)])  # type: ignore[arg-type]
