@@ -131,6 +131,11 @@ def test_a_users_file_that_is_broken_is_one_clear_sentence(tmp_path: Path) -> No
         catalog.load("methods", other)
 
 
+@pytest.mark.parametrize("name", ["my-method.py", "my method.py"])
+def test_a_file_whose_name_no_function_can_have(name: str, tmp_path: Path) -> None:
+    assert catalog.load("methods", users_file(tmp_path, "def my_method(task):\n    return task\n", name))(5) == 5
+
+
 def test_a_users_file_is_run_once_until_it_is_edited(tmp_path: Path) -> None:
     text = "from pathlib import Path\nwith Path(__file__).with_suffix('.runs').open('a') as f:\n    f.write('x')\n"
     text += "def mine(task):\n    return 1\n"

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -79,8 +80,13 @@ def load(folder: str, name: str, argument: str | None = None) -> Callable[..., A
         ValueError: No such name or file, or the file does not define a function of its own name.
     """
     if name.endswith(".py"):
-        return _defined(_module_at(Path(name), argument or _one(folder)), Path(name).stem, name)
+        return _defined(_module_at(Path(name), argument or _one(folder)), function_of(Path(name)), name)
     return _defined(importlib.import_module(f"fedtangent.{folder}.{_known(folder, name, argument)}"), name, name)
+
+
+def function_of(path: Path) -> str:
+    """The name of the function that a file defines: the file's own, with _ for what no name may hold."""
+    return re.sub(r"\W", "_", path.stem)
 
 
 def summary(folder: str, name: str) -> str:

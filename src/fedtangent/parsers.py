@@ -137,7 +137,7 @@ def _written(folder: str, name: str) -> dict[str, Option]:
     """The options of a part by its name, or by the path of a file of the user's own."""
     path = catalog.path(folder, name)
     try:
-        return written(path, path.stem)
+        return written(path, catalog.function_of(path))
     except LookupError:
         raise
     except Exception as error:  # whatever the user's own file does

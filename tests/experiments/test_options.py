@@ -158,3 +158,10 @@ def test_single_numbers_of_numpy_and_torch_are_numbers_of_python() -> None:
     found = options.resolved("method", method, given)
     assert {name: found[name] for name in given} == {"lr": 0.5, "steps": 3, "rate": 2, "fast": True}
     assert {name: type(found[name]) for name in given} == {"lr": float, "steps": int, "rate": int, "fast": bool}
+
+
+def test_a_path_is_read_and_its_home_put_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    option = Option("where", Path | None, None, "")
+    assert options.parsed(option, "~/a b") == Path("/home/me/a b")
+    assert options.parsed(option, "none") is None

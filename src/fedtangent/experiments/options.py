@@ -171,12 +171,25 @@ def _readers(kind: Any) -> list[Callable[[str], Any]]:
             found.append(_one_of(get_args(member)))
         elif get_origin(member) in _LISTS:
             found.append(_list_of(get_args(member)[0]))
-    plain_types: list[tuple[Any, Callable[[str], Any]]] = [(bool, _bool), (int, _int), (float, float), (str, str)]
+    plain_types: list[tuple[Any, Callable[[str], Any]]] = [
+        (bool, _bool),
+        (int, _int),
+        (float, float),
+        (str, str),
+        (Path, _path),
+    ]
     return found + [read for type_, read in plain_types if type_ in members]
 
 
 def _described(kind: Any) -> str:
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    names = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        Path: "a path",
+        type(None): "none",
+    }
     parts = []
     for member in _members(kind):
         if get_origin(member) is Literal:
@@ -197,6 +210,10 @@ def _bool(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError
     return text.lower() == "true"
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _int(text: str) -> int:
