@@ -9,7 +9,7 @@ from torch import nn
 
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.setup import setup
-from fedtangent.federation import Graph, Method, Wire
+from fedtangent.federation import Graph, Wire
 from fedtangent.shard import Dataset, Partition
 from fedtangent.transports.memory import memory
 from tests.experiments.tiny import ROWS, data, network, partition, saved, settings, tiny

@@ -26,7 +26,7 @@ from fedtangent.project import project, projected
 from fedtangent.shard import Dataset, Partition, count
 from fedtangent.training import losses
 from fedtangent.training.losses import Loss
-from fedtangent.training.task import Augmentation, Task
+from fedtangent.training.task import Augmentation
 
 
 def generator(experiment: Experiment, purpose: str, round: int = 0) -> np.random.Generator:

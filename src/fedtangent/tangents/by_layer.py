@@ -59,7 +59,7 @@ def layer_kernels(
         {'0': (4, 4), '2': (4, 4)}
     """
     picked, its, own, others, _ = given(model, x1, x2, w=w, outputs=outputs, name="x1", memory_bytes=memory_bytes)
-    members = _members(its, groups)
+    members = _members({name: part for name, part in its.items() if part.numel()}, groups)
     its = {name: its[name] for names in members.values() for name in names}  # those of no group are constants
     with torch.no_grad():
         found = uses(picked, its, own, memory_bytes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents import jacobian, kernel, linearize
+from fedtangent.tangents import jacobian, kernel, layer_kernels, linearize
 from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.functional import trainable
 from fedtangent.tangents.capture.uses import WHOLE, Uses, UsesDiffer
@@ -216,3 +216,24 @@ def test_hooks_of_parameters_are_refused() -> None:
     model[1].weight.register_post_accumulate_grad_hook(lambda p: None)
     with pytest.raises(ValueError, match=message):
         jacobian(model, torch.randn(2, 4))
+
+
+def test_empty_parameters_are_no_columns() -> None:
+    class LowRank(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(4, 3)
+            self.down, self.up = nn.Parameter(torch.zeros(0, 4)), nn.Parameter(torch.zeros(3, 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + x @ self.down.T @ self.up.T  # type: ignore[no-any-return]
+
+    model, x = LowRank().double(), torch.randn(5, 4).double()
+    k = kernel(model.layer, x)
+    assert torch.allclose(kernel(model, x), k)
+    assert torch.allclose(kernel(model, x, x[:2], kind="trace"), kernel(model.layer, x, x[:2], kind="trace"))
+    assert torch.allclose(jacobian(model, x).times(x[:, :3]), jacobian(model.layer, x).times(x[:, :3]))
+    assert torch.allclose(layer_kernels(model, x)["layer"], k)
+    with pytest.raises(ValueError, match=r"^`model` must have parameters that hold numbers; got empty ones\. "):
+        kernel(model, x, w={"up": model.up})

@@ -202,6 +202,7 @@ class Recorder(TorchFunctionMode):
         apart: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
+        w = {name: part for name, part in w.items() if part.numel()}  # of empty ones there is nothing to find
         self.apart = apart
         self.w, self.known, self.probes, self.dependence = w, known, probes or {}, dependence
         self.uses: dict[str, Use] = {}

@@ -52,7 +52,9 @@ def uses(model: nn.Module, w: Weights, x: Samples, memory_bytes: int = _MEMORY) 
             floats are needed; a tensor kept from an earlier pass in place of a parameter.
     """
     check(model)
-    w = {name: part.detach() for name, part in w.items()}
+    w = {name: part.detach() for name, part in w.items() if part.numel()}  # a low rank may be 0
+    if not w:
+        raise SettingError("`model` must have parameters that hold numbers; got empty ones. Give more of them.")
     with torch.no_grad():
         found = _verified(model, w, x, memory_bytes)
     remembered.check(remembered.kept(model, (*found.unused, *found.whole)), w, remembered.passing(model, x))
