@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +20,19 @@ import numpy as np
 
 from fedtangent.cli import main
 from fedtangent.shard import Dataset, Partition
-from fedtangent.sites import agreement
+from fedtangent.sites import agreement, commands, site_words, sitting  # noqa: F401  imported before the fork
 from fedtangent.sites.provision import provision
 from tests.experiments import tiny
 
-NAMES = ("berlin", "paris", "rome", "oslo", "wien")
-WAIT = ("--wait", "60")
+FIVE = ("berlin", "paris", "rome", "oslo", "wien")
+NAMES = FIVE[:3]
 MOST = 120.0  # seconds until a test gives up
 _STARTED: list[multiprocessing.process.BaseProcess] = []
 _CONTEXT = multiprocessing.get_context("forkserver")
-# the last two are what first derivatives import
-_CONTEXT.set_forkserver_preload(["tests.sites.processes", "torch._dynamo", "torch._decomp.decompositions_for_jvp"])
+# what a command imports, and, by the last two, first derivatives
+_CONTEXT.set_forkserver_preload(
+    ["tests.sites.processes", "networkx", "cryptography.x509", "torch._dynamo", "torch._decomp.decompositions_for_jvp"]
+)
 
 
 class Ended(NamedTuple):
@@ -69,6 +73,22 @@ class Process:
             assert time.monotonic() < end and self.process.is_alive(), self.said()
             time.sleep(0.02)
 
+    @contextlib.contextmanager
+    def at(self, round: int) -> Iterator[None]:
+        """Inside, this leader waits with a round over; it was told so by `held`, or runs on."""
+        self.until(f"round {round}/")
+        yield
+        self.goes_on(round)
+
+    def goes_on(self, round: int) -> None:
+        """Lets a leader go on that waits with a round over."""
+        self.log.with_suffix(f".held{round}").unlink()
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        self.process.kill()
+        assert self.ended().code == -signal.SIGKILL
+
     def ended(self, seconds: float = MOST) -> Ended:
         """How it ended; one that has not by then is killed, and its code is None."""
         self.process.join(seconds)
@@ -77,6 +97,34 @@ class Process:
             self.process.join()
             return Ended(None, self.said())
         return Ended(self.process.exitcode, self.said())
+
+
+def held(folder: Path, leader: str, *rounds: int, back: int = 0) -> None:
+    """Makes a leader that is started later wait with each of these rounds over, so that a test can do something there.
+
+    Args:
+        folder: With its log.
+        leader: Its name.
+        rounds: As `Process.at` has them.
+        back: A round after which it waits until a site that is away is back, and goes on by itself.
+    """
+    for round in rounds:
+        (folder / f"{leader}.held{round}").touch()
+    if back:
+        (folder / f"{leader}.held{back}").write_text("until a site is back")
+
+
+def _waiting(log: Path) -> None:
+    """Makes this process do so where it leads."""
+    between = sitting._Sitting._between
+
+    def waiting(self: Any, lines: Any, plan: Any, round: int, sums: Any) -> None:
+        file = log.with_suffix(f".held{round}")
+        while file.exists() and not (file.read_text() and self._caller.back(plan.present)):
+            time.sleep(0.01)
+        between(self, lines, plan, round, sums)
+
+    sitting._Sitting._between = waiting  # type: ignore[method-assign]
 
 
 def kill_all() -> None:
@@ -89,6 +137,8 @@ def kill_all() -> None:
 
 
 def _run(words: list[str], log: str, variables: dict[str, str], folder: Path | None) -> None:
+    gc.freeze()  # or it looks at all of PyTorch, which a fork shares until then
+    _waiting(Path(log))
     os.environ.update(variables)
     if folder is not None:
         os.chdir(folder)
@@ -145,18 +195,20 @@ def kits(
     return folder / "kits"
 
 
-def partition() -> Partition:
-    """Rows and test rows of every site, none as many as another."""
-    test = np.split(np.arange(13), [1, 4, 8, 10])
-    return tiny.partition()._replace(test_index=test)
+def partition(names: Sequence[str] = NAMES) -> Partition:
+    """Rows and test rows of every site, none as many as another; the last of three has those of the last of five."""
+    index, test = tiny.partition().index, np.split(np.arange(13), [1, 4, 8, 10])
+    last = len(names) - 1
+    index, test = ([*parts[:last], np.concatenate(parts[last:])] for parts in (index, test))
+    return Partition(index, None, test)
 
 
-def files(folder: Path, data: Dataset | None = None) -> dict[str, Path]:
+def files(folder: Path, data: Dataset | None = None, names: Sequence[str] = NAMES) -> dict[str, Path]:
     """Every site's own rows as a file."""
     data, found = tiny.data() if data is None else data, {}
-    part = partition()
+    part = partition(names)
     assert part.test_index is not None
-    for name, rows, test in zip(NAMES, part.index, part.test_index, strict=True):
+    for name, rows, test in zip(names, part.index, part.test_index, strict=True):
         found[name] = folder / f"{name}.npz"
         arrays = {"x_train": data.x_train[rows], "y_train": data.y_train[rows]}
         arrays |= {"x_test": data.x_test[test], "y_test": data.y_test[test]}
@@ -170,6 +222,7 @@ def run(
     served: bool,
     variables: Mapping[str, Mapping[str, str]] | None = None,
     wait: float = 60,
+    names: Sequence[str] = NAMES,
     **change: Sequence[Any],
 ) -> dict[str, Process]:
     """A federation's processes, the leader's first, each with its kit and rows.
@@ -180,11 +233,12 @@ def run(
         served: Whether a server leads, and not the first site.
         variables: Of a site's environment, by name.
         wait: Seconds that all wait for one another.
+        names: Of the sites.
         change: What a site is given beside its rows, by name.
     """
     return {
         name: started(folder, name, words, served, (variables or {}).get(name), wait, change.get(name, ()))
-        for name in (*(["server"] if served else []), *NAMES)
+        for name in (*(["server"] if served else []), *names)
     }
 
 

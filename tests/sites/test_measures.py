@@ -1,6 +1,4 @@
-"""Metrics between sites: each is computed where the rows are, to the record of one process."""
-
-from pathlib import Path
+"""Metrics between sites: what a plan may name, and where they are measured."""
 
 import pytest
 
@@ -10,21 +8,6 @@ from fedtangent.experiments.setup import setup
 from fedtangent.experiments.share import Share
 from fedtangent.sites.plan import checked, settings
 from tests.experiments import tiny
-from tests.sites import processes
-from tests.sites.test_federation import SERVED, expected, words
-
-
-@pytest.mark.parametrize("method", ["fedavg", "dfedavg"])
-def test_the_record_is_that_of_one_process(method: str, tmp_path: Path) -> None:
-    served, change = method in SERVED, {"metric": "f1,auc", "evaluate_on": "own"}
-    processes.files(tmp_path)
-    processes.kits(tmp_path, served)
-    found = processes.run(tmp_path, [*words(method, **change), "--out", tmp_path / "run"], served)
-    ended = {name: process.ended() for name, process in found.items()}
-    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
-    rounds = processes.rounds(tmp_path / "run")
-    assert rounds == expected(method, **change)
-    assert all(len(entry["measures"]["auc"]["own"]["nodes"]) == 5 for entry in rounds)
 
 
 def test_a_plan_names_metrics_of_the_package_alone() -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fedtangent.transports._tls import Address
-from tests.sites import processes
-from tests.sites.test_federation import SERVED, expected, words
+from tests.sites import federations, processes
+from tests.sites.federations import SERVED, begun, ended, expected, leader_of, words
 from tests.transports.tap import Tap
 
-RELAYED = {"fedavg": ("server",), "dfedavg": ("berlin", "rome")}  # the other peers have addresses
+RELAYED = {"fedavg": ("server",), "dfedavg": ("berlin", "rome")}  # paris has an address
 MARKERS = (b"FdTg", b'"settings"', b'"digest"', b'"hearts')  # of every frame, a plan, a profile of the rows
 
 
@@ -25,8 +23,7 @@ class Relayed:
     def __init__(self, folder: Path, method: str) -> None:
         self.folder, (self.port,) = folder, processes.ports(1)
         self.tap = Tap(Address("127.0.0.1", self.port))
-        how = {"consent": ["kernel"], "relayed": RELAYED[method], "relay": self.tap.address.port}
-        processes.kits(folder, method in SERVED, **how)  # type: ignore[arg-type]
+        processes.kits(folder, method in SERVED, relayed=RELAYED[method], relay=self.tap.address.port)
         self.relay = self.started()
 
     def started(self) -> processes.Process:
@@ -49,19 +46,13 @@ def relayed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Relayed]
     found.close()
 
 
-def every(relayed: Relayed, method: str, **change: object) -> dict[str, processes.Process]:
-    asked = [*words(method, **change), "--out", relayed.folder / "run"]
-    return processes.run(relayed.folder, asked, method in SERVED)
-
-
 @pytest.mark.parametrize(("method", "relayed"), [(name, name) for name in RELAYED], indirect=["relayed"])
 def test_the_record_is_that_of_one_process_and_the_relay_reads_nothing(method: str, relayed: Relayed) -> None:
-    ended = {name: process.ended() for name, process in every(relayed, method).items()}
-    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    ended(begun(relayed.folder, method), 0)
     assert processes.rounds(relayed.folder / "run") == expected(method)
     assert len(relayed.tap.seen) > 20_000
     assert [marker for marker in (*MARKERS, method.encode()) if marker in relayed.tap.seen] == []
-    pairs = 5 if method == "fedavg" else 6  # all call the server; all others call berlin, and oslo and wien call rome
+    pairs = 3 if method == "fedavg" else 2  # all call the server; the others call berlin, and rome calls paris itself
     relayed.relay.until("have ended")
     said = relayed.relay.said()
     assert said.count("is joined to") == pairs, said
@@ -71,38 +62,29 @@ def test_the_record_is_that_of_one_process_and_the_relay_reads_nothing(method: s
 def test_a_relay_or_a_site_that_is_killed_and_started_again_takes_part_in_the_same_record(
     method: str, relayed: Relayed
 ) -> None:
-    long, leader = 25, "server" if method in SERVED else "berlin"
-    running = every(relayed, method, rounds=long)
-    running[leader].until("round 3/")
-    relayed.relay.process.kill()
-    assert relayed.relay.ended(60).code == -signal.SIGKILL
-    running[leader].until(" has ended, or the relay has. The run goes on as soon as all are there.", 30)
+    leader = leader_of(method)
+    running = begun(relayed.folder, method, held=[2, 4], change={"rounds": 6})
+    with running[leader].at(2):
+        relayed.relay.kill()
+    running[leader].until(" has ended, or the relay has. The run goes on as soon as all are there.")
     relayed.relay = relayed.started()
-    running[leader].until("round 9/")
-    running["rome"].process.kill()
-    assert running["rome"].ended(60).code == -signal.SIGKILL
-    running["rome"] = processes.started(relayed.folder, "rome", [], method in SERVED)
-    ended = {name: process.ended() for name, process in running.items()}
-    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
-    assert processes.rounds(relayed.folder / "run") == expected(method, rounds=long)
+    with running[leader].at(4):
+        running["rome"].kill()
+        federations.again(relayed.folder, running, "rome", method)
+    said = ended(running, 0)
+    assert processes.rounds(relayed.folder / "run") == expected(method, rounds=6)
     if method == "fedavg":
-        assert " is there again" in ended["server"].said
+        assert " is there again" in said["server"]
 
 
 @pytest.mark.parametrize("relayed", ["fedavg"], indirect=True)
 def test_a_relay_that_does_not_come_back_ends_all_with_one_sentence(relayed: Relayed) -> None:
-    asked = [*words("fedavg", rounds=50), "--out", relayed.folder / "run"]
-    running = processes.run(relayed.folder, asked, True, wait=3)
-    running["server"].until("round 3/")
-    relayed.relay.process.kill()
-    begin = time.monotonic()
-    ended = {name: process.ended(60) for name, process in running.items()}
-    assert time.monotonic() - begin < 30
-    assert {end.code for end in ended.values()} == {1}, ended
-    for end in ended.values():
-        assert " was waited for, 3 seconds long" in end.said
-        assert "Go on with --resume." in end.said
-        assert "Traceback" not in end.said
+    running = begun(relayed.folder, "fedavg", held=[2], wait=10)
+    with running["server"].at(2):
+        relayed.relay.kill()
+    for said in ended(running, 1, 40).values():
+        assert " was waited for, 10 seconds long" in said
+        assert "Go on with --resume." in said
 
 
 @pytest.mark.parametrize("relayed", ["fedavg"], indirect=True)

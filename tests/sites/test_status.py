@@ -12,8 +12,8 @@ from fedtangent.cli import main
 from fedtangent.experiments import lock
 from fedtangent.sites.provision import revoke
 from fedtangent.sites.status import status
-from tests.sites import processes
-from tests.sites.test_federation import expected, words
+from tests.sites import federations, processes
+from tests.sites.federations import begun, ended, expected
 from tests.sites.test_kit import PEERS, RELAYED, SERVED, written
 
 
@@ -65,26 +65,24 @@ def test_what_is_not_well_is_a_sentence_and_the_exit_code(tmp_path: Path, capsys
 
 
 def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> None:
-    long, folder = 150, tmp_path / "kits"
+    long, folder = 8, processes.kits(tmp_path, True, days=30)
     processes.files(tmp_path)
-    processes.kits(tmp_path, True, days=30)
-    asked = [*words("fedavg", rounds=long), "--out", tmp_path / "run"]
-    found = processes.run(tmp_path, asked, True)
+    found = begun(tmp_path, "fedavg", held=[2, 6], change={"rounds": long})
     found["server"].until("round 2/")
     for name in ("server", "rome"):
         one = status(folder / name)
         rows = dict(one.rows)
         assert rows["process"].startswith(f"{found[name].process.pid} on ")
-        assert rows["run"].startswith("fedavg goes on, round ") and f" of {long}, " in rows["run"]
+        assert rows["run"].startswith(f"fedavg goes on, round 2 of {long}, ")
         assert " s ago, accuracy 0." in rows["run"]
         assert rows["checkpoint"].startswith("of round ")
-        assert rows["plan"] == "signed by server, berlin, paris, rome, oslo, wien"
+        assert rows["plan"] == "signed by server, berlin, paris, rome"
         assert not one.wrong
-    found["rome"].process.kill()
-    found["rome"].ended(60)
+    found["rome"].kill()
+    found["server"].goes_on(2)
     found["server"].until("The run goes on as soon as all are there.")
     one, gone = status(folder / "server"), status(folder / "rome")
-    assert dict(one.rows)["run"].startswith("fedavg waits, round ") and not one.wrong
+    assert dict(one.rows)["run"].startswith("fedavg waits, round 2 ") and not one.wrong
     assert dict(gone.rows)["process"] == "none" and dict(gone.rows)["run"].startswith("fedavg stopped, round ")
     assert len(gone.wrong) == 1 and gone.wrong[0].endswith(
         " has stopped here. Start this process again by its command; a leader takes --resume."
@@ -93,9 +91,10 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
     assert second.code == 2
     pid = found["paris"].process.pid
     assert f"`kit` must not be in use; got {folder / 'paris'}, with which process {pid} on " in second.said
-    found["rome"] = processes.started(tmp_path, "rome", [], True)
-    ended = {name: process.ended() for name, process in found.items()}
-    assert {name: end.code for name, end in ended.items()} == dict.fromkeys(ended, 0), ended
+    federations.again(tmp_path, found, "rome", "fedavg")
+    with found["server"].at(6):
+        assert told(folder / "server")["run"].startswith(f"fedavg goes on, round 6 of {long}, ")
+    ended(found, 0)
     assert processes.rounds(tmp_path / "run") == expected("fedavg", rounds=long)
     for name, place in {"server": tmp_path / "run", "rome": next((folder / "rome" / "runs").iterdir())}.items():
         rows = told(folder / name)
@@ -111,7 +110,7 @@ def _stopped(kit: Path, run: Path) -> None:
     lines = (run / "rounds.jsonl").read_text().splitlines(keepends=True)
     (run / "rounds.jsonl").write_text("".join(lines[:5]) + lines[5][:30])
     one = status(kit)
-    assert dict(one.rows)["run"].startswith("fedavg stopped, round 5 of 150, ")
+    assert dict(one.rows)["run"].startswith("fedavg stopped, round 5 of 8, ")
     assert one.wrong == [
         f"The run in {run} has stopped here. Start this process again by its command; a leader takes --resume."
     ]
@@ -125,7 +124,7 @@ def _stopped(kit: Path, run: Path) -> None:
     assert len(one.wrong) == 1 and str(run) in one.wrong[0]
     shutil.move(run / "away", run / "rounds.jsonl")
     agreed = (run / ".agreed.json").read_text()
-    (run / ".agreed.json").write_text(agreed.replace('"rounds": 150', '"rounds": 151'))
+    (run / ".agreed.json").write_text(agreed.replace('"rounds": 8', '"rounds": 9'))
     assert status(kit).wrong[0].startswith("`server` must sign the plan with its certificate; got another")
     (run / ".agreed.json").write_text("{}")
     assert status(kit).wrong[0].startswith("`.agreed.json` must be as its run wrote it; got another in")

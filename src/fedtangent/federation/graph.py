@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import networkx as nx
 import numpy as np
 
 from fedtangent.errors import SettingError
+
+if TYPE_CHECKING:  # a site with a server draws no graph
+    import networkx as nx
 
 GossipWeights = Literal["uniform", "metropolis"]
 
@@ -61,6 +63,8 @@ class Graph:
     @classmethod
     def from_networkx(cls, g: nx.Graph) -> Graph:
         """The graph of a networkx graph, whose labels become 0, 1, ... in their sorted order."""
+        import networkx as nx
+
         renumbered = nx.convert_node_labels_to_integers(g, ordering="sorted")
         return cls(renumbered.edges(), renumbered.number_of_nodes())
 
@@ -85,6 +89,8 @@ class Graph:
     @property
     def connected(self) -> bool:
         """Whether a path joins every pair of nodes, whatever the direction of its edges."""
+        import networkx as nx
+
         return cast(bool, nx.is_connected(self.networkx().to_undirected()))
 
     def shares(self, weights: GossipWeights) -> list[list[float]]:
@@ -168,6 +174,8 @@ class Graph:
 
     def networkx(self) -> nx.Graph:
         """The graph as a new networkx graph."""
+        import networkx as nx
+
         g = nx.empty_graph(self.nodes, nx.DiGraph if self.directed else nx.Graph)
         g.add_edges_from(self.edges)
         return g

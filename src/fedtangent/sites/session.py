@@ -9,7 +9,7 @@ from typing import Any
 
 from fedtangent.errors import SettingError
 from fedtangent.experiments.build import built_dataset, built_device
-from fedtangent.experiments.experiment import Experiment, experiment
+from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.folder import MANIFEST
 from fedtangent.experiments.run import Result
 from fedtangent.experiments.setup import Setup
@@ -36,7 +36,7 @@ def own_data(settings: Mapping[str, Any]) -> Dataset:
     Raises:
         ValueError: They cannot be read, or would be read in a way that hangs on this site's rows.
     """
-    asked = experiment("local", **settings)
+    asked = Experiment(method="local", **settings)
     chosen = asked.resolved("dataset")
     if chosen.get("columns", "") is None:
         raise SettingError(

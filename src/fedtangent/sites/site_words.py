@@ -7,7 +7,7 @@ from typing import Any
 from fedtangent import method_words, parsers
 from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
-from fedtangent.experiments.experiment import Experiment, choices
+from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import Option, options
 from fedtangent.front import wrapped
 from fedtangent.parser import Parser, offered, typed
@@ -50,10 +50,8 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     parser.offer(Option("dataset", str, None, ""), "dataset")
     chosen = vars(parser.parse_known_args(words[1:])[0])
     its = {key: option for key, option in options(Experiment).items() if key in OWN}
-    for key, owners in choices("local", **chosen).items():
-        of_data = [option for part, option in owners if part == "dataset"]
-        if of_data and "." not in key:
-            its[key] = of_data[0]
+    reader = factory("dataset", chosen.get("dataset", Experiment.dataset))
+    its |= {key: option for key, option in options(reader).items() if key not in options(Experiment)} if reader else {}
     found = _values(Parser(f"fedtangent {name} {what}", told), words[1:], {**own, **its}, name)
     return command(_data(found, its), words[0], **{key: found[key] for key in own if key in found})
 

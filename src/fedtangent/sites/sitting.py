@@ -18,7 +18,6 @@ from fedtangent.experiments.run import Result, run
 from fedtangent.experiments.setup import Setup
 from fedtangent.federation.transport import Tag
 from fedtangent.reports import progress, records
-from fedtangent.reports.page import of_run
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
 from fedtangent.sites import agreement, calling, joining, sums_sent
@@ -212,7 +211,7 @@ class _Sitting:
                 show(entry)
                 self._between(lines, plan, entry["round"], sums)
 
-            self.done = run(built, out, resume=plan.resume, on_round=ended, track=place.track, page=of_run)
+            self.done = run(built, out, resume=plan.resume, on_round=ended, track=place.track, page=_page)
         lines.parting = True
         everybody(lines, 3, None)
         lines.end()
@@ -281,6 +280,13 @@ def _end(place: Place, lines: Lines, why: str) -> None:
         place.lines(joining.numbers(place.own, found)).abort(why, place.own.name, final=True)
         left -= {*found}
         time.sleep(LOOK)
+
+
+def _page(folder: Path) -> Path:
+    """A run's page, which trackers keep; what draws it takes long to import, and few sites need it."""
+    from fedtangent.reports.page import of_run
+
+    return of_run(folder)
 
 
 def _nothing() -> None:

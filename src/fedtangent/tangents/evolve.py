@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from fedtangent.errors import SettingError
@@ -306,6 +305,7 @@ def _pseudo_inverse(problem: _Problem, r: Tensor, tolerance: float) -> Tensor:
 
     Both have a solution where K is singular, and stay orthogonal to what it does not see.
     """
+    from scipy.sparse.linalg import LinearOperator, cg  # takes long to import
 
     def times(alpha: np.ndarray) -> np.ndarray:
         return problem.times(torch.from_numpy(alpha.copy()).to(r).reshape(r.shape)).reshape(-1).cpu().numpy()

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from fedtangent.errors import SettingError, SettingTypeError
@@ -270,6 +269,7 @@ def _by_products(own: Symmetric, its: Symmetric | None, k: int, rng: np.random.G
 
 def _largest(own: Symmetric, k: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """The k largest eigenvalues (k,), the largest first, and their eigenvectors (blocks, rows, k)."""
+    from scipy.sparse.linalg import LinearOperator, eigsh  # takes long to import
 
     def times(v: np.ndarray) -> np.ndarray:
         product: np.ndarray = own.times(own.columns(v)).flatten().cpu().numpy()

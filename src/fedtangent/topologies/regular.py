@@ -1,6 +1,5 @@
 """Regular: a random graph in which every node has the same number of neighbours (the papers' topology)."""
 
-import networkx as nx
 import numpy as np
 
 from fedtangent.errors import SettingError
@@ -42,6 +41,8 @@ def regular(nodes: int, rng: np.random.Generator, *, degree: int = 5) -> Graph:
 
 
 def _drawn(nodes: int, degree: int, seed: int) -> Graph:
+    import networkx as nx  # a site with a server has no graph, and need not wait for it
+
     # networkx pairs stubs and starts over on a clash, which dense graphs nearly always meet: draw what is absent.
     if degree > nodes // 2:
         absent = nx.random_regular_graph(nodes - 1 - degree, nodes, seed=seed)

@@ -11,8 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.fft import dct
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from fedtangent.errors import SettingError
@@ -159,6 +157,8 @@ def adaptive(
     Raises:
         ValueError: A tolerance that 100,000 calls of the force do not reach; a force that is not finite.
     """
+    from scipy.integrate import solve_ivp  # takes long to import
+
     calls, last = 0, start
 
     def read(u: np.ndarray) -> Tensor:
@@ -326,6 +326,8 @@ def _coefficients(radius: float, s: tuple[float, ...], eps: float) -> np.ndarray
         angles = np.pi * np.outer(np.arange(degree + 1), np.arange(degree + 1) + 0.5) / (degree + 1)
         coefficients = 2 / (degree + 1) * np.cos(angles) @ values
     else:
+        from scipy.fft import dct
+
         coefficients = dct(values, axis=0) / (degree + 1)
     coefficients[0] /= 2
     needed = np.flatnonzero((np.abs(coefficients) > eps / 8 * np.abs(values).max(0)).any(1))[-1]
