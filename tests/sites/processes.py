@@ -7,7 +7,6 @@ import gc
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import socket
 import sys
@@ -20,18 +19,20 @@ import numpy as np
 
 from fedtangent.cli import main
 from fedtangent.shard import Dataset, Partition
-from fedtangent.sites import agreement, commands, site_words, sitting  # noqa: F401  imported before the fork
+from fedtangent.sites import commands, site_words, sitting  # noqa: F401  imported before the fork
 from fedtangent.sites.provision import provision
 from tests.experiments import tiny
+from tests.sites import lies
 
 FIVE = ("berlin", "paris", "rome", "oslo", "wien")
 NAMES = FIVE[:3]
 MOST = 120.0  # seconds until a test gives up
 _STARTED: list[multiprocessing.process.BaseProcess] = []
 _CONTEXT = multiprocessing.get_context("forkserver")
-# what a command imports, and, by the last two, first derivatives
+# what commands, some data sets and first derivatives import
 _CONTEXT.set_forkserver_preload(
-    ["tests.sites.processes", "networkx", "cryptography.x509", "torch._dynamo", "torch._decomp.decompositions_for_jvp"]
+    ["tests.sites.processes", "networkx", "cryptography.x509", "sklearn.datasets", "sklearn.model_selection"]
+    + ["torch._dynamo", "torch._decomp.decompositions_for_jvp"]
 )
 
 
@@ -127,6 +128,11 @@ def _waiting(log: Path) -> None:
     sitting._Sitting._between = waiting  # type: ignore[method-assign]
 
 
+def alive() -> list[int | None]:
+    """The processes that have not ended."""
+    return [process.pid for process in _STARTED if process.is_alive()]
+
+
 def kill_all() -> None:
     """Leaves no process of a test that failed."""
     while _STARTED:
@@ -142,10 +148,7 @@ def _run(words: list[str], log: str, variables: dict[str, str], folder: Path | N
     os.environ.update(variables)
     if folder is not None:
         os.chdir(folder)
-    if most := variables.get("LARGEST_FILE"):  # as where a disk is full: what writes more fails
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
-    if other := variables.get("OTHER_CODE"):  # as a site has whose package was edited
-        agreement.code = lambda: other
+    lies.told(variables, Path(log))
     with open(log, "a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         code = main(words)
     sys.exit(code)

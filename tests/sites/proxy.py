@@ -18,6 +18,7 @@ class Proxy:
         port: Where it listens.
         delay: Seconds by which what passes is late.
         silent: Whether nothing passes, though connections stand.
+        deaf: Whether nothing passes to the port.
         damage: How many bytes of those that pass are flipped, from now on.
     """
 
@@ -25,7 +26,7 @@ class Proxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.delay, self.silent, self.damage = 0.0, False, 0
+        self.delay, self.silent, self.deaf, self.damage = 0.0, False, False, 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -58,13 +59,13 @@ class Proxy:
                     continue
                 self._pairs.append((here, there))
                 for pair in ((here, there), (there, here)):
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+                    threading.Thread(target=self._pass, args=(*pair, pair[0] is here), daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass(self, source: socket.socket, target: socket.socket, calling: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
                 time.sleep(self.delay)
-                while self.silent:
+                while self.silent or (self.deaf and calling):
                     time.sleep(0.01)
                 if self.damage:
                     self.damage -= 1
