@@ -1,4 +1,4 @@
-"""What a process of a federation does wrong, once, in the middle of a run: it dies, or sends what no other should take."""
+"""What a process of a federation does wrong, once, in a run: it dies, or sends what no other should take."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from fedtangent.transports._frames import HEAD, Place
 
 Frame = tuple[bytes, memoryview]
 _MESSAGE = 3  # of this process, from 1, that is another than it should be: nobody has begun round 3
+
+
+def _tensors(change: Callable[[Any], Any], value: Any) -> Any:
+    return trees.map(lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
 def _head(frame: Frame, place: Place) -> Frame:
@@ -64,10 +68,10 @@ FRAMES: dict[str, Callable[[Frame, Place], Frame]] = {
     ),
 }
 VALUES: dict[str, Callable[[Any], Any]] = {
-    "shape": lambda value: trees.map(lambda leaf: torch.stack([leaf, leaf]), value),
-    "dtype": lambda value: trees.map(lambda leaf: leaf.to(torch.int32), value),
+    "shape": lambda value: _tensors(lambda leaf: torch.stack([leaf, leaf]), value),
+    "dtype": lambda value: _tensors(lambda leaf: leaf.to(torch.int32), value),
     "keys": lambda value: {"other": value},
-    "order": lambda value: trees.map(lambda leaf: leaf.reshape(-1).flip(0), value),
+    "axes": lambda value: _tensors(lambda leaf: leaf.reshape(-1), value),
 }
 
 
@@ -99,12 +103,13 @@ def _message(lie: str, once: Path) -> None:
 
     def changed(values: Any, place: Place) -> Frame:
         nonlocal count
-        count += place.verb > 0
-        if place.verb == 0 or count < _MESSAGE or once.exists():
-            return framed(values, place)
+        right = framed(values, place)
+        count += place.verb > 0 and len(right[1]) > 0
+        if place.verb == 0 or not len(right[1]) or count < _MESSAGE or once.exists():
+            return right
         once.touch()
         if lie in FRAMES:
-            return FRAMES[lie](framed(values, place), place)
+            return FRAMES[lie](right, place)
         return framed([VALUES[lie](value) for value in values], place)
 
     _frames.framed = changed

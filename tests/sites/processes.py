@@ -30,9 +30,9 @@ MOST = 120.0  # seconds until a test gives up
 _STARTED: list[multiprocessing.process.BaseProcess] = []
 _CONTEXT = multiprocessing.get_context("forkserver")
 # what commands, some data sets and first derivatives import
+_DERIVATIVES = ("torch._dynamo", "torch._decomp.decompositions_for_jvp")
 _CONTEXT.set_forkserver_preload(
-    ["tests.sites.processes", "networkx", "cryptography.x509", "sklearn.datasets", "sklearn.model_selection"]
-    + ["torch._dynamo", "torch._decomp.decompositions_for_jvp"]
+    ["tests.sites.processes", "networkx", "cryptography.x509", "sklearn.model_selection", *_DERIVATIVES]
 )
 
 

@@ -130,12 +130,12 @@ def test_masked_sums_that_were_begun_with_a_site_are_not_begun_again_without_it_
     """Three sites would have to be left out, and three to be left."""
     change = {"rounds": 4, "participation": 1.0}
     how = ("--quorum", "0.6", "--secure-sums", "--deadline", "1")
-    running = begun(tmp_path, "fedavg", *how, held=[2], change=change)
+    running = begun(tmp_path, "fedavg", *how, held=[2], names=FIVE, change=change)
     with running["server"].at(2):
         running.pop("rome").kill()
     for one in ended(running, 1).values():
         assert "sums that it has a part in were begun, and without it they would tell what it has sent." in one
-    ended(begun(tmp_path, "fedavg", *how, "--resume", change=change), 0)
+    ended(begun(tmp_path, "fedavg", *how, "--resume", names=FIVE, change=change), 0)
     assert [entry["round"] for entry in processes.rounds(tmp_path / "run")] == [1, 2, 3, 4]
 
 

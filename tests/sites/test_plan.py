@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from fedtangent import cli
 from fedtangent.experiments.experiment import Experiment, experiment
-from fedtangent.sites.plan import Plan, plan, settings
+from fedtangent.parsers import WITHOUT
+from fedtangent.sites.plan import Plan, check_quorum, plan, settings
 
 ASKED = experiment("ntkdfl", times=(2, 9), lr=0.3, degree=2, rounds=4, dtype="float64", hidden=(6,), seed=3)
 TOLD = Plan("0" * 32, None, False, 60.0, False, False, 1.0, (), -1, None, settings(ASKED))._asdict()
@@ -78,6 +80,36 @@ def test_a_plan_of_another_form(change: dict[str, Any]) -> None:
 def test_no_site_plays_a_liar() -> None:
     with pytest.raises(ValueError, match=r"^`attack` must be left out of a real federation, whose sites do not play"):
         settings(experiment("dfedavg", attack="nan"))
+
+
+def test_what_a_simulation_alone_has_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in WITHOUT:
+        word = f"--{name.replace('_', '-')}"
+        for words in ([word, "1"], [f"{word}=1"]):
+            assert cli.main(["server", "kits/none", "fedavg", *words]) == 2
+            assert f"`{name}` must be left out of a real federation, wh" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"^`class_weights` must be left out of a real federation, whose sites do not"):
+        settings(experiment("fedavg", class_weights="balanced"))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((0.6, 3, True, False), "`quorum` must keep at least 3 sites in a round under secure sums; got 0.6 of 3, wh"),
+        ((0.4, 5, False, True), "`quorum` must keep at least 3 sites in a round under the method's guard; got 0.4 of"),
+        ((1.0, 2, True, False), "`secure_sums` must have at least 3 sites in a sum; got 2. Add sites, or drop it."),
+        ((1.0, 2, False, True), "`guard` must have at least 3 sites in a sum; got 2. Add sites, or drop it."),
+    ],
+)
+def test_a_quorum_that_no_sum_can_have_is_refused(given: tuple[float, int, bool, bool], told: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check_quorum(*given)
+    assert str(error.value).startswith(told)
+
+
+def test_a_quorum_that_sums_can_have() -> None:
+    for fine in ((0.6, 5, True, True), (0.1, 40, True, True), (0.1, 5, False, False), (1.0, 3, True, True)):
+        check_quorum(*fine)
 
 
 def test_a_rule_and_masks_go_together_only_where_groups_are_masked() -> None:

@@ -242,7 +242,7 @@ def _check(names: Sequence[str], told: Sequence[Any]) -> None:
     if errors:
         (name, first), *_ = errors
         alike = len(errors) == len(told) and len({error for _, error in errors}) == 1
-        raise SettingError(first if alike else f"`{name}` must be able to run this; got there: {first}")
+        raise SettingError(first if alike else unable(name, first))
     for name, one in zip(names[1:], told[1:], strict=True):
         for what in (*_COMPARED, "versions"):
             if one.get(what) != told[0].get(what):
@@ -251,6 +251,11 @@ def _check(names: Sequence[str], told: Sequence[Any]) -> None:
                     f"`{which}` must be the same at every site; got {short(theirs)} at {names[0]} and {short(other)} "
                     f"at {name}. Install the same versions, and give the same plan."
                 )
+
+
+def unable(name: str, why: str) -> str:
+    """What all are told of a process that cannot take part."""
+    return f"`{name}` must be able to run this; got there: {why}"
 
 
 def _different(name: str, first: Any, other: Any) -> tuple[str, Any, Any]:

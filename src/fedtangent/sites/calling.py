@@ -59,13 +59,15 @@ class Calling:
 
         Raises:
             ValueError: One is not there in time, or is not who it should be.
+            Over: One says that it does not take part.
         """
-        until, due = time.monotonic() + self._wait, self._doors.others
+        until, due, lines = time.monotonic() + self._wait, self._doors.others, joining.lines(self._own)
         while missing := sorted({*due}.difference(self._doors.lasting()), key=due.index):
             self._doors.check()
             if time.monotonic() > until:
                 raise self._doors.missing(missing[0], self._wait)
-            time.sleep(LOOK)
+            self._listen(lines)
+            lines.meet(joining.numbers(self._own, self._doors.there()))
         return self._sat(self._present(due))
 
     def again(self, summed: Sequence[str] | None) -> list[str]:
@@ -130,6 +132,14 @@ class Calling:
         if self._broken >= _MOST_IN_ALL or (whole and (self._out or (gone.final and gone.culprit))):
             raise Over(str(gone))
 
+    def _listen(self, lines: Lines) -> None:
+        """Raises Over where somebody who is there says that it does not take part."""
+        try:
+            lines.hear(LOOK)
+        except Gone as gone:
+            if gone.final:
+                raise Over(str(gone)) from gone
+
     def _present(self, others: Sequence[str]) -> list[str]:
         """With this process, in the order of the address book."""
         return [name for name in self._own.book if name == self._own.name or name in others]
@@ -160,7 +170,7 @@ def unreachable(own: Kit, unreached: Mapping[str, Collection[str]]) -> list[str]
     found = []
     while pairs:
         names = Counter(name for pair in pairs for name in pair if name != own.name)
-        worst = max(names, key=lambda name: (names[name], list(own.book).index(name)))
+        worst = max(names, key=lambda name: (names[name], own.number(name)))
         found.append(worst)
         pairs = {pair for pair in pairs if worst not in pair}
     return found
@@ -180,8 +190,8 @@ def heard(own: Kit, doors: Doors, wait: float, leader: str | None) -> tuple[Line
         Over: The leader of the sitting before is not there in time, or says that the run is over.
     """
     names = list(own.book)
-    lines, until = Lines(names.index(own.name), names, {}), time.monotonic() + wait
-    known = None if leader is None else names.index(leader)
+    lines, until = joining.lines(own), time.monotonic() + wait
+    known = None if leader is None else own.number(leader)
     while True:
         lines.meet(joining.numbers(own, doors.there()))
         try:
@@ -193,7 +203,7 @@ def heard(own: Kit, doors: Doors, wait: float, leader: str | None) -> tuple[Line
         if said is not None:
             return lines, names[said[0]], said[1]
         waited_for = doors.others if leader is None else [leader]
-        if any(names.index(name) in lines.met for name in waited_for):
+        if any(own.number(name) in lines.met for name in waited_for):
             until = time.monotonic() + wait
         elif leader is None:
             doors.check()
@@ -215,7 +225,7 @@ def reached(own: Kit, doors: Doors, lines: Lines, present: Sequence[str], second
     due = [name for name in present if name in doors.others]
     while True:
         lines.meet(joining.numbers(own, doors.take(due)))
-        missing = [name for name in due if list(own.book).index(name) not in lines.met]
+        missing = [name for name in due if own.number(name) not in lines.met]
         if not missing or time.monotonic() > until:
             return missing
         time.sleep(LOOK)

@@ -134,7 +134,7 @@ def start(
     """
     _check_extra()
     asked = experiment(**settings)
-    dataset = session.own_data({name: getattr(asked, name) for name in LOCAL})
+    dataset = session.asked_rows(kit, {name: getattr(asked, name) for name in LOCAL}, listen)
     return _led(
         kit,
         asked,
@@ -173,7 +173,7 @@ def site(
     with in_use(kit, state):
         result = session.join(
             kit,
-            session.own_data(settings),
+            session.asked_rows(kit, settings, listen),
             wait=wait,
             listen=listen,
             state=state,

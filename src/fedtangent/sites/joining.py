@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from fedtangent.errors import SettingError
 from fedtangent.sites.kit import SERVER, Kit
+from fedtangent.transports._lines import Lines
 from fedtangent.transports._relay import ByRelay, Waiting
 from fedtangent.transports._tls import Address, Listener, Unreached, Way, ended, reached, unreached
 
@@ -32,7 +33,7 @@ class Doors:
 
     def __init__(self, own: Kit, listen: Address | None, tell: Callable[[str], None]) -> None:
         names = list(own.book)
-        place = names.index(own.name)
+        place = own.number(own.name)
         if own.served:
             calls = [] if own.name == SERVER else [SERVER]
             self._called = own.sites if own.name == SERVER else []
@@ -150,8 +151,12 @@ class Doors:
 
 def numbers(own: Kit, connections: Mapping[str, ssl.SSLSocket]) -> dict[int, ssl.SSLSocket]:
     """The same by the numbers of the address book."""
-    names = list(own.book)
-    return {names.index(name): made for name, made in connections.items()}
+    return {own.number(name): made for name, made in connections.items()}
+
+
+def lines(own: Kit, connections: Mapping[str, ssl.SSLSocket] | None = None) -> Lines:
+    """Lines of this process over some connections."""
+    return Lines(own.number(own.name), list(own.book), numbers(own, connections or {}))
 
 
 def _way(own: Kit, name: str) -> Way:

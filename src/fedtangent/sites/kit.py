@@ -66,6 +66,10 @@ class Kit(NamedTuple):
         """Those that hold data, in their order: node k is the k-th."""
         return [name for name in self.book if name != SERVER]
 
+    def number(self, name: str) -> int:
+        """The place of a process in the address book."""
+        return list(self.book).index(name)
+
     @property
     def warning(self) -> str | None:
         """A sentence where the certificate expires within two weeks."""

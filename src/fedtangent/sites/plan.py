@@ -4,6 +4,7 @@ It names parts of the package and holds plain values; it can name no file, nor a
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -19,6 +20,11 @@ from fedtangent.parsers import LOCAL, WITHOUT
 from fedtangent.training import losses
 
 _NAMED = ("method", "host", "model", "augment", "topology", "channel", "rule")
+# What would change a run, and is no matter of where the rows are: it is never passed over without a word.
+_REFUSED = {
+    "attack": "whose sites do not play",
+    "class_weights": "whose sites do not tell how many rows each class has",
+}
 _RUN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -56,13 +62,20 @@ def settings(asked: Experiment) -> dict[str, Any]:
     """What a plan tells of an experiment.
 
     Raises:
-        ValueError: It has a part of one's own, which other sites do not have.
+        ValueError: It has what a federation has not, or a part of one's own, which other sites do not have.
     """
-    if asked.attack is not None:
-        raise SettingError("`attack` must be left out of a real federation, whose sites do not play; got one. Drop it.")
+    for name in _REFUSED:
+        if getattr(asked, name) is not None:
+            raise refused(name)
     names = [field.name for field in fields(Experiment) if field.name not in (*LOCAL, *WITHOUT)]
     found = {name: getattr(asked, name) for name in names}
     return checked({name: value for name, value in found.items() if value not in (None, {})})
+
+
+def refused(name: str) -> SettingError:
+    """Why a setting is left out that only a simulation has."""
+    why = _REFUSED.get(name, "which has its sites, rows and processes as they are")
+    return SettingError(f"`{name}` must be left out of a real federation, {why}; got one. Drop it.")
 
 
 def plan(told: Any) -> Plan:
@@ -97,6 +110,21 @@ def check_rule(told: Any, secure_sums: bool) -> None:
             f"`secure_sums` must be off under a rule, which sees the single messages that masks hide; got the rule "
             f"{str(told['rule'])[:60]!r}. Drop either, or let a server add messages up by --groups {OWNERS} or more."
         )
+
+
+def check_quorum(quorum: float, sites: int, secure_sums: bool, guard: bool) -> None:
+    """Raises ValueError where the fewest sites of a round are too few for a sum that is to hide each of them."""
+    fewest = math.ceil(quorum * sites - 1e-9)
+    if fewest >= OWNERS or not (secure_sums or guard):
+        return
+    hides = "secure sums" if secure_sums else "the method's guard"
+    if sites < OWNERS:
+        name = "secure_sums" if secure_sums else "guard"
+        raise SettingError(f"`{name}` must have at least {OWNERS} sites in a sum; got {sites}. Add sites, or drop it.")
+    raise SettingError(
+        f"`quorum` must keep at least {OWNERS} sites in a round under {hides}; got {quorum:g} of {sites}, which is "
+        f"{fewest}. Give {math.ceil(100 * OWNERS / sites) / 100:g} or more."
+    )
 
 
 def checked(told: Any) -> dict[str, Any]:

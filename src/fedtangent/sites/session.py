@@ -3,11 +3,11 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments.build import built_dataset, built_device
 from fedtangent.experiments.experiment import Experiment
 from fedtangent.experiments.folder import MANIFEST
@@ -17,13 +17,13 @@ from fedtangent.experiments.tracking import Tracking
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
-from fedtangent.sites import agreement
+from fedtangent.sites import agreement, joining
 from fedtangent.sites import plan as plans
 from fedtangent.sites.calling import Calling
 from fedtangent.sites.joining import Doors
 from fedtangent.sites.kit import SERVER, Kit, kit
 from fedtangent.sites.plan import Plan
-from fedtangent.sites.sitting import Place, joined, led
+from fedtangent.sites.sitting import Place, end, joined, led
 from fedtangent.transports._lines import Lines
 from fedtangent.transports._tls import Address
 
@@ -100,6 +100,7 @@ def lead(
         raise SettingError(f"`quorum` must be a share above 0, up to 1; got {quorum}. Give 1 for all sites.")
     if quorum < 1 and out is None:
         raise SettingError("`quorum` must be 1 without a record, from which all go on; got no `out`. Give --out.")
+    plans.check_quorum(quorum, len(own.sites), secure_sums, bool(asked.resolved("method").get("guard")))
     Tracking(track, out, None)  # what is wrong with them is told before anybody is called
     built_device(asked)
     settings = plans.settings(asked)
@@ -133,6 +134,27 @@ def join(
         print(f"{own.name} is ready, and waits for a plan.", flush=True)
         place = Place(own, doors, dataset, (), _announce, tell, device)
         return joined(place, wait, own.folder / "runs" if state is None else Path(state))
+
+
+def asked_rows(folder: str, settings: Mapping[str, Any], listen: str | None) -> Dataset:
+    """`own_data` of a site; where it cannot take part it says so to the others who are there, who end too.
+
+    Args:
+        folder: Of its kit.
+        settings: As of `own_data`.
+        listen: As of `lead`.
+
+    Raises:
+        ValueError: As of `own_data`, or the kit is none.
+    """
+    try:
+        return own_data(settings)
+    except (UserError, OSError) as error:
+        with suppress(SettingError):  # of the kit, or of a process that has its address
+            own = kit(folder)
+            with closing(Doors(own, address(listen), tell)) as doors:
+                end(own, doors, joining.lines(own), agreement.unable(own.name, str(error)))
+        raise
 
 
 def _announce(own: Kit, lines: Lines, built: Setup, secure: bool) -> None:

@@ -11,7 +11,8 @@ from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import Option, options
 from fedtangent.front import wrapped
 from fedtangent.parser import Parser, offered, typed
-from fedtangent.parsers import LOCAL, OWN, PLACES, SIMULATED
+from fedtangent.parsers import LOCAL, OWN, PLACES, SIMULATED, WITHOUT
+from fedtangent.sites.plan import refused
 
 
 def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
@@ -39,6 +40,9 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
         raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")
     own = options(command)
     if leads:
+        for field in WITHOUT:
+            if any(word.partition("=")[0] == f"--{field.replace('_', '-')}" for word in words):
+                raise refused(field)
         of_sites = [field for field in parsers.left_out(name) if field in OWN]
         settings, given = method_words.parsed(
             name, words[1:], own, parsers.left_out(name), (*SIMULATED, *of_sites, "dataset_options")

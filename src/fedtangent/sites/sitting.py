@@ -62,19 +62,6 @@ class Place(NamedTuple):
     tell: Callable[[str], None]
     device: str = "cpu"
 
-    @property
-    def number(self) -> int:
-        """This process's, in the address book."""
-        return list(self.own.book).index(self.own.name)
-
-    def lines(self, connections: dict[int, Any]) -> Lines:
-        """Lines over some connections."""
-        return Lines(self.number, list(self.own.book), connections)
-
-    def numbers(self, names: Sequence[str]) -> list[int]:
-        """The numbers of some processes."""
-        return [list(self.own.book).index(name) for name in names]
-
 
 def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | None:
     """The result of a run that this process proposes; None where it has ended before its time.
@@ -90,13 +77,13 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
     """
     kept = _known(None if out is None or not plan.resume else Path(out))
     sitting = _Sitting(place, kept, caller)
-    lines = place.lines({})
+    own, lines = place.own, joining.lines(place.own)
     try:
         while True:
             try:
                 plan = _called(place, plan, out, caller, kept)
-                lines = place.lines(joining.numbers(place.own, place.doors.take(plan.present)))
-                lines.lead(place.number, place.numbers(plan.present))
+                lines = joining.lines(own, place.doors.take(plan.present))
+                lines.lead(own.number(own.name), [own.number(name) for name in plan.present])
                 lines.say(plan._asdict() | {"version": __version__})
                 return sitting.result(lines, plan, out, [])
             except Gone as gone:
@@ -113,10 +100,10 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
     except Over as over:
         found = sitting.done or _whole(out, plan)
         why = str(over) if found is None else ""
-        _end(place, lines, why)
+        end(own, place.doors, lines, why)
         return _ended(why, found)
     except BaseException as error:
-        _end(place, lines, _failure(place, error))
+        end(own, place.doors, lines, _failure(place, error))
         raise
 
 
@@ -142,7 +129,7 @@ def joined(place: Place, wait: float, state: Path) -> Result | None:
             plan = _heard(told)
             recorded = plan.record is not None
             missing = calling.reached(place.own, place.doors, lines, plan.present, HANDSHAKE)
-            lines.lead(place.numbers([leader])[0], place.numbers(plan.present))
+            lines.lead(place.own.number(leader), [place.own.number(name) for name in plan.present])
             return sitting.result(lines, plan, None if plan.record is None else str(state / plan.record), missing)
         except Gone as gone:
             lines.abort(str(gone), gone.culprit)
@@ -270,14 +257,21 @@ def _failure(place: Place, error: BaseException) -> str:
     return f"{place.own.name} {how}."
 
 
-def _end(place: Place, lines: Lines, why: str) -> None:
-    """The leader's last word to all others, those too who have left the sitting and are calling anew."""
-    until, left = time.monotonic() + _LAST_WORD, {*place.doors.others}
-    lines.abort(why, place.own.name, final=True)
-    place.doors.free()
+def end(own: Kit, doors: Doors, lines: Lines, why: str) -> None:
+    """This process's last word to all others, those too who have left the sitting and are calling anew.
+
+    Args:
+        own: Its kit.
+        doors: To the others.
+        lines: Of the sitting.
+        why: One sentence.
+    """
+    until, left = time.monotonic() + _LAST_WORD, {*doors.others}
+    lines.abort(why, own.name, final=True)
+    doors.free()
     while left and time.monotonic() < until:
-        found = place.doors.take([name for name in place.doors.there() if name in left])
-        place.lines(joining.numbers(place.own, found)).abort(why, place.own.name, final=True)
+        found = doors.take([name for name in doors.there() if name in left])
+        joining.lines(own, found).abort(why, own.name, final=True)
         left -= {*found}
         time.sleep(LOOK)
 

@@ -92,7 +92,8 @@ def head(data: bytes, due: Place | None, limit: int, kind: int = MESSAGE) -> Hea
     if got not in (kind, ABORT):
         raise Malformed(f"a frame of kind {got}, and not {kind}")
     found = Place(run, source, target, verb, leg, wave)
-    if due is not None and (found[:3] != due[:3] or (got != ABORT and found != due)):
+    farewell = got == ABORT and (due is None or found[:3] == due[:3] or not any(run))  # or before there was a run
+    if not farewell and due is not None and found != due:
         raise Malformed(f"a frame of another place in the run, {found[1:]}, and not {due[1:]}")
     if table > (_SAID if got == ABORT else TABLE) or numbers > (limit if got == MESSAGE else 0):
         raise Malformed(f"a frame of {table} and {numbers} bytes, where at most {TABLE} and {limit} may come")

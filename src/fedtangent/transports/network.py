@@ -3,10 +3,11 @@
 A site's values go to their receiver alone: sums are added by the receiver, and not on the way from site to site.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from fedtangent import many
+from fedtangent import many, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation.disclosure import OWNERS
 from fedtangent.federation.ledger import Link
@@ -23,6 +24,7 @@ class _Network:
 
     def __init__(self, lines: Lines, places: Mapping[int, int], masks: Masks | None) -> None:
         self._piped, self._masks = Piped("network", lines, places), masks
+        self._lines, self._places = lines, places
 
     def here(self, node: int) -> bool:
         return self._piped.here(node)
@@ -31,16 +33,32 @@ class _Network:
         return self._piped.blocks(nodes)
 
     def exchange(self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link]) -> dict[Link, Any]:
+        return self._exchanged(tag, out, links, False)
+
+    def _exchanged(self, tag: Tag, out: Mapping[Link, Any], links: Sequence[Link], summed: bool) -> dict[Link, Any]:
         try:
-            return self._piped.exchange(tag, out, links)
+            came = self._piped.exchange(tag, out, links)
         except ValueError as error:  # of zip: another count
             raise Gone(f"a site sent another number of messages than is due at {tag}.") from error
+        if came:
+            self._check({**came, **out}, summed)
+        return came
+
+    def _check(self, values: Mapping[Link, Any], summed: bool) -> None:
+        """Raises where messages of one verb differ in more than their numbers; this process's own are right."""
+        forms = [(link.source, trees.form(value, summed)) for link, value in values.items()]
+        own = [found for node, found in forms if self.here(node)]
+        right = own[0] if own else Counter(found for _, found in forms).most_common(1)[0][0]
+        for node, found in forms:
+            if found != right:
+                name = self._lines.name(self._places.get(node, 0))
+                raise Gone(f"{name} sent a message of another form than is due.", name)
 
     def total(self, tag: Tag, out: Mapping[Link, tuple[float, Any]], links: Sequence[Link]) -> dict[int, Any]:
         """Added by their receiver, in the order of the nodes."""
         if self._masks is not None:
             return self._masked_total(self._masks, tag, out, links)
-        came = self.exchange(tag, out, links)
+        came = self._exchanged(tag, out, links, True)
         parts: dict[int, list[tuple[float, Any]]] = {}
         for link in links:
             if link in came:
