@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,8 @@ def files(folder: Path, names: list[str]) -> tuple[Dataset, Partition]:
     return Dataset("tiny", x_all, y_all, x_all, y_all, 2), Partition(index, None, index)
 
 
-def federation(folder: Path, names: list[str], rounds: int, killed: str | None) -> tuple[float, float, float]:
-    """Seconds to the first round, of a round, and of a recovery; 0 for what is not asked for."""
+def federation(folder: Path, names: list[str], rounds: int, killed: str | None) -> dict[str, float]:
+    """Seconds to the first round, from the moment when the last process is ready too, of a round, and of a recovery."""
     server = f'[server]\naddress = "127.0.0.1:{free()}"\n'
     text = 'name = "tiny"\n' + server + "".join(f"[sites.{name}]\n" for name in names)
     (folder / "federation.toml").write_text(text)
@@ -76,6 +77,7 @@ def federation(folder: Path, names: list[str], rounds: int, killed: str | None) 
     begun = time.perf_counter()
     sites = {name: started(["site", f"{folder}/kits/{name}", *own[name]], folder / f"{name}.log") for name in names}
     sites["server"] = started(["server", f"{folder}/kits/server", *asked], log)
+    ready = max(until(folder / f"{name}.log", f"{name} is ready") for name in sites)
     first, recovery = until(log, "round 1/"), 0.0
     if killed is not None:
         half = until(log, f"round {rounds // 2}/")
@@ -90,7 +92,8 @@ def federation(folder: Path, names: list[str], rounds: int, killed: str | None) 
     last = until(log, f"round {rounds}/")
     for process in sites.values():
         assert process.wait() == 0, log.read_text()
-    return first - begun, (last - first) / (rounds - 1), recovery
+    found = {"start": first - begun, "ready": first - ready, "round": (last - first) / (rounds - 1)}
+    return {"recovery": recovery} if killed is not None else found
 
 
 def alone(dataset: Dataset, partition: Partition, rounds: int, out: Path) -> float:
@@ -112,22 +115,22 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     names = [f"site{number}" for number in range(asked.sites)]
-    found: dict[str, list[float]] = {"start": [], "round": [], "one": [], "recovery": []}
+    found: dict[str, list[float]] = defaultdict(list)
     for repeat in range(asked.repeats):
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             dataset, partition = files(place, names)
-            start, seconds, _ = federation(place, names, asked.rounds, None)
-            found["start"].append(start)
-            found["round"].append(seconds)
+            for name, seconds in federation(place, names, asked.rounds, None).items():
+                found[name].append(seconds)
             found["one"].append(alone(dataset, partition, asked.rounds, place / "alone"))
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             files(place, names)
-            found["recovery"].append(federation(place, names, asked.rounds, names[repeat % len(names)])[2])
+            found["recovery"].append(federation(place, names, asked.rounds, names[repeat % len(names)])["recovery"])
     middle = {name: statistics.median(values) for name, values in found.items()}
     print(f"{asked.sites} sites and a server, {os.cpu_count()} cores")
     print(f"from start to the end of the first round  {middle['start']:.2f} s")
+    print(f"from the last process's readiness on      {middle['ready']:.2f} s")
     print(f"a round                                   {1000 * middle['round']:.1f} ms")
     print(f"a round in one process                    {1000 * middle['one']:.1f} ms")
     print(f"from a kill to the end of the round       {middle['recovery']:.2f} s")

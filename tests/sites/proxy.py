@@ -19,6 +19,7 @@ class Proxy:
         delay: Seconds by which what passes is late.
         silent: Whether nothing passes, though connections stand.
         deaf: Whether nothing passes to the port.
+        refusing: Whether nobody is let in.
         damage: How many bytes of those that pass are flipped, from now on.
     """
 
@@ -26,7 +27,7 @@ class Proxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.delay, self.silent, self.deaf, self.damage = 0.0, False, False, 0
+        self.delay, self.silent, self.deaf, self.refusing, self.damage = 0.0, False, False, False, 0
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,6 +53,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 here, _ = self._listener.accept()
+                if self.refusing:
+                    here.close()
+                    continue
                 try:
                     there = socket.create_connection(("127.0.0.1", self._target))
                 except OSError:

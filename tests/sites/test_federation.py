@@ -166,6 +166,18 @@ def test_a_site_with_targets_where_others_have_labels(place: Path) -> None:
     refusal(place, "`outputs` must be the same at every site; got None at berlin and 2 at rome. Prepare", **change)
 
 
+def test_a_site_whose_rows_cannot_be_read_says_so_and_all_end(place: Path) -> None:
+    federations.made(place, "fedavg", ("berlin", "rome"))
+    (place / "rome.npz").write_bytes(b"none")
+    running = begun(place, "fedavg", names=("berlin", "rome"))
+    end = running.pop("rome").ended()
+    assert end.code == 2 and "Traceback" not in end.said
+    sentence = end.said.splitlines()[-1].removeprefix("fedtangent: ")
+    assert sentence.startswith("`data_dir` must ")
+    for said in ended(running, 1).values():
+        assert f"fedtangent: `rome` must be able to run this; got there: {sentence}" in said
+
+
 def test_exposures_need_the_consent_of_every_site(place: Path) -> None:
     told = "`consent.toml` must allow the exposure 'kernel' at berlin; got no consent in its kit."
     refusal(place, told, method="fedkfac")

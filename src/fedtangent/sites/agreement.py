@@ -16,7 +16,7 @@ from fedtangent.experiments.setup import Setup, setup
 from fedtangent.experiments.share import Share, completed, joined, profile
 from fedtangent.federation import SERVER, Transport
 from fedtangent.shard import Dataset
-from fedtangent.sites import signatures
+from fedtangent.sites import kept_files, signatures
 from fedtangent.sites.kit import Kit, check_consent
 from fedtangent.sites.plan import Plan, code
 from fedtangent.sites.secrets import Drawn
@@ -75,8 +75,13 @@ def agreed(
     told["secret"] = None if drawn is None else drawn.told()
     names = [lines.name(place) for place in range(lines.count)]
     everyone = dict(zip(names, everybody(lines, 1, told), strict=True))
-    profiles = _profiles(own, everyone, plan.profiles)
-    common = joined(profiles)
+    try:
+        profiles = _profiles(own, everyone, plan.profiles)
+        common = joined(profiles)
+    except SettingError as error:  # at all, who have been told the same; nobody ends before all have its sentence
+        lines.parting = True
+        _check(names, everybody(lines, 2, {"error": str(error)}))
+        raise
     begun = plan.profiles is not None
     scale = None
     if plan.standardise:
@@ -99,7 +104,9 @@ def agreed(
         mine["versions"] = {name: manifest["versions"][name] for name in ("torch", "numpy")}
     except Exception as error:
         mine = {"error": str(error) if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {error}"}
+    lines.parting = True  # whoever hears of another's error first ends, while some have yet to hear of it
     _check(names, everybody(lines, 2, mine))
+    lines.parting = False
     assert kept.built is not None
     kept.profiles, kept.scale = profiles, None if scale is None else scale.reshape(-1).tolist()
     kept.signed = _signed(own, lines, names, _terms(own, plan, profiles, mine))
@@ -130,16 +137,10 @@ def signers(own: Kit, folder: Path) -> list[str] | None:
     Raises:
         ValueError: The plan, or a signature, is not what was signed.
     """
-    path = folder / AGREED
-    if not path.exists():
+    told = kept_files.read(folder / AGREED, lambda told: (_text(dict(told["terms"])), dict(told["signatures"])))
+    if told is None:
         return None
-    try:
-        told = json.loads(path.read_text())
-        text, found = _text(dict(told["terms"])), dict(told["signatures"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise SettingError(
-            f"`{AGREED}` must be as its run wrote it; got another in {folder}. Ask another site."
-        ) from error
+    text, found = told
     for name, one in found.items():
         signatures.check(own, name, text, one, "the plan")
     return list(found)
@@ -241,8 +242,7 @@ def _check(names: Sequence[str], told: Sequence[Any]) -> None:
     errors = [(name, str(one["error"])) for name, one in zip(names, told, strict=True) if "error" in one]
     if errors:
         (name, first), *_ = errors
-        alike = len(errors) == len(told) and len({error for _, error in errors}) == 1
-        raise SettingError(first if alike else unable(name, first))
+        raise SettingError(first if len(errors) == len(told) else unable(name, first))
     for name, one in zip(names[1:], told[1:], strict=True):
         for what in (*_COMPARED, "versions"):
             if one.get(what) != told[0].get(what):

@@ -107,6 +107,7 @@ def lead(
     plans.check_rule(settings, secure_sums)
     plan = Plan("", _record(out), resume, patience, standardise, secure_sums, quorum, (), -1, None, settings)
     with closing(Doors(own, address(listen), tell)) as doors:
+        print(f"{own.name} is ready, and waits for {', '.join(doors.others)}.", flush=True)
         caller = Calling(own, doors, wait, wait if deadline is None else deadline, quorum, tell)
         return led(Place(own, doors, dataset, track, _announce, tell, asked.device), plan, out, caller)
 

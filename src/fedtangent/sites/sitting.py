@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from fedtangent.federation.transport import Tag
 from fedtangent.reports import progress, records
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
-from fedtangent.sites import agreement, calling, joining, sums_sent
+from fedtangent.sites import agreement, calling, joining, kept_files, sums_sent
 from fedtangent.sites import plan as plans
 from fedtangent.sites.agreement import Kept
 from fedtangent.sites.calling import Calling, Over
@@ -85,7 +85,10 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
                 lines = joining.lines(own, place.doors.take(plan.present))
                 lines.lead(own.number(own.name), [own.number(name) for name in plan.present])
                 lines.say(plan._asdict() | {"version": __version__})
-                return sitting.result(lines, plan, out, [])
+                found = sitting.result(lines, plan, out, [])
+                if away := {*own.book}.difference(plan.present):
+                    end(own, place.doors, joining.lines(own), "The run is over, without this site.", away)
+                return found
             except Gone as gone:
                 if sitting.done is not None:  # a site was lost while all parted
                     raise Over("") from gone
@@ -128,11 +131,12 @@ def joined(place: Place, wait: float, state: Path) -> Result | None:
         try:
             plan = _heard(told)
             recorded = plan.record is not None
-            missing = calling.reached(place.own, place.doors, lines, plan.present, HANDSHAKE)
+            seconds = min(HANDSHAKE, plan.patience / 2)  # or the leader would miss this process
+            missing = calling.reached(place.own, place.doors, lines, plan.present, seconds)
             lines.lead(place.own.number(leader), [place.own.number(name) for name in plan.present])
             return sitting.result(lines, plan, None if plan.record is None else str(state / plan.record), missing)
         except Gone as gone:
-            lines.abort(str(gone), gone.culprit)
+            lines.abort(str(gone), gone.culprit, gone.final and gone.sender == gone.culprit)
             if not recorded or (gone.final and gone.sender == leader):
                 return _ended(str(gone), sitting.done)
             place.tell(f"{gone} Waiting for {leader} to go on.")
@@ -257,16 +261,17 @@ def _failure(place: Place, error: BaseException) -> str:
     return f"{place.own.name} {how}."
 
 
-def end(own: Kit, doors: Doors, lines: Lines, why: str) -> None:
-    """This process's last word to all others, those too who have left the sitting and are calling anew.
+def end(own: Kit, doors: Doors, lines: Lines, why: str, to: Collection[str] | None = None) -> None:
+    """This process's last word to others, those too who have left the sitting and are calling anew.
 
     Args:
         own: Its kit.
         doors: To the others.
         lines: Of the sitting.
         why: One sentence.
+        to: Their names; none is everybody.
     """
-    until, left = time.monotonic() + _LAST_WORD, {*doors.others}
+    until, left = time.monotonic() + _LAST_WORD, {*(doors.others if to is None else to)}
     lines.abort(why, own.name, final=True)
     doors.free()
     while left and time.monotonic() < until:
@@ -307,13 +312,13 @@ def _whole(out: str | None, plan: Plan) -> Result | None:
 def _known(folder: Path | None) -> Kept:
     """What a leader has kept of a run that has begun."""
     kept = Kept()
-    path = None if folder is None else folder / _KNOWN
-    if path is not None and path.exists():
-        try:
-            told = json.loads(path.read_text())
-            kept.profiles, kept.scale = dict(told["profiles"]), told["scale"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise SettingError(f"`{_KNOWN}` must be as its run wrote it; got another in {folder}. Run anew.") from error
+    found = (
+        None
+        if folder is None
+        else kept_files.read(folder / _KNOWN, lambda told: (dict(told["profiles"]), told["scale"]))
+    )
+    if found is not None:
+        kept.profiles, kept.scale = found
     return kept
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedtangent.errors import SettingError
 from fedtangent.experiments import atomic
 from fedtangent.federation.disclosure import OWNERS
+from fedtangent.sites import kept_files
 
 NAME = ".sums"
 
@@ -33,14 +34,8 @@ def last(folder: Path, round: int) -> list[str] | None:
     Raises:
         ValueError: The file that would say so is another.
     """
-    path = folder / NAME
-    if not path.exists():
-        return None
-    try:
-        told = json.loads(path.read_text())
-        return [str(name) for name in told["sites"]] if told["round"] == round else None
-    except (ValueError, TypeError, KeyError) as error:
-        raise SettingError(f"`{NAME}` must be as its run wrote it; got another in {folder}. Run anew.") from error
+    found = kept_files.read(folder / NAME, lambda told: (told["round"], [str(name) for name in told["sites"]]))
+    return found[1] if found is not None and found[0] == round else None
 
 
 class SumsSent:
