@@ -169,8 +169,10 @@ def test_a_site_with_targets_where_others_have_labels(place: Path) -> None:
 def test_a_site_whose_rows_cannot_be_read_says_so_and_all_end(place: Path) -> None:
     federations.made(place, "fedavg", ("berlin", "rome"))
     (place / "rome.npz").write_bytes(b"none")
-    running = begun(place, "fedavg", names=("berlin", "rome"))
-    end = running.pop("rome").ended()
+    asked = words("fedavg")
+    running = {name: processes.started(place, name, asked, True) for name in ("server", "berlin")}
+    running["server"].until("server is ready")
+    end = processes.started(place, "rome", asked, True).ended()
     assert end.code == 2 and "Traceback" not in end.said
     sentence = end.said.splitlines()[-1].removeprefix("fedtangent: ")
     assert sentence.startswith("`data_dir` must ")

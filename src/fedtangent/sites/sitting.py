@@ -85,10 +85,10 @@ def led(place: Place, plan: Plan, out: str | None, caller: Calling) -> Result | 
                 lines = joining.lines(own, place.doors.take(plan.present))
                 lines.lead(own.number(own.name), [own.number(name) for name in plan.present])
                 lines.say(plan._asdict() | {"version": __version__})
-                found = sitting.result(lines, plan, out, [])
+                result = sitting.result(lines, plan, out, [])
                 if away := {*own.book}.difference(plan.present):
                     end(own, place.doors, joining.lines(own), "The run is over, without this site.", away)
-                return found
+                return result
             except Gone as gone:
                 if sitting.done is not None:  # a site was lost while all parted
                     raise Over("") from gone
