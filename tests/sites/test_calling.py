@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedtangent.sites import calling, sums_sent
+from fedtangent.sites import calling, joining, sums_sent
 from fedtangent.sites.calling import Calling, Over, unreachable
 from fedtangent.sites.kit import Kit
 from fedtangent.sites.sums_sent import SumsSent, may_follow
@@ -27,11 +27,27 @@ class Doors:
     def lasting(self) -> dict[str, Any]:
         return dict.fromkeys(self.now)
 
+    def there(self) -> dict[str, Any]:
+        return self.lasting()
+
     def check(self) -> None:
         """Nobody shows another certificate."""
 
     def missing(self, name: str, wait: float) -> Exception:
         return ValueError(f"{name} is missing")
+
+
+class Quiet:
+    """Lines on which nobody says anything."""
+
+    def __init__(self, _: Kit) -> None:
+        self.met: set[int] = set()
+
+    def meet(self, connections: dict[int, Any]) -> None:
+        self.met |= {*connections}
+
+    def hear(self, seconds: float) -> None:
+        """Nothing."""
 
 
 def own(name: str = "server") -> Kit:
@@ -45,7 +61,8 @@ def caller(there: list[str], quorum: float, told: list[str] | None = None, name:
     return Calling(own(name), doors, 0.0, 0.0, quorum, ([] if told is None else told).append)
 
 
-def test_all_must_be_there_first() -> None:
+def test_all_must_be_there_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "lines", Quiet)
     assert caller(SITES, 0.5).everybody() == ["server", *SITES]
     with pytest.raises(ValueError, match="c is missing"):
         caller([name for name in SITES if name != "c"], 0.5).everybody()

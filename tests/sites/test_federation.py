@@ -135,13 +135,13 @@ def test_masked_sums_that_were_begun_with_a_site_are_not_begun_again_without_it_
         running.pop("rome").kill()
     for one in ended(running, 1).values():
         assert "sums that it has a part in were begun, and without it they would tell what it has sent." in one
-    ended(begun(tmp_path, "fedavg", *how, "--resume", names=FIVE, change=change), 0)
+    ended(begun(tmp_path, "fedavg", *how[:3], "--resume", names=FIVE, change=change), 0)
     assert [entry["round"] for entry in processes.rounds(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 def refusal(place: Path, told: str, **change: Any) -> None:
     """What all say of a run that must not begin: this sentence, at every process, and nothing on the record."""
-    names = ("berlin", "rome")
+    names = change.pop("names", ("berlin", "rome"))
     processes.kits(place, True, names)
     asked = [*words(change.pop("method", "fedavg")), "--out", place / "run"]
     found = processes.run(place, asked, True, names=names, **change)
@@ -187,7 +187,7 @@ def test_exposures_need_the_consent_of_every_site(place: Path) -> None:
 
 def test_a_method_without_a_server_in_a_federation_with_one(place: Path) -> None:
     told = "`METHOD` must be one with a server in this federation; got dfedavg, which is without a server."
-    refusal(place, told, method="dfedavg")
+    refusal(place, told, method="dfedavg", names=NAMES)
 
 
 def test_a_site_with_other_code(place: Path) -> None:

@@ -200,13 +200,16 @@ def test_revoking_adds_to_the_lists_of_all_kits(tmp_path: Path, capsys: pytest.C
     [
         (["site"], "`KIT` must come first after site; got nothing."),
         (["start", "kits/x"], "`KIT METHOD` must come first after start; got kits/x."),
-        (["server", "kits/x", "fedavg", "--nodes", "3"], "`nodes` must be an option of server; got an unknown name."),
+        (
+            ["server", "kits/x", "fedavg", "--nodes", "3"],
+            "`nodes` must be left out of a real federation, which has its sites, rows",
+        ),
         (["server", "kits/x", "fedavg", "--data-dir", "x"], "`data_dir` must be an option of server; got an unknown"),
         (
             ["start", "kits/x", "dfedavg", "--partition", "iid"],
-            "`partition` must be an option of start; got an unknown",
+            "`partition` must be left out of a real federation",
         ),
-        (["server", "kits/x", "fedavg", "--fault", "dropout"], "`fault` must be an option of server; got an unknown"),
+        (["server", "kits/x", "fedavg", "--fault", "dropout"], "`fault` must be left out of a real federation"),
         (["site", "kits/x", "--rounds", "3"], "`rounds` must be an option of site; got an unknown name."),
         (["server", "kits/x", "fedavg"], "`kit` must be a folder from fedtangent provision; got kits/x"),
     ],

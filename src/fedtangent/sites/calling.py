@@ -62,12 +62,15 @@ class Calling:
             Over: One says that it does not take part.
         """
         until, due, lines = time.monotonic() + self._wait, self._doors.others, joining.lines(self._own)
-        while missing := sorted({*due}.difference(self._doors.lasting()), key=due.index):
+        while True:
+            lines.meet(joining.numbers(self._own, self._doors.there()))
+            self._listen(lines)  # which closes those that have ended
+            missing = [name for name in due if self._own.number(name) not in lines.met]
+            if not missing:
+                break
             self._doors.check()
             if time.monotonic() > until:
                 raise self._doors.missing(missing[0], self._wait)
-            self._listen(lines)
-            lines.meet(joining.numbers(self._own, self._doors.there()))
         return self._sat(self._present(due))
 
     def again(self, summed: Sequence[str] | None) -> list[str]:
