@@ -121,8 +121,9 @@ def _waiting(log: Path) -> None:
 
     def waiting(self: Any, lines: Any, plan: Any, round: int, sums: Any) -> None:
         file = log.with_suffix(f".held{round}")
-        while file.exists() and not (file.read_text() and self._caller.back(plan.present)):
-            time.sleep(0.01)
+        with contextlib.suppress(FileNotFoundError):
+            while not (file.read_text() and self._caller.back(plan.present)):
+                time.sleep(0.01)
         between(self, lines, plan, round, sums)
 
     sitting._Sitting._between = waiting  # type: ignore[method-assign]
