@@ -88,7 +88,9 @@ def test_processes_that_are_killed_and_started_again_take_part_in_the_same_recor
     assert processes.rounds(tmp_path / "run") == expected(method, rounds=6)
 
 
-@pytest.mark.parametrize(("method", "fault"), [("fedavg", "kill"), ("fedavg", "hang"), ("dfedavg", "kill")])
+@pytest.mark.parametrize(
+    ("method", "fault"), [pytest.param("fedavg", "kill", marks=SLOW), ("fedavg", "hang"), ("dfedavg", "kill")]
+)
 def test_with_a_quorum_a_run_goes_on_without_a_site_and_with_it_when_it_is_back(
     method: str, fault: str, tmp_path: Path
 ) -> None:
