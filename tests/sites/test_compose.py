@@ -71,6 +71,7 @@ def test_every_service_has_a_kit(tmp_path: Path) -> None:
     assert words[words.index("--listen") + 1] == f"0.0.0.0:{host[2]}"
 
 
+@pytest.mark.slow
 @NEEDS_SHARED
 def test_the_services_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As the README says; the names of containers are addresses on loopback here."""

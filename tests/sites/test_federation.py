@@ -47,6 +47,7 @@ def test_the_record_is_that_of_one_process(method: str, names: tuple[str, ...], 
     assert "rome sends to " in said["rome"]
 
 
+@SLOW
 @pytest.mark.parametrize("method", ["fedavg", pytest.param("dfedavg", marks=SLOW)])
 def test_metrics_and_rows_that_sites_keep_back_are_as_in_one_process(method: str, tmp_path: Path) -> None:
     change = {"rounds": 9, "lr": 2.5, "validation": 0.3, "early_stop": 1, "metric": "f1,auc", "evaluate_on": "own"}
@@ -58,6 +59,7 @@ def test_metrics_and_rows_that_sites_keep_back_are_as_in_one_process(method: str
     assert (tmp_path / "run" / "report.html").is_file()  # of the leader, who tracks
 
 
+@SLOW
 def test_a_site_that_does_not_come_back_ends_all_with_one_sentence_and_resume_goes_on(tmp_path: Path) -> None:
     first = begun(tmp_path, "fedavg", "--deadline", "1", held=[2], change={"rounds": 4})
     with first["server"].at(2):
@@ -75,7 +77,9 @@ def test_a_site_that_does_not_come_back_ends_all_with_one_sentence_and_resume_go
     assert processes.rounds(tmp_path / "run") == expected("fedavg", rounds=4)
 
 
-@pytest.mark.parametrize(("method", "killed"), [("fedavg", ("rome", "server")), ("dfedavg", ("berlin", "paris"))])
+@pytest.mark.parametrize(
+    ("method", "killed"), [("fedavg", ("rome", "server")), pytest.param("dfedavg", ("berlin", "paris"), marks=SLOW)]
+)
 def test_processes_that_are_killed_and_started_again_take_part_in_the_same_record(
     method: str, killed: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -89,7 +93,8 @@ def test_processes_that_are_killed_and_started_again_take_part_in_the_same_recor
 
 
 @pytest.mark.parametrize(
-    ("method", "fault"), [pytest.param("fedavg", "kill", marks=SLOW), ("fedavg", "hang"), ("dfedavg", "kill")]
+    ("method", "fault"),
+    [pytest.param("fedavg", "kill", marks=SLOW), pytest.param("fedavg", "hang", marks=SLOW), ("dfedavg", "kill")],
 )
 def test_with_a_quorum_a_run_goes_on_without_a_site_and_with_it_when_it_is_back(
     method: str, fault: str, tmp_path: Path
@@ -128,6 +133,7 @@ def test_with_a_quorum_a_run_goes_on_without_a_site_and_with_it_when_it_is_back(
     assert [entry["round"] for entry in theirs if entry.get("away")] == [3, 4]
 
 
+@SLOW
 def test_masked_sums_that_were_begun_with_a_site_are_not_begun_again_without_it_alone(tmp_path: Path) -> None:
     """Three sites would have to be left out, and three to be left."""
     change = {"rounds": 4, "participation": 1.0}
@@ -161,6 +167,7 @@ def test_a_site_with_other_columns(place: Path) -> None:
     refusal(place, told, **change)
 
 
+@SLOW
 def test_a_site_with_targets_where_others_have_labels(place: Path) -> None:
     (place / "other").mkdir()
     processes.files(place / "other", tiny.data(classes=0))
@@ -168,6 +175,7 @@ def test_a_site_with_targets_where_others_have_labels(place: Path) -> None:
     refusal(place, "`outputs` must be the same at every site; got None at berlin and 2 at rome. Prepare", **change)
 
 
+@SLOW
 def test_a_site_whose_rows_cannot_be_read_says_so_and_all_end(place: Path) -> None:
     federations.made(place, "fedavg", ("berlin", "rome"))
     (place / "rome.npz").write_bytes(b"none")
@@ -187,16 +195,19 @@ def test_exposures_need_the_consent_of_every_site(place: Path) -> None:
     refusal(place, told, method="fedkfac")
 
 
+@SLOW
 def test_a_method_without_a_server_in_a_federation_with_one(place: Path) -> None:
     told = "`METHOD` must be one with a server in this federation; got dfedavg, which is without a server."
     refusal(place, told, method="dfedavg", names=NAMES)
 
 
+@SLOW
 def test_a_site_with_other_code(place: Path) -> None:
     told = "got another digest of the package. Install the same version of fedtangent at all sites."
     refusal(place, told, variables={"rome": {"OTHER_CODE": "edited"}})
 
 
+@SLOW
 def test_a_site_that_does_not_come(place: Path) -> None:
     processes.kits(place, True)
     server = processes.Process(["server", place / "kits" / "server", *words("fedavg"), "--wait", "2"], place / "log")
@@ -223,7 +234,7 @@ def test_a_kit_of_another_federation(place: Path) -> None:
     server.ended()
 
 
-@pytest.mark.parametrize("method", ["fedkfac", "dfedavg"])
+@pytest.mark.parametrize("method", ["fedkfac", pytest.param("dfedavg", marks=SLOW)])
 def test_masked_sums_give_the_record_but_for_rounding(method: str, tmp_path: Path) -> None:
     said = ended(begun(tmp_path, method, "--secure-sums"), 0)
     assert "Sums are masked: a receiver sees the sum over sites." in said["paris"]
