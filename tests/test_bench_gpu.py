@@ -177,6 +177,7 @@ def _command(
     )
 
 
+@pytest.mark.slow
 def test_a_step_of_the_command_in_miniature(tmp_path: Path) -> None:
     done = _command(tmp_path, "--device", "cpu", "--miniature", "--only", "784-100-10", "--out", "its.json")
     assert done.returncode == 0, done.stderr

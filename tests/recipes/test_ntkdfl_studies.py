@@ -17,6 +17,7 @@ from fedtangent.federation import Graph
 from fedtangent.recipes import _studies as studies
 from fedtangent.recipes import ntkdfl_studies as recipe
 from fedtangent.recipes import recipe as recipes
+from tests.often import often
 
 SMALL: dict[str, Any] = {
     "dataset": "digits",
@@ -40,7 +41,7 @@ def measured(study: str, **change: Any) -> list[dict[str, Any]]:
     return list(recipe.ntkdfl_studies(study=study, values=FEW.get(study, ()), **{**SMALL, **change}))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("study", studies.STUDIES)
+@pytest.mark.parametrize("study", often(studies.STUDIES, ["degree", "kernel", "averaging"]))
 def test_every_study(study: str, tmp_path: Path) -> None:
     data = tmp_path / "blobs.py"
     data.write_text("from tests.experiments.tiny import data\n\n\ndef blobs(data_dir):\n    return data()\n")

@@ -34,7 +34,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "kind", "kernel"), CASES)
+@pytest.mark.parametrize(
+    ("name", "kind", "kernel"),
+    CASES[1:10:2] + [pytest.param(*case, marks=pytest.mark.slow) for case in CASES[:10:2] + CASES[10:]],
+)
 def test_the_step_is_that_of_factors_in_memory(
     name: str, kind: Literal["trace", "full"], kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock
 
 from fedtangent.tangents import jacobian, kernel
+from tests.often import often
 
 OUTPUTS = 10
 
@@ -46,7 +47,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", often(MODELS, ["resnet8", "transformer"]))
 def test_the_kernel_of_an_architecture(name: str) -> None:
     """K alpha of the kernel, tile by tile, equals J (J^T alpha), which forms neither."""
     build, shape, size = MODELS[name]

@@ -39,7 +39,7 @@ def test_kernels(example: Example, kind: str) -> None:
     assert close(kernel(example.model, x1, x2, kind=kind), literal(kind, j1, j2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", often(KINDS, ["full"]))
 @pytest.mark.parametrize("way", ["explicit", "factors"])
 def test_both_ways_give_the_same(example: Example, kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def forced(part: kernel_parts.Part, kind: kernel_parts.Kind, outputs: int) -> str:

@@ -141,7 +141,7 @@ def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transpo
 
 
 @pytest.mark.parametrize("what", METHODS)
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", often(TRANSPORTS, ["threads"]))
 def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: str) -> None:
     state, aggregate, extras, bill = run("memory", what)
     assert_same(run(transport, what)[:3], (state, aggregate, extras))
