@@ -136,15 +136,20 @@ def _site_help(command: str, words: list[str]) -> int | None:
         return None
     count = len(what.split())
     if len(words) <= count or any(word.startswith("-") for word in words[:count]):
-        print(f"usage: fedtangent {command} {what} [options]\n\n{wrapped(first_line(SITES, command))}\n")
-        print(f"fedtangent {command} {what} --help tells the options.")
-        return 0
+        return site_usage(command, what)
     try:
         parser = leading_parser(command, words[1], chosen) if "METHOD" in what else site_parser(command, chosen)
     except LookupError:
         return None
     parser.print_help()
     raise SystemExit(0)
+
+
+def site_usage(command: str, what: str) -> int:
+    """What comes first after a command of a real federation, and how its options are told."""
+    print(f"usage: fedtangent {command} {what} [options]\n\n{wrapped(first_line(SITES, command))}\n")
+    print(f"fedtangent {command} {what} --help tells the options.")
+    return 0
 
 
 def _complete(first: str, words: list[str]) -> int:

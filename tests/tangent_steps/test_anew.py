@@ -32,11 +32,12 @@ CASES = [
     *((name, "full", 1) for name in NAMES),
     *((name, "trace", 1) for name in ("gated", "conv2d")),
 ]
+OFTEN = [(name, "full", anew.KERNEL) for name in NAMES]
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "kernel"),
-    CASES[1:10:2] + [pytest.param(*case, marks=pytest.mark.slow) for case in CASES[:10:2] + CASES[10:]],
+    [case if case in OFTEN else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
 )
 def test_the_step_is_that_of_factors_in_memory(
     name: str, kind: Literal["trace", "full"], kernel: int, monkeypatch: pytest.MonkeyPatch

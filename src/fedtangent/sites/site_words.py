@@ -9,7 +9,7 @@ from fedtangent.config import CONFIG
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.experiments.options import Option, options
-from fedtangent.front import wrapped
+from fedtangent.front import site_usage
 from fedtangent.parser import Parser, offered, typed
 from fedtangent.parsers import LOCAL, OWN, PLACES, SIMULATED, WITHOUT
 from fedtangent.sites.plan import refused
@@ -34,9 +34,7 @@ def parsed(name: str, words: Sequence[str], command: Callable[..., int]) -> int:
     first = words[: what.count(" ") + 1]
     if len(first) <= what.count(" ") or any(word.startswith("-") for word in first):
         if {*words} & {"-h", "--help"}:
-            print(f"usage: fedtangent {name} {what} [options]\n\n{wrapped(told)}\n")
-            print(f"fedtangent {name} {what} --help tells the options.")
-            return 0
+            return site_usage(name, what)
         raise SettingError(f"`{what}` must come first after {name}; got {' '.join(first) or 'nothing'}. Name it.")
     own = options(command)
     if leads:
