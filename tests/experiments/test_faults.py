@@ -60,7 +60,7 @@ def equal(found: Result, expected: Result, tolerance: float) -> None:
             assert one.get(key) == other.get(key)
 
 
-@pytest.mark.parametrize("method", often(FAULTY))
+@pytest.mark.parametrize("method", often(FAULTY, ["dfedkfac", "fedavg", "fedpart", "ntkdfl"]))
 def test_every_method_gives_one_record_under_faults(method: str) -> None:
     first = run(asked(method, engine="sequential"))
     present = [entry["present"] for entry in first.rounds]

@@ -139,7 +139,7 @@ def test_a_round_is_that_of_a_federation_of_those_present_alone(name: str) -> No
         assert_same([after.values[node] for node in GONE[0].nodes], [before.values[node] for node in GONE[0].nodes])
 
 
-@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("name", often(FAULTY))
 def test_absent_nodes_keep_their_state_and_send_and_compute_nothing(name: str) -> None:
     made = method(name)
     graph = GRAPH if made.traits.neighbours else None
@@ -187,7 +187,7 @@ def test_few_or_lonely_nodes_go_on(name: str, missing: Missing) -> None:
         assert trees.all_finite(run.aggregate)
 
 
-@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("name", often(FAULTY))
 def test_with_nothing_missing_it_is_the_same_to_the_bit(name: str) -> None:
     made = method(name)
     options: dict[str, Any] = {"graph": GRAPH if made.traits.neighbours else None, "gossip_weights": "metropolis"}

@@ -18,11 +18,13 @@ from fedtangent.federation import Central, Coding, Each, Exposure, Fleet, Method
 from fedtangent.federation.coding import Way
 from fedtangent.transports.memory import memory
 from tests import tiny_federation as federation
+from tests.often import often
 from tests.tiny_federation import GRAPH, LONELY, assert_close, assert_same, graph_of, plain
 
 METHODS = names("methods")
 ENDS = ("central", "local")  # of every plot; no paper is theirs
 every_method = pytest.mark.parametrize("name", METHODS)
+some_methods = pytest.mark.parametrize("name", often(METHODS))
 
 
 def method(name: str, **options: Any) -> Method:
@@ -104,7 +106,7 @@ def test_two_rounds_move_the_weights_and_keep_them_finite(name: str) -> None:
     assert all(trees.all_finite(part) for part in plain(run(name).state).values())
 
 
-@every_method
+@some_methods
 @pytest.mark.parametrize("engine", names("engines"))
 def test_the_engines_agree(name: str, engine: str) -> None:
     found, expected = run(name, engine), run(name, "sequential")
@@ -126,7 +128,7 @@ class Noted(Coding):
         return message is not None
 
 
-@every_method
+@some_methods
 def test_the_messages_that_bear_channels_are_as_declared(name: str) -> None:
     noted = Noted()
     made = method(name, **({"first_rounds": 1} if name == "tct" else {}))
@@ -155,7 +157,7 @@ def test_who_talks_to_whom_is_as_declared(name: str) -> None:
         assert_same(federation.run(method(name), graph=None).aggregate, run(name, "sequential").aggregate)
 
 
-@every_method
+@some_methods
 def test_data_and_first_weights_are_left_alone(name: str) -> None:
     task, data = federation.task(), federation.shards()
     federation.run(federation.method(name, task), data)
@@ -163,7 +165,7 @@ def test_data_and_first_weights_are_left_alone(name: str) -> None:
     assert_same(task.w_0, federation.task().w_0)
 
 
-@every_method
+@some_methods
 def test_the_state_that_goes_in_is_left_alone(name: str) -> None:
     made, data = method(name), federation.shards()
     state = run(name, "sequential").state
@@ -174,7 +176,7 @@ def test_the_state_that_goes_in_is_left_alone(name: str) -> None:
     assert_same(plain(state), before)
 
 
-@every_method
+@some_methods
 def test_a_round_depends_on_its_arguments_alone(name: str) -> None:
     """A third round after two is the third round of three: nothing is kept but the state."""
     made, fleet = method(name), federation.fleet(round=3, graph=graph_of(name))
@@ -182,7 +184,7 @@ def test_a_round_depends_on_its_arguments_alone(name: str) -> None:
     assert_same(plain(state), plain(federation.run(method(name), rounds=3).state))
 
 
-@every_method
+@some_methods
 def test_a_node_with_one_row_and_a_node_without_neighbours_work(name: str) -> None:
     assert 1 in federation.ROWS
     assert len({GRAPH.degree(node) for node in range(GRAPH.nodes)}) > 2
@@ -193,7 +195,7 @@ def test_a_node_with_one_row_and_a_node_without_neighbours_work(name: str) -> No
         assert all(trees.all_finite(part) for part in plain(found.state).values())
 
 
-@every_method
+@some_methods
 def test_chance_hangs_on_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     rng, draw = Fleet.rng, Fleet.draw

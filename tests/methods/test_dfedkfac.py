@@ -15,6 +15,7 @@ from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods import literal_kfac as literal
 from tests.methods.literal_tangent import Weights, average
+from tests.often import often
 from tests.tangents.networks import Example, everything
 from tests.tiny_federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same, philox
 
@@ -72,7 +73,9 @@ def transcript(
     return w_k, chosen
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", often(OPTIONS, ["shared inputs", "squared", "bfloat16", "local epochs", "no averaging"])
+)
 def test_is_the_algorithm(name: str) -> None:
     options = {**FEW, **OPTIONS[name]}
     loss = options.pop("loss", "cross_entropy")

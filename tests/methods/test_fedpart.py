@@ -16,6 +16,7 @@ from fedtangent.training.task import Task
 from tests import tiny_federation as federation
 from tests.methods.literal_partial import HOSTS, Literal
 from tests.methods.literal_server import K, drawn
+from tests.often import often
 from tests.tiny_federation import HIDDEN, INPUTS, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 LAYERS = (("0.weight", "0.bias"), ("2.weight", "2.bias"))
@@ -37,7 +38,7 @@ def active(t: int, warm_up: int, rounds_per_group: int) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(("engine", "budget"), BUDGETS)
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", often(HOSTS, ["fedavg", "fedprox", "moon"]))
 def test_is_the_papers_algorithm_under_every_host(name: str, engine: str, budget: int) -> None:
     """The weights, the host's memories of client and server, and every client's bytes in both directions."""
     options, rounds = {**HOSTS[name], **LOCAL}, 7

@@ -16,6 +16,7 @@ from tests import tiny_federation as federation
 from tests.methods import literal_tangent as literal
 from tests.methods.literal_gossip import K, gossip
 from tests.methods.literal_server import ENGINES, P, Weights, average, each, weights_0
+from tests.often import often
 from tests.tiny_federation import GRAPH, OUTPUTS, ROWS, assert_close, philox
 
 FEW: dict[str, Any] = {"times": (3, 10, 30), "lr": 2.0, "lr_decay": 0.3, "clock": "descent"}
@@ -79,7 +80,7 @@ def transcript(
     return w
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", often(ENGINES, ["vectorized"]))
 @pytest.mark.parametrize("options", OPTIONS)
 def test_is_what_its_docstring_says(options: dict[str, Any], engine: str) -> None:
     options = FEW | options

@@ -10,6 +10,7 @@ from fedtangent import trees
 from fedtangent.catalog import load, names
 from fedtangent.federation import Central, Each, Fleet, Method
 from tests import tiny_federation as federation
+from tests.often import often
 from tests.tiny_federation import assert_close
 
 SERVERS = [
@@ -58,7 +59,7 @@ def test_the_methods_are_those_that_claim_it() -> None:
     assert {"fedavg", "fedkfac"} <= set(SERVERS)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", often(SERVERS))
 def test_any_tree_of_additions_gives_the_same_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: Method = load("methods", name)(federation.task())
     expected = federation.run(made, rounds=3)

@@ -7,6 +7,7 @@ import pytest
 
 import fedtangent
 from fedtangent.recipes import frontier as recipe
+from tests.often import often
 
 # 480 of the digits, to be quick
 FEW = """
@@ -62,7 +63,10 @@ def test_what_is_there_is_not_run_again(small: dict[str, Any], rows: list[dict[s
         assert list(recipe.frontier(rows[:there], **small, seeds=2, seed=3)) == rows[there:]
 
 
-@pytest.mark.parametrize("variant", recipe.VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    often(recipe.VARIANTS, ["FedKFAC", "FedAvg cohort", "NTK-FL cohort", "DFedKFAC", "DFedKFAC sums", "NTK-DFL"]),
+)
 def test_every_variant_runs(variant: str, small: dict[str, Any]) -> None:
     own: dict[str, Any] = {"nodes": 12, "degree": 5, "rounds": 1, "variants": (variant,), "partitions": ("iid",)}
     if "KFAC" in variant:  # whose guard asks for rows enough

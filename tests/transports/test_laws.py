@@ -140,7 +140,7 @@ def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transpo
     assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
 
 
-@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize("what", often(METHODS))
 @pytest.mark.parametrize("transport", often(TRANSPORTS, ["threads"]))
 def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: str) -> None:
     state, aggregate, extras, bill = run("memory", what)
