@@ -47,6 +47,10 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
         "scales": (0.5, 1.0, 1.5, 2.0),
     },
     "neighbours, ridges 1e-4 .01 .1, scales 1 2 3": {"ridges": (1e-4, 1e-2, 1e-1), "scales": (1.0, 2.0, 3.0)},
+    "neighbours, dampings .1, 10": {"dampings": (0.1, 10.0), "rounds": 4},
+    "neighbours, 2 local epochs": {**STEPS, "rounds": 4},
+    "neighbours, dampings .1, 10, 5 local epochs": {"dampings": (0.1, 10.0), **STEPS, "epochs": 5, "rounds": 4},
+    "neighbours, dampings .1, 10, 2 local epochs": {"dampings": (0.1, 10.0), **STEPS, "rounds": 4},
     "neighbours, shared inputs": {"inputs": "shared"},
     "neighbours, shared inputs, guard, bfloat16": {"inputs": "shared", "guard": True, **HALVED},
 }
