@@ -122,6 +122,13 @@ def join(parts: Sequence[Any]) -> Any:
     return optree.tree_map(one, *parts, is_leaf=masked)
 
 
+def filled(x: Any) -> Any:
+    """Rows of none as one row of padding, since many models have no results of no rows; all else is as it was."""
+    if not masked(x) or len(x.real):
+        return x
+    return trees.map(lambda leaf: leaf.new_zeros((1, *leaf.shape[1:])), x)
+
+
 def masks(tree: Any) -> Iterator[Tensor]:
     """The `real` of every tuple that carries one, of those inside of others too."""
     for part in optree.tree_leaves(tree, is_leaf=masked):

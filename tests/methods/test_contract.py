@@ -10,12 +10,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.catalog import load, names
 from fedtangent.experiments import checkpoint
 from fedtangent.federation import Central, Coding, Each, Exposure, Fleet, Method, Wire
 from fedtangent.federation.coding import Way
+from fedtangent.training.task import Task
 from fedtangent.transports.memory import memory
 from tests import tiny_federation as federation
 from tests.often import often
@@ -193,6 +195,21 @@ def test_a_node_with_one_row_and_a_node_without_neighbours_work(name: str) -> No
             method(name), engine=load("engines", engine)(), graph=graph_of(name) if name in TREES else LONELY
         )
         assert all(trees.all_finite(part) for part in plain(found.state).values())
+
+
+class RowsAreThere(nn.Module):
+    """Like an attention layer, it has no results of no rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), 3, -1).cumsum(2).flatten(1)
+
+
+@some_methods
+def test_a_model_is_never_called_on_no_rows(name: str) -> None:
+    task = Task(nn.Sequential(RowsAreThere(), *federation.network()), example=federation.shards()[0].x[:2])
+    options = {"selection": "held-out"} if "selection" in inspect.signature(load("methods", name)).parameters else {}
+    found = federation.run(federation.method(name, task, **options))
+    assert all(trees.all_finite(part) for part in plain(found.state).values())
 
 
 @some_methods

@@ -14,7 +14,7 @@ class _Sequential:
         return [[node] for node in nodes]
 
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [shard.trim(multiply_adds.run(fn, *row)) for row in rows]
+        return [shard.trim(multiply_adds.run(fn, *map(shard.filled, row))) for row in rows]
 
 
 def sequential(memory: int = 0) -> _Sequential:

@@ -33,6 +33,7 @@ class _Vectorized:
         return chunks
 
     def call(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        rows = [tuple(map(shard.filled, row)) for row in rows]
         if len(rows) == 1:  # a plain call: no batch axis to pay for
             return [shard.trim(multiply_adds.run(fn, *rows[0]))]
         columns = list(zip(*rows, strict=True))
