@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -52,6 +53,26 @@ def test_stabilised_takes_stiff_steps() -> None:
     exact = torch.exp(-rates * torch.tensor([[0.5], [3.0]], dtype=torch.float64))
     assert float((found - exact).abs().max()) < 2e-3
     assert len(products) < 1500  # Euler needs 15,000 and more
+
+
+def test_a_force_within_steps_is_told_the_time() -> None:
+    """Du/ds = -lambda (u - sin s) + cos s from 0 is sin s: within a step the sine is what it is then."""
+    rates = torch.tensor([0.3, 40.0, 2e3], dtype=torch.float64)
+
+    class Driven:
+        now = 0.0
+
+        def end(self, u: torch.Tensor, now: float) -> torch.Tensor:
+            self.now = now
+            return math.cos(now) - rates * (u - math.sin(now))
+
+        def within(self) -> Callable[[torch.Tensor, float], torch.Tensor]:
+            start = self.now
+            return lambda u, time: math.cos(start + time) - rates * (u - math.sin(start + time))
+
+    found = trusted(Driven(), torch.zeros(1, 3, dtype=torch.float64), 2e3, [0.4, 1.3, 2.9], 1.05, math.inf)
+    exact = torch.sin(torch.tensor([0.4, 1.3, 2.9], dtype=torch.float64))
+    assert float((found[:, 0] - exact[:, None]).abs().max()) < 3e-3
 
 
 @pytest.mark.parametrize(("stiffness", "right"), [(1e4, True), (9.9e3, True), (3e3, False), (30.0, False)])

@@ -7,8 +7,9 @@ gradient descent on the linearised network.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,9 +27,11 @@ from fedtangent.tangents.numerics.integrate import (
     stabilised_products,
     trusted,
 )
+from fedtangent.tangents.numerics.split import FAR, LEAST, Split, SplitCourse, split
 from fedtangent.tangents.spectrum import largest_eigenvalue
 from fedtangent.training.losses import Loss, curvature_root
 
+T = TypeVar("T")
 Kernel = Trace | Full | Factored
 
 # Products with the kernel that a flow may take: half a minute with a thousand rows, in every round and on every node.
@@ -57,7 +60,7 @@ def flow(
     A quadratic loss in closed form, the squared one's alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a
     Chebyshev series of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised
     method of order two with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K,
-    however many times.
+    however many times. Of these a `Trace` kernel of many rows takes one a step, and the rest of low rank.
 
     Args:
         kernel: From `kernel_of_factors` or `kernel_of_jacobian`.
@@ -80,53 +83,93 @@ def flow(
         raise SettingError(
             f"`s` must be positive and increasing; got {list(s)}. Sort the times and drop repeated ones."
         )
-    curvature = loss.curvature(f_0.shape[-1])
+    return outside_vmap(_Flow(loss, loss.curvature(f_0.shape[-1]), s, growth).several, kernel, f_0, y, real)
 
-    def products(stiffness: float, end: float) -> float:
-        if loss.quadratic:
-            return series_products(stiffness, end, f_0.dtype)
-        return stabilised_products(stiffness, end, growth)
 
-    def solve(start: _Start, stiffness: float) -> Tensor:
-        force = _force(*start, loss)
-        zero = torch.zeros_like(start.f_0)
-        if not loss.quadratic:
-            return stabilised(force, zero, stiffness, s, growth)
-        b = force(zero)
-        return phi_series(lambda alpha: b - force(alpha), b, stiffness, s)
+@dataclass(frozen=True)
+class _Flow:
+    """Ways to solve problems, each by a plan of its own, whoever shares the batch; NaN where a way does not serve."""
 
-    def trust(start: _Start, stiffness: float) -> Tensor:
-        return trusted(_force(*start, loss), torch.zeros_like(start.f_0), stiffness, s, growth, _TRUSTED)
+    loss: Loss
+    curvature: float
+    s: Sequence[float]
+    growth: float
 
-    def by_stiffness(start: _Start, stiffness: Tensor, solve: Callable[[_Start, float], Tensor]) -> Tensor:
-        """Solves problems of like stiffness together: each one's plan is its own, whoever shares the batch."""
+    def several(self, kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor) -> Tensor:
+        """alpha (problems, T, N, C): by every way in turn those that none before it has solved."""
+        ways = [self.closed] if self.loss.quadratic else [self.bounded]
+        if not self.loss.quadratic and self.loss.root is not None:
+            ways.insert(0, self.trusted)
+            if isinstance(kernel, Trace) and f_0.shape[1] >= LEAST:
+                ways.insert(0, self.split)
+        start = _Start(kernel, f_0, y, real)
+        found = ways[0](start)
+        for way in ways[1:]:
+            left = torch.nonzero(found[:, -1].isnan().flatten(1).any(1))[:, 0]
+            if len(left):
+                found[left] = way(_some(start, left))
+        return found
+
+    def closed(self, start: _Start) -> Tensor:
+        """Of a quadratic loss."""
+
+        def solve(start: _Start, stiffness: float) -> Tensor:
+            force = _force(*start, self.loss)
+            b = force(torch.zeros_like(start.f_0))
+            return phi_series(lambda alpha: b - force(alpha), b, stiffness, self.s)
+
+        return self.by_stiffness(start, _bound(start, self.curvature), solve)
+
+    def bounded(self, start: _Start) -> Tensor:
+        """With what no stiffness exceeds."""
+
+        def solve(start: _Start, stiffness: float) -> Tensor:
+            return stabilised(_force(*start, self.loss), torch.zeros_like(start.f_0), stiffness, self.s, self.growth)
+
+        return self.by_stiffness(start, _bound(start, self.curvature), solve)
+
+    def trusted(self, start: _Start) -> Tensor:
+        """With the stiffness at the start, and a little more."""
+        return self.by_stiffness(start, _MARGIN * _stiffness(start, self.loss, start.kernel.times), self._trusted)
+
+    def split(self, start: _Start) -> Tensor:
+        """The same with a kernel that is of low rank within a step, where the rest of it is not stiff."""
+        assert isinstance(start.kernel, Trace)
+        near = split(start.kernel.matrix, start.real)
+        rest = self.curvature * near.rest / start.real.sum(-1)
+        stiffness = _MARGIN * (_stiffness(start, self.loss, near.times) + rest)
+        fits = rest * self.s[-1] * (1 - 1 / self.growth) <= FAR
+        return self.by_stiffness(start, torch.where(fits, stiffness, torch.inf), self._trusted, near)
+
+    def _trusted(self, start: _Start, stiffness: float, near: Split | None = None) -> Tensor:
+        kernel, f_0, y, real = start
+        course: Any = _force(*start, self.loss)
+        if near is not None:
+            course = SplitCourse(_slope(f_0, y, real, self.loss), f_0, kernel.times, near)
+        return trusted(course, torch.zeros_like(start.f_0), stiffness, self.s, self.growth, _TRUSTED)
+
+    def by_stiffness(self, start: _Start, stiffness: Tensor, solve: Callable[..., Tensor], *more: Any) -> Tensor:
+        """Solves problems of like stiffness together."""
         f_0 = start.f_0
-        found = f_0.new_full((len(f_0), len(s), *f_0.shape[1:]), torch.nan)
+        found = f_0.new_full((len(f_0), len(self.s), *f_0.shape[1:]), torch.nan)
         plans = [_round_up(value) for value in stiffness.tolist()]
         for plan in sorted({plan for plan in plans if plan is not None}):
-            check_reach("`lr` times the last of `times`", partial(products, plan), s[-1], PRODUCTS)
+            check_reach("`lr` times the last of `times`", partial(self.products, plan, f_0.dtype), self.s[-1], PRODUCTS)
             group = torch.tensor([i for i, its in enumerate(plans) if its == plan], device=f_0.device)
-            found[group] = solve(_some(start, group), plan).movedim(0, 1)
+            found[group] = solve(_some(start, group), plan, *(_some(one, group) for one in more)).movedim(0, 1)
         return found
 
-    def several(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor) -> Tensor:
-        start = _Start(kernel, f_0, y, real)
-        if loss.quadratic or loss.root is None:
-            return by_stiffness(start, _bound(start, curvature), solve)
-        found = by_stiffness(start, _MARGIN * _stiffness(start, loss), trust)
-        failed = torch.nonzero(found[:, -1].isnan().flatten(1).any(1))[:, 0]
-        if len(failed):
-            again = _some(start, failed)
-            found[failed] = by_stiffness(again, _bound(again, curvature), solve)
-        return found
-
-    return outside_vmap(several, kernel, f_0, y, real)
+    def products(self, stiffness: float, dtype: torch.dtype, end: float) -> float:
+        """How many a flow takes up to a time."""
+        if self.loss.quadratic:
+            return series_products(stiffness, end, dtype)
+        return stabilised_products(stiffness, end, self.growth)
 
 
-def _some(start: _Start, group: Tensor) -> _Start:
-    if len(group) == len(start.f_0):
-        return start
-    return trees.map(lambda leaf: leaf[group], start)  # type: ignore[no-any-return]
+def _some(problems: T, group: Tensor) -> T:
+    if len(group) == len(trees.leaves(problems)[0]):
+        return problems
+    return trees.map(lambda leaf: leaf[group], problems)  # type: ignore[no-any-return]
 
 
 def _bound(start: _Start, curvature: float) -> Tensor:
@@ -134,20 +177,20 @@ def _bound(start: _Start, curvature: float) -> Tensor:
     return curvature * largest_eigenvalue(start.kernel.times, start.f_0, start.real) / start.real.sum(-1)
 
 
-def _stiffness(start: _Start, loss: Loss) -> Tensor:
+def _stiffness(start: _Start, loss: Loss, times: Callable[[Tensor], Tensor]) -> Tensor:
     """The largest eigenvalue of R^T K R / N at the start, where R R^T is the loss's curvature at every row.
 
     A softmax between many classes, or sure of one, is less curved than the bound says, by a factor of 2.5 to 8 in runs
-    of 784-100-10, and along a flow it mostly falls.
+    of 784-100-10, and along a flow it mostly falls. `times` is K's product, or one near it.
     """
-    kernel, f_0, y, real = start
+    _, f_0, y, real = start
     root = curvature_root(loss, f_0.flatten(0, 1), y.flatten(0, 1)).reshape(*f_0.shape, -1)
     root = torch.where(real[..., None, None], root, 0)
 
-    def times(v: Tensor) -> Tensor:
-        return (kernel.times((root @ v[..., None])[..., 0])[..., None, :] @ root)[..., 0, :]
+    def of_outputs(v: Tensor) -> Tensor:
+        return (times((root @ v[..., None])[..., 0])[..., None, :] @ root)[..., 0, :]
 
-    return largest_eigenvalue(times, f_0, real) / real.sum(-1)
+    return largest_eigenvalue(of_outputs, f_0, real) / real.sum(-1)
 
 
 def descent(
@@ -172,12 +215,18 @@ def stable_step(kernel: Kernel, f_0: Tensor, real: Tensor, loss: Loss) -> Tensor
 
 
 def _force(kernel: Kernel, f_0: Tensor, y: Tensor, real: Tensor, loss: Loss) -> Callable[[Tensor], Tensor]:
-    """d alpha / ds: 1/N dL/df at f_0 - K alpha, zero in padded rows."""
+    """d alpha / ds, a function of alpha."""
+    slope = _slope(f_0, y, real, loss)
+    f_0 = f_0.mT.contiguous().mT
+    return lambda alpha: slope(f_0 - kernel.times(alpha))
+
+
+def _slope(f_0: Tensor, y: Tensor, real: Tensor, loss: Loss) -> Callable[[Tensor], Tensor]:
+    """d alpha / ds, a function of f: 1/N dL/df, zero in padded rows."""
     weight = (real / real.sum(-1, keepdim=True, dtype=f_0.dtype))[..., None]
     # a column of alpha is one piece of memory, which is how the kernel's products leave it
-    f_0 = f_0.mT.contiguous().mT
-    y = loss.prepared(f_0, y)
-    return lambda alpha: torch.where(real[..., None], loss.residual(f_0 - kernel.times(alpha), y), 0) * weight
+    y = loss.prepared(f_0.mT.contiguous().mT, y)
+    return lambda f: torch.where(real[..., None], loss.residual(f, y), 0) * weight
 
 
 def _round_up(stiffness: float) -> float | None:

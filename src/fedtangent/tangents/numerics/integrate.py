@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,29 @@ _HALVINGS = 14
 _CALLS = 100_000
 # How many Chebyshev coefficients the matrix of cosines gives, in up to 32 MiB; more are a fast cosine transform.
 _BY_MATRIX = 2048
+
+
+class Course(Protocol):
+    """du/ds at the ends of steps, and one that may be cheaper within them."""
+
+    def end(self, u: Tensor, now: float, /) -> Tensor:
+        """du/ds at the end of a step; called once at every one, in their order, and at 0."""
+
+    def within(self) -> Callable[[Tensor, float], Tensor]:
+        """du/ds as a function of u and of the time since the last end."""
+
+
+class _Alike:
+    """A force that is the same everywhere."""
+
+    def __init__(self, force: Callable[[Tensor], Tensor]) -> None:
+        self.force = force
+
+    def end(self, u: Tensor, _now: float) -> Tensor:
+        return self.force(u)
+
+    def within(self) -> Callable[[Tensor, float], Tensor]:
+        return lambda u, _: self.force(u)
 
 
 def check_reach(asked: str, products: Callable[[float], float], end: float, most: int) -> None:
@@ -74,11 +98,11 @@ def stabilised(
     parabolic PDEs, 1998), with steps fixed beforehand, so that the result depends on no neighbour in a batch; between
     their ends it is Hermite's cubic, so that more times cost nothing.
     """
-    return _march(force, start, stiffness, s, _steps(stiffness, s[-1], growth))
+    return _march(_Alike(force), start, stiffness, s, _steps(stiffness, s[-1], growth))
 
 
 def trusted(
-    force: Callable[[Tensor], Tensor],
+    force: Callable[[Tensor], Tensor] | Course,
     start: Tensor,
     stiffness: float,
     s: Sequence[float],
@@ -98,7 +122,8 @@ def trusted(
         error = torch.add(u - end, slope + last, alpha=h / 2).flatten(1).norm(dim=1) * 0.8
         worst = torch.maximum(worst, error / end.flatten(1).norm(dim=1).clamp_min(torch.finfo(end.dtype).tiny))
 
-    found = _march(force, start, stiffness, s, _steps(3 * stiffness, s[-1], growth), look)
+    course = _Alike(force) if callable(force) else force
+    found = _march(course, start, stiffness, s, _steps(3 * stiffness, s[-1], growth), look)
     fine: Tensor = worst <= tolerance
     return torch.where(fine.reshape(-1, *[1] * (start.dim() - 1)), found, torch.nan)
 
@@ -119,7 +144,8 @@ def refined(
     # nested steps, each split as a geometric series, are what an expansion of the error in their length asks for
     growth = 1.3
     steps = _steps(stiffness, s[-1], growth)
-    coarse = _finite(_march(force, start, stiffness, s, steps))
+    course = _Alike(force)
+    coarse = _finite(_march(course, start, stiffness, s, steps))
     before, change, left = coarse, math.inf, PRODUCTS
     for _ in range(_HALVINGS):
         growth = math.sqrt(growth)
@@ -127,7 +153,7 @@ def refined(
         left -= sum(_stage_count(h * stiffness) for h in steps)
         if left < 0:
             break
-        fine = _march(force, start, stiffness, s, steps)
+        fine = _march(course, start, stiffness, s, steps)
         best = fine + (fine - coarse) / 3
         change = _difference(best, before)
         # where numbers of stages differ between two runs, the extrapolated error falls but slowly
@@ -200,7 +226,7 @@ def adaptive(
 
 
 def _march(
-    force: Callable[[Tensor], Tensor],
+    course: Course,
     start: Tensor,
     stiffness: float,
     s: Sequence[float],
@@ -208,10 +234,10 @@ def _march(
     look: Callable[[Tensor, Tensor, Tensor, Tensor, float], None] | None = None,
 ) -> Tensor:
     found: list[Tensor] = []
-    u, slope, now = start, force(start), 0.0
+    u, slope, now = start, course.end(start, 0.0), 0.0
     for h in steps:
-        end = _step(force, u, slope, h, _stage_count(h * stiffness))
-        last = force(end)
+        end = _step(course.within(), u, slope, h, _stage_count(h * stiffness))
+        last = course.end(end, now + h)
         if look is not None:
             look(u, slope, end, last, h)
         for time in s[len(found) :]:
@@ -273,10 +299,10 @@ def _stage_count(stiffness: float) -> int:
     return max(2, math.ceil(math.sqrt(1 + 1.54 * stiffness)))
 
 
-def _step(force: Callable[[Tensor], Tensor], u: Tensor, slope: Tensor, h: float, stages: int) -> Tensor:
+def _step(force: Callable[[Tensor, float], Tensor], u: Tensor, slope: Tensor, h: float, stages: int) -> Tensor:
     before, last = u, torch.add(u, slope, alpha=_first_stage(stages) * h)
-    for keep, by_last, by_before, by_force, by_slope in repeated(_stages(stages)):
-        new = force(last) * (h * by_force)
+    for keep, by_last, by_before, by_force, by_slope, time in repeated(_stages(stages)):
+        new = force(last, time * h) * (h * by_force)
         new.add_(u, alpha=keep).add_(last, alpha=by_last).add_(before, alpha=by_before).add_(slope, alpha=h * by_slope)
         before, last = last, new
     return last
@@ -289,13 +315,17 @@ def _first_stage(stages: int) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _stages(stages: int) -> list[tuple[float, float, float, float, float]]:
-    """1 - mu - nu, mu, nu, mu~ and gamma~ of stages 2, 3, ... in the recurrence of Sommeijer, Shampine and Verwer."""
+def _stages(stages: int) -> list[tuple[float, float, float, float, float, float]]:
+    """1 - mu - nu, mu, nu, mu~ and gamma~ of stages 2, 3, ... in the recurrence of Sommeijer, Shampine and Verwer.
+
+    And as a part of the step the time of the stage before, at which the force is taken: what du/ds = 1 gives.
+    """
     w0, w1, b, a = _polynomial(stages)
-    found = []
+    before, last, found = 0.0, b[1] * w1, []
     for j in range(2, stages + 1):
         mu, nu, mu_force = 2 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], 2 * b[j] * w1 / b[j - 1]
-        found.append((1 - mu - nu, mu, nu, mu_force, -a[j - 1] * mu_force))
+        found.append((1 - mu - nu, mu, nu, mu_force, -a[j - 1] * mu_force, last))
+        before, last = last, mu * last + nu * before + mu_force * (1 - a[j - 1])
     return found
 
 

@@ -1,0 +1,109 @@
+"""A kernel split into what is stiff, of low rank, and a rest: against the flow by the whole kernel, and dopri5."""
+
+import math
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from fedtangent.tangents.capture.kernel_operator import Trace
+from fedtangent.tangents.numerics.dynamics import flow
+from fedtangent.tangents.numerics.integrate import stabilised_products
+from fedtangent.tangents.numerics.split import LEAST, RANK, split
+from fedtangent.training.losses import cross_entropy
+
+N, C = LEAST + 21, 3
+TIMES = [7.0, 40.0, 90.0]
+
+
+class Counted(Trace):
+    """A kernel that counts its products; a split one multiplies its matrix some times more."""
+
+    taken: ClassVar[list[int]] = []
+
+    def times(self, alpha: Tensor) -> Tensor:
+        self.taken.append(1)
+        return super().times(alpha)
+
+
+def problem(decay: float = 1.3) -> tuple[Tensor, Tensor, Tensor]:
+    """A kernel whose eigenvalues fall like those of a network's, to a rest that is not small; outputs and labels."""
+    generator = torch.Generator().manual_seed(3)
+    q = torch.linalg.qr(torch.randn(N, N, dtype=torch.float64, generator=generator)).Q
+    values = 900 * torch.arange(1, N + 1).double() ** -decay
+    f_0 = torch.randn(N, C, dtype=torch.float64, generator=generator)
+    return (q * values) @ q.T, f_0, torch.randint(0, C, (N,), generator=generator)
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    """The largest relative error at any time."""
+    return float(((a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).max())
+
+
+def test_a_split_is_the_kernel_less_a_small_rest() -> None:
+    matrix, *_ = problem()
+    real = torch.ones(1, N, dtype=torch.bool)
+    near = split(matrix[None], real)
+    rest = torch.linalg.eigvalsh(matrix - near.b[0] @ near.b[0].T)
+    values = torch.linalg.eigvalsh(matrix).flip(0)
+    assert near.b.shape == (1, N, RANK)
+    assert rest[0] > -1e-9 * values[0]
+    assert float(rest[-1]) == pytest.approx(float(near.rest), rel=0.05)
+    assert float(rest[-1]) < 3 * float(values[RANK])
+    alpha = torch.randn(1, N, C, dtype=torch.float64)
+    assert torch.allclose(near.times(alpha), near.b @ (near.b.mT @ alpha))
+
+
+def test_a_split_flow_agrees_with_dopri5_in_few_products() -> None:
+    matrix, f_0, y = problem()
+    real = torch.ones(N, dtype=torch.bool)
+    one_hot = torch.nn.functional.one_hot(y, C).double()
+
+    def rate(_: Tensor, alpha: Tensor) -> Tensor:
+        return ((f_0 - matrix @ alpha).softmax(1) - one_hot) / N
+
+    tight = odeint(rate, torch.zeros_like(f_0), torch.tensor([0.0, *TIMES]).double(), rtol=1e-10, atol=1e-12)[1:]
+    Counted.taken.clear()
+    found = flow(Counted(matrix), f_0, y, real, cross_entropy, TIMES)
+    assert error(found, tight) < 2.5e-3
+    by_bound = stabilised_products(900 / (2 * N), TIMES[-1])
+    assert len(Counted.taken) < by_bound / 3
+
+
+def test_a_rest_that_is_stiff_is_not_split_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all eigenvalues are alike: the flow is by the whole kernel, as where none is split."""
+    matrix, f_0, y = problem(0.1)
+    real = torch.ones(N, dtype=torch.bool)
+    found = flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)
+    fine = flow(Trace(problem()[0]), f_0, y, real, cross_entropy, TIMES)
+    monkeypatch.setattr("fedtangent.tangents.numerics.dynamics.LEAST", N + 1)
+    assert torch.equal(found, flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES))
+    assert not torch.equal(fine, flow(Trace(problem()[0]), f_0, y, real, cross_entropy, TIMES))
+
+
+def test_padding_and_company_change_nothing_of_a_split_flow() -> None:
+    matrix, f_0, y = problem()
+    real = torch.ones(N, dtype=torch.bool)
+    alone = flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)
+    places = torch.cat([torch.arange(7), torch.arange(12, N + 5)])  # five rows that are none, among the others
+    whole, f, labels = (
+        torch.full((N + 5, N + 5), 0.3).double(),
+        torch.full((N + 5, C), 2.0).double(),
+        torch.zeros(N + 5),
+    )
+    whole[places[:, None], places] = matrix
+    f[places], labels[places] = f_0, y.to(labels)
+    mask = torch.zeros(N + 5, dtype=torch.bool)
+    mask[places] = True
+    kernels = torch.stack([whole, whole * math.nan, whole])
+
+    def solve(matrix: Tensor, mask: Tensor) -> Tensor:
+        return flow(Trace(matrix), f, labels.long(), mask, cross_entropy, TIMES)
+
+    few = mask & (torch.arange(N + 5) < 40)  # too few to be split
+    mapped = torch.func.vmap(solve)(kernels, torch.stack([mask, mask, few]))
+    assert torch.allclose(mapped[0][:, places], alone, rtol=1e-8, atol=1e-12)
+    assert bool((mapped[0][:, ~mask] == 0).all()) and bool(mapped[1].isnan().all())
+    assert torch.allclose(mapped[2], solve(whole, few), rtol=1e-8, atol=1e-12)
