@@ -46,6 +46,17 @@ def test_blocks(example: Example) -> None:
     assert close(block("trace", found, its, w), torch.einsum("ncp,mcp->nm", j, j) / j.shape[1])
 
 
+def test_a_trace_kernel_of_many_rows_is_mirrored(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedtangent.tangents.capture.kernel_operator._LEAST", 2)
+    model, x = example.model, example.samples(9)
+    w = weights(model)
+    found = uses(model, w, x)
+    its, j = factors(model, w, x, found)[1], jacobian(model, x)
+    kernel = block("trace", found, its, w)
+    assert close(kernel, torch.einsum("ncp,mcp->nm", j, j) / j.shape[1])
+    assert bool((kernel - kernel.T).abs().max() <= 1e-14 * kernel.abs().max())
+
+
 @pytest.mark.parametrize("samples", [5, 40])  # few samples choose Gram matrices, many the inputs
 def test_products(example: Example, samples: int) -> None:
     model, x = example.model, example.samples(samples)

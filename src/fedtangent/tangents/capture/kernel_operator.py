@@ -10,7 +10,10 @@ from fedtangent.tangents.capture.factors import Dense, Factor, Factors, Gated, L
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Matrix
 from fedtangent.tangents.capture.uses import Uses
-from fedtangent.tangents.numerics.kernel_parts import Kind, gradients, parts, side, total
+from fedtangent.tangents.numerics.kernel_parts import Kind, Part, Side, cuts, gradients, parts, side, total
+
+# How many strips a symmetric kernel is made of, and of how many rows at least.
+_STRIPS, _LEAST = 4, 128
 
 
 class Trace(NamedTuple):
@@ -78,7 +81,24 @@ def block(kind: Kind, uses: Uses, factors: Factors, w: Weights) -> Tensor:
     found = parts(uses, w)
     outputs = every(uses.outputs)
     sides = [side(part, part.way(kind, uses.outputs), kind, w, factors, head(uses, w), outputs) for part in found]
+    if kind == "trace" and sides[0].samples >= _STRIPS * _LEAST:
+        return _by_strips(found, sides)
     return total(kind, found, sides, sides)
+
+
+def _by_strips(parts: list[Part], sides: list[Side]) -> Tensor:
+    """The trace kernel from its upper half: strips of rows, each from its diagonal on, and what mirrors them."""
+    n = sides[0].samples
+    strips = cuts(n, -(-n // _STRIPS))
+    upper = [
+        total("trace", parts, [one.rows(cut) for one in sides], [one.rows(slice(cut.start, n)) for one in sides])
+        for cut in strips
+    ]
+    rows = []
+    for i, cut in enumerate(strips):
+        left = [upper[j][:, cut.start - strips[j].start : cut.stop - strips[j].start].mT for j in range(i)]
+        rows.append(torch.cat([*left, upper[i]], 1))
+    return torch.cat(rows)
 
 
 def pullback(uses: Uses, factors: Factors, w: Weights, alpha: Tensor) -> Weights:

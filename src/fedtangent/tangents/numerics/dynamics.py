@@ -185,10 +185,12 @@ def _stiffness(start: _Start, loss: Loss, times: Callable[[Tensor], Tensor]) -> 
     """
     _, f_0, y, real = start
     root = curvature_root(loss, f_0.flatten(0, 1), y.flatten(0, 1)).reshape(*f_0.shape, -1)
-    root = torch.where(real[..., None, None], root, 0)
+    # (problems, C, C, N): sums over outputs go along rows, thrice as fast as a small product a row
+    root = torch.where(real[..., None, None], root, 0).movedim(1, -1).contiguous()
 
     def of_outputs(v: Tensor) -> Tensor:
-        return (times((root @ v[..., None])[..., 0])[..., None, :] @ root)[..., 0, :]
+        moved = times((root * v.mT[:, None]).sum(2).mT)
+        return (root * moved.mT[:, :, None]).sum(1).mT
 
     return largest_eigenvalue(of_outputs, f_0, real) / real.sum(-1)
 
