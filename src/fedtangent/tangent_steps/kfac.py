@@ -167,7 +167,9 @@ def _sums(
     """The moments of these parts, with the gradients of what nothing depends on and of the weight decay."""
     rows = data.real.sum()
     gradient |= {name: torch.zeros_like(w[name]) for name in found.unused}
-    gradient = {name: gradient[name] + weight_decay * part * rows for name, part in w.items()}
+    gradient = {
+        name: torch.addcmul(gradient[name], part, rows.to(part), value=weight_decay) for name, part in w.items()
+    }
     return Moments(gradient, a, b, rows)
 
 
