@@ -107,3 +107,16 @@ def test_padding_and_company_change_nothing_of_a_split_flow() -> None:
     assert torch.allclose(mapped[0][:, places], alone, rtol=1e-8, atol=1e-12)
     assert bool((mapped[0][:, ~mask] == 0).all()) and bool(mapped[1].isnan().all())
     assert torch.allclose(mapped[2], solve(whole, few), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_kernel_of_lower_rank_than_its_part(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are repeated: what is left of the kernel is rounding."""
+    matrix, f_0, y = problem()
+    some = torch.arange(N) % 17
+    matrix, f_0, real = matrix[some[:, None], some].to(dtype), f_0.to(dtype), torch.ones(N, dtype=torch.bool)
+    near = split(matrix[None], real[None])
+    assert float((matrix - near.b[0] @ near.b[0].T).norm()) < 1e3 * torch.finfo(dtype).eps * float(matrix.norm())
+    found = flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)
+    monkeypatch.setattr("fedtangent.tangents.numerics.dynamics.LEAST", N + 1)
+    assert error(found, flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)) < 1e-3

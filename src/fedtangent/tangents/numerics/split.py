@@ -44,17 +44,22 @@ def split(matrix: Tensor, real: Tensor) -> Split:
     which = order.gather(-1, places)[:, None].expand(-1, matrix.shape[1], -1)
     fine = (rows >= LEAST)[..., None]
     columns = torch.where(fine & real[..., None], matrix.gather(-1, which), 0)
-    q = torch.linalg.qr(columns).Q
+    # a basis of their span: with many problems at once a QR decomposition would take one after the other on a GPU
+    double = columns.to(torch.float64)
+    q = _over_root(double, double.mT @ double)[0].to(columns.dtype)
     y = torch.where(fine & real[..., None], matrix @ q, 0)
-    core = q.mT @ y
-    # what rounding may have taken from a kernel of lower rank
-    size = core.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
-    core = (core + core.mT) / 2 + torch.diag_embed((8 * torch.finfo(core.dtype).eps * size).expand(-1, RANK))
-    lower, failed = torch.linalg.cholesky_ex(core)
-    b = torch.linalg.solve_triangular(lower, y.mT, upper=False).mT
+    b, failed = _over_root(y, q.mT @ y)
     found = Split(b, b[:, 0, 0])
     rest = largest_eigenvalue(lambda v: (v.mT @ matrix).mT - found.times(v), b[..., :1], real, _PRODUCTS)
     return Split(b, torch.where(fine[:, 0, 0] & (failed == 0), rest, torch.inf))
+
+
+def _over_root(y: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """y L^-T, where L L^T is the square, with what rounding may have taken from one of lower rank; and whether not."""
+    size = square.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)
+    more = torch.diag_embed((8 * torch.finfo(square.dtype).eps * size).expand(-1, RANK))
+    lower, failed = torch.linalg.cholesky_ex((square + square.mT) / 2 + more)
+    return torch.linalg.solve_triangular(lower, y.mT, upper=False).mT, failed
 
 
 class SplitCourse:
