@@ -11,6 +11,7 @@ WRONG, UNREAD = 2, 141  # what is asked for cannot be, nobody reads on
 def main() -> int:
     """The exit code of `fedtangent.cli.main`, which takes a second to import."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as torch is loaded: spinning, threads fight for cores
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch: finding small pages takes a tenth of a round
     # An exception inside of an import would be swallowed, or turned into another, by whatever is being imported.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
