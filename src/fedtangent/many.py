@@ -97,9 +97,11 @@ def are_finite(values: Sequence[Any]) -> list[bool]:
     sums: list[Tensor] = []
 
     def look(parts: Sequence[Tensor]) -> Tensor | None:
-        if not _small(parts):
+        if len({(part.dtype, part.device) for part in parts}) > 1:
             return None
-        sums.append(_whole(parts).reshape(len(parts), -1).sum(1).isfinite())
+        small = _small(parts)
+        its = _whole(parts).reshape(len(parts), -1).sum(1) if small else torch.stack([part.sum() for part in parts])
+        sums.append(its.isfinite())
         return sums[-1]
 
     if len(values) < 2 or _by_leaf(values, look) is None:
