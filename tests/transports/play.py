@@ -17,6 +17,7 @@ from fedtangent.federation import SERVER, Coding, Each, Ledger, Liars, Missing, 
 from fedtangent.federation.looking import collected, seen
 from fedtangent.federation.values import replaced
 from fedtangent.rules.geometric_median import geometric_median
+from fedtangent.transports import _shared
 from fedtangent.transports.ranks import joined, ranks
 from tests import tiny_federation as federation
 from tests.tiny_federation import ROWS, absences, plain
@@ -103,8 +104,11 @@ def digest(played: Played) -> str:
 
 
 if __name__ == "__main__":
+    if "shared" in sys.argv:
+        _shared._LEAST = 1  # every message's numbers go through memory, however few they are
     with joined():
         transport = ranks(ROWS)
         told = digests(transport, every="every" in sys.argv)
+        assert bool(transport._pipes._shared._theirs) >= ("shared" in sys.argv)  # type: ignore[attr-defined]
         if transport.here(SERVER):
             print(json.dumps(told))

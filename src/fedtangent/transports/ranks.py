@@ -1,10 +1,15 @@
-"""Ranks: a block of nodes on every process of torch.distributed; only what crosses a border travels, as tensors."""
+"""Ranks: a block of nodes on every process of torch.distributed; only what crosses a border travels, as tensors.
+
+Between CPUs of one machine the numbers go through memory that both ranks see, and the rest by gloo, as everything does
+between machines.
+"""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,6 +19,7 @@ from fedtangent.errors import SettingError
 from fedtangent.federation.transport import Tag
 from fedtangent.transports._message import Message, packed, unpacked
 from fedtangent.transports._pipes import Piped
+from fedtangent.transports._shared import Address, Shared
 
 _PIECE = 2**30  # bytes that are sent at once
 _WAIT = timedelta(hours=24)  # for another rank's wave, evaluation or data set; a rank that is gone is told at once
@@ -99,44 +105,101 @@ def cut(rows: Sequence[int], count: int) -> list[int]:
     return places
 
 
+class _Head(NamedTuple):
+    """What goes before a message.
+
+    Attributes:
+        tag: Of the verb.
+        table: Bytes.
+        numbers: Bytes.
+        file: Where the numbers are in the sender's memory; -1 where they are sent.
+        address: Of that memory.
+        sees: Whether the sender sees the receiver's own.
+    """
+
+    tag: Tag
+    table: int
+    numbers: int
+    file: int
+    address: Address
+    sees: bool
+
+    def told(self) -> Tensor:
+        """As numbers."""
+        return torch.tensor([*self.tag, self.table, self.numbers, self.file, *self.address, self.sees])
+
+    @classmethod
+    def read(cls, told: Tensor) -> "_Head":
+        """Of its numbers."""
+        *tag, table, numbers, file, process, home, name, sees = told.tolist()
+        return cls(Tag(*tag), table, numbers, file, Address(process, home, name), bool(sees))
+
+
 class _Pipes:
     def __init__(self, device: torch.device) -> None:
         self.place, self.count, self._device = dist.get_rank(), dist.get_world_size(), device
+        self._shared = Shared()
+        self._sees: dict[int, bool] = {}  # of which ranks this one sees the memory
+        self._seen: set[int] = set()  # which ranks see that of this one
 
     def swap(self, tag: Tag, out: Mapping[int, Sequence[Any]], sources: Sequence[int]) -> dict[int, list[Any]]:
-        messages = {target: packed(values, self._device) for target, values in out.items()}
+        files: dict[int, int] = {}
+        messages = {
+            target: packed(values, self._device, partial(self._room, files, target)) for target, values in out.items()
+        }
         try:
-            return self._swapped(tag, messages, sources)
+            return self._swapped(tag, messages, files, sources)
         except RuntimeError as error:
             raise Lost(f"a rank has ended before {tag}: {error}") from error
 
-    def _swapped(self, tag: Tag, messages: Mapping[int, Message], sources: Sequence[int]) -> dict[int, list[Any]]:
-        heads = {target: torch.tensor([*tag, len(own.table), len(own.numbers)]) for target, own in messages.items()}
-        sent = [dist.isend(head, target) for target, head in heads.items()]
-        sizes = {source: torch.zeros(5, dtype=torch.int64) for source in sources}
-        for source, head in sizes.items():
-            dist.recv(head, source)
-            if head[:3].tolist() != [*tag]:
-                raise ValueError(f"rank {source} is at {Tag(*head[:3].tolist())}, and not at {tag}: it runs other code")
-        came = {
-            source: Message(bytes(table), torch.empty(numbers, dtype=torch.uint8, device=self._device))
-            for source, (*_, table, numbers) in ((source, head.tolist()) for source, head in sizes.items())
-        }
-        tables = {source: _bytes(message.table) for source, message in came.items()}
+    def _swapped(
+        self, tag: Tag, messages: Mapping[int, Message], files: Mapping[int, int], sources: Sequence[int]
+    ) -> dict[int, list[Any]]:
+        sent = []
+        for target, own in messages.items():
+            file, sees = files.get(target, -1), self._sees.get(target, False)
+            head = _Head(tag, len(own.table), len(own.numbers), file, self._shared.address, sees)
+            sent.append(dist.isend(head.told(), target))
+        came = {source: self._announced(source, tag) for source in sources}
         operations = []
         for target, own in messages.items():
-            operations += [dist.P2POp(dist.isend, part, target) for part in _pieces(_bytes(own.table), own.numbers)]
-        for source, message in came.items():
-            operations += [dist.P2POp(dist.irecv, part, source) for part in _pieces(tables[source], message.numbers)]
+            parts = [_bytes(own.table), *([] if target in files else [own.numbers])]
+            operations += [dist.P2POp(dist.isend, part, target) for part in _pieces(*parts)]
+        for source, (table, numbers, here) in came.items():
+            parts = [table, *([] if here else [numbers])]
+            operations += [dist.P2POp(dist.irecv, part, source) for part in _pieces(*parts)]
         if operations:
             sent += dist.batch_isend_irecv(operations)
         for work in sent:
             if work is not None:
                 work.wait()
         return {
-            source: unpacked(Message(tables[source].numpy().tobytes(), message.numbers))
-            for source, message in came.items()
+            source: unpacked(Message(table.numpy().tobytes(), numbers)) for source, (table, numbers, _) in came.items()
         }
+
+    def _announced(self, source: int, tag: Tag) -> tuple[Tensor, Tensor, bool]:
+        """Where a message is to be put, its table and its numbers, and whether these are there already."""
+        told = torch.zeros(10, dtype=torch.int64)
+        dist.recv(told, source)
+        head = _Head.read(told)
+        if head.tag != tag:
+            raise ValueError(f"rank {source} is at {head.tag}, and not at {tag}: it runs other code")
+        if source not in self._sees:
+            self._sees[source] = self._shared.sees(head.address)
+        if head.sees:
+            self._seen.add(source)
+        table = torch.empty(head.table, dtype=torch.uint8)
+        if head.file >= 0:
+            return table, self._shared.read(head.address.process, head.file, head.numbers), True
+        return table, torch.empty(head.numbers, dtype=torch.uint8, device=self._device), False
+
+    def _room(self, files: dict[int, int], target: int, size: int) -> Tensor:
+        """Where the numbers for another rank are put; in memory that it sees, the file's number is kept."""
+        own = self._shared.room(size) if target in self._seen and self._device.type == "cpu" else None
+        if own is None:
+            return torch.empty(size, dtype=torch.uint8, device=self._device)
+        files[target] = own[0]
+        return own[1]
 
 
 def _pieces(*parts: Tensor) -> list[Tensor]:
