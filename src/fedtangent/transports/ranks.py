@@ -155,11 +155,11 @@ class _Pipes:
     def _swapped(
         self, tag: Tag, messages: Mapping[int, Message], files: Mapping[int, int], sources: Sequence[int]
     ) -> dict[int, list[Any]]:
-        sent = []
+        heads = {}
         for target, own in messages.items():
             file, sees = files.get(target, -1), self._sees.get(target, False)
-            head = _Head(tag, len(own.table), len(own.numbers), file, self._shared.address, sees)
-            sent.append(dist.isend(head.told(), target))
+            heads[target] = _Head(tag, len(own.table), len(own.numbers), file, self._shared.address, sees).told()
+        sent = [dist.isend(head, target) for target, head in heads.items()]
         came = {source: self._announced(source, tag) for source in sources}
         operations = []
         for target, own in messages.items():
