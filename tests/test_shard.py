@@ -80,3 +80,18 @@ def test_a_masked_tuple_inside_another_goes_by_its_own_mask() -> None:
     full = outer._replace(real=torch.ones(3, dtype=torch.bool))
     assert shard.trim(full).parts["b"].tolist() == [10, 11, 12]
     assert shard.trim(full).inner[0].parts["a"].tolist() == [0, 1, 4]
+
+
+def test_the_form_of_a_tree_tells_all_but_numbers_and_how_many_rows_there_are() -> None:
+    def message(rows: int, width: int = 3, dtype: torch.dtype = torch.float32) -> Any:
+        part = Rows({"x": torch.ones(rows, width, dtype=dtype)}, (), torch.ones(rows, dtype=torch.bool))
+        return {"rows": part, "w": torch.zeros(2, 5), "count": 1}
+
+    right = shard.form(message(4))
+    assert right == shard.form(message(4)) == shard.form(message(6)) == shard.form({**message(4), "count": 2})
+    assert shard.form(message(4), whole=True) != shard.form(message(6), whole=True)
+    others = [message(4, width=2), message(4, dtype=torch.float64), message(4)["rows"], {**message(4), "more": 1}]
+    others += [{**message(4), "w": w} for w in (torch.zeros(5, 2), torch.zeros(10), torch.zeros(2, 6), 1.0)]
+    assert all(shard.form(other) not in (right, None) for other in others)
+    assert len({right, *map(shard.form, others)}) == 1 + len(others)
+    assert shard.form({"a": 1, "b": [None, "text"]}) is None

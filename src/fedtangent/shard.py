@@ -178,3 +178,22 @@ def cleared(tree: Any, real: Tensor) -> Any:
 def masked(tree: Any) -> bool:
     """Whether a tuple carries a `real` mask, and so consists of rows."""
     return "real" in getattr(tree, "_fields", ())
+
+
+def form(tree: Any, whole: bool = False) -> Any:
+    """What trees of one kind have in common: structure, types and shapes; None where there is no tensor.
+
+    Args:
+        tree: Of tensors and plain values.
+        whole: Whether the number of rows counts, where a part of the tree consists of rows.
+    """
+
+    def sizes(part: Any) -> Any:
+        if not masked(part):
+            return isinstance(part, Tensor) and (part.dtype, part.shape)
+        leaves, structure = optree.tree_flatten(part)
+        return structure, tuple((leaf.dtype, leaf.shape[not whole :]) for leaf in leaves)
+
+    parts, structure = optree.tree_flatten(tree, is_leaf=masked, none_is_leaf=True)
+    found = tuple(map(sizes, parts))
+    return (structure, found) if any(found) else None

@@ -20,18 +20,6 @@ def leaves(tree: Any) -> list[Any]:
     return optree.tree_leaves(tree)
 
 
-def form(tree: Any, whole: bool = False) -> Any:
-    """What trees of one kind have in common: structure, types and numbers of axes; None where there is no tensor.
-
-    Args:
-        tree: Of tensors and plain values.
-        whole: Whether the tensors' shapes count.
-    """
-    found, structure = optree.tree_flatten(tree, none_is_leaf=True)
-    tensors = tuple(isinstance(leaf, Tensor) and (leaf.dtype, leaf.shape if whole else leaf.dim()) for leaf in found)
-    return (structure, tensors) if any(tensors) else None
-
-
 def add(a: Any, b: Any) -> Any:
     """a + b."""
     return map(torch.add, a, b)

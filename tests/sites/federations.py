@@ -90,10 +90,18 @@ def made(place: Path, method: str, names: Sequence[str] = NAMES, data: Dataset |
         processes.files(place, data, names)
 
 
-def again(place: Path, running: dict[str, Process], name: str, method: str, *more: Any, **change: Any) -> None:
+def again(
+    place: Path,
+    running: dict[str, Process],
+    name: str,
+    method: str,
+    *more: Any,
+    variables: Mapping[str, str] | None = None,
+    **change: Any,
+) -> None:
     """Starts a process once more that has ended, a leader to go on."""
     asked = [*words(method, **change), "--out", place / "run", "--resume", *more]
-    running[name] = processes.started(place, name, asked, method in SERVED)
+    running[name] = processes.started(place, name, asked, method in SERVED, variables)
 
 
 def ended(running: Mapping[str, Process], code: int, seconds: float = processes.MOST) -> dict[str, str]:

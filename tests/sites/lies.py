@@ -40,6 +40,11 @@ def _table(place: Place, table: bytes) -> Frame:
     return _frames._head(_frames.MESSAGE, place, table, memoryview(b"")) + table, memoryview(b"")
 
 
+def _longer(leaf: torch.Tensor) -> torch.Tensor:
+    """The same number of axes, every one of them longer by one."""
+    return leaf.new_ones([length + 1 for length in leaf.shape])
+
+
 def _die(frame: Frame, place: Place) -> Frame:
     os.kill(os.getpid(), signal.SIGKILL)
     return frame
@@ -72,13 +77,14 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _tensors(lambda leaf: leaf.to(torch.int32), value),
     "keys": lambda value: {"other": value},
     "axes": lambda value: _tensors(lambda leaf: leaf.reshape(-1), value),
+    "length": lambda value: _tensors(_longer, value),
 }
 
 
 def told(variables: dict[str, str], log: Path) -> None:
     """Makes this process do what its environment says."""
     if lie := variables.get("LIE"):
-        _message(lie, log.with_suffix(".lied"))
+        _message(lie, int(variables.get("LIE_AT", _MESSAGE)), log.with_suffix(".lied"))
     if rows := variables.get("ROWS"):  # that a site claims to have
         profile = share.profile
         agreement.profile = lambda *given: profile(*given) | {"rows": json.loads(rows)}  # type: ignore[attr-defined]
@@ -93,11 +99,13 @@ def told(variables: dict[str, str], log: Path) -> None:
         sitting.__version__ = other  # type: ignore[attr-defined]
     if ahead := variables.get("CLOCK"):
         _clock(float(ahead))
+    if seconds := variables.get("SLOW"):
+        _slow(float(seconds))
     if syncs := variables.get("DIE_AT"):
         _dying(int(syncs))
 
 
-def _message(lie: str, once: Path) -> None:
+def _message(lie: str, at: int, once: Path) -> None:
     """Changes one message, of this process and its successors."""
     count, framed = 0, _frames.framed
 
@@ -105,14 +113,28 @@ def _message(lie: str, once: Path) -> None:
         nonlocal count
         right = framed(values, place)
         count += place.verb > 0 and len(right[1]) > 0
-        if place.verb == 0 or not len(right[1]) or count < _MESSAGE or once.exists():
+        if place.verb == 0 or not len(right[1]) or count < at or once.exists():
             return right
         once.touch()
         if lie in FRAMES:
             return FRAMES[lie](right, place)
-        return framed([VALUES[lie](value) for value in values], place)
+        wrong = framed([VALUES[lie](value) for value in values], place)
+        if wrong == right:  # nothing in it has what the lie is about
+            once.unlink()
+        return wrong
 
     _frames.framed = changed
+
+
+def _slow(seconds: float) -> None:
+    """Makes this process take so long before every message, so that there is time in which to do something to it."""
+    framed = _frames.framed
+
+    def late(values: Any, place: Place) -> Frame:
+        time.sleep(seconds)
+        return framed(values, place)
+
+    _frames.framed = late
 
 
 def _clock(ahead: float) -> None:

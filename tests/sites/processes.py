@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,17 +116,26 @@ def held(folder: Path, leader: str, *rounds: int, back: int = 0) -> None:
 
 
 def _waiting(log: Path) -> None:
-    """Makes this process do so where it leads."""
-    between = sitting._Sitting._between
+    """Makes this process do so where it leads, and where it is started again with that round over."""
+    between, result = sitting._Sitting._between, sitting._Sitting.result
 
-    def waiting(self: Any, lines: Any, plan: Any, round: int, sums: Any) -> None:
+    def wait(round: int, back: Callable[[], Any]) -> None:
         file = log.with_suffix(f".held{round}")
         with contextlib.suppress(FileNotFoundError):
-            while not (file.read_text() and self._caller.back(plan.present)):
+            while not (file.read_text() and back()):
                 time.sleep(0.01)
+
+    def waiting(self: Any, lines: Any, plan: Any, round: int, sums: Any) -> None:
+        wait(round, lambda: self._caller.back(plan.present))
         between(self, lines, plan, round, sums)
 
+    def begun(self: Any, lines: Any, plan: Any, *rest: Any) -> Any:
+        if self._caller is not None:
+            wait(plan.over, lambda: True)
+        return result(self, lines, plan, *rest)
+
     sitting._Sitting._between = waiting  # type: ignore[method-assign]
+    sitting._Sitting.result = begun  # type: ignore[method-assign]
 
 
 def alive() -> list[int | None]:

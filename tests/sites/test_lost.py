@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedtangent.experiments import apart
 from tests.experiments import tiny
 from tests.sites import federations, processes
 from tests.sites.federations import begun, ended, expected, leader_of
@@ -44,17 +45,42 @@ def test_a_site_is_lost_where_features_are_standardised(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_processes_that_are_killed_at_any_moment(method: str, tmp_path: Path) -> None:
-    """A hundred kills of any process at random moments, from its start on; the run goes on for as long as they last."""
-    kills, rounds, rng = 100, 10, random.Random(METHODS.index(method))
-    running = begun(tmp_path, method, held=[rounds - 1], change={"rounds": rounds})
+    """A hundred kills of any process at random moments, from its start on; the run goes on for as long as they last.
+
+    A site that breaks off the same round five times ends the run, so four kills without a round over are the most.
+    """
+    kills, rounds, rng, slow = 100, 60, random.Random(METHODS.index(method)), {"SLOW": "0.01"}
+    leader = leader_of(method)
+    names = ["berlin", "paris", "rome", leader]
+    running = begun(
+        tmp_path, method, held=[rounds - 1], change={"rounds": rounds}, variables=dict.fromkeys(names, slow)
+    )
+    killed_at = []
     for _ in range(kills):
         time.sleep(rng.uniform(0.0, 2.0))
+        if killed_at[-4:] == [over(tmp_path)] * 4 and killed_at[-1] < rounds - 1:
+            until_another_round(tmp_path)
+        killed_at.append(over(tmp_path))
         name = rng.choice([*running])
         running[name].kill()
-        federations.again(tmp_path, running, name, method, rounds=rounds)
-    running[leader_of(method)].goes_on(rounds - 1)
+        federations.again(tmp_path, running, name, method, variables=slow, rounds=rounds)
+    assert len({*killed_at}) > kills / 5
+    running[leader].goes_on(rounds - 1)
     ended(running, 0)
     assert processes.rounds(tmp_path / "run") == expected(method, rounds=rounds)
+
+
+def over(place: Path) -> int:
+    """How many rounds are over at the leader."""
+    return apart.rounds_over(place / "run")
+
+
+def until_another_round(place: Path) -> None:
+    """Waits until one more is."""
+    before, end = over(place), time.monotonic() + processes.MOST
+    while over(place) == before:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedtangent.catalog import load, names
 from fedtangent.federation import SERVER, Each, Fleet, Graph, Ledger, Link, Tag, Transport, Wire
 from fedtangent.federation.looking import seen
-from fedtangent.shard import Shard
+from fedtangent.shard import Shard, form
 from fedtangent.transports._pipes import Piped
 from fedtangent.transports.memory import memory
 from fedtangent.transports.threads import Ended, OutOfStep, threads
@@ -148,6 +148,24 @@ def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: s
     found = run(transport, what)[3]
     assert (found.sent, found.received, found.costs) == (bill.sent, bill.received, bill.costs)
     assert found.multiply_adds == bill.multiply_adds
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_messages_of_one_verb_differ_in_their_numbers_and_their_rows_alone(what: str) -> None:
+    """By which sites tell a message that is not due."""
+    played, exchange = memory(), memory().exchange
+    seen: list[set[Any]] = []
+
+    def noted(tag: Tag, out: dict[Link, Any], links: Sequence[Link]) -> dict[Link, Any]:
+        came = exchange(tag, out, links)
+        seen.append({form(value) for value in came.values()})
+        return came
+
+    played.exchange = noted  # type: ignore[assignment, method-assign]
+    for how in ({}, {"faulty": True}) if what in FAULTY else ({},):
+        play(played, what, **how)
+    assert {len(its) for its in seen} <= {0, 1}
+    assert any(None not in its for its in seen if its) or what in ("central", "local")
 
 
 def test_a_server_s_value_is_nowhere_else() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from fedtangent import many, trees
+from fedtangent import many, shard
 from fedtangent.errors import SettingError
 from fedtangent.federation.disclosure import OWNERS
 from fedtangent.federation.ledger import Link
@@ -46,7 +46,7 @@ class _Network:
 
     def _check(self, values: Mapping[Link, Any], summed: bool) -> None:
         """Raises where messages of one verb differ in more than their numbers; this process's own are right."""
-        forms = [(link.source, trees.form(value, summed)) for link, value in values.items()]
+        forms = [(link.source, shard.form(value, summed)) for link, value in values.items()]
         own = [found for node, found in forms if self.here(node)]
         right = own[0] if own else Counter(found for _, found in forms).most_common(1)[0][0]
         for node, found in forms:
