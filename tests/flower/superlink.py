@@ -144,10 +144,14 @@ class Flower:
             time.sleep(0.1)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
-        """Ends a process, and waits for that."""
+        """Ends a process, and waits for that; a SuperNode that does not end for a minute is killed."""
         process = self._processes.pop(name)
         process.send_signal(number)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def left(self, command: str) -> list[int]:
         """The processes of this federation that are there, whoever has started them."""

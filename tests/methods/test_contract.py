@@ -56,6 +56,15 @@ def test_the_factory_takes_the_task_and_documented_keywords(name: str) -> None:
 
 
 @every_method
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_step_that_is_no_number_is_refused_before_there_is_a_run(name: str, value: float) -> None:
+    steps = [option for option in inspect.signature(load("methods", name)).parameters if option.endswith("lr")]
+    for step in steps:
+        with pytest.raises(ValueError, match=rf"^`{step}` must be positive and finite; got {value}\. .*\.$"):
+            federation.method(name, **{step: value})
+
+
+@every_method
 def test_the_file_opens_with_its_paper_and_its_pseudo_code(name: str) -> None:
     method(name)
     text = sys.modules[f"fedtangent.methods.{name}"].__doc__ or ""

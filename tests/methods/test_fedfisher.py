@@ -167,7 +167,7 @@ def test_models_that_cannot_be_mapped_over_rows(model: nn.Module) -> None:
     [
         ({"steps": 0}, "`steps` must be at least 1; got 0. Use 2000 steps, and one in 100."),
         ({"every": 0}, "`every` must be at least 1; got 0. Use 2000 steps, and one in 100."),
-        ({"server_lr": 0.0}, "`server_lr` must be positive; got 0.0. Use 0.01."),
+        ({"server_lr": 0.0}, "`server_lr` must be positive and finite; got 0.0. Use 0.01."),
         ({"selection": "best"}, "`selection` must be 'held-out' or 'loss'; got 'best'. Choose one of the two."),
     ],
 )

@@ -294,7 +294,7 @@ def test_a_server_without_a_direction_says_so(monkeypatch: pytest.MonkeyPatch) -
         ({"dampings": ()}, r"^`dampings` must be positive numbers; got \[\]\. Give at least one\.$"),
         ({"epochs": -1}, r"^`epochs` must not be negative; got -1\. Use 0 for no local steps\.$"),
         ({"batch": 0}, r"^`batch` must be at least 1; got 0\. Give a positive number of rows\.$"),
-        ({"lr": 0.0}, r"^`lr` must be positive; got 0\.0\. Give a learning rate such as 0\.1\.$"),
+        ({"lr": 0.0}, r"^`lr` must be positive and finite; got 0\.0\. Give a learning rate such as 0\.1\.$"),
         ({"local_momentum": 1.0}, r"^`local_momentum` must be in \[0, 1\); got 1\.0\. Use 0\.9, or 0 for none\.$"),
         ({"balance": 0.5}, r"^`balance` must be at least 1; got 0.5\. Use 1 to weigh all rows alike\.$"),
     ],

@@ -114,7 +114,10 @@ def test_what_is_left_out_is_as_documented(left_out: dict[str, Any], given: dict
             {"optimizer": "adamw"},
             "`optimizer` must be one of momentum, adagrad, adam, yogi; got 'adamw'. Choose one of these.",
         ),
-        ({"server_lr": 0.0}, "`server_lr` must be positive; got 0.0. Give a step such as 0.01, or 1 for momentum."),
+        (
+            {"server_lr": 0.0},
+            "`server_lr` must be positive and finite; got 0.0. Give a step such as 0.01, or 1 for momentum.",
+        ),
         ({"beta1": 1.0}, "`beta1` must be in [0, 1); got 1.0. Use 0.9, or leave it out."),
         ({"beta2": -0.1}, "`beta2` must be in [0, 1); got -0.1. Use 0.9, or leave it out."),
         ({"tau": 0.0}, "`tau` must be positive; got 0.0. Use 0.001."),

@@ -83,9 +83,12 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"server_lr": 0.0}, "`server_lr` must be positive; got 0.0. Use 1 to move as far as the clients' mean."),
+        (
+            {"server_lr": 0.0},
+            "`server_lr` must be positive and finite; got 0.0. Use 1 to move as far as the clients' mean.",
+        ),
         ({"aggregation": "rows"}, "`aggregation` must be 'plain' or 'weighted'; got 'rows'. Choose one of the two."),
-        ({"lr": 0.0}, "`lr` must be positive; got 0.0. Give a learning rate such as 0.1."),
+        ({"lr": 0.0}, "`lr` must be positive and finite; got 0.0. Give a learning rate such as 0.1."),
     ],
 )
 def test_wrong_values_are_one_clear_sentence(options: dict[str, Any], message: str) -> None:

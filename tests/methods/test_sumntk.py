@@ -300,7 +300,7 @@ def test_exactly_enough_rows_and_half_of_them_are_allowed() -> None:
         ({"sums": 3, "loss": losses.squared}, "`sums` must be left out under the squared loss, which takes one; got 3"),
         ({"loss": losses.custom(nn.functional.smooth_l1_loss)}, "`loss` must state its curvature for a flow; got none"),
         ({"times": (20, 10)}, "`times` must be positive and increasing; got [20, 10]"),
-        ({"lr": 0.0}, "`lr` must be positive; got 0.0"),
+        ({"lr": 0.0}, "`lr` must be positive and finite; got 0.0"),
         ({"participation": 0.0}, "`participation` must be in (0, 1]; got 0.0"),
     ],
 )

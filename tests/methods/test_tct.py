@@ -128,7 +128,7 @@ def test_what_is_measured_are_the_linear_models_outputs_and_the_run_is_recorded(
         ({"first_rounds": -1}, "`first_rounds` must be at least 0; got -1. Give such a number."),
         ({"features": 0}, "`features` must be at least 1; got 0. Give such a number."),
         ({"steps": 0}, "`steps` must be at least 1; got 0. Give such a number."),
-        ({"linear_lr": 0.0}, "`linear_lr` must be positive; got 0.0. Use 0.001."),
+        ({"linear_lr": 0.0}, "`linear_lr` must be positive and finite; got 0.0. Use 0.001."),
         ({"aggregation": "rows"}, "`aggregation` must be 'plain' or 'weighted'; got 'rows'. Choose one of the two."),
     ],
 )

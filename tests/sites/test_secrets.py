@@ -66,4 +66,8 @@ def test_a_text_that_was_changed_is_not_signed(folder: Path) -> None:
     signatures.check(other, "rome", b"what is agreed", told, "the plan")
     for name, text in (("rome", b"what else is agreed"), ("berlin", b"what is agreed")):
         with pytest.raises(ValueError, match=f"`{name}` must sign the plan with its certificate; got another"):
-            signatures.check(other, name, text, told, "the plan")
+            signatures.check(other, name, text, told, "the plan", kept=True)
+    revoke(folder, "rome")
+    signatures.check(other, "rome", b"what is agreed", told, "the plan", kept=True)
+    with pytest.raises(ValueError, match="`rome` must sign the plan with its certificate; got another"):
+        signatures.check(other, "rome", b"what is agreed", told, "the plan")

@@ -102,6 +102,9 @@ def test_a_federation_that_runs_is_told_of_and_not_disturbed(tmp_path: Path) -> 
         assert rows["run"].startswith(f"fedavg has ended, round {long} of {long}, ")
         assert rows["checkpoint"] == f"of round {long}, in {place}"
         assert not status(folder / name).wrong
+    revoke(folder, "rome")  # whose signature was good when it was made
+    assert dict(status(folder / "server").rows)["plan"] == "signed by server, berlin, paris, rome"
+    assert status(folder / "rome").wrong == ["The certificate of rome is revoked. Ask for a new kit."]
     _stopped(folder / "server", tmp_path / "run")
 
 

@@ -195,11 +195,11 @@ def test_mean_loss_is_over_real_rows_and_never_nan() -> None:
         (lambda: solvers.full_batch(0), "`steps` must be at least 1; got 0. Give a positive number."),
         (
             lambda: solvers.sgd(federation.task(), lr=0),
-            "`lr` must be positive; got 0. Give a learning rate such as 0.1.",
+            "`lr` must be positive and finite; got 0. Give a learning rate such as 0.1.",
         ),
         (
             lambda: solvers.sgd(federation.task(), lr=float("nan")),
-            "`lr` must be positive; got nan. Give a learning rate such as 0.1.",
+            "`lr` must be positive and finite; got nan. Give a learning rate such as 0.1.",
         ),
         (
             lambda: solvers.sgd(federation.task(), lr=0.1, momentum=1.0),
@@ -215,7 +215,7 @@ def test_mean_loss_is_over_real_rows_and_never_nan() -> None:
         ),
         (
             lambda: solvers.adam(federation.task(), lr=-1.0),
-            "`lr` must be positive; got -1.0. Give a learning rate such as 0.1.",
+            "`lr` must be positive and finite; got -1.0. Give a learning rate such as 0.1.",
         ),
         (
             lambda: solvers.adam(federation.task(), lr=0.1, betas=(0.9, 1.0)),

@@ -119,7 +119,8 @@ def completed(name: str, dataset: Dataset | None, common: Mapping[str, Any]) -> 
 
     def drawn(form: Sequence[Any]) -> Tensor:
         dtype, *shape = form
-        values = rng.normal(size=(_STAND_IN, *shape)) if dtype == "float32" else np.zeros((_STAND_IN, *shape))
+        size = (_STAND_IN, *shape)
+        values = rng.uniform(0, 2, size) if dtype == "float32" else np.zeros(size)  # token ids, too, are float32
         return torch.from_numpy(values).to(_TYPES[dtype])
 
     x = _of_forms(common["inputs"], drawn)

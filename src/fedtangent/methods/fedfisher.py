@@ -15,6 +15,7 @@ training images, which no server has: here the clients' losses on rows that they
              w   <- the u of the lowest loss
 """
 
+import math
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -88,8 +89,8 @@ def fedfisher(
     for name, value in (("steps", steps), ("every", every)):
         if value < 1:
             raise SettingError(f"`{name}` must be at least 1; got {value}. Use 2000 steps, and one in 100.")
-    if not server_lr > 0:
-        raise SettingError(f"`server_lr` must be positive; got {server_lr}. Use 0.01.")
+    if not 0 < server_lr < math.inf:
+        raise SettingError(f"`server_lr` must be positive and finite; got {server_lr}. Use 0.01.")
     if selection not in ("held-out", "loss"):
         raise SettingError(f"`selection` must be 'held-out' or 'loss'; got {selection!r}. Choose one of the two.")
     draw = solvers.shuffled(epochs, batch, task.augment)

@@ -18,6 +18,7 @@ Optimization. ICLR 2021, Algorithm 2. arXiv 2003.00295: the others, without bias
                     w + eta_s m / (sqrt(v) + tau)       the others
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -131,8 +132,10 @@ class Server(NamedTuple):
             0.99 if beta2 is None else beta2,
             1e-3 if tau is None else tau,
         )
-        if not made.lr > 0:
-            raise SettingError(f"`server_lr` must be positive; got {lr}. Give a step such as 0.01, or 1 for momentum.")
+        if not 0 < made.lr < math.inf:
+            raise SettingError(
+                f"`server_lr` must be positive and finite; got {lr}. Give a step such as 0.01, or 1 for momentum."
+            )
         for name, beta in (("beta1", made.beta1), ("beta2", made.beta2)):
             if not 0 <= beta < 1:
                 raise SettingError(f"`{name}` must be in [0, 1); got {beta}. Use 0.9, or leave it out.")

@@ -14,6 +14,7 @@ ICML 2020, Algorithm 1 with option II. arXiv 1910.06378.
              c_k <- e_k
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 from fedtangent import trees
@@ -54,8 +55,10 @@ def scaffold(
         batch: Rows in a local batch.
         lr: eta, the step size.
     """
-    if not server_lr > 0:
-        raise SettingError(f"`server_lr` must be positive; got {server_lr}. Use 1 to move as far as the clients' mean.")
+    if not 0 < server_lr < math.inf:
+        raise SettingError(
+            f"`server_lr` must be positive and finite; got {server_lr}. Use 1 to move as far as the clients' mean."
+        )
     if aggregation not in ("plain", "weighted"):
         raise SettingError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     cohort = participants(participation)

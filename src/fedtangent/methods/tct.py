@@ -14,6 +14,7 @@ NeurIPS 2022. arXiv 2207.06343.
     at last  f(x) = phi(x) theta
 """
 
+import math
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -89,8 +90,8 @@ def tct(
     for name, value, least in (("first_rounds", first_rounds, 0), ("features", features, 1), ("steps", steps, 1)):
         if value < least:
             raise SettingError(f"`{name}` must be at least {least}; got {value}. Give such a number.")
-    if not linear_lr > 0:
-        raise SettingError(f"`linear_lr` must be positive; got {linear_lr}. Use 0.001.")
+    if not 0 < linear_lr < math.inf:
+        raise SettingError(f"`linear_lr` must be positive and finite; got {linear_lr}. Use 0.001.")
     if aggregation not in ("plain", "weighted"):
         raise SettingError(f"`aggregation` must be 'plain' or 'weighted'; got {aggregation!r}. Choose one of the two.")
     tangent = _Tangent(task, features)

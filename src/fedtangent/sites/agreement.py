@@ -142,7 +142,7 @@ def signers(own: Kit, folder: Path) -> list[str] | None:
         return None
     text, found = told
     for name, one in found.items():
-        signatures.check(own, name, text, one, "the plan")
+        signatures.check(own, name, text, one, "the plan", kept=True)
     return list(found)
 
 

@@ -89,8 +89,8 @@ class Step:
             raise SettingError(
                 f"`times` must be at most {most:,} under clock {self.clock!r}; got {self.times[-1]}. Take fewer steps."
             )
-        if not self.lr > 0:
-            raise SettingError(f"`lr` must be positive; got {self.lr}. Give a learning rate such as 0.01.")
+        if not 0 < self.lr < math.inf:
+            raise SettingError(f"`lr` must be positive and finite; got {self.lr}. Give a learning rate such as 0.01.")
         if math.isinf(self.lr * self.times[-1]):
             raise SettingError(f"`lr` times the last of `times` must be finite; got lr {self.lr}. Lower it.")
         if not 0 <= self.lr_decay < math.inf:

@@ -1,5 +1,6 @@
 """What a node does alone: gradient steps over its own rows, in batches drawn beforehand."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -233,8 +234,8 @@ def local(
 
 
 def _check_lr(lr: float) -> None:
-    if not lr > 0:
-        raise SettingError(f"`lr` must be positive; got {lr}. Give a learning rate such as 0.1.")
+    if not 0 < lr < math.inf:
+        raise SettingError(f"`lr` must be positive and finite; got {lr}. Give a learning rate such as 0.1.")
 
 
 def _solver(
