@@ -41,8 +41,8 @@ def _table(place: Place, table: bytes) -> Frame:
 
 
 def _longer(leaf: torch.Tensor) -> torch.Tensor:
-    """The same number of axes, every one of them longer by one."""
-    return leaf.new_ones([length + 1 for length in leaf.shape])
+    """The same number of axes, every one of them longer by one; a single number as it is."""
+    return leaf.new_ones([length + 1 for length in leaf.shape]) if leaf.dim() else leaf
 
 
 def _die(frame: Frame, place: Place) -> Frame:
@@ -119,7 +119,7 @@ def _message(lie: str, at: int, once: Path) -> None:
         if lie in FRAMES:
             return FRAMES[lie](right, place)
         wrong = framed([VALUES[lie](value) for value in values], place)
-        if wrong == right:  # nothing in it has what the lie is about
+        if wrong == framed([_tensors(lambda leaf: leaf, value) for value in values], place):  # nothing to lie about
             once.unlink()
         return wrong
 

@@ -96,3 +96,9 @@ def test_a_type_that_is_no_named_tuple_here_is_refused_and_nothing_of_it_runs(mo
     table["trees"][0]["type"] = [module, name]
     with pytest.raises(ValueError, match=r"^a message must hold types that its receiver knows; got .*"):
         unpacked(Message(json.dumps(table).encode(), message.numbers))
+
+
+def test_between_two_tensors_nothing_is_sent_that_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", lambda size, **how: torch.full((size,), 77, **how))
+    found = packed([torch.zeros(3), torch.zeros(16), torch.zeros((), dtype=torch.bool)])
+    assert len(found.numbers) == 3 * 64 and not found.numbers.any()

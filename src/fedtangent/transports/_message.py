@@ -111,7 +111,7 @@ class _Writer:
         return self._places[id(tensor)]
 
     def joined(self, place: Callable[[int], Tensor] | None) -> Tensor:
-        """All tensors' bytes, each from a place that suits any type."""
+        """All tensors' bytes, each from a place that suits any type; zeros between them, and not what memory held."""
         sizes = [-(-len(part) // _ALIGNED) * _ALIGNED for part in self._parts]
         whole = sum(sizes)
         numbers = torch.empty(whole, dtype=torch.uint8, device=self._device) if place is None else place(whole)
@@ -120,6 +120,8 @@ class _Writer:
         start = 0
         for part, size in zip(self._parts, sizes, strict=True):
             put[start : start + len(part)] = part.numpy() if on_cpu else part
+            if len(part) < size:
+                put[start + len(part) : start + size] = 0
             start += size
         return numbers
 
