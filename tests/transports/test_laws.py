@@ -150,7 +150,7 @@ def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: s
     assert found.multiply_adds == bill.multiply_adds
 
 
-@pytest.mark.parametrize("what", METHODS)
+@pytest.mark.parametrize("what", often(METHODS))
 def test_messages_of_one_verb_differ_in_their_numbers_and_their_rows_alone(what: str) -> None:
     """By which sites tell a message that is not due."""
     played, exchange = memory(), memory().exchange
