@@ -32,7 +32,7 @@ LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annot
 demo: $(READY)
 	$(BIN)/fedtangent demo
 
-# One thread a worker: threads that wait for a busy neighbour would spin.
+# A worker a core, with one thread each: threads that wait for a busy neighbour would spin.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 

@@ -1,9 +1,6 @@
 """What every test may rely on: a run without --out records in a folder of the test's own, not in the checkout."""
 
-import os
-
 import pytest
-from xdist.plugin import pytest_xdist_auto_num_workers as cores
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +17,3 @@ def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests import forked
 
     monkeypatch.setattr(launch, "subprocess", forked.subprocess_)
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One more than there are cores: tests of real processes wait for these, and for deadlines."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else cores(config) + 1

@@ -27,24 +27,24 @@ EPOCHS: dict[str, Any] = {"epochs": 2, "batch": 25}
 TREE: dict[str, Any] = {"topology": Graph([((i - 1) // 2, i) for i in range(1, NODES)], NODES)}
 OWN: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # name: settings, rates; the usual rate first
     "DFedAvg": ({"method": "dfedavg", **EPOCHS}, (0.1, 0.03, 0.3)),
-    "DFedAvgM": ({"method": "dfedavg", **EPOCHS, "momentum": 0.9}, (0.01, 0.03, 0.003)),
-    "D-PSGD": ({"method": "dpsgd", "batch": 25}, (0.3, 0.1, 1.0)),
-    "D-PSGD of an epoch": ({"method": "dpsgd", "epochs": 1, "adapt_first": True}, (0.1, 0.03)),
-    "DFedSAM": ({"method": "dfedsam", **EPOCHS}, (0.01, 0.03)),
-    "DFedSAM-MGS": ({"method": "dfedsam", **EPOCHS, "gossip_steps": 4}, (0.01, 0.03)),
-    "QG-DSGDm": ({"method": "qgdsgdm", **EPOCHS}, (0.03, 0.1, 0.01)),
+    "DFedAvgM": ({"method": "dfedavg", **EPOCHS, "momentum": 0.9}, (0.01, 0.03, 0.003, 0.1)),
+    "D-PSGD": ({"method": "dpsgd", "batch": 25}, (0.3, 0.1, 1.0, 0.03)),
+    "D-PSGD of an epoch": ({"method": "dpsgd", "epochs": 1, "adapt_first": True}, (0.1, 0.03, 0.3)),
+    "DFedSAM": ({"method": "dfedsam", **EPOCHS}, (0.01, 0.03, 0.1)),
+    "DFedSAM-MGS": ({"method": "dfedsam", **EPOCHS, "gossip_steps": 4}, (0.01, 0.03, 0.003)),
+    "QG-DSGDm": ({"method": "qgdsgdm", **EPOCHS}, (0.03, 0.1, 0.01, 0.3)),
     "Gradient tracking": ({"method": "gradient_tracking", **EPOCHS}, (0.03, 0.1, 0.01)),
-    "Momentum tracking": ({"method": "gradient_tracking", "batch": 25, "momentum": 0.9}, (0.03, 0.1, 0.01)),
-    "OledFL, beta 0.1": ({"method": "oledfl", **EPOCHS}, (0.1, 0.03)),
-    "OledFL, beta 0.5": ({"method": "oledfl", **EPOCHS, "beta": 0.5}, (0.1, 0.03)),
-    "Epidemic, s 5": ({"method": "epidemic", **EPOCHS, "sample": 5}, (0.1, 0.03)),
-    "RelaySGD": ({"method": "relaysgd", **EPOCHS, **TREE}, (0.1, 0.03)),
-    "DisPFL": ({"method": "dispfl", **EPOCHS, "horizon": 21}, (0.1, 0.03)),
+    "Momentum tracking": ({"method": "gradient_tracking", "batch": 25, "momentum": 0.9}, (0.03, 0.1, 0.01, 0.3)),
+    "OledFL, beta 0.1": ({"method": "oledfl", **EPOCHS}, (0.1, 0.03, 0.3)),
+    "OledFL, beta 0.5": ({"method": "oledfl", **EPOCHS, "beta": 0.5}, (0.1, 0.03, 0.01)),
+    "Epidemic, s 5": ({"method": "epidemic", **EPOCHS, "sample": 5}, (0.1, 0.03, 0.3)),
+    "RelaySGD": ({"method": "relaysgd", **EPOCHS, **TREE}, (0.1, 0.03, 0.3)),
+    "DisPFL": ({"method": "dispfl", **EPOCHS, "horizon": 21}, (0.1, 0.03, 0.3)),
     "FedPart around DFedAvg": (
         {"method": "fedpart", "host": "dfedavg", "warm_up": 1, "rounds_per_group": 1, **EPOCHS},
-        (0.1, 0.03),
+        (0.1, 0.03, 0.3),
     ),
-    "Pooled rows": ({"method": "pooled", **EPOCHS}, (0.1, 0.03)),
+    "Pooled rows": ({"method": "pooled", **EPOCHS}, (0.1, 0.03, 0.3)),
     "NTK-DFL": ({"method": "ntkdfl", "exchange": "factors"}, (0.01,)),
     "NTK-DFL, momentum 0.8": ({"method": "ntkdfl", "exchange": "factors", "momentum": 0.8}, (0.01,)),
     "DFedKFAC": ({"method": "dfedkfac"}, ()),
@@ -52,7 +52,7 @@ OWN: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # name: settings, 
 }
 VARIANTS = {
     f"{name}, lr {rates[place]:g}" if rates else name: own | ({"lr": rates[place]} if rates else {})
-    for place in range(3)
+    for place in range(4)
     for name, (own, rates) in OWN.items()
     if place < max(len(rates), 1)
 }
