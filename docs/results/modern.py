@@ -7,12 +7,11 @@ chosen was chosen there. `test` measures on the 10,000 test images. OUT_DIR gets
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
-import fedtangent
+from validation import beginning, recorded
+
 from fedtangent.datasets.cifar10 import cifar10
-from fedtangent.shard import Dataset
 
 TRAIN, VALIDATION = 15_000, 5_000
 LOCAL: dict[str, Any] = {"batch": 32, "lr": 0.01}
@@ -51,32 +50,10 @@ VARIANTS |= {
 }
 
 
-def problem(data_dir: str, split: str) -> Dataset:
-    """The data set, measured on validation or test images."""
-    data = cifar10(data_dir)
-    x, y, end = data.x_train, data.y_train, TRAIN + VALIDATION
-    held = {"validation": (x[TRAIN:end], y[TRAIN:end]), "test": (data.x_test, data.y_test)}[split]
-    return data._replace(x_train=x[:TRAIN].clone(), y_train=y[:TRAIN].clone(), x_test=held[0], y_test=held[1])
-
-
 def main(data_dir: str, out: str, split: str, rounds: str, seed: str, *names: str) -> None:
     """Runs the variants, each into a folder of its own."""
-    data = problem(data_dir, split)
-    for name in names:
-        folder = Path(out) / f"{name}-{split}-{seed}"
-        fedtangent.run(
-            dataset=data,
-            model="lenet",
-            partition="dirichlet",
-            alpha=0.1,
-            nodes=20,
-            rounds=int(rounds),
-            seed=int(seed),
-            evaluate_nodes_every=0,
-            out=folder,
-            resume=folder.exists(),
-            **VARIANTS[name],
-        )
+    data = beginning(cifar10(data_dir), TRAIN, VALIDATION, split)
+    recorded(data, out, split, int(rounds), int(seed), {name: {"model": "lenet", **VARIANTS[name]} for name in names})
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ transformer is smaller than FedPart's, so that two cores finish: two layers of w
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
-import fedtangent
+from validation import beginning, recorded
+
 from fedtangent.datasets.agnews import agnews
-from fedtangent.shard import Dataset
 
 TRAIN, VALIDATION = 10_000, 4_000
 MODEL = {"model": "transformer", "width": 64, "feedforward": 64, "layers": 2, "ids": 10_002}
@@ -25,36 +24,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedavg-momentum-0.03": {**LOCAL, "lr": 0.03, "momentum": 0.9},
     "fedavg-adam-0.001": {**LOCAL, "lr": 0.001, "optimizer": "adam"},
     "fedavg-adam-0.003": {**LOCAL, "lr": 0.003, "optimizer": "adam"},
-    "central-adam-0.001": {"method": "central", "batch": 32, "lr": 0.001, "optimizer": "adam"},
 }
-
-
-def problem(data_dir: str, split: str) -> Dataset:
-    """The data set, measured on validation or test items."""
-    data = agnews(data_dir, length=40, words=10_000)
-    x, y, end = data.x_train, data.y_train, TRAIN + VALIDATION
-    held = {"validation": (x[TRAIN:end], y[TRAIN:end]), "test": (data.x_test, data.y_test)}[split]
-    return data._replace(x_train=x[:TRAIN].clone(), y_train=y[:TRAIN].clone(), x_test=held[0], y_test=held[1])
 
 
 def main(data_dir: str, out: str, split: str, rounds: str, seed: str, *names: str) -> None:
     """Runs the variants, each into a folder of its own."""
-    data = problem(data_dir, split)
-    for name in names:
-        folder = Path(out) / f"{name}-{split}-{seed}"
-        fedtangent.run(
-            **MODEL,
-            dataset=data,
-            partition="dirichlet",
-            alpha=0.1,
-            nodes=20,
-            rounds=int(rounds),
-            seed=int(seed),
-            evaluate_nodes_every=0,
-            out=folder,
-            resume=folder.exists(),
-            **VARIANTS[name],
-        )
+    data = beginning(agnews(data_dir, length=40, words=10_000), TRAIN, VALIDATION, split)
+    recorded(data, out, split, int(rounds), int(seed), {name: {**MODEL, **VARIANTS[name]} for name in names})
 
 
 if __name__ == "__main__":

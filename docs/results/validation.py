@@ -1,12 +1,13 @@
-"""What the tuning scripts beside this file share: the papers' clients, and test rows that none of them holds."""
+"""What the scripts beside this file share: clients, and test rows that none of them holds."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import fedtangent
 from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.shard import Dataset, Partition
 
@@ -17,6 +18,31 @@ def problem(data_dir: str, file: str, nodes: int | None = None) -> tuple[Dataset
     index = np.split(listed["indices"], listed["offsets"][1:-1])
     unused = np.setdiff1d(np.arange(len(data.x_train)), np.concatenate(index))
     return data._replace(x_test=data.x_train[unused], y_test=data.y_train[unused]), Partition(index[:nodes])
+
+
+def beginning(data: Dataset, train: int, validation: int, split: str) -> Dataset:
+    """The first training rows, measured on the next ones (`validation`) or on the test rows (`test`)."""
+    x, y, end = data.x_train, data.y_train, train + validation
+    held = {"validation": (x[train:end], y[train:end]), "test": (data.x_test, data.y_test)}[split]
+    return data._replace(x_train=x[:train].clone(), y_train=y[:train].clone(), x_test=held[0], y_test=held[1])
+
+
+def recorded(data: Dataset, out: str, ending: str, rounds: int, seed: int, variants: Mapping[str, Any]) -> None:
+    """Runs variants with 20 clients at alpha 0.1, each into a folder of its own, NAME-ENDING-SEED."""
+    for name, settings in variants.items():
+        folder = Path(out) / f"{name}-{ending}-{seed}"
+        fedtangent.run(
+            dataset=data,
+            partition="dirichlet",
+            alpha=0.1,
+            nodes=20,
+            rounds=rounds,
+            seed=seed,
+            evaluate_nodes_every=0,
+            out=folder,
+            resume=folder.exists(),
+            **settings,
+        )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
