@@ -50,6 +50,19 @@ class Quiet:
         """Nothing."""
 
 
+class Ending(Quiet):
+    """Lines on which a site says that all is over for it, before who leads has said anything."""
+
+    def hear(self, seconds: float, leader: int | None = None) -> None:
+        raise Gone("b has failed.", "b", final=True, sender="b")
+
+    def abort(self, *told: Any, final: bool) -> None:
+        said.append([*told, final, {*self.met}])
+
+
+said: list[list[Any]] = []
+
+
 def own(name: str = "server") -> Kit:
     book = dict.fromkeys((["server"] if name == "server" else []) + SITES)
     return Kit(Path(), "test", name, book, datetime.now(UTC))
@@ -66,6 +79,16 @@ def test_all_must_be_there_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caller(SITES, 0.5).everybody() == ["server", *SITES]
     with pytest.raises(ValueError, match="c is missing"):
         caller([name for name in SITES if name != "c"], 0.5).everybody()
+
+
+def test_who_ends_because_another_does_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the leader, who may hear it first, would wait for it."""
+    monkeypatch.setattr(joining, "lines", Ending)
+    said.clear()
+    doors: Any = Doors(["a", "b"])
+    with pytest.raises(Over, match=r"^b has failed\.$"):
+        calling.heard(own("c"), doors, 1.0, None)
+    assert said == [["b has failed.", "b", True, {own("c").number("a"), own("c").number("b")}]]
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,9 @@ def heard(own: Kit, doors: Doors, wait: float, leader: str | None) -> tuple[Line
         try:
             said = lines.hear(4 * LOOK, known)
         except Gone as gone:
+            if leader is None and gone.final:  # another may wait for this process, and not have heard why it ends
+                lines.meet(joining.numbers(own, doors.there()))
+                lines.abort(str(gone), gone.culprit, final=True)
             if gone.final and leader in (None, gone.sender):
                 raise Over(str(gone)) from gone
             continue
