@@ -1,6 +1,13 @@
-"""What every test may rely on: a run without --out records in a folder of the test's own, not in the checkout."""
+"""What every test may rely on: a run without --out records in a folder of the test's own, not in the checkout.
+
+No example that Hypothesis draws has a deadline: a busy machine is a normal one.
+"""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", parent=settings(), deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

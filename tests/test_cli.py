@@ -313,6 +313,7 @@ def test_the_list_is_that_of_the_folders(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "local", "--seed", "9" * 19], "`seed` must be an integer; got '9999999999999999999'. Give such"),
         (["report", "--out", "/dev/null/x.html", "absent"], "`out` must be a file that can be written; got '/dev/null"),
         (["demo", "--out", "/"], "`out` must be a file that can be written; got '/' (Is a directory). Name another."),
+        (["run", "local", "--out", 300 * "x"], "`path` must be one that can be used; got 'xxxx"),
         (["demo", "--target", "2"], "`target` must be above 0 and at most 1; got 2.0."),
         (["demo", "now"], "options must have the form --name value; got 'now' alone. Drop it."),
         (["list", "--all"], "`all` must be an option of list; got an unknown name. Drop it: there are none."),

@@ -153,7 +153,7 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @given(command_lines())
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 def test_a_command_line_runs_or_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:

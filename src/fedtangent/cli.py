@@ -72,6 +72,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _told(error: Exception) -> str | None:
     """The sentence about what a user has to change; None for a fault of the program."""
+    if isinstance(error, OSError) and error.errno and error.filename:
+        file = str(error.filename)[-80:]
+        return f"`path` must be one that can be used; got {file!r} ({error.strerror}). Choose another."
     if isinstance(error, (UserError, OSError, NodeError)):
         return str(error)
     if out_of_memory(error):

@@ -28,7 +28,7 @@ from tests.experiments.tiny import data, timeless, tiny
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 SENTENCE = re.compile(r"(`[\w.]+`|a run|a state) must .+; got .+\.( .+\.)?")
 NAMES = ["os.system", "posix:system", "evil", "evil.py", "evil:State", "../evil.py", "__import__('os')", "State(w)"]
 

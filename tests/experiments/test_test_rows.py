@@ -41,7 +41,7 @@ def literal(labels: np.ndarray, y_test: np.ndarray) -> list[list[int]]:
     return counts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 10**6), nodes=st.integers(1, 8), classes=st.integers(2, 5), rows=st.integers(1, 40))
 def test_rows_are_dealt_out_as_the_rule_says(seed: int, nodes: int, classes: int, rows: int) -> None:
     rng = np.random.default_rng(seed)

@@ -269,7 +269,7 @@ def schedules(draw: st.DrawFn) -> tuple[Graph, list[Missing]]:
     return Graph(edges, nodes), rounds
 
 
-@settings(deadline=None, suppress_health_check=BUSY)
+@settings(suppress_health_check=BUSY)
 @given(schedules(), st.sampled_from(["uniform", "metropolis"]))
 def test_rows_of_the_gossip_matrix_sum_to_one_and_metropolis_is_doubly_stochastic(
     schedule: tuple[Graph, list[Missing]], weights: GossipWeights
@@ -319,7 +319,7 @@ def gossip(graph: Graph, rounds: Sequence[Missing], weights: str, y: Sequence[fl
     return w
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=BUSY)
+@settings(max_examples=200, suppress_health_check=BUSY)
 @given(schedules(), st.sampled_from(["uniform", "metropolis"]), st.sampled_from(["sequential", "vectorized"]))
 def test_any_schedule_gives_what_plain_python_gives(
     schedule: tuple[Graph, list[Missing]], weights: GossipWeights, engine: str

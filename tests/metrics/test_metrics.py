@@ -33,7 +33,7 @@ def literal_auc(scores: list[float], positive: list[bool]) -> float:
     return sum((a > b) + 0.5 * (a == b) for a in high for b in low) / (len(high) * len(low))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 30), classes=st.integers(2, 5))
 def test_both_are_as_their_definitions_say(seed: int, rows: int, classes: int) -> None:
     outputs, labels = drawn(seed, rows, classes)

@@ -37,7 +37,7 @@ def used(partition: Partition) -> list[int]:
 
 
 @pytest.mark.parametrize("name", EXACT)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(samples=st.integers(1, 120), seed=st.integers(0, 2**32 - 1), part=st.floats(0, 1))
 def test_every_row_is_used_exactly_once_and_no_node_is_empty(name: str, samples: int, seed: int, part: float) -> None:
     nodes = 1 + round(part * (samples - 1))
@@ -84,7 +84,6 @@ def test_alpha_that_is_not_positive_and_finite_is_an_error(name: str, alpha: flo
 
 
 @pytest.mark.parametrize("name", ["dirichlet", "papers_dirichlet", "by_quantity"])
-@settings(deadline=None)
 @given(alpha=st.floats(0, exclude_min=True, allow_infinity=False), seed=st.integers(0, 2**32 - 1))
 def test_any_positive_alpha_ends_with_no_empty_node(name: str, alpha: float, seed: int) -> None:
     x, y = data(23, 3, seed)

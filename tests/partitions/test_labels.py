@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -67,7 +67,6 @@ def test_a_size_below_one_is_an_error() -> None:
         papers_dirichlet(x, y, 5, np.random.default_rng(0), size=0)
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(8, 40), min_size=2, max_size=7),
     nodes=st.integers(1, 8),

@@ -118,7 +118,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 
 
 @given(st.data())
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
 def test_a_report_of_an_edited_run_is_a_page_or_says_what_is_wrong(
     tmp_path: Path, good: dict[str, list[Any]], capsys: pytest.CaptureFixture[str], data: st.DataObject
 ) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtangent.topologies.erdos_renyi import erdos_renyi
@@ -14,7 +14,6 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@settings(deadline=None)
 @given(st.integers(3, 40), st.data())
 def test_regular_is_regular_and_connected(nodes: int, data: st.DataObject) -> None:
     degree = data.draw(st.integers(2, nodes - 1).filter(lambda d: d * nodes % 2 == 0))

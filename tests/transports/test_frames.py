@@ -34,7 +34,7 @@ again = pytest.mark.parametrize("time", [1, *(pytest.param(time, marks=pytest.ma
 
 
 def often(count: int) -> settings:
-    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=count, suppress_health_check=list(HealthCheck))
 
 
 def came(data: bytes, due: Place = PLACE, limit: int = LIMIT, kind: int = MESSAGE, step: int = 50) -> _Incoming:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtangent.tangents.numerics.integrate import (
@@ -186,7 +186,6 @@ def test_a_long_series_takes_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(by_transform, by_matrix, rtol=1e-11)
 
 
-@settings(deadline=None)
 @given(stiffness=st.floats(1e-12, 1e300), end=st.floats(1e-9, 1e300), most=st.sampled_from([20, 300, 16_384]))
 def test_the_reach_that_is_told_is_in_reach_and_near_its_edge(stiffness: float, end: float, most: int) -> None:
     def products(s: float) -> float:
