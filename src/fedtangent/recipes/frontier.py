@@ -10,55 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
+from fedtangent.recipes._frontier_variants import AVERAGING, COHORT, NEIGHBOURS, SERVER, VARIANTS
 from fedtangent.recipes._grid import check, deviation, mean, split
 
-STYLES = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
-# By name: the method and its options. The papers' methods send factors, which give the same as their Jacobians. On a
-# CPU the tangent methods are fastest node by node.
-TANGENT = {"engine": "sequential"}
-LOCAL = {"epochs": 20, "batch": 25, "lr": 0.1}  # as docs/results/tune_server.py found
-HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
-NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
-SERVER: dict[str, dict[str, Any]] = {
-    "FedKFAC": {"method": "fedkfac", **TANGENT},
-    "FedAvg": {"method": "fedavg", **LOCAL},
-    "Central": {"method": "central", "lr": 0.01},
-}
-# With a server that asks some clients a round.
-COHORT: dict[str, dict[str, Any]] = {
-    "FedKFAC cohort": {"method": "fedkfac", **TANGENT},
-    "SumNTK cohort": {"method": "sumntk", **TANGENT},
-    "FedAvg cohort": {"method": "fedavg", **LOCAL},
-    "SCAFFOLD cohort": {"method": "scaffold", **LOCAL},
-    "FedDyn cohort": {"method": "feddyn", "penalty": 0.01, **LOCAL},
-    "FedAvgM cohort": {"method": "fedopt", "optimizer": "momentum", "beta1": 0.7, **LOCAL},
-    "FedAdam cohort": {"method": "fedopt", "optimizer": "adam", "server_lr": 0.01, **LOCAL},
-    "NTK-FL cohort": {"method": "ntkfl", "exchange": "factors", **TANGENT},
-    "CP-NTK-FL cohort": {
-        "method": "ntkfl",
-        "exchange": "factors",
-        "subsample": 0.3,
-        "channel": "quantize",
-        "levels": 15,
-        "messages": ("factors",),
-        "shuffle": True,
-        **TANGENT,
-    },
-}
-NEIGHBOURS: dict[str, dict[str, Any]] = {
-    "DFedKFAC": {"method": "dfedkfac", **TANGENT},
-    "DFedKFAC sums": {"method": "dfedkfac", "inputs": "shared", "guard": True, **HALVED, **TANGENT},
-    "DFedAvg": {"method": "dfedavg"},
-    "NTK-DFL": NTKDFL,
-    "NTK-DFL momentum": {**NTKDFL, "momentum": 0.8},
-    "Pooled rows": {"method": "pooled", "epochs": 5},
-}
-VARIANTS = SERVER | COHORT | NEIGHBOURS
+# What a message tells of the rows, and how its method's line is drawn.
+STYLES: dict[str, Any] = {"none": "-", "aggregate": "-", "kernel": "--", "raw-equivalent": ":"}
+WHAT_IT_TELLS: dict[Any, str] = {"-": "sums over rows", "--": "similarities of rows", ":": "what rows can be read from"}
 PANELS = {"With a server": SERVER | COHORT, "Between neighbours": NEIGHBOURS}
+GREY = "#8a8a8a"
 Row = dict[str, Any]
 
 
@@ -81,7 +46,7 @@ def frontier(
 
     Test accuracy of the aggregated model against rounds, against all bytes sent, and by what a message exposes: sums
     over a client's rows (aggregate), similarities (kernel), or what the rows can be read from (raw-equivalent).
-    Decentralised methods run on a random regular graph that is redrawn every round.
+    Decentralised methods run on a random regular graph that is redrawn every round, RelaySGD on a binary tree.
 
     Args:
         done: Rows that are there already.
@@ -109,11 +74,12 @@ def frontier(
             "seed": own,
             "evaluate_nodes_every": 0,
         }
-        settings |= split(partition, {"partition": "dirichlet"}, {"nodes": nodes}) | VARIANTS[name]
+        settings |= split(partition, {"partition": "dirichlet"}, {"nodes": nodes})
         if name in COHORT:
             settings["participation"] = participation
-        if name in NEIGHBOURS:
+        if name in NEIGHBOURS and not {"topology", "sample"} & VARIANTS[name].keys():
             settings |= {"topology": "regular", "degree": degree}
+        settings |= VARIANTS[name]
         result = run(experiment(**settings))
         for entry in result.rounds:
             key = {"variant": name, "partition": Path(partition).name, "seed": own, "round": entry["round"]}
@@ -152,33 +118,63 @@ def table(rows: Sequence[Row]) -> list[Row]:
 def figure(rows: Sequence[Row]) -> Figure:
     """Accuracy against rounds and against bytes a node, with a server and between neighbours.
 
-    Solid lines are sums over a node's rows, dashed ones similarities, dotted ones what the rows can be read from.
+    Methods that average weights are grey, the others have a colour each; a line's style is what its messages tell.
     """
     by_variant = _runs(rows)
     kinds = [(title, [name for name in names if name in by_variant]) for title, names in PANELS.items()]
     kinds = [(title, names) for title, names in kinds if names]
     low, high = min(row["target"] for row in rows) - 0.1, max(row["accuracy"] for row in rows) + 0.01
     drawn = Figure(figsize=(13.6, 4.6 * len(kinds)), layout="constrained")
-    for axes, (title, names) in zip(
-        drawn.subplots(len(kinds), 2, sharex="col", sharey=True, squeeze=False), kinds, strict=True
-    ):
-        by_rounds, by_bytes = axes
-        for i, name in enumerate(names):
-            runs = by_variant[name]
-            level = runs[0][0]["exposure"]
-            style = {"color": f"C{i}", "linestyle": STYLES[level], "linewidth": 1.8}
-            rounds = [entry["round"] for entry in runs[0]]
-            accuracy = np.mean([[entry["accuracy"] for entry in entries] for entries in runs], 0)
-            spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
-            by_rounds.plot(rounds, accuracy, label=f"{name} ({level})", **style)
-            by_bytes.plot(spent / 1e6, accuracy, **style)
+    panels = drawn.subplots(len(kinds), 2, sharex="col", sharey=True, squeeze=False)
+    for (by_rounds, by_bytes), (title, names) in zip(panels, kinds, strict=True):
         by_rounds.set(title=f"{title}: accuracy after a round", ylim=(low, max(high, low + 0.1)))
         by_rounds.xaxis.get_major_locator().set_params(integer=True)
         by_bytes.set(title="Accuracy for the bytes sent", xscale="log")
-        by_bytes.legend(*by_rounds.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
+        colours = iter(f"C{i}" for i in (0, 1, 2, 3, 4, 5, 6, 8, 9))  # without the grey one
+        for name in names:
+            runs = by_variant[name]
+            colour = GREY if name in AVERAGING else next(colours)
+            style: Any = {"color": colour, "linestyle": STYLES[runs[0][0]["exposure"]]}
+            style["linewidth"] = 0.9 if name in AVERAGING else 1.9
+            rounds = [entry["round"] for entry in runs[0]]
+            accuracy = np.mean([[entry["accuracy"] for entry in entries] for entries in runs], 0)
+            spent = np.mean([[entry["sent_bytes"] / entry["nodes"] for entry in entries] for entries in runs], 0)
+            by_rounds.plot(rounds, accuracy, label=name, **style)
+            by_bytes.plot(spent / 1e6, accuracy, label=name, **style)
+        _name_lines(by_rounds)
+        _name_lines(by_bytes)
     by_rounds.set(xlabel="round")
     by_bytes.set(xlabel="MB a node, of all messages")
+    styles = [Line2D([], [], color="black", linestyle=style, label=told) for style, told in WHAT_IT_TELLS.items()]
+    panels[0][0].legend(handles=styles, title="messages hold", loc="lower right", fontsize=8, title_fontsize=8)
     return drawn
+
+
+def _name_lines(axes: Axes) -> None:
+    """Each line's name right of the panel, at the height where it ends, or as near as other names leave room."""
+    low, high = axes.get_ylim()
+    apart = (high - low) / 26  # of the names of two lines
+    ends = sorted((max(float(np.asarray(line.get_ydata())[-1]), low), place) for place, line in enumerate(axes.lines))
+    heights: list[float] = []
+    for end, _ in ends:
+        heights.append(max(end, heights[-1] + apart) if heights else end)
+    top = high - apart / 2
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], top)
+        top = heights[i] - apart
+    for (end, place), height in zip(ends, heights, strict=True):
+        line = axes.lines[place]
+        axes.annotate(
+            str(line.get_label()),
+            xy=(np.asarray(line.get_xdata())[-1], end),
+            xytext=(1.03, height),
+            textcoords=("axes fraction", "data"),
+            color=line.get_color(),
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.4, "relpos": (0, 0.5)},
+            annotation_clip=False,
+        )
 
 
 def _runs(rows: Sequence[Row]) -> dict[str, list[list[Row]]]:
