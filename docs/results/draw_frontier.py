@@ -20,7 +20,22 @@ HERE = Path(__file__).parent
 FIRST = "fashion_mnist_300_alpha0.1_0.npz"
 SKEWS = ("alpha0.1", "alpha0.5", "iid")
 # Runs that were recorded by themselves, as variants of the recipe; NTK-DFL is billed as the paper's Jacobians.
-RUNS = {"DFedAvg": "dfedavg-0", "NTK-DFL": "ntkdfl-0", "NTK-DFL momentum": "ntkdfl-momentum-0"}
+RUNS = {
+    "DFedAvg": "dfedavg-0",
+    "DFedAvgM": "dfedavgm-0",
+    "DFedSAM": "dfedsam-0",
+    "DisPFL": "dispfl-0",
+    "D-PSGD of an epoch": "dpsgd-0",
+    "QG-DSGDm": "qgdsgdm-0",
+    "Gradient tracking": "gradient_tracking-0",
+    "Epidemic": "epidemic-0",
+    "OledFL": "oledfl-0",
+    "RelaySGD": "relaysgd-0",
+    "FedPart around DFedAvg": "fedpart-dfedavg-0",
+    "SPARK": "spark-0",
+    "NTK-DFL": "ntkdfl-0",
+    "NTK-DFL momentum": "ntkdfl-momentum-0",
+}
 RUNS_OF = {("FedKFAC", p, s): f"fedkfac-{p}-{s}" for p in range(3) for s in range(3)}
 
 
