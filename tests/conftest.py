@@ -6,6 +6,8 @@ No example that Hypothesis draws has a deadline: a busy machine is a normal one.
 import pytest
 from hypothesis import settings
 
+from tests.often import thin_out
+
 settings.register_profile("any machine", parent=settings(), deadline=None)
 settings.load_profile("any machine")
 
@@ -24,3 +26,9 @@ def forked_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests import forked
 
     monkeypatch.setattr(launch, "subprocess", forked.subprocess_)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are taken out
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Of many like cases every run takes some."""
+    thin_out(items)

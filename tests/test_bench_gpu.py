@@ -54,6 +54,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return gpu
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_or_is_stopped_keeps_its_rows_and_does_not_end_the_rest(
     gpu: ModuleType, tmp_path: Path
 ) -> None:

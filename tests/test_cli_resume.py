@@ -47,6 +47,7 @@ def test_the_folder_of_every_seed_is_one_processs_own(tmp_path: Path, capsys: py
     assert cli.main([*words, "--resume"]) == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", ["ntkdfl", "fedopt", "fedpart"])
 def test_a_finished_run_is_extended_to_the_record_of_a_longer_one(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

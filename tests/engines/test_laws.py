@@ -132,6 +132,7 @@ def test_the_budgets_give_chunks_of_one_two_and_all(name: str, memory: int) -> N
     assert {len(nodes) for nodes in waves(name, memory)} == {memory if name == "vectorized" else 1}
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize("graph", [GRAPH, LONELY], ids=["connected", "lonely"])
 @pytest.mark.parametrize("what", VERBS)
 @pytest.mark.parametrize(("name", "memory"), OTHERS)
@@ -142,6 +143,7 @@ def test_every_verb_gives_what_sequential_gives(name: str, memory: int, what: st
     assert ledger == expected_ledger
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("what", often(METHODS))
 @pytest.mark.parametrize(("name", "memory"), OTHERS)
 def test_every_method_gives_what_sequential_gives(name: str, memory: int, what: str) -> None:
@@ -164,6 +166,7 @@ def test_nan_in_the_padding_of_a_verb_never_leaks(
     assert_same(verb.__wrapped__(name, memory, what, GRAPH)[0], expected)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("what", often(METHODS))
 @pytest.mark.parametrize(("name", "memory"), LARGEST)
 def test_nan_in_the_padding_of_a_method_never_leaks(
@@ -176,6 +179,7 @@ def test_nan_in_the_padding_of_a_method_never_leaks(
     assert_close(plain(found.state), plain(expected.state))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("what", often(METHODS))
 @pytest.mark.parametrize(("name", "memory"), ENGINES)
 def test_the_same_seed_gives_the_same_record(name: str, memory: int, what: str) -> None:

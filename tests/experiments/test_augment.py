@@ -37,6 +37,7 @@ def weights(method: str, **change: Any) -> dict[str, Tensor]:
     return run(experiment(**settings(method, **change))).weights
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("method", ON_BATCHES)
 def test_every_method_on_batches_trains_on_the_images_moved(method: str) -> None:
     plain, found = weights(method), weights(method, **MOVED)

@@ -48,6 +48,7 @@ def test_the_best_by_hand(classes: int, share: float, count: int) -> None:
     assert len({rank(built, w, 0)[:2] for w in w_k}) == 5
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("method", PERSONAL)
 def test_every_method_with_models_of_nodes(method: str) -> None:
     asked: dict[str, Any] = {"validation": 0.3, "dtype": "float64", "rounds": 3 if method == "fedpart" else 1}

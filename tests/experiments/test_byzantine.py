@@ -40,6 +40,7 @@ def liars(method: str = "dfedavg", **settings: Any) -> Any:
     return tiny(method, **{"attack": "sign_flip", "who": (1,), **settings})
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("method", often(["fedavg", "dfedavg", "ntkdfl", "dfedkfac"], ["dfedavg", "dfedkfac"]))
 @pytest.mark.parametrize("attack", [name for name in names("attacks") if name != "dissensus"])
 def test_every_attack_changes_what_the_others_learn(method: str, attack: str) -> None:
@@ -51,6 +52,7 @@ def test_every_attack_changes_what_the_others_learn(method: str, attack: str) ->
     assert found.manifest["liars"] == [1]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("method", "rule", "options"), [
     ("fedavg", "trimmed_mean", {"participation": 1.0}),
     ("dfedavg", "cs_plus", {"topology": "complete"}),
@@ -136,6 +138,7 @@ def test_those_of_ones_own_and_functions_from_python(tmp_path: Path) -> None:
     same(run(tiny(rule=trimmed_mean, liars=1)), run(tiny(rule="trimmed_mean", liars=1)))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", ["dfedavg", "dfedkfac", "fedavg", "fedkfac"])
 def test_a_rule_that_trims_nothing_is_the_plain_average(method: str) -> None:
     server = {"participation": 1.0} if method == "fedavg" else {"guard": False} if method == "fedkfac" else {}

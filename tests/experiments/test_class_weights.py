@@ -75,6 +75,7 @@ def test_one_step_on_all_rows_is_one_on_torchs_weighted_loss(method: str, change
         torch.testing.assert_close(found[name], part, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", ["fedkfac", "dfedkfac", "ntkdfl", "sumntk", "moon", "dfedavg"])
 def test_every_kind_of_method_trains_by_them(method: str) -> None:
     kw: dict[str, Any] = {"degree": 2} if method in ("dfedkfac", "ntkdfl", "dfedavg") else {}

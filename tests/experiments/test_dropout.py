@@ -45,6 +45,7 @@ def found(method: str, model: nn.Module, out: Path | None = None, resume: bool =
     return run(experiment(**settings), out, resume=resume)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("method", ON_BATCHES)
 def test_every_method_on_batches_takes_dropout_in_both_engines(method: str) -> None:
     torch.manual_seed(1)
@@ -176,6 +177,7 @@ def test_a_tangent_method_that_is_called_by_itself_says_so_too(method: str) -> N
         federation.run(catalog.load("methods", method)(task), rounds=1)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("method", AVERAGING)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_torchs_batch_norm_is_ours(method: str, engine: str) -> None:

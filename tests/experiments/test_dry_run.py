@@ -35,6 +35,7 @@ def counting(task: Task) -> Method:
     return inner._replace(name="counting", round=round)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", often(names("methods")))
 def test_bytes_are_those_of_the_run(method: str) -> None:
     plan = dry_run(setup(tiny(method, rounds=3)))

@@ -109,6 +109,7 @@ STEPS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", often(catalog.names("methods"), ["fedavg", "dfedkfac", "fedpart", "tct"]))
 def test_every_method_goes_on_to_the_same(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best round, 2, is neither the first nor the last, 4, so that its model comes from the folder."""

@@ -60,6 +60,7 @@ def equal(found: Result, expected: Result, tolerance: float) -> None:
             assert one.get(key) == other.get(key)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", often(FAULTY, ["dfedkfac", "fedavg", "fedpart", "ntkdfl"]))
 def test_every_method_gives_one_record_under_faults(method: str) -> None:
     first = run(asked(method, engine="sequential"))
@@ -80,6 +81,7 @@ def clean(method: str) -> Any:
     return tiny(method, **{**usual, **FEW.get(method, {})})
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", ["fedavg", "dfedavg", "dfedkfac", "ntkdfl", "scaffold"])
 def test_nothing_that_fails_is_no_fault_to_the_bit(method: str) -> None:
     plain = run(clean(method))
@@ -129,6 +131,7 @@ def test_faults_together_take_away_what_each_does_in_any_order() -> None:
     assert found.rounds[-1]["sent_bytes"] < alone.rounds[-1]["sent_bytes"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", ["scaffold", "moon", "dfedkfac", "fedpart"])
 def test_a_run_goes_on_to_the_same_record(method: str, tmp_path: Path) -> None:
     rounds = {} if method == "fedpart" else {"rounds": 4}

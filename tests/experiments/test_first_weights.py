@@ -29,6 +29,7 @@ def test_every_node_begins_with_a_draw_of_the_model(method: str) -> None:
         assert all(torch.equal(w[name], part) and w[name].dtype == torch.float64 for name, part in found.items())
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", OWN)
 def test_it_is_another_run_which_both_engines_agree_on(method: str) -> None:
     asked: dict[str, Any] = {"dtype": "float64", "rounds": 1}

@@ -72,6 +72,7 @@ def of(form: str, method: str = "fedavg", **change: Any) -> dict[str, Any]:
     return settings(method, model=Mixed(form), dataset=mixed(form), **asked)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("form", often(["dict", "tuple"], ["dict"]))
 @pytest.mark.parametrize("method", LOCAL)
 def test_every_method_outside_the_tangent_space(method: str, form: str) -> None:
@@ -92,6 +93,7 @@ TANGENT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("form", often(["dict", "tuple"], ["tuple"]))
 @pytest.mark.parametrize("method", TANGENT)
 def test_every_method_in_the_tangent_space(method: str, form: str) -> None:

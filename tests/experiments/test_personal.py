@@ -173,6 +173,7 @@ def test_a_regression_has_metrics_of_ones_own() -> None:
     assert_close(entry["measures"]["error"]["aggregate"], spread(each))  # type: ignore[arg-type]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", often(names("methods")))
 def test_every_method_and_both_engines(method: str) -> None:
     short = {"dtype": "float64", "rounds": 3 if method == "fedpart" else 1}
@@ -191,6 +192,7 @@ def test_every_method_and_both_engines(method: str) -> None:
         assert "measures" not in bare
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("change", [{"evaluate_on": "own"}, {}])
 @pytest.mark.parametrize("method", often(["dfedavg", "dispfl", "fedavg"], ["dfedavg"]))
 def test_every_node_in_a_thread_gives_the_same(method: str, change: dict[str, Any]) -> None:

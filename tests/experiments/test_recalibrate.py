@@ -33,6 +33,7 @@ def found(method: str, out: Path | None = None, resume: bool = False, **change: 
     return run(experiment(**settings), out, resume=resume)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", AVERAGING)
 def test_every_method_that_averages_at_a_server_bears_it_in_both_engines(method: str) -> None:
     """Without a bias before the normalisation, whose gradient is zero, or what rounding makes of that."""

@@ -83,6 +83,7 @@ def same(found: Result, expected: Result) -> None:
     assert all(torch.equal(w, expected.weights[name]) for name, w in found.weights.items())
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", STATES)
 @pytest.mark.parametrize("after", [1, 3])
 def test_an_own_method_with_a_state(kind: str, after: int, tmp_path: Path) -> None:

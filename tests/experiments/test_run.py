@@ -75,6 +75,7 @@ def failing(task: Task) -> Method:
     return inner._replace(name="failing", round=round)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", often(names("methods"), [*METHODS, "scaffold"]))
 def test_the_record_and_the_resumed_record(method: str, tmp_path: Path) -> None:
     whole = run(tiny(method, rounds=3))

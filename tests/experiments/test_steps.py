@@ -26,6 +26,7 @@ EACH: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("method", often(STEPPING, [*METHODS, "scaffold"]))
 def test_each_changes_what_every_such_method_learns(method: str) -> None:
     assert {"fedavg", "scaffold", "fedpart", "dfedavg", "moon", "local"} <= {*STEPPING}

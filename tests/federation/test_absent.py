@@ -67,6 +67,7 @@ def test_at_a_server(lie: str, rule: str) -> None:
     assert_same(now.gather(x_k).value, fewer.gather(x_k).value)
 
 
+@pytest.mark.few(10)
 @every_lie
 @pytest.mark.parametrize("rule", BETWEEN)
 @pytest.mark.parametrize("weights", ["uniform", "metropolis"])

@@ -139,6 +139,7 @@ def test_a_round_is_that_of_a_federation_of_those_present_alone(name: str) -> No
         assert_same([after.values[node] for node in GONE[0].nodes], [before.values[node] for node in GONE[0].nodes])
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", often(FAULTY))
 def test_absent_nodes_keep_their_state_and_send_and_compute_nothing(name: str) -> None:
     made = method(name)
@@ -169,6 +170,7 @@ def same(one: Any, other: Any) -> bool:
     return all(torch.equal(a, b) for a, b in zip(trees.leaves(one), trees.leaves(other), strict=True))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", often(FAULTY))
 @pytest.mark.parametrize("missing", [Missing(nodes=[0, 1, 2, 4]), Missing(links=GRAPH.edges), Missing(nodes=[2])])
 def test_few_or_lonely_nodes_go_on(name: str, missing: Missing) -> None:
@@ -187,6 +189,7 @@ def test_few_or_lonely_nodes_go_on(name: str, missing: Missing) -> None:
         assert trees.all_finite(run.aggregate)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", often(FAULTY))
 def test_with_nothing_missing_it_is_the_same_to_the_bit(name: str) -> None:
     made = method(name)

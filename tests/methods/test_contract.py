@@ -82,6 +82,7 @@ def test_the_method_describes_itself(name: str) -> None:
         assert 0 < few <= more <= most
 
 
+@pytest.mark.few(12)
 @every_method
 def test_names_in_the_state_say_who_holds_a_value(name: str) -> None:
     states = [run(name).state]
@@ -117,6 +118,7 @@ def test_two_rounds_move_the_weights_and_keep_them_finite(name: str) -> None:
     assert all(trees.all_finite(part) for part in plain(run(name).state).values())
 
 
+@pytest.mark.few(5)
 @some_methods
 @pytest.mark.parametrize("engine", names("engines"))
 def test_the_engines_agree(name: str, engine: str) -> None:
@@ -139,6 +141,7 @@ class Noted(Coding):
         return message is not None
 
 
+@pytest.mark.few(3)
 @some_methods
 def test_the_messages_that_bear_channels_are_as_declared(name: str) -> None:
     noted = Noted()
@@ -158,6 +161,7 @@ def test_bytes_are_sent_where_something_is_exposed(name: str) -> None:
     assert (run(name).ledger.sent_bytes > 0) == (method(name).exposure != "none")
 
 
+@pytest.mark.few(12)
 @every_method
 def test_who_talks_to_whom_is_as_declared(name: str) -> None:
     sent = dict(run(name).ledger.sent)
@@ -176,6 +180,7 @@ def test_data_and_first_weights_are_left_alone(name: str) -> None:
     assert_same(task.w_0, federation.task().w_0)
 
 
+@pytest.mark.few(3)
 @some_methods
 def test_the_state_that_goes_in_is_left_alone(name: str) -> None:
     made, data = method(name), federation.shards()
@@ -187,6 +192,7 @@ def test_the_state_that_goes_in_is_left_alone(name: str) -> None:
     assert_same(plain(state), before)
 
 
+@pytest.mark.few(3)
 @some_methods
 def test_a_round_depends_on_its_arguments_alone(name: str) -> None:
     """A third round after two is the third round of three: nothing is kept but the state."""
@@ -195,6 +201,7 @@ def test_a_round_depends_on_its_arguments_alone(name: str) -> None:
     assert_same(plain(state), plain(federation.run(method(name), rounds=3).state))
 
 
+@pytest.mark.few(3)
 @some_methods
 def test_a_node_with_one_row_and_a_node_without_neighbours_work(name: str) -> None:
     assert 1 in federation.ROWS
@@ -213,6 +220,7 @@ class RowsAreThere(nn.Module):
         return x.reshape(len(x), 3, -1).cumsum(2).flatten(1)
 
 
+@pytest.mark.few(3)
 @some_methods
 def test_a_model_is_never_called_on_no_rows(name: str) -> None:
     task = Task(nn.Sequential(RowsAreThere(), *federation.network()), example=federation.shards()[0].x[:2])
@@ -221,6 +229,7 @@ def test_a_model_is_never_called_on_no_rows(name: str) -> None:
     assert all(trees.all_finite(part) for part in plain(found.state).values())
 
 
+@pytest.mark.few(3)
 @some_methods
 def test_chance_hangs_on_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []

@@ -73,6 +73,7 @@ def transcript(
     return w_k, chosen
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "name", often(OPTIONS, ["shared inputs", "squared", "bfloat16", "local epochs", "no averaging"])
 )
@@ -95,6 +96,7 @@ def test_the_final_model_may_be_weighted_by_rows() -> None:
     assert_close(found.aggregate, average(found.state.w_k.values, [rows / sum(ROWS) for rows in ROWS]))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("inputs", ["neighbourhood", "shared"])
 @pytest.mark.parametrize("momentum", [True, False])
 def test_on_a_complete_graph_it_is_fedkfac_with_all_clients_and_rows(inputs: Any, momentum: bool) -> None:
@@ -249,6 +251,7 @@ def rows(example: Example) -> list[Shard]:
     return data
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["convolutions", "transformer", "tied to the embedding", "recurrent"])
 def test_other_layers_learn_too_and_the_engines_agree(name: str) -> None:
     example = everything()[name]

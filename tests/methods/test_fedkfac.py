@@ -92,6 +92,7 @@ def transcript(
     return w, chosen
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_is_the_algorithm(name: str) -> None:
     options = {**FEW, **OPTIONS[name]}

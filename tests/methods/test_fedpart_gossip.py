@@ -55,6 +55,7 @@ def test_the_group_alone_is_trained_and_mixed(engine: str) -> None:
     assert_same(made.personal(found.state).values, found.state.host.w_k.values)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", often(GOSSIPING, ["dfedavg", "qgdsgdm"]))
 def test_with_one_group_it_is_the_host_and_else_frozen_parts_stay(name: str) -> None:
     host = partial(load("methods", name), lr=0.2, batch=3, **MORE.get(name, {}))

@@ -33,6 +33,7 @@ FEDAVG: list[tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...], int]] =
 ]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("name", "own", "local", "rows", "rounds"), FEDAVG)
 def test_is_fedavg(

@@ -80,6 +80,7 @@ def transcript(rounds: int, loss: str, **options: Any) -> tuple[list[Node], list
     return nodes, chosen
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", often(OPTIONS, ["flow", "full, squared", "trace", "momentum", "held-out"]))
 def test_is_the_papers_algorithm(name: str) -> None:
     options = {**FEW, **OPTIONS[name]}

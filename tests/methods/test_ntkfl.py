@@ -141,6 +141,7 @@ def transcript(rounds: int, loss: str, **options: Any) -> tuple[dict[str, torch.
     return w, chosen
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_is_the_papers_algorithm(name: str) -> None:
     options = {**FEW, **OPTIONS[name]}

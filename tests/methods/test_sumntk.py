@@ -91,6 +91,7 @@ def transcript(rounds: int, loss: str, **options: Any) -> tuple[dict[str, Tensor
     return w, chosen
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_is_its_evolution_row_by_row(name: str) -> None:
     options = {**FEW, **OPTIONS[name]}
@@ -158,6 +159,7 @@ def test_the_whole_jacobian_for_a_sketch_gives_the_trace_kernel(monkeypatch: pyt
     assert_close(trees.map(lambda start, by: start - by, task.w_0, move), expected, 1e-9)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", networks.everything())
 def test_features_and_moves_are_products_with_the_jacobian(name: str) -> None:
     example = networks.everything()[name]

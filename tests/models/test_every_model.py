@@ -62,6 +62,7 @@ def test_first_weights_come_from_the_generator_alone(name: str) -> None:
     assert all(torch.equal(part, torch.ones_like(part)) for part in scales)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_many_nodes_at_once_are_each_on_its_own(name: str) -> None:
     """Gradients of stacked weights by vmap, as the vectorised engine takes them, equal those one by one."""

@@ -40,6 +40,7 @@ def of(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["column"] == column]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("host", recipe.HOSTS)
 @pytest.mark.parametrize("updates", recipe.UPDATES)
 def test_rows_are_those_of_runs(host: str, updates: str) -> None:

@@ -108,6 +108,7 @@ def test_wide_networks_start_near_the_limit_and_nothing_moves_in_no_steps() -> N
     assert {(row["kernel_change"], row["weight_change"]) for row in rows} == {(0.0, 0.0)}
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped() -> None:
     rows = list(recipe.kernel_constancy(**SMALL))
     for there in (1, 17, 40, len(rows)):

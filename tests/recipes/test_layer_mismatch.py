@@ -44,6 +44,7 @@ def ended(optimizer: Any, partial: bool, turns: list[int], lr: float) -> tuple[l
             return rows, stop.value
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("optimizer", "lr"), [("adam", 0.02), ("sgd", 0.3)])
 @pytest.mark.parametrize("partial", [False, True])
 def test_the_traced_weights_are_those_of_a_run(optimizer: str, lr: float, partial: bool) -> None:

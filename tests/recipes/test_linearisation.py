@@ -53,6 +53,7 @@ def test_the_first_order_model_is_the_closed_form() -> None:
         assert row["linear_test_accuracy"] == float((f_test.argmax(1) == data.y_test).double().mean())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.squared], ids=lambda loss: loss.name)
 def test_the_network_is_trained_by_plain_descent(loss: losses.Loss) -> None:
     model, data = problem()
@@ -109,6 +110,7 @@ def test_wider_networks_are_followed_more_closely() -> None:
         assert wide[key] < narrow[key] / 3
 
 
+@pytest.mark.slow
 def test_a_regression_has_no_accuracy(tmp_path: Path) -> None:
     options = {**SMALL, "dataset": "npz", "data_dir": saved(tmp_path / "sums.npz", classes=0), "loss": "squared"}
     rows = list(recipe.linearisation(**options))
@@ -132,6 +134,7 @@ def test_layers_and_samples_are_what_was_asked_for(monkeypatch: pytest.MonkeyPat
     assert seen == [([(4, 64), (4, 4), (10, 4)], 30, 360, 5)]
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped() -> None:
     rows = small()
     for there in (7, len(rows)):

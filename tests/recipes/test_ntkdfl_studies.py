@@ -41,6 +41,7 @@ def measured(study: str, **change: Any) -> list[dict[str, Any]]:
     return list(recipe.ntkdfl_studies(study=study, values=FEW.get(study, ()), **{**SMALL, **change}))  # type: ignore[arg-type]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("study", often(studies.STUDIES, ["degree", "kernel", "averaging"]))
 def test_every_study(study: str, tmp_path: Path) -> None:
     data = tmp_path / "blobs.py"

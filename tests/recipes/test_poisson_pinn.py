@@ -133,6 +133,7 @@ def test_eigenvalues_are_of_the_first_seed_at_both_ends_without_rounding() -> No
     assert own == pytest.approx(torch.linalg.eigvalsh(block).flip(0)[:2].tolist())  # of rank 2
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped() -> None:
     rows = small()
     for kept_rows in (1, len(rows) // 2, len(rows)):

@@ -35,6 +35,7 @@ CASES = [
 OFTEN = [(name, "full", anew.KERNEL) for name in NAMES]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "kind", "kernel"),
     [case if case in OFTEN else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
@@ -106,6 +107,7 @@ OPTIONS: dict[Any, dict[str, Any]] = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("method", OPTIONS)
 @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 def test_a_run_is_the_same(method: Any, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and bool((a - b).norm() <= 1e-10 * b.norm())
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_it_is_the_jacobian_and_multiplies_like_it(name: str) -> None:
     example: Example = EXAMPLES[name]

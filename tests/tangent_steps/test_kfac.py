@@ -33,6 +33,7 @@ class Sine(nn.Module):
         return x @ torch.sin(self.weight).T
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("name", [name for name in KRONECKER if name != "attention to itself"])
 def test_moments_are_sums_over_samples_and_positions(name: str, squared: bool) -> None:
@@ -46,6 +47,7 @@ def test_moments_are_sums_over_samples_and_positions(name: str, squared: bool) -
         assert_close(unpack(found.outputs[key]), pair.b, 1e-10)
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("name", EXAMPLES | KRONECKER)
 def test_the_gradient_is_that_of_the_summed_loss(name: str) -> None:
     example = (EXAMPLES | KRONECKER)[name]
@@ -57,6 +59,7 @@ def test_the_gradient_is_that_of_the_summed_loss(name: str) -> None:
     assert_close(found, dict(zip(weights(model), expected, strict=True)), 1e-10)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_whole_blocks_are_those_of_the_gauss_newton_matrix(name: str) -> None:
     """Normalisations; and with `exact` scales, embeddings, recurrent layers, derived weights."""

@@ -103,6 +103,7 @@ def test_node_bytes_are_what_a_round_takes(name: str, rows: int, method: str, no
     assert 1 / 1.5 < measured(SCRIPT, name, str(rows), method, str(nodes)) < 1.5
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "name", often(["gated", "convolutions", "transformer", "recurrent"], ["convolutions", "transformer"])
 )

@@ -37,6 +37,7 @@ def answered(task: Task, w: Weights, data: Shard, basis: Weights) -> tuple[objec
     )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_at_a_time_gives_the_same_sums(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     example = (EXAMPLES | KRONECKER)[name]

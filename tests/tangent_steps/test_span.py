@@ -33,6 +33,7 @@ def total() -> Moments:
     return moments(Task(model), weights(model), rows(EXAMPLES["deep"]))
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("squared", [False, True])
 def test_the_curvature_is_that_of_the_gauss_newton_matrix(name: str, squared: bool) -> None:

@@ -24,6 +24,7 @@ def by_name(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return dict(zip(w, jacobian(model, x).split([part.numel() for part in w.values()], 2), strict=True))
 
 
+@pytest.mark.few(8)
 def test_every_layer_of_every_model(example: Example) -> None:
     x1, x2 = example.samples(4), example.samples(3, seed=1)
     j1, j2 = by_name(example.model, x1), by_name(example.model, x2)
@@ -46,6 +47,7 @@ def network() -> nn.Module:
     ).double()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_pass_with_little_memory(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network(), inputs(9)

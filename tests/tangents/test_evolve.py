@@ -136,6 +136,7 @@ def test_one_sample_and_one_output_by_hand() -> None:
     assert steps.stable_step == 1.5
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("momentum", often([0.0, 0.9], [0.9]))
 @LOSSES
 def test_descent_is_ten_thousand_steps_of_the_linearised_network(
@@ -170,6 +171,7 @@ def flat_one(w: dict[str, Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in w.values()])
 
 
+@pytest.mark.few(1)
 @LOSSES
 def test_flow_agrees_with_a_tight_solver(loss: losses.Loss, free: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, times = Rows(), [0.3, 2.0, 35.0]
@@ -194,6 +196,7 @@ def stiff() -> tuple[Tensor, Tensor, Tensor, Tensor, list[float]]:
     return (kernel + kernel.T) / 2, f_0, torch.tensor([2, 0, 1, 1]), 2 * targets, [0.5, 40.0, 3e3, 1e5]
 
 
+@pytest.mark.few(1)
 @LOSSES
 def test_a_stiff_flow_is_as_exact_and_takes_few_products(loss: losses.Loss, free: None) -> None:
     """An explicit solver needs some 2e5 products or more."""

@@ -54,6 +54,7 @@ FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], Any, Callable[[Any], Ten
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", FORMS)
 def test_inputs_and_outputs_of_every_form(name: str) -> None:
     form, outputs, pick = FORMS[name]

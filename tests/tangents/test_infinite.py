@@ -93,6 +93,7 @@ def digits(activation: str, depth: int, w: float, b: float, x: list[float], y: l
         return cross, ntk
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("activation", ["relu", "erf"])
 @pytest.mark.parametrize(("depth", "w", "b"), [(1, 1.3, 0.0), (3, 1.4142, 0.0), (4, 1.1, 0.3), (12, 8.0, 0.5)])
 @pytest.mark.parametrize("size", [1.0, 1e-12, 1e6])

@@ -39,6 +39,7 @@ def products(j: Jacobian, literal: Tensor) -> None:
     assert close(j.dense(), literal)
 
 
+@pytest.mark.few(8)
 def test_products(example: Example) -> None:
     x = example.samples(5)
     j = jacobian(example.model, x)
@@ -47,6 +48,7 @@ def test_products(example: Example) -> None:
     assert all(torch.equal(j.w[name], part) for name, part in weights(example.model).items())
 
 
+@pytest.mark.few(8)
 def test_little_memory_gives_the_same(example: Example) -> None:
     x = example.samples(5)
     j = jacobian(example.model, x, memory_bytes=1)

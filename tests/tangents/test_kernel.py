@@ -41,6 +41,7 @@ def test_one_linear_map_by_hand() -> None:
     assert kernel(nn.Linear(2, 2), x, kind="trace").tolist() == [[6.0, 14.0], [14.0, 35.0]]
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("kind", often(KINDS, ["full", "trace"]))
 def test_kernels(example: Example, kind: str) -> None:
     x1, x2 = example.samples(5), example.samples(3, seed=1)
@@ -49,6 +50,7 @@ def test_kernels(example: Example, kind: str) -> None:
     assert close(kernel(example.model, x1, x2, kind=kind), literal(kind, j1, j2))
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("kind", often(KINDS, ["full"]))
 @pytest.mark.parametrize("way", ["explicit", "factors"])
 def test_both_ways_give_the_same(example: Example, kind: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +64,7 @@ def test_both_ways_give_the_same(example: Example, kind: str, way: str, monkeypa
     assert close(kernel(example.model, x1, x2, kind=kind), literal(kind, j1, j2))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", often(KINDS, ["full"]))
 @pytest.mark.parametrize("example", often(EXAMPLES, CUT), indirect=True)
 def test_any_memory_gives_the_same(example: Example, kind: str) -> None:

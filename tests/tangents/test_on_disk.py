@@ -293,6 +293,7 @@ def by_rows(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([rows(row) for row in x])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("names", [(), ("right.weight", "right.bias")])
 @pytest.mark.parametrize("added", often([False, True], [False]))
 @pytest.mark.parametrize("rare", [5, 1])

@@ -22,6 +22,7 @@ def held(model: RandomModel, x: Tensor = X) -> None:
     assert agrees(jacobian(model, x).dense(), j)
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step(step: str) -> None:
     held(RandomModel([step], tied=False, end="as it is", seed=3))

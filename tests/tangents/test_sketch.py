@@ -51,6 +51,7 @@ class Recurrent(nn.Module):
         return self.out(self.lower(x)[0][:, -1])
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("size", [3, 13])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", networks())

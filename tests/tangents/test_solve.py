@@ -38,6 +38,7 @@ def literal(model: nn.Module, kind: str, b: Tensor, ridge: float) -> Tensor:
     return torch.stack([torch.linalg.solve(k + eye, b[:, c]) for c, k in enumerate(own)], 1)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("rank", [0, 20])
 @pytest.mark.parametrize("kind", ["full", "trace", "diagonal", "operator"])
 def test_it_is_the_dense_solution(kind: Any, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:

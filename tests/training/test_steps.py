@@ -129,6 +129,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_is_the_literal_loop(case: str, engine: str) -> None:

@@ -101,6 +101,7 @@ def test_every_verb_gives_what_it_gives_in_one_process(transport: str, graph: Gr
     assert found[0][1].state() == bill.state()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("what", often(METHODS))
 def test_convolutions_give_what_they_give_in_one_process_and_on_any_engine(what: str) -> None:
     expected = run("memory", what, convolutional=True)[:3]
@@ -108,6 +109,7 @@ def test_convolutions_give_what_they_give_in_one_process_and_on_any_engine(what:
     assert_close(run("memory", what, convolutional=True, engine="vectorized")[:3], expected, 1e-9)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("what", often(CODED))
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_channels_give_what_they_give_in_one_process(transport: str, what: str) -> None:
@@ -118,6 +120,7 @@ def test_channels_give_what_they_give_in_one_process(transport: str, what: str) 
     assert bill.sent_bytes < run("memory", what)[3].sent_bytes
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("what", often(FAULTY))
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_absent_nodes_and_failed_links_give_what_they_give_in_one_process_and_on_any_engine(
@@ -131,6 +134,7 @@ def test_absent_nodes_and_failed_links_give_what_they_give_in_one_process_and_on
     assert_close(run("memory", what, faulty=True, engine="vectorized")[:3], expected[:3], 1e-9)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("what", often(name for name in METHODS if name not in BROKEN))
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transport: str, what: str) -> None:
@@ -140,6 +144,7 @@ def test_liars_who_collude_and_a_rule_give_what_they_give_in_one_process(transpo
     assert (found[3].sent, found[3].received) == (bill.sent, bill.received)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("what", often(METHODS))
 @pytest.mark.parametrize("transport", often(TRANSPORTS, ["threads"]))
 def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: str) -> None:
@@ -150,6 +155,7 @@ def test_every_method_gives_what_it_gives_in_one_process(transport: str, what: s
     assert found.multiply_adds == bill.multiply_adds
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("what", often(METHODS))
 def test_messages_of_one_verb_differ_in_their_numbers_and_their_rows_alone(what: str) -> None:
     """By which sites tell a message that is not due."""

@@ -31,12 +31,14 @@ def example(request: pytest.FixtureRequest) -> Example:
     return EXAMPLES[request.param]
 
 
+@pytest.mark.few(8)
 def test_the_outputs_come_along(example: Example) -> None:
     model, x = example.model, example.samples(5)
     w = weights(model)
     assert close(factors(model, w, x, uses(model, w, x))[0], model(x).detach())
 
 
+@pytest.mark.few(8)
 def test_blocks(example: Example) -> None:
     model, x = example.model, example.samples(5)
     w = weights(model)
@@ -46,6 +48,7 @@ def test_blocks(example: Example) -> None:
     assert close(block("trace", found, its, w), torch.einsum("ncp,mcp->nm", j, j) / j.shape[1])
 
 
+@pytest.mark.few(8)
 def test_a_trace_kernel_of_many_rows_is_mirrored(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedtangent.tangents.capture.kernel_operator._LEAST", 2)
     model, x = example.model, example.samples(9)
@@ -57,6 +60,7 @@ def test_a_trace_kernel_of_many_rows_is_mirrored(example: Example, monkeypatch: 
     assert bool((kernel - kernel.T).abs().max() <= 1e-14 * kernel.abs().max())
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("samples", [5, 40])  # few samples choose Gram matrices, many the inputs
 def test_products(example: Example, samples: int) -> None:
     model, x = example.model, example.samples(samples)
@@ -73,6 +77,7 @@ def test_products(example: Example, samples: int) -> None:
     assert close(kernel_of_factors("trace", found, its, w).times(alpha[0]), kernel @ alpha[0])
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("name", [*MODELS, "convolutions", "convolutions of sequences", "transformer"])
 def test_everything_maps_over_nodes(name: str) -> None:
     """Under vmap, with weights and inputs of two nodes, each gets what it gets alone."""

@@ -200,6 +200,7 @@ def kinds(name: str) -> set[str]:
     return {type(one).__name__ for one in found(name).by_name.values()}
 
 
+@pytest.mark.few(24)
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_it_is_autograd_row_by_row(name: str) -> None:
     model, x = EVERYTHING[name][0], samples(name)

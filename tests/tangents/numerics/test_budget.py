@@ -97,6 +97,7 @@ def least(model: nn.Module, x: Tensor, kind: str) -> int:
     return int(str(error.value).split("at least ")[1].split()[0])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", often(KINDS, ["full"]))
 @pytest.mark.parametrize("name", MODELS)
 def test_the_least_memory_works_and_a_byte_less_is_refused(name: str, kind: kernel_parts.Kind) -> None:
@@ -109,6 +110,7 @@ def test_the_least_memory_works_and_a_byte_less_is_refused(name: str, kind: kern
         kernel(model, x, kind=kind, memory_bytes=bytes_ - 1)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", often(KINDS, ["full"]))
 @pytest.mark.parametrize("name", often(MODELS, ["dense", "attention"]))
 def test_a_growing_budget(name: str, kind: kernel_parts.Kind) -> None:
@@ -127,6 +129,7 @@ def test_a_growing_budget(name: str, kind: kernel_parts.Kind) -> None:
     assert {"outputs", "samples", "chunk"} <= seen
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("way", ["explicit", "factors"])
 @pytest.mark.parametrize("name", often((name for name in EXAMPLES if name != "transformer, batch second"), CUT))
 def test_every_cut_of_every_layer(name: str, way: kernel_parts.Way, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +164,7 @@ def test_every_cut_is_told() -> None:
     assert "gradients of some rows at a time: 0.weight" in text
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("outputs", often([10, 47, 100, 1000], [10, 1000]))
 def test_resnet18_of_any_number_of_outputs(outputs: int, kind: kernel_parts.Kind) -> None:

@@ -66,6 +66,7 @@ def test_cross_entropy_flow_agrees_with_dopri5_as_stated(kind: str) -> None:
     assert error(problem.flow(), problem.tight()) < 2.5e-3
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", ["full", "trace"])
 @pytest.mark.parametrize("sure", [3.0, 40.0])
 def test_a_flow_that_begins_sure_and_wrong_takes_the_bound_of_its_stiffness(kind: str, sure: float) -> None:
