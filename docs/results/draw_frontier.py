@@ -32,7 +32,6 @@ RUNS = {
     "OledFL": "oledfl-0",
     "RelaySGD": "relaysgd-0",
     "FedPart around DFedAvg": "fedpart-dfedavg-0",
-    "SPARK": "spark-0",
     "NTK-DFL": "ntkdfl-0",
     "NTK-DFL momentum": "ntkdfl-momentum-0",
 }

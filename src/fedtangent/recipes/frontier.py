@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
 
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
@@ -155,13 +156,8 @@ def _name_lines(axes: Axes) -> None:
     low, high = axes.get_ylim()
     apart = (high - low) / 26  # of the names of two lines
     ends = sorted((max(float(np.asarray(line.get_ydata())[-1]), low), place) for place, line in enumerate(axes.lines))
-    heights: list[float] = []
-    for end, _ in ends:
-        heights.append(max(end, heights[-1] + apart) if heights else end)
-    top = high - apart / 2
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], top)
-        top = heights[i] - apart
+    below = apart * np.arange(len(ends))  # what the names below take
+    heights = isotonic_regression([end for end, _ in ends] - below).x.clip(low, high - apart / 2 - below[-1]) + below
     for (end, place), height in zip(ends, heights, strict=True):
         line = axes.lines[place]
         axes.annotate(
