@@ -223,9 +223,11 @@ def _against_axis(axes: Axes, rows: Sequence[Row]) -> None:
             place = [mean([run["gap" if study == "graph" else study] for run in runs]) for runs in found.values()]
             fill = ["none" if value.endswith("static") else f"C{i}" for value in found]
             axes.scatter(place, accuracy, facecolors=fill, edgecolors=f"C{i}", marker="os^D"[i], label=method)
-            for value, x, y in zip(found, place, accuracy, strict=True):
+            axes.margins(x=0.12)  # for the names
+            for k, (x, y, value) in enumerate(sorted(zip(place, accuracy, found, strict=True))):
                 if not value.endswith("static"):  # the hollow mark beside it says enough
-                    axes.annotate(value, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7, color=f"C{i}")
+                    aside = (4, 3 if k % 2 else -9)  # neighbours' names apart
+                    axes.annotate(value, (x, y), aside, textcoords="offset points", fontsize=7, color=f"C{i}")
         else:
             axes.errorbar(list(found), accuracy, spread, color=f"C{i}", marker="o", capsize=3, label=method)
     if study == "graph":
