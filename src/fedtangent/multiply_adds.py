@@ -124,6 +124,12 @@ def repeated(steps: Iterable[T]) -> Iterator[T]:
                 yield more
 
 
+def are_counted() -> bool:
+    """Whether operations are being counted."""
+    counting = _COUNTING.get()
+    return counting is not None and not counting.away
+
+
 @contextmanager
 def uncounted() -> Iterator[None]:
     """Suspends counting: for work that is done once and not by every node."""

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps import of_task, once, slices
 from fedtangent.tangent_steps.span import candidates, like
 from fedtangent.tangent_steps.step import Score, score
-from fedtangent.tangents.capture.chain import Chain, Link
-from fedtangent.tangents.capture.functional import Weights, each
-from fedtangent.tangents.capture.kernel_operator import products
+from fedtangent.tangents.capture.chain import Chain
+from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.training.task import Task
 
@@ -35,20 +34,11 @@ def _of_chain(task: Task, chain: Chain, w: Weights, basis: Weights, c: Tensor, d
     rest = candidates({name: w[name] for name in names}, {name: basis[name] for name in names}, c)
 
     def one(data: Shard) -> Score:
-        def total(rest: Weights, given: Weights) -> Tensor:
-            f, _ = chain.run(rest, data.x, given=given)
-            return torch.where(data.real, task.loss.per_sample(f, data.y), 0).sum()
-
-        given = {first.key: _combined(first, data.x.flatten(1), w, basis, c)}
-        return Score(each(total, rest, given), data.real.sum())
+        start, along = once.results(task, w, data.x, found), once.changes(task, basis, data.x, found)
+        given = candidates(start, along, c)
+        f = chain.run(rest, data.x, given=given)[0]
+        # all as rows of one, for a loss of one set of labels
+        loss = task.loss.per_sample(f.flatten(0, 1), data.y.repeat(len(c), *[1] * (data.y.dim() - 1)))
+        return Score(torch.where(data.real, loss.reshape(f.shape[:2]), 0).sum(1), data.real.sum())
 
     return slices.summed(one, data, slices.of_losses(found, w, len(c)))  # type: ignore[no-any-return]
-
-
-def _combined(link: Link, a: Tensor, w: Weights, basis: Weights, c: Tensor) -> Tensor:
-    """The map's results (T, n, O) of inputs a (n, I), with the weights w + sum_i c_i d_i."""
-    start, d = a @ w[link.weight].mT, basis[link.weight]
-    along = products(a, d)
-    if link.bias is not None:
-        start, along = start + w[link.bias], along + basis[link.bias][:, None]
-    return torch.addmm(start.reshape(1, start.numel()), c, along.flatten(1)).reshape(len(c), *start.shape)

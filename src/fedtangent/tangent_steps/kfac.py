@@ -18,7 +18,7 @@ from fedtangent import shard, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation import disclosure
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps import of_task, once, slices
 from fedtangent.tangent_steps.blocks import Block, Other, blocks, matrix_of, of_matrix, of_vector, parameters
 from fedtangent.tangent_steps.triangles import diagonal, pack, unpack
 from fedtangent.tangents.capture.factors import Factor, Factors, Last, factors, head, kept_inputs, sensitivities
@@ -129,7 +129,7 @@ def _of_chain(
     task: Task, w: Weights, data: Shard, found: Uses, made: dict[str, Block], inputs: str, weight_decay: float
 ) -> Moments:
     """`_moments` of a chain: all derivatives go back through a map in one product, (1 + C, N, O)."""
-    f, parts = factors(of_task.function(task), w, of_task.samples(data.x), found)
+    f, parts = once.linearised(task, w, data.x, found)
     residual, root = _derivatives(task, f, data)
     alpha = torch.cat([residual[None], root.permute(2, 0, 1)])
     gradient: Weights = {}
@@ -265,11 +265,14 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
             g = matrix_of(total.gradient, key, *b.shape[:2]) / total.rows
             inputs = total.inputs[key] / total.rows if key in total.inputs else a[key]
             inputs = inputs if inputs.dim() == 1 else unpack(inputs)
-            steps = [_solved(_solved(g, b, m**0.5).mT, inputs, m**0.5).mT for m in dampings]
+            roots = [m**0.5 for m in dampings]
+            left = [part.mT for part in _solved([g.mT] * len(roots), b, roots)]
+            steps = _solved(left, inputs, roots)
             found |= of_matrix(torch.stack(steps), total.gradient, key)
         else:
-            g = torch.cat([total.gradient[name].flatten() for name in parameters(key)])[None, :, None] / total.rows
-            found |= of_vector(torch.stack([_solved(g, b, m).flatten() for m in dampings]), total.gradient, key)
+            g = torch.cat([total.gradient[name].flatten() for name in parameters(key)])[None, None] / total.rows
+            steps = _solved([g] * len(dampings), b, dampings)
+            found |= of_vector(torch.stack([step.flatten() for step in steps]), total.gradient, key)
     still = {name: part.new_zeros(len(dampings), *part.shape) for name, part in total.gradient.items()}
     return {name: found.get(name, part) for name, part in still.items()}
 
@@ -326,18 +329,24 @@ def _squares(d: Tensor) -> Tensor:
     return rows.mT @ rows
 
 
-def _solved(right: Tensor, factor: Tensor, damping: float) -> Tensor:
-    """(F / f + damping 1)^-1 right / f, f the mean eigenvalue of F; NaN where F is not positive semi-definite.
+def _solved(rows: Sequence[Tensor], factor: Tensor, dampings: Sequence[float]) -> list[Tensor]:
+    """R (F / f + damping 1)^-1 / f of every R (..., n, I) and its damping, f the mean eigenvalue of F.
 
-    F is a matrix (..., I, I), or the diagonal (I,) of one.
+    F is a matrix (..., I, I), or the diagonal (I,) of one; NaN where it is not positive semi-definite.
     """
     tiny = torch.finfo(factor.dtype).tiny
     if factor.dim() == 1:
         mean = factor.mean().clamp_min(tiny)
-        return right / (factor / mean + damping)[:, None] / mean
+        return [right / (factor / mean + damping) / mean for right, damping in zip(rows, dampings, strict=True)]
     mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(tiny)
     damped = factor / mean
-    damped.diagonal(dim1=-2, dim2=-1).add_(damping)
-    lower, failed = torch.linalg.cholesky_ex(damped)
-    solved = torch.cholesky_solve(right, lower) / mean
-    return torch.where(failed[..., None, None] == 0, solved, torch.nan)
+    own = damped.diagonal(dim1=-2, dim2=-1).clone()
+    found = []
+    for right, damping in zip(rows, dampings, strict=True):
+        damped.diagonal(dim1=-2, dim2=-1).copy_(own + damping)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        # from the right: as fast as any, and several times as fast where there are more rows than entries in one
+        half = torch.linalg.solve_triangular(lower.mT, right, upper=True, left=False)
+        solved = torch.linalg.solve_triangular(lower, half, upper=False, left=False) / mean
+        found.append(torch.where(failed[..., None, None] == 0, solved, torch.nan))
+    return found

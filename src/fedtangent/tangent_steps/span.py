@@ -7,7 +7,7 @@ the directions are one damped step and the last displacement; here there is one 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +15,12 @@ from torch import Tensor
 from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps import of_task, slices
+from fedtangent.tangent_steps import of_task, once, slices
 from fedtangent.tangent_steps.kfac import Moments, directions
 from fedtangent.tangent_steps.step import choose
 from fedtangent.tangents.capture.derivatives import FASTEST, known_ways, push
-from fedtangent.tangents.capture.factors import factors
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.kernel_operator import pushforward
-from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.uses import Uses
 from fedtangent.training import losses
 from fedtangent.training.task import Task
@@ -112,11 +110,10 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, weight_decay:
     """(J d_i)^T H (J d_j) + weight_decay d_i . d_j, summed over real rows, for k directions d along a leading axis."""
     found, basis = of_task.uses(task, w, data.x), like(basis, w)
     pushed, row_bytes = _pushing(task, w, basis, data, found)
-    flat = torch.cat([d.flatten(1) if d.dim() > 1 else d[:, None] for d in basis.values()], 1)
-    smooth = weight_decay * (flat @ flat.mT)
+    smooth = weight_decay * once.gram(task, basis)
 
     def one(data: Shard) -> Curvature:
-        f, j = pushed(of_task.samples(data.x))
+        f, j = pushed(data.x)
         root = losses.curvature_root(task.loss, f, data.y)
         root = torch.where(data.real[:, None, None], root, 0)
         moved = torch.einsum("nck,inc->ink", root, torch.where(data.real[:, None], j, 0)).flatten(1)
@@ -128,20 +125,21 @@ def curvature(task: Task, w: Weights, basis: Weights, data: Shard, weight_decay:
 
 def _pushing(
     task: Task, w: Weights, basis: Weights, data: Shard, found: Uses
-) -> tuple[Callable[[Samples], tuple[Tensor, Tensor]], int]:
+) -> tuple[Callable[[Any], tuple[Tensor, Tensor]], int]:
     """x -> f (n, C) and J d (k, n, C) for directions d; and what a row takes on the way."""
     model, count = of_task.function(task), len(next(iter(basis.values())))
-    if found.chain is not None and found.by_name.keys() <= {found.last, found.gated}:
+    if once.two_maps(found):
 
-        def by_factors(x: Samples) -> tuple[Tensor, Tensor]:
-            f, parts = factors(model, w, x, found)
-            return f, pushforward(found, parts, w, basis)
+        def by_factors(x: Any) -> tuple[Tensor, Tensor]:
+            f, parts = once.linearised(task, w, x, found)
+            return f, pushforward(found, parts, w, basis, once.changes(task, basis, x, found))
 
         return by_factors, slices.of_directions(found, w, count, FASTEST)
     ways = known_ways(model, task.w_0, of_task.example(task), of_task.samples(data.x))
 
-    def by_transform(x: Samples) -> tuple[Tensor, Tensor]:
-        same, j = torch.func.vmap(lambda d: push(model, w, x, d, ways))(basis)
+    def by_transform(x: Any) -> tuple[Tensor, Tensor]:
+        rows = of_task.samples(x)
+        same, j = torch.func.vmap(lambda d: push(model, w, rows, d, ways))(basis)
         return same[0], j
 
     return by_transform, slices.of_directions(found, w, count, ways)
@@ -151,7 +149,8 @@ def candidates(w: Weights, basis: Weights, c: Tensor) -> Weights:
     """w + sum_i c_i d_i for every row of c (T, k): a tree of leading axis T."""
 
     def along(start: Tensor, d: Tensor) -> Tensor:
-        return torch.addmm(start.reshape(1, -1), c, d.reshape(len(d), -1)).reshape(-1, *start.shape)
+        flat = d.flatten(1) if d.dim() > 1 else d[:, None]
+        return torch.addmm(start.reshape(1, start.numel()), c, flat).reshape(len(c), *start.shape)
 
     return trees.map(along, w, like(basis, w))  # type: ignore[no-any-return]
 

@@ -53,7 +53,7 @@ class Chain:
         """f (n, C) and the input (n, I) of every map, by use.
 
         Args:
-            w: The parameters.
+            w: The parameters; of many models along a leading axis, as f then is, where all first results are `given`.
             x: All samples, (n, ...).
             probes: To add to results (n, O), by use.
             given: Results, by use, that are not computed.
@@ -65,12 +65,18 @@ class Chain:
             if given is not None and link.key in given:
                 a = given[link.key]
             else:
-                a = F.linear(a, w[link.weight], None if link.bias is None else w[link.bias])
+                a = _mapped(a, w[link.weight], None if link.bias is None else w[link.bias])
             if probes is not None and link.key in probes:
                 a = a + probes[link.key]
             for function, args, kwargs in link.after:
                 a = function(a, *args, **kwargs)
         return a, kept
+
+
+def _mapped(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.dim() == 2:
+        return F.linear(a, weight, bias)
+    return a @ weight.mT if bias is None else torch.baddbmm(bias[:, None], a, weight.mT)
 
 
 def chain(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> Chain | None:

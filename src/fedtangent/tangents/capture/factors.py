@@ -64,17 +64,30 @@ class Some:
 
 
 def factors(
-    model: nn.Module, w: Weights, x: Samples, uses: Uses, outputs: Some | None = None
+    model: nn.Module,
+    w: Weights,
+    x: Samples,
+    uses: Uses,
+    outputs: Some | None = None,
+    given: Weights | None = None,
 ) -> tuple[Tensor, Factors]:
     """f(x; w) (n, C), and the factors of its Jacobian by every use of w; sensitivities of some `outputs` only.
 
     Samples are taken one by one, under vmap, so that wherever a layer has its batch axis nothing is mixed. One forward
     pass, and a backward pass an output for what lies below the last two layers.
 
+    Args:
+        model: The model.
+        w: Its parameters.
+        x: The samples.
+        uses: Of its parameters.
+        outputs: Of which there are sensitivities; None for all.
+        given: Of a chain, results that are known already, as of `Chain.run`.
+
     Raises:
         UsesDiffer: A sample that uses the parameters in other ways.
     """
-    f, kept, d, gate = _captured(model, w, x, uses, None, outputs or every(uses.outputs))
+    f, kept, d, gate = _captured(model, w, x, uses, None, outputs or every(uses.outputs), given)
     found: Factors = {}
     for key in uses.by_name:
         if key in (uses.last, WHOLE):
@@ -106,11 +119,17 @@ def pulled_back(model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Ten
 
 
 def _captured(
-    model: nn.Module, w: Weights, x: Samples, uses: Uses, alpha: Tensor | None, outputs: Some
+    model: nn.Module,
+    w: Weights,
+    x: Samples,
+    uses: Uses,
+    alpha: Tensor | None,
+    outputs: Some,
+    given: Weights | None = None,
 ) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
     """f, what is kept of inputs, sensitivities of the outputs, or of alpha, by use; and the gate where there is one."""
     if uses.chain is not None:
-        return _of_chain(uses.chain, w, cast(Tensor, x), uses, alpha, outputs)
+        return _of_chain(uses.chain, w, cast(Tensor, x), uses, alpha, outputs, given)
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated, WHOLE)]
     tip = uses.last if uses.gated else None
     apply = one_by_one if uses.looped else each
@@ -158,7 +177,7 @@ def _untouched(model: nn.Module, w: Weights, x: Samples, uses: Uses) -> Tensor:
 
 
 def _of_chain(
-    chain: Chain, w: Weights, x: Tensor, uses: Uses, alpha: Tensor | None, outputs: Some
+    chain: Chain, w: Weights, x: Tensor, uses: Uses, alpha: Tensor | None, outputs: Some, given: Weights | None
 ) -> tuple[Tensor, dict[str, Tensors], dict[str, Tensors], Tensor]:
     """`_captured` by one pass of all samples."""
     dense = [key for key in uses.by_name if key not in (uses.last, uses.gated)]
@@ -166,14 +185,14 @@ def _of_chain(
     zeros = {key: like.new_zeros(len(x), *uses.by_name[key].call.shapes[0][1:]) for key in wanted}
 
     def forward(probes: Weights) -> tuple[tuple[Tensor, Tensor], Weights]:
-        f, kept = chain.run(w, x, probes)
+        f, kept = chain.run(w, x, probes, given)
         return (f, kept[cast(str, uses.last)] if uses.gated else f), kept
 
     def shaped(kept: Weights) -> dict[str, Tensors]:
         return {key: (part[:, None],) for key, part in kept.items()}
 
     if not wanted:
-        f, kept = chain.run(w, x)
+        f, kept = chain.run(w, x, given=given)
         return f, shaped(kept), {}, f
     if not dense and torch._C._functorch.peek_interpreter_stack() is None:
         with torch.enable_grad():  # plain autograd takes a fifth of the time of a transform

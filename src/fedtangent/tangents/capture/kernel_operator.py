@@ -122,16 +122,21 @@ def pullback(uses: Uses, factors: Factors, w: Weights, alpha: Tensor) -> Weights
     return {name: pulled[name] if name in pulled else zeros[name] for name in w}
 
 
-def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights) -> Tensor:
-    """J v (T, n, C) for a tree of weights v with a leading axis T: what the linearised network adds to f."""
+def pushforward(uses: Uses, factors: Factors, w: Weights, v: Weights, given: Weights | None = None) -> Tensor:
+    """J v (T, n, C) for a tree of weights v with a leading axis T: what the linearised network adds to f.
+
+    Args:
+        uses: Of the parameters.
+        factors: Of the Jacobian.
+        w: The parameters.
+        v: The directions.
+        given: How the results (T, n, O) of dense layers change, by use, where that is known already.
+    """
     found: list[Tensor] = []
     for part in parts(uses, w):
         if len(part.uses) == 1 and _single(uses, part.keys[0]):
             key = part.keys[0]
-            matrix = _matrix(uses, key)
-            u = products(factors[key].a[0].flatten(1), matrix.layout.of(v[matrix.weight])[..., 0, :, :])
-            if matrix.bias is not None and matrix.bias_layout is not None:
-                u = u + matrix.bias_layout.of(v[matrix.bias])
+            u = given[key] if given is not None and key in given else _changes(_matrix(uses, key), factors[key], v)
             found.append(forward(factors[key], u, head(uses, w)))
         else:
             for name, gradient in gradients(part, w, factors, head(uses, w)).items():
@@ -161,6 +166,14 @@ def forward(factor: Factor, u: Tensor, head: Tensor) -> Tensor:
 def products(a: Tensor, v: Tensor) -> Tensor:
     """a v_t^T, (T, n, O), for a (n, I) and v (T, O, I): one product for all T."""
     return (a @ v.flatten(0, 1).mT).reshape(len(a), *v.shape[:2]).transpose(0, 1)
+
+
+def _changes(matrix: Matrix, factor: Factor, v: Weights) -> Tensor:
+    """How the results of a dense layer change along v, (T, n, O)."""
+    u = products(factor.a[0].flatten(1), matrix.layout.of(v[matrix.weight])[..., 0, :, :])
+    if matrix.bias is not None and matrix.bias_layout is not None:
+        u = u + matrix.bias_layout.of(v[matrix.bias])
+    return u
 
 
 def _sensitivities(factor: Dense) -> Tensor:
