@@ -30,7 +30,7 @@ MEMORY = 2**27
 
 
 class Once:
-    """Results by the tensors that they were made of, which must not be changed in place, nor must the results."""
+    """Results by the tensors that they were made of, as these were then. A result must not be changed in place."""
 
     def __init__(self) -> None:
         """Begins with none."""
@@ -96,7 +96,7 @@ def results(task: Task, w: Weights, x: Tensor, found: Uses) -> Weights:
 def _pass(task: Task, w: Weights, x: Tensor, found: Uses) -> tuple[Tensor, Factors, Weights]:
     def make() -> tuple[Tensor, Factors, Weights]:
         given = _first(w, x, found)
-        # a view that were known as one of x would keep it alive
+        # a view that is tracked as one of x would keep it alive
         return *factors(of_task.function(task), w, x.detach(), found, given=given), given
 
     return _kept(task).of("pass", make, [*w.values(), x])
