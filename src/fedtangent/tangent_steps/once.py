@@ -35,7 +35,6 @@ class Once:
     def __init__(self) -> None:
         """Begins with none."""
         self._kept: dict[Any, tuple[Any, int, list[weakref.ref[Tensor]]]] = {}
-        self._bytes = 0
 
     def of(self, name: str, make: Callable[[], T], made_of: Sequence[Tensor]) -> T:
         """`make()`, or what it gave for these tensors before.
@@ -58,15 +57,14 @@ class Once:
         theirs = {part.untyped_storage().data_ptr() for part in made_of}  # of which the value may hold views
         own = [part for part in trees.leaves(value) if part.untyped_storage().data_ptr() not in theirs]
         size = sum(part.nbytes for part in own)
-        self._bytes += size
-        while self._bytes > MEMORY and self._kept:
-            self._forget(next(iter(self._kept)))
+        kept = [*self._kept.items()]  # at once: nodes may run in threads
+        while kept and size + sum(held for _, (_, held, _) in kept) > MEMORY:
+            self._forget(kept.pop(0)[0])
         gone = partial(self._forget, key)
         return value, size, [weakref.ref(part, gone) for part in made_of]
 
     def _forget(self, key: Any, _: Any = None) -> None:
-        gone = self._kept.pop(key, None)
-        self._bytes -= gone[1] if gone else 0
+        self._kept.pop(key, None)
 
 
 def _key(name: str, made_of: Sequence[Tensor]) -> tuple[Any, ...] | None:
