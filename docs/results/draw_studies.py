@@ -32,7 +32,7 @@ def main() -> None:
                 print("| " + " | ".join(str(shown(value)) for value in line.values()) + " |")
             continue
         runs = [row for row in rows if row["kind"] == "run"]
-        for value in sorted({run["value"] for run in runs}, key=lambda text: (len(text), text)):
+        for value in sorted({run["value"] for run in runs} - {"none"}, key=lambda text: (len(text), text)):
             print(line_of(value, [run for run in runs if run["value"] in (value, "none")]))
 
 
