@@ -162,6 +162,13 @@ def test_the_table_is_the_hands() -> None:
     assert math.isnan(three["rounds to 0.8"]) and math.isnan(three["dev"])
 
 
+def test_values_are_in_order_on_their_axis_in_whatever_order_they_were_run() -> None:
+    rows = [made(value, 0, accuracy, 4.0) for value, accuracy in (("iid", 0.9), ("10", 0.8), ("9.5", 0.7))]
+    (axes,) = recipe.figure(rows).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["9.5", "10", "iid"]
+    assert axes.lines[0].get_ydata().tolist() == [0.7, 0.8, 0.9]  # type: ignore[union-attr]
+
+
 def test_the_table_of_orders_is_the_hands() -> None:
     key = {"study": "final_average", "value": "all", "method": "NTK-DFL", "partition": "0.1", "kind": "order"}
     course = {(0, 1): 0.5, (0, 2): 0.9, (0, 3): 0.8, (1, 1): 0.7, (1, 2): 0.7, (1, 3): 0.6}

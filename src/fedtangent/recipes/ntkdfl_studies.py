@@ -216,7 +216,8 @@ def _order_means(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, float]]
 def _against_axis(axes: Axes, rows: Sequence[Row]) -> None:
     """Accuracy against the study's numbers; of graphs and deviations a mark a value, hollow where it is static."""
     study, by_method = rows[0]["study"], _by_method(rows)
-    for i, (method, found) in enumerate(by_method.items()):
+    for i, (method, unsorted) in enumerate(by_method.items()):
+        found = dict(sorted(unsorted.items(), key=lambda item: _number(item[0])))
         accuracy = [mean([run["accuracy"] for run in runs]) for runs in found.values()]
         spread = [float(np.std([run["accuracy"] for run in runs])) for runs in found.values()]
         if study in ("graph", "deviation"):
@@ -232,6 +233,11 @@ def _against_axis(axes: Axes, rows: Sequence[Row]) -> None:
             axes.errorbar(list(found), accuracy, spread, color=f"C{i}", marker="o", capsize=3, label=method)
     if study == "graph":
         axes.set_title("filled: dynamic, hollow: static")
+
+
+def _number(value: str) -> float:
+    """By which values are in order on an axis: what is no number, such as iid, is last."""
+    return float(value) if value.replace(".", "").isdigit() else math.inf
 
 
 def _against_rounds(axes: Axes, rows: Sequence[Row]) -> None:
