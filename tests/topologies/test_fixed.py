@@ -10,6 +10,7 @@ from fedtangent.topologies.line import line
 from fedtangent.topologies.ring import ring
 from fedtangent.topologies.star import star
 from fedtangent.topologies.torus import torus
+from fedtangent.topologies.tree import tree
 
 RNG = np.random.default_rng(0)
 
@@ -21,7 +22,15 @@ def test_line_star_ring_and_complete() -> None:
     assert complete(4, RNG) == Graph([(i, j) for i in range(4) for j in range(i)], 4)
 
 
-@pytest.mark.parametrize("topology", [line, star, complete])
+def test_a_tree_by_hand() -> None:
+    assert tree(6, RNG) == Graph([(0, 1), (0, 2), (1, 3), (1, 4), (2, 5)], 6)
+    assert tree(5, RNG, children=3) == Graph([(0, 1), (0, 2), (0, 3), (1, 4)], 5)
+    assert tree(7, RNG, children=1) == line(7, RNG)
+    with pytest.raises(ValueError, match=r"^`children` must be at least 1; got 0\. Use 2\.$"):
+        tree(6, RNG, children=0)
+
+
+@pytest.mark.parametrize("topology", [line, star, complete, tree])
 def test_one_node_alone_is_a_graph_without_edges(topology: object) -> None:
     assert topology(1, RNG) == Graph([], 1)  # type: ignore[operator]
 

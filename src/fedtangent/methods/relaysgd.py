@@ -56,7 +56,7 @@ def relaysgd(
     lr: float = 0.1,
     aggregation: Literal["plain", "weighted"] = "plain",
 ) -> Method:
-    """RelaySGD, in D-PSGD's bytes on a tree: the topologies `line` and `star`, or a tree of your own that stays.
+    """RelaySGD, in D-PSGD's bytes on a tree: a topology `tree`, `line` or `star`, or a tree of your own that stays.
 
     A neighbour is sent its own message, so it asks for it by its number, in 8 bytes. Local epochs are ours.
 

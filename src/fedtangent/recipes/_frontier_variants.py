@@ -8,22 +8,11 @@ give the same as their Jacobians. On a CPU the tangent methods are fastest node 
 
 from typing import Any
 
-import numpy as np
-
-from fedtangent.federation import Graph
-
 TANGENT = {"engine": "sequential"}
 LOCAL = {"epochs": 20, "batch": 25, "lr": 0.1}
 TWO_EPOCHS = {"epochs": 2, "batch": 25}
 HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
 NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
-
-
-def binary_tree(nodes: int, rng: np.random.Generator) -> Graph:
-    """The tree whose node i has the parent (i - 1) // 2; it draws nothing from `rng`."""
-    return Graph([((i - 1) // 2, i) for i in range(1, nodes)], nodes)
-
-
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
     "FedAvg": {"method": "fedavg", **LOCAL},
@@ -79,7 +68,7 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     "Gradient tracking": {"method": "gradient_tracking", **TWO_EPOCHS, "lr": 0.03},
     "Epidemic": {"method": "epidemic", **TWO_EPOCHS, "lr": 0.1, "sample": 5},
     "OledFL": {"method": "oledfl", **TWO_EPOCHS, "lr": 0.1},
-    "RelaySGD": {"method": "relaysgd", **TWO_EPOCHS, "lr": 0.1, "topology": binary_tree},
+    "RelaySGD": {"method": "relaysgd", **TWO_EPOCHS, "lr": 0.1, "topology": "tree"},
     "FedPart around DFedAvg": {
         "method": "fedpart",
         "host": "dfedavg",
