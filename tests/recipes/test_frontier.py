@@ -125,6 +125,7 @@ def test_names_of_lines_that_end_together_do_not_overlap() -> None:
     [
         ({"rounds": 0}, "^`rounds`, `seeds`, `variants` and `partitions` must be at least one; got 0, 1"),
         ({"variants": ("FedKFACS",)}, "FedKFACS"),
+        ({"variants": ("FedAvg", recipe.PARTIAL)}, "^`rounds` must be at least 3, a cycle of FedPart .*; got 2"),
         ({"partitions": ("no.npz",)}, "no.npz"),
     ],
 )

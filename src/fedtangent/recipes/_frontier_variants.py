@@ -13,6 +13,7 @@ LOCAL = {"epochs": 20, "batch": 25, "lr": 0.1}
 TWO_EPOCHS = {"epochs": 2, "batch": 25}
 HALVED: dict[str, Any] = {"channel": "bfloat16", "messages": ("directions",)}
 NTKDFL = {"method": "ntkdfl", "exchange": "factors", **TANGENT}
+PARTIAL, CYCLE = "FedPart around DFedAvg", 3  # rounds: all weights, and either layer
 SERVER: dict[str, dict[str, Any]] = {
     "FedKFAC": {"method": "fedkfac", **TANGENT},
     "FedAvg": {"method": "fedavg", **LOCAL},
@@ -69,7 +70,7 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     "Epidemic": {"method": "epidemic", **TWO_EPOCHS, "lr": 0.1, "sample": 5},
     "OledFL": {"method": "oledfl", **TWO_EPOCHS, "lr": 0.1},
     "RelaySGD": {"method": "relaysgd", **TWO_EPOCHS, "lr": 0.1, "topology": "tree"},
-    "FedPart around DFedAvg": {
+    PARTIAL: {
         "method": "fedpart",
         "host": "dfedavg",
         "warm_up": 1,

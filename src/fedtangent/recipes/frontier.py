@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.optimize import isotonic_regression
 
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import run
-from fedtangent.recipes._frontier_variants import AVERAGING, COHORT, NEIGHBOURS, SERVER, VARIANTS
+from fedtangent.recipes._frontier_variants import AVERAGING, COHORT, CYCLE, NEIGHBOURS, PARTIAL, SERVER, VARIANTS
 from fedtangent.recipes._grid import check, deviation, mean, split
 
 # What a message tells of the rows, and how its method's line is drawn.
@@ -64,6 +65,10 @@ def frontier(
         seed: The first of the seeds.
     """
     check(rounds, seeds, variants, partitions, VARIANTS, "variant")
+    if PARTIAL in variants and rounds < CYCLE:
+        raise SettingError(
+            f"`rounds` must be at least {CYCLE}, a cycle of {PARTIAL}; got {rounds}. Take more, or other variants."
+        )
     there = {(row["variant"], row["partition"], row["seed"]) for row in done if row["round"] == rounds}
     for partition, own, name in product(partitions, range(seed, seed + seeds), variants):
         if (name, Path(partition).name, own) in there:
