@@ -20,11 +20,9 @@ from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import step
 from fedtangent.experiments.setup import setup
-from fedtangent.federation import Graph
 
 NODES, ROUNDS = 60, (6, 11, 21)
 EPOCHS: dict[str, Any] = {"epochs": 2, "batch": 25}
-TREE: dict[str, Any] = {"topology": Graph([((i - 1) // 2, i) for i in range(1, NODES)], NODES)}
 OWN: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # name: settings, rates; the usual rate first
     "DFedAvg": ({"method": "dfedavg", **EPOCHS}, (0.1, 0.03, 0.3)),
     "DFedAvgM": ({"method": "dfedavg", **EPOCHS, "momentum": 0.9}, (0.01, 0.03, 0.003, 0.1)),
@@ -38,7 +36,7 @@ OWN: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # name: settings, 
     "OledFL, beta 0.1": ({"method": "oledfl", **EPOCHS}, (0.1, 0.03, 0.3)),
     "OledFL, beta 0.5": ({"method": "oledfl", **EPOCHS, "beta": 0.5}, (0.1, 0.03, 0.01)),
     "Epidemic, s 5": ({"method": "epidemic", **EPOCHS, "sample": 5}, (0.1, 0.03, 0.3)),
-    "RelaySGD": ({"method": "relaysgd", **EPOCHS, **TREE}, (0.1, 0.03, 0.3)),
+    "RelaySGD": ({"method": "relaysgd", **EPOCHS, "topology": "tree"}, (0.1, 0.03, 0.3)),
     "DisPFL": ({"method": "dispfl", **EPOCHS, "horizon": 21}, (0.1, 0.03, 0.3)),
     "FedPart around DFedAvg": (
         {"method": "fedpart", "host": "dfedavg", "warm_up": 1, "rounds_per_group": 1, **EPOCHS},
