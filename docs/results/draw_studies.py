@@ -7,10 +7,10 @@ beside it.
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from validation import lines
 
 from fedtangent.recipes import ntkdfl_studies
@@ -31,24 +31,26 @@ def main() -> None:
             for line in ntkdfl_studies.table(rows):
                 print("| " + " | ".join(str(shown(value)) for value in line.values()) + " |")
             continue
-        runs = [row for row in rows if row["kind"] == "run"]
-        for value in sorted({run["value"] for run in runs} - {"none"}, key=lambda text: (len(text), text)):
-            print(line_of(value, [run for run in runs if run["value"] in (value, "none")]))
+        measured = {(line[study], line["method"]): line for line in ntkdfl_studies.table(rows)}
+        seeds = Counter((row["value"], row["method"]) for row in rows if row["kind"] == "run")
+        for value in sorted({value for value, _ in seeds} - {"none"}, key=lambda text: (len(text), text)):
+            keys = [next((key for key in ((value, name), ("none", name)) if key in seeds), None) for name in METHODS]
+            found = [None if key is None else (measured[key], seeds[key]) for key in keys]
+            print(line_of(value, found))
 
 
-def line_of(value: str, runs: list[dict[str, Any]]) -> str:
+def line_of(value: str, found: list[tuple[dict[str, Any], int] | None]) -> str:
     """A value's line: the graph's gap, and of each method aggregate, own models and how far these are apart."""
-    cells = [value, f"{np.mean([run['gap'] for run in runs]):.3f}".lstrip("0")]
-    for name in METHODS:
-        found = [run for run in runs if run["method"] == name]
-        if not found:
+    cells = [value, f"{next(one for one in found if one)[0]['gap']:.3f}".lstrip("0")]
+    for one in found:
+        if one is None:
             cells += ["", "", ""]
             continue
-        percent = [100 * run["accuracy"] for run in found]
-        spread = f" ± {np.std(percent, ddof=1):.1f}" if len(found) > 1 else ""
-        cells.append(f"{np.mean(percent):.1f}{spread} ({len(found)})")
-        cells.append(f"{100 * np.mean([run['node_mean'] for run in found]):.1f}")
-        cells.append(f"{np.mean([run['deviation'] for run in found]):.4f}".lstrip("0"))
+        line, seeds = one
+        spread = f" ± {100 * line['dev']:.1f}" if seeds > 1 else ""
+        cells.append(f"{100 * line['end']:.1f}{spread} ({seeds})")
+        cells.append(f"{100 * line['a node']:.1f}")
+        cells.append(f"{line['apart']:.4f}".lstrip("0"))
     return "| " + " | ".join(cells) + " |"
 
 
