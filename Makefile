@@ -21,6 +21,8 @@ DOCS := $(VENV)/.docs
 LOWEST := .venv-lowest
 FLOWER := .venv-flower
 EXTRAS := network table huggingface flwr text tensorboard mlflow wandb trackio
+# A worker a core and one more, as tests that start processes wait for them; each computes on one thread.
+WORKERS ?= $(shell echo $$(( $$(OMP_NUM_THREADS= nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1 )))
 WHAT ?= tests/engines tests/federation tests/tangent_steps tests/tangents tests/transports
 UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
 LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
@@ -32,18 +34,17 @@ LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annot
 demo: $(READY)
 	$(BIN)/fedtangent demo
 
-# A worker a core, with one thread each: threads that wait for a busy neighbour would spin.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
 
 test-flower: $(FLOWER)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/flower
+	$(BIN)/pytest -m slow tests/flower
 
 test-lowest: $(LOWEST)/.ready
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/src $(LOWEST)/bin/python -m pytest -n auto --dist worksteal $(WHAT)
+	PYTHONPATH=$(CURDIR)/src $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(WHAT)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,7 +1,13 @@
 """What every test may rely on: a run without --out records in a folder of the test's own, not in the checkout.
 
-No example that Hypothesis draws has a deadline: a busy machine is a normal one.
+No example that Hypothesis draws has a deadline: a busy machine is a normal one. PyTorch computes on one thread, if the
+environment does not say otherwise: sums of several are not to the bit those of one, and threads that wait for a busy
+neighbour would spin.
 """
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # which PyTorch reads as it is imported
 
 import pytest
 from hypothesis import settings

@@ -1,6 +1,8 @@
-"""What a process imports from which others are forked: the command line, and what a first derivative imports."""
+"""What a process imports from which others are forked: the command line, the digits, a first derivative's modules."""
 
 import warnings
+
+import sklearn.datasets
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of torch's about itself
@@ -9,4 +11,4 @@ with warnings.catch_warnings():
 
     import fedtangent.cli
 
-__all__ = ["fedtangent", "torch"]
+__all__ = ["fedtangent", "sklearn", "torch"]

@@ -248,6 +248,7 @@ def test_every_kind_of_file_is_tried() -> None:
     assert {*folders.values()} == {*catalog.FOLDERS}
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_file_of_ones_own_is_taken(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]

@@ -63,6 +63,7 @@ def written(folder: Path, name: str, body: str) -> str:
     return str(path)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_breaks_a_law_is_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body, sentence = BROKEN[name]

@@ -47,11 +47,9 @@ def _audit(event: str, given: tuple[Any, ...]) -> None:
         _RAN.append(str(given[0]))
 
 
-sys.addaudithook(_audit)
-
-
 @pytest.fixture(scope="module")
 def built() -> Setup:
+    sys.addaudithook(_audit)  # which a process cannot take back, and every later test of it pays for
     return setup(tiny("fedavg", participation=1.0))
 
 

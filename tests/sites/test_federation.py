@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Path:
     ("method", "names"),
     [
         ("fedavg", NAMES),
-        ("fedkfac", NAMES),
+        pytest.param("fedkfac", NAMES, marks=SLOW),
         ("dfedavg", FIVE),
         pytest.param("dfedkfac", FIVE, marks=SLOW),
         pytest.param("ntkdfl", FIVE, marks=SLOW),

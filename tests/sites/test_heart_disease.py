@@ -95,9 +95,8 @@ def test_four_hospitals(method: str, tmp_path: Path) -> None:
     compared(got, method, 3)
 
 
-@pytest.mark.parametrize(
-    ("method", "killed"), [("fedkfac", "hungarian"), pytest.param("dfedkfac", "va", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "killed"), [("fedkfac", "hungarian"), ("dfedkfac", "va")])
 def test_a_hospital_is_killed_and_brought_back(method: str, killed: str, tmp_path: Path) -> None:
     """With secure sums at a server, where all four must have a part in a sum that has begun."""
     served = method != "dfedkfac"

@@ -46,7 +46,11 @@ def relayed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Relayed]
     found.close()
 
 
-@pytest.mark.parametrize(("method", "relayed"), [(name, name) for name in RELAYED], indirect=["relayed"])
+@pytest.mark.parametrize(
+    ("method", "relayed"),
+    [pytest.param("fedavg", "fedavg", marks=pytest.mark.slow), ("dfedavg", "dfedavg")],
+    indirect=["relayed"],
+)
 def test_the_record_is_that_of_one_process_and_the_relay_reads_nothing(method: str, relayed: Relayed) -> None:
     ended(begun(relayed.folder, method), 0)
     assert processes.rounds(relayed.folder / "run") == expected(method)
@@ -58,6 +62,7 @@ def test_the_record_is_that_of_one_process_and_the_relay_reads_nothing(method: s
     assert said.count("is joined to") == pairs, said
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("method", "relayed"), [(name, name) for name in RELAYED], indirect=["relayed"])
 def test_a_relay_or_a_site_that_is_killed_and_started_again_takes_part_in_the_same_record(
     method: str, relayed: Relayed
@@ -79,11 +84,11 @@ def test_a_relay_or_a_site_that_is_killed_and_started_again_takes_part_in_the_sa
 
 @pytest.mark.parametrize("relayed", ["fedavg"], indirect=True)
 def test_a_relay_that_does_not_come_back_ends_all_with_one_sentence(relayed: Relayed) -> None:
-    running = begun(relayed.folder, "fedavg", held=[2], wait=10)
+    running = begun(relayed.folder, "fedavg", held=[2], wait=6)
     with running["server"].at(2):
         relayed.relay.kill()
     for said in ended(running, 1, 40).values():
-        assert " was waited for, 10 seconds long" in said
+        assert " was waited for, 6 seconds long" in said
         assert "Go on with --resume." in said
 
 
@@ -93,8 +98,8 @@ def test_a_relay_that_is_not_there(relayed: Relayed) -> None:
     relayed.relay.ended()
     relayed.tap.close()
     kits, data = relayed.folder / "kits", ("--dataset", "npz", "--data-dir", relayed.folder / "rome.npz")
-    server = processes.Process(["server", kits / "server", *words("fedavg"), "--wait", "2"], relayed.folder / "one.log")
-    site = processes.Process(["site", kits / "rome", *data, "--wait", "2"], relayed.folder / "two.log")
+    server = processes.Process(["server", kits / "server", *words("fedavg"), "--wait", "1"], relayed.folder / "one.log")
+    site = processes.Process(["site", kits / "rome", *data, "--wait", "1"], relayed.folder / "two.log")
     for process, told in {
         server: "`relay` must be reached at 127.0.0.1",
         site: "`server` must be reached at the relay 127.0.0.1",

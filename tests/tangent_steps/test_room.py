@@ -80,22 +80,23 @@ print(rose / (nodes * made.node_bytes(rows, degree)))
 """
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("name", "rows", "method", "nodes"),
     [
-        ("dense", 1500, "fedkfac", 1),
-        ("convolutions", 300, "fedkfac", 1),
+        ("dense", 900, "trace", 1),
+        ("convolutions", 100, "full", 1),
         ("attention", 60, "fedkfac", 1),
+        ("recurrent", 300, "trace", 1),
+        ("small", 60, "ntkdfl", 8),
+        ("convolutions", 300, "fedkfac", 1),
         ("recurrent", 400, "fedkfac", 1),
         ("small", 60, "dfedkfac", 8),
         ("convolutions", 10, "dfedkfac", 4),
-        ("dense", 900, "trace", 1),
+        ("dense", 1500, "fedkfac", 1),
         ("dense", 900, "full", 1),
         ("convolutions", 200, "trace", 1),
-        ("convolutions", 100, "full", 1),
         ("attention", 50, "trace", 1),
-        ("recurrent", 300, "trace", 1),
-        ("small", 60, "ntkdfl", 8),
     ],
 )
 def test_node_bytes_are_what_a_round_takes(name: str, rows: int, method: str, nodes: int) -> None:

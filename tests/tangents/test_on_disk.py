@@ -152,8 +152,10 @@ from fedtangent.tangents import kernel
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(2000, 60), torch.nn.ReLU(), torch.nn.Linear(60, 4))
 class Rows:
+    def __init__(self, batches):
+        self.batches = batches
     def __iter__(self):
-        for i in range(24):
+        for i in range(self.batches):
             yield torch.rand(50, 2000, generator=torch.Generator().manual_seed(i))
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -162,11 +164,11 @@ def watch():
     global peak
     while not over.wait(0.001):
         peak = max(peak, anonymous())
-kernel(model, Rows(), kind="trace", out=sys.argv[1] + "/warm", memory_bytes=2**22)
+kernel(model, Rows(3), kind="trace", out=sys.argv[1] + "/warm", memory_bytes=2**22)
 before = anonymous()
 thread = threading.Thread(target=watch)
 thread.start()
-kernel(model, Rows(), kind="trace", out=sys.argv[1] + "/file", memory_bytes=2**22)
+kernel(model, Rows(24), kind="trace", out=sys.argv[1] + "/file", memory_bytes=2**22)
 over.set()
 thread.join()
 print((peak - before) / 2**20)

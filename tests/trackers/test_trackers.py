@@ -154,12 +154,14 @@ def checked(tracker: str, folder: Path, rounds: list[dict[str, Any]]) -> None:
     assert {"report.html", "model.safetensors", "manifest.json"} <= files
 
 
+@pytest.mark.few(2)
 @every
 def test_settings_rounds_and_files(tracker: str, tmp_path: Path) -> None:
     found = fedtangent.run(**settings("fedavg", rounds=3), out=tmp_path / "a run", track=[tracker])
     checked(tracker, tmp_path / "a run", found.rounds)
 
 
+@pytest.mark.few(1)
 @every
 def test_a_run_that_goes_on_is_one_run(tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the checkpoint of its second round and its tracker; then ended, then extended."""

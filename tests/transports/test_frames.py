@@ -30,7 +30,7 @@ VALUES = [
 FRAME = b"".join(map(bytes, _frames.framed(VALUES, PLACE)))
 
 
-again = pytest.mark.parametrize("time", [1, *(pytest.param(time, marks=pytest.mark.slow) for time in (2, 3, 4))])
+again = pytest.mark.parametrize("time", [1, *(pytest.param(time, marks=pytest.mark.slow) for time in range(2, 9))])
 
 
 def often(count: int) -> settings:
@@ -69,7 +69,7 @@ def test_a_message_comes_as_it_was(step: int) -> None:
 
 
 @again
-@often(1250)
+@often(625)
 @given(st.data())
 def test_a_changed_frame_is_refused(time: int, data: st.DataObject) -> None:
     changed = bytearray(FRAME)
@@ -86,7 +86,7 @@ def test_a_changed_frame_is_refused(time: int, data: st.DataObject) -> None:
     assert not accepted or bytes(changed[: len(FRAME)]) == FRAME
 
 
-@often(1000)
+@often(500)
 @given(st.binary(max_size=300))
 def test_noise_is_refused(noise: bytes) -> None:
     with contextlib.suppress(Malformed):
@@ -103,7 +103,7 @@ JSON = st.recursive(
 
 
 @again
-@often(1000)
+@often(500)
 @given(st.data())
 def test_a_table_of_any_form_is_read_or_refused(time: int, data: st.DataObject) -> None:
     """Its checksums are right, as those of a site that is not honest would be."""

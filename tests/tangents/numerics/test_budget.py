@@ -220,15 +220,16 @@ print((rose - its.result_bytes) / its.peak_bytes)
 """
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", ["full", "trace"])
 @pytest.mark.parametrize(
     ("name", "mib"),
     [
         ("dense", 24),
-        ("dense", 1024),
         ("convolutions", 50),
-        ("convolutions", 1024),
         ("attention", 90),
+        ("dense", 1024),
+        ("convolutions", 1024),
         ("attention", 1024),
     ],
 )
