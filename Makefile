@@ -3,7 +3,7 @@
 #   make test        set up, then the tests
 #   make test-slow   the reproductions of papers
 #   make test-flower  a federation under Flower, with the pinned flwr in an environment of its own
-#   make test-lowest  the tests of the mathematics and the transports, with the lowest versions that are declared
+#   make test-lowest  most of the tests, with the lowest versions of all dependencies that are declared
 #   make check       format, lint, types and layers: what CI asks before the tests
 #   make bench       every file of benchmarks/ but the GPU's, and versions.py, which needs another checkout
 #   make bench-gpu   the GPU's record in at most eight minutes, with PYTHON's own PyTorch and the images in DATA; no set-up
@@ -23,7 +23,7 @@ FLOWER := .venv-flower
 EXTRAS := network table huggingface flwr text tensorboard mlflow wandb trackio
 # A worker a core and one more, as tests that start processes wait for them; each computes on one thread.
 WORKERS ?= $(shell echo $$(( $$(OMP_NUM_THREADS= nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1 )))
-WHAT ?= tests/engines tests/federation tests/tangent_steps tests/tangents tests/transports
+WHAT ?= $(addprefix tests/,engines experiments federation methods tangent_steps tangents training transports)
 UV := PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" uv
 LOCK := --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 
@@ -105,7 +105,7 @@ $(DOCS): requirements-docs.txt $(READY)
 $(LOWEST)/.ready: requirements-lowest.txt $(READY)
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv --without-pip $(LOWEST)
-	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip install --quiet --python $(LOWEST) --require-hashes -r requirements-lowest.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv --directory / pip install --quiet --compile-bytecode --python $(CURDIR)/$(LOWEST) --require-hashes -r $(CURDIR)/requirements-lowest.txt
 	@touch $@
 
 $(FLOWER)/.ready: requirements-flower.txt $(READY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,9 +115,11 @@ def test_it_is_the_same_in_another_process_and_from_a_cached_file(tmp_path: Path
         "import users_module; from fedtangent.experiments.sources import of_function as d;"
         "print(d(users_module.method)['digest'], d(users_module.Net(3, 2))['digest'])"
     )
-    command = [sys.executable, "-c", code]
+    command, found = [sys.executable, "-c", code], {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     seen = {
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env={"PYTHONHASHSEED": seed}).stdout
+        subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, env={**found, "PYTHONHASHSEED": seed}
+        ).stdout
         for seed in ("1", "2")
     }
     assert len(seen) == 1

@@ -115,7 +115,8 @@ def test_the_figure_is_in_the_colours_of_the_page(path: Path) -> None:
 def test_powers_of_ten_are_in_plain_letters(path: Path) -> None:
     rows = [{"n": n, "value": value} for n, value in enumerate((1e-7, 1e3, 1e5))]
     ticks = re.findall(r"<text[^>]*>([^<]*)</text>", page(path, rows))
-    assert {"10⁻⁷", "0.1", "1000", "10⁵"} <= set(ticks)
+    placed = ({"10⁻⁷", "0.1", "1000", "10⁵"}, {"10⁻⁶", "0.01", "100", "10⁴"})  # as matplotlib 3.11 and 3.10 do
+    assert any(powers <= set(ticks) for powers in placed)
 
 
 def test_the_same_rows_give_the_same_bytes_whatever_matplotlib_is_set_to(path: Path) -> None:

@@ -69,7 +69,7 @@ def _folder(out: Any) -> Path:
 @contextmanager
 def _cpu_by_default() -> Iterator[None]:
     """Tensors are made on the CPU, whatever torch.set_default_device says: a run goes by the device it is given."""
-    with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+    with nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu"):
         yield
 
 

@@ -116,7 +116,11 @@ def numbers(key: Tensor, call: int, shape: Sequence[int]) -> Tensor:
         z ^= high
         if factor is not None:
             z *= factor
-    return z.view(torch.int32)[..., :last].reshape(tuple(shape))
+    try:
+        words = z.view(torch.int32)
+    except RuntimeError:  # under vmap in PyTorch 2.9
+        words = torch.stack((z.to(torch.int32), (z >> 32).to(torch.int32)), -1).flatten(-2)
+    return words[..., :last].reshape(tuple(shape))
 
 
 def _now() -> Draws:
