@@ -94,6 +94,28 @@ def test_a_memmap_is_filled_and_a_finished_one_is_not_computed_again(
     assert np.array_equal(kernel(model, loader(x), out=tmp_path / "other").numpy(), array)
 
 
+def test_parts_of_one_memmap_are_filled_each(tmp_path: Path) -> None:
+    model, x, shape = network(), inputs(9), (9, 9, OUTPUTS, OUTPUTS)
+    bits = kernel(model, x, out=tmp_path / "other")
+    whole = np.memmap(tmp_path / "raw", np.float64, "w+", shape=(18, *shape[1:]))
+    second = np.memmap(tmp_path / "raw", np.float64, "r+", offset=whole[:9].nbytes, shape=shape)
+    kernel(model, x, out=whole[:9])
+    assert torch.equal(kernel(model, x, out=second), bits)
+    assert np.array_equal(whole, np.concatenate([bits, bits]))
+    assert len(list(tmp_path.glob("raw*progress"))) == 2
+    whole[9:] = 0
+    assert torch.equal(kernel(model, x, out=whole[9:]), bits)
+
+
+def test_a_memmap_that_was_emptied_is_filled_anew(tmp_path: Path) -> None:
+    model, x, shape = network(), inputs(9), (9, 9, OUTPUTS, OUTPUTS)
+    bits = kernel(model, x, out=tmp_path / "k.npy").clone()
+    for _ in range(2):
+        array = np.lib.format.open_memmap(tmp_path / "k.npy", "w+", np.float64, shape)
+        assert torch.equal(kernel(model, x, out=array), bits)
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["k.npy", "k.npy.progress"]
+
+
 def test_what_is_left_by_a_failure_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x1, x2 = network(), inputs(11), inputs(6)
     for name, other in (("own", None), ("cross", x2)):

@@ -1,7 +1,8 @@
 """A kernel of streamed samples, written to disk tile by tile, that goes on after a kill to the same bits.
 
 Beside the file, an array of numpy's format or a memmap, lies NAME.progress: a JSON record of what the kernel is made
-of, a digest of every block of samples, and how many tiles are done. A tile counts once it is on the disk.
+of, a digest of every block of samples, and how many tiles are done. A tile counts once it is on the disk. A memmap that
+is a part of a file has a record of its own, NAME.START.progress, by the byte where it starts.
 """
 
 import hashlib
@@ -142,12 +143,18 @@ def written(
     """
     its = {**made, "shape": list(shape), "type": str(dtype), "samples": rows.digests}
     its = {**its, "other samples": None if columns is None else columns.digests}
-    record, array, done = _opened(out, shape, _NUMPY[dtype], json.loads(json.dumps(its)))
+    record, array, done, last = _opened(out, shape, _NUMPY[dtype], json.loads(json.dumps(its)))
     pairs = [
         (i, j)
         for i in range(len(rows.digests))
         for j in range(i if columns is None else 0, len((columns or rows).digests))
     ]
+
+    def place(i: int, j: int) -> tuple[slice, slice]:
+        return rows.slice(i), (columns or rows).slice(j)
+
+    if done and _told(array[place(*pairs[done - 1])]) != last:
+        done = 0  # the file was emptied or written over
     yield Progress(done, len(pairs), array)
     for i in sorted({i for i, _ in pairs[done:]}):
         due = {pair for pair in pairs[done:] if pair[0] == i}
@@ -155,12 +162,12 @@ def written(
             if (i, j) not in due:
                 continue
             found = tile(own, other)
-            _put(array, (rows.slice(i), (columns or rows).slice(j)), found)
+            _put(array, place(i, j), found)
             if columns is None and i != j:
-                _put(array, (rows.slice(j), rows.slice(i)), _transposed(found))
+                _put(array, place(j, i), _transposed(found))
             array.flush()
             done += 1
-            _noted(record, {**its, "done": done})
+            _noted(record, {**its, "done": done, "last tile": _told(array[place(i, j)])})
             yield Progress(done, len(pairs), array)
 
 
@@ -179,14 +186,22 @@ def _put(array: np.memmap, at: tuple[slice, slice], tile: Tensor) -> None:
     array[at] = tile.cpu().numpy()
 
 
+def _told(tile: np.ndarray) -> str:
+    """A digest of its bytes."""
+    return hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=16).hexdigest()
+
+
 def _transposed(tile: Tensor) -> Tensor:
     return tile.permute(1, 0, 3, 2) if tile.dim() == 4 else tile.transpose(0, 1)
 
 
-def _opened(out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[str, Any]) -> tuple[Path, np.memmap, int]:
-    """The record's path, the array, and how many tiles are done."""
+def _opened(
+    out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[str, Any]
+) -> tuple[Path, np.memmap, int, str]:
+    """The record's path, the array, how many tiles are done, and a digest of the last of them."""
     path = _path(out)
-    record = path.with_name(path.name + ".progress")
+    start = _start(out, path) if isinstance(out, np.memmap) else 0
+    record = path.with_name(f"{path.name}{f'.{start}' if start else ''}.progress")
     begun = _read(record)
     if isinstance(out, np.memmap):
         array = out
@@ -208,13 +223,13 @@ def _opened(out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[st
         )
     if begun is None:
         _noted(record, {**its, "done": 0})
-        return record, array, 0
+        return record, array, 0, ""
     if other := [name for name, one in its.items() if begun.get(name) != one]:
         raise SettingError(
             f"`out` must be a kernel begun with the same arguments; got one of another {', '.join(other)}. "
             f"Finish that one, or delete {str(path)!r} and {str(record)!r}."
         )
-    return record, array, int(begun["done"])
+    return record, array, int(begun["done"]), str(begun.get("last tile"))
 
 
 def _path(out: Out) -> Path:
@@ -228,6 +243,19 @@ def _path(out: Out) -> Path:
     if not path.parent.is_dir() or path.is_dir():
         raise SettingError(f"`out` must be a file in a folder that exists; got {str(out)!r}. Make its folder.")
     return path
+
+
+def _start(out: np.memmap, path: Path) -> int:
+    """The byte of the file where the array begins; 0 where it is that of all numbers."""
+    whole = out
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    start: int = out.ctypes.data - whole.ctypes.data + whole.offset
+    try:
+        first = np.lib.format.open_memmap(path, mode="r").offset
+    except ValueError:  # numbers without a header
+        first = 0
+    return 0 if start == first else start
 
 
 def _new(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.memmap:
