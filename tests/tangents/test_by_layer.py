@@ -116,6 +116,8 @@ def test_one_sample_of_many_goes_another_way() -> None:
         ({"a": []}, ValueError, "`groups` must each hold parameters; got nothing in 'a'. "),
         ({}, ValueError, "`groups` must each hold parameters; got nothing in 'none'. "),
         ({"a": "0"}, TypeError, "`groups` must be a dict of lists of names; got dict. "),
+        ({"a": None}, TypeError, "`groups` must be a dict of lists of names; got dict. "),
+        ({"a": [0]}, ValueError, "`groups` must name trainable parameters, or modules that hold them; got 0 in 'a'. "),
         (["0"], TypeError, "`groups` must be a dict of lists of names; got list. "),
     ],
 )

@@ -97,6 +97,13 @@ def nothing() -> Iterator[Any]:
     ("checkpoints", "error", "message"),
     [
         (nothing(), ValueError, "`checkpoints` must hold weights; got none. "),
+        (
+            {"3.bias": torch.ones(3)},
+            TypeError,
+            "`checkpoints` must be several, such as a list of state dicts; got dict. ",
+        ),
+        ("none", TypeError, "`checkpoints` must be several, such as a list of state dicts; got str. "),
+        (3, TypeError, "`checkpoints` must be several, such as a list of state dicts; got int. "),
         ([3], TypeError, "`checkpoints` must hold dicts of tensors or paths; got int at place 0. "),
         ([{}, {"a": torch.ones(2)}], ValueError, "the model's names and shapes; got 'a' (2,) at place 1. "),
         ([{"3.bias": 2.0}], ValueError, "the model's names and shapes; got '3.bias' float at place 0. "),

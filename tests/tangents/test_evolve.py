@@ -399,6 +399,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "f_0": ({"f_0": torch.ones(N)}, r"`f_0` must be \(n, C\) in floating point; got \(5,\) of torch.float32"),
     "f_0 not finite": ({"f_0": torch.full((N, C), math.nan)}, "`f_0` must be finite"),
     "y": ({"y": torch.ones(N, C + 1)}, r"`y` must be labels \(5,\) or targets \(5, 3\); got \(5, 4\)"),
+    "labels that are floats": (
+        {"y": torch.ones(5)},
+        r"got \(5,\)\. Labels are whole numbers, targets",
+    ),
     "y of a users loss": ({"y": torch.ones(4), "loss": HUBER}, r"`y` must be labels \(5,\) or targets .* got \(4,\)"),
     "y not finite": ({"y": torch.full((N, C), math.inf)}, "`y` must be finite"),
     "label": ({"y": torch.tensor([0, 1, 2, 3, 0])}, "`y` must hold labels from 0 to 2; got 0 to 3"),

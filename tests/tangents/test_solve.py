@@ -109,6 +109,11 @@ def test_what_cannot_be_solved(change: dict[str, Any], message: str) -> None:
     assert message in str(found.value)
 
 
+def test_numbers_of_numpy_are_whole_numbers() -> None:
+    found = solve(torch.eye(5), torch.ones(5, 1), 1.0, rank=np.int64(2))  # type: ignore[arg-type]
+    assert torch.allclose(found.alpha, torch.full((5, 1), 0.5))
+
+
 def test_an_operator_of_other_samples() -> None:
     with pytest.raises(ValueError, match=r"`kernel` must fit b, \(50, 3\); got an operator of \(5, 3\)\. "):
         solve(operator(network(), inputs(5)), right(), 1.0)

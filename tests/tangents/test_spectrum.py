@@ -306,6 +306,10 @@ def test_a_wrong_other_is_an_error() -> None:
         spectrum(kernel(), 2, other=0 * kernel())
 
 
+def test_numbers_of_numpy_are_whole_numbers() -> None:
+    assert torch.equal(spectrum(kernel(), np.int64(3)).eigenvalues, spectrum(kernel(), 3).eigenvalues)  # type: ignore[arg-type]
+
+
 def test_what_is_no_kernel_is_a_type_error() -> None:
     with pytest.raises(
         TypeError, match=r"^`kernel` must be a tensor, or an operator with times and f or shape; got list\. "

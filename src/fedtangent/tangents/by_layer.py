@@ -89,14 +89,17 @@ def _members(w: Weights, groups: Mapping[str, Iterable[str]] | None) -> dict[str
         for name in w:
             found.setdefault(name.rpartition(".")[0] or name, []).append(name)
         return found
-    if not isinstance(groups, Mapping) or any(isinstance(names, str) for names in groups.values()):
+    lists = isinstance(groups, Mapping) and all(
+        isinstance(names, Iterable) and not isinstance(names, str) for names in groups.values()
+    )
+    if not lists:
         raise SettingTypeError(
             f"`groups` must be a dict of lists of names; got {type(groups).__name__}. Write {{'head': ['2']}}."
         )
     named = {group: list(names) for group, names in groups.items()}
     for group, names in named.items():
         for prefix in names:
-            if not any(_holds(prefix, name) for name in w):
+            if not isinstance(prefix, str) or not any(_holds(prefix, name) for name in w):
                 raise SettingError(
                     f"`groups` must name trainable parameters, or modules that hold them; got {prefix!r} in {group!r}. "
                     "Take names of model.named_parameters()."

@@ -84,6 +84,11 @@ def checkpoint_kernels(
         >>> course.distance.shape, bool(course.distance[0, 1] > 0)
         (torch.Size([2, 2]), True)
     """
+    if isinstance(checkpoints, (Mapping, str, Path)) or not isinstance(checkpoints, Iterable):
+        raise SettingTypeError(
+            f"`checkpoints` must be several, such as a list of state dicts; got {type(checkpoints).__name__}. "
+            "Put it in a list."
+        )
     own = copied(model)
     state = {name: part.detach().clone() for name, part in own.state_dict().items()}
     found = []

@@ -67,7 +67,10 @@ def check_data(f_0: Tensor, y: Tensor, loss: Loss) -> None:
     n, outputs = f_0.shape
     ours = loss in losses.NAMES.values()
     if len(y) != n if y.dim() and not ours else tuple(y.shape) != ((n, outputs) if y.is_floating_point() else (n,)):
-        raise SettingError(f"`y` must be labels ({n},) or targets ({n}, {outputs}); got {tuple(y.shape)}. Reshape it.")
+        raise SettingError(
+            f"`y` must be labels ({n},) or targets ({n}, {outputs}); got {tuple(y.shape)}. "
+            "Labels are whole numbers, targets are in floating point."
+        )
     if ours and not y.is_floating_point() and not 0 <= int(y.min()) <= int(y.max()) < outputs:
         raise SettingError(
             f"`y` must hold labels from 0 to {outputs - 1}; got {int(y.min())} to {int(y.max())}. "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def solve(
             raise SettingError(f"`{name}` must be above {low} and below {high}; got {value}. Give such as 1e-3.")
     with torch.no_grad():
         system = _system(kernel, b)
-        if not isinstance(rank, int) or not 0 <= rank < system.rows:
+        if not isinstance(rank, Integral) or not 0 <= rank < system.rows:
             raise SettingError(f"`rank` must be a whole number from 0 to {system.rows - 1}; got {rank}. Lower it.")
         right = system.fold(b.to(torch.float64))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +121,7 @@ def spectrum(
             its.check("other", rng)
         whole = own.matrix is not None and own.rows <= _ALL
         most = own.size if whole else own.size - 1
-        if not isinstance(k, int):
+        if not isinstance(k, Integral):
             raise SettingTypeError(f"`k` must be a whole number; got {type(k).__name__}. Give labels as y=.")
         if not 1 <= k <= most:
             raise SettingError(f"`k` must be from 1 to {most} for this kernel; got {k}. Ask for fewer eigenvalues.")

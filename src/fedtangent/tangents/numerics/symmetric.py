@@ -70,7 +70,7 @@ class Symmetric(NamedTuple):
         if y.dim() != 2 or len(y) != n or outputs not in (None, y.shape[1]):
             raise SettingError(
                 f"`y` must be ({n},) labels or ({n}, {outputs or 'C'}) targets; got {given}. "
-                "Give those of the kernel's samples."
+                "Give those of the kernel's samples; labels are whole numbers."
             )
         y = y.detach().to(self.like.device, torch.float64)
         if not bool(torch.isfinite(y).all()) or not y.any():
