@@ -55,7 +55,7 @@ GOOD = TensorDataset(X, Y)
         (GOOD, [], ValueError, r"^`test` must have at least one row; got none"),
         ([("a", 1)], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got an x of type str.*ToTensor"),
         ([X[0]], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got an item of type Tensor"),
-        ([(X[0], "a")], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got"),
+        ([(X[0], "a")], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got .* number classes, and"),
         (GOOD, [(X[0], 1), (X[0, :1], 1)], ValueError, r"^`test` must yield every x in one shape.*\(1, 3\) in row 1"),
         (GOOD, [(X[0] * torch.nan, 1)], ValueError, r"^`x_test` must hold finite float32 numbers; got 6"),
         (GOOD, [(X[0], 3)], ValueError, r"^`y_test` must hold labels from 0 to 2; got 3"),

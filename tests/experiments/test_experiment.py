@@ -78,6 +78,20 @@ def test_counts_may_be_integers_of_numpy() -> None:
 def test_a_part_of_no_kind() -> None:
     with pytest.raises(TypeError, match=r"^`model` must be a name or an object of its kind; got int. Give a name.$"):
         experiment("dfedavg", model=3)
+    with pytest.raises(
+        TypeError, match=r"^`dataset` .* got tuple. .* by fedtangent.datasets.torch_dataset\(train, test\).$"
+    ):
+        experiment("dfedavg", dataset=([], []))
+    with pytest.raises(
+        TypeError, match=r"^`partition` .* got list. Give a name, or Partition\(\[rows of node 0, ...\]\).$"
+    ):
+        experiment("dfedavg", partition=[[0], [1]])
+
+
+@pytest.mark.parametrize("name", ["static", "deterministic"])
+def test_what_is_true_or_false(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^`{name}` must be true or false; got 'no'. Give one of both.$"):
+        tiny(**{name: "no"})
 
 
 def test_a_name_that_two_parts_have() -> None:

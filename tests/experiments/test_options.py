@@ -165,3 +165,49 @@ def test_a_path_is_read_and_its_home_put_in_place(monkeypatch: pytest.MonkeyPatc
     option = Option("where", Path | None, None, "")
     assert options.parsed(option, "~/a b") == Path("/home/me/a b")
     assert options.parsed(option, "none") is None
+
+
+SEVERAL = "`times` must be values with commas between them, each an integer; got {}. Give a list of them from Python."
+
+
+@pytest.mark.parametrize("given", [[3, 4], (3, 4), range(3, 5), np.array([3, 4]), torch.tensor([3, 4])])
+def test_several_values_are_a_tuple_of_pythons(given: Any) -> None:
+    found = options.resolved("it", method, {"steps": 1, "times": given})["times"]
+    assert found == (3, 4) and {*map(type, found)} == {int}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            5,
+            SEVERAL.format("5"),
+        ),
+        (
+            "5,6",
+            SEVERAL.format("'5,6'"),
+        ),
+        (
+            {5},
+            SEVERAL.format("{5}"),
+        ),
+        (
+            None,
+            SEVERAL.format("None"),
+        ),
+        ([5, "6"], "`times[1]` must be an integer; got '6'. Give such a value."),
+        ([[5]], "`times[0]` must be an integer; got [5]. Give such a value."),
+    ],
+)
+def test_what_is_not_several_values(given: Any, message: str) -> None:
+    with pytest.raises(TypeError) as found:
+        options.resolved("it", method, {"steps": 1, "times": given})
+    assert str(found.value) == message
+
+
+def test_a_list_is_one_of_several_things() -> None:
+    def own(*, who: Sequence[int] | None = None, pair: tuple[int, str] = (1, "a"), sizes: Any = 3) -> None: ...
+
+    given = {"who": [1], "pair": (2, "b"), "sizes": {4}}
+    assert options.resolved("it", own, given) == {**given, "who": (1,)}
+    assert options.resolved("it", own, {"who": None})["who"] is None

@@ -308,7 +308,7 @@ def test_a_folder_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(torch.equal(part, loaded[name]) for name, part in found.model.state_dict().items())
 
 
-@pytest.mark.parametrize("out", [5, "a\0b", ["runs"]])
+@pytest.mark.parametrize("out", [5, "a\0b", ["runs"], ""])
 def test_a_folder_is_a_path(out: Any) -> None:
     with pytest.raises(TypeError, match=r"^`out` must be a path; got .*\. Name a folder\.$"):
         run(tiny(), out)

@@ -174,6 +174,11 @@ def test_a_loss_that_is_no_mean_of_rows_is_an_error(fn: Callable[[Tensor, Tensor
         losses.custom(fn)
 
 
+def test_a_class_is_no_function() -> None:
+    with pytest.raises(TypeError, match=r"^`loss` must be a function; got the class MSELoss\. Give MSELoss\(\)\.$"):
+        losses.custom(nn.MSELoss)
+
+
 def test_a_row_alone_that_gives_nothing() -> None:
     """The share of a variance: of one row there is none."""
     with pytest.raises(ValueError, match=r"^`loss` must be the mean of .*; got NaN or infinity for a row alone\."):

@@ -55,7 +55,8 @@ def _pair(split: str, item: Any) -> tuple[Tensor, Tensor]:
         return torch.as_tensor(x), torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingTypeError(
-            f"`{split}` must yield pairs (x, y) of numbers; got {error}. Convert images with transforms.ToTensor()."
+            f"`{split}` must yield pairs (x, y) of numbers; got {error}. Convert images with transforms.ToTensor(), "
+            "number classes, and give several inputs as a Dataset of tensors."
         ) from error
 
 

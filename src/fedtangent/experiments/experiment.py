@@ -22,6 +22,11 @@ from fedtangent.training.losses import Loss
 from fedtangent.training.steps import Precision, Schedule
 from fedtangent.training.task import Augmentation
 
+# How to make such an object of what people have.
+_MADE = {
+    "dataset": ", or make one by fedtangent.datasets.torch_dataset(train, test)",
+    "partition": ", or Partition([rows of node 0, ...])",
+}
 # What a part may be from Python beside a function; then it has no options.
 OWN: dict[str, tuple[type, ...]] = {
     "dataset": (Dataset,),
@@ -190,6 +195,11 @@ class Experiment:
                 raise SettingError(
                     f"`{name}` must be one of {', '.join(get_args(kind))}; got {getattr(self, name)!r}. Choose one."
                 )
+        for name in ("static", "deterministic"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingTypeError(
+                    f"`{name}` must be true or false; got {getattr(self, name)!r}. Give one of both."
+                )
         for part in PARTS:
             self.resolved(part)
         if self.engine is not None and not isinstance(self.engine, str):
@@ -315,7 +325,8 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
         return catalog.load(f"{part}s" if kind is None else kind.folder, value, part)
     if not callable(value):
         raise SettingTypeError(
-            f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name."
+            f"`{part}` must be a name or an object of its kind; got {type(value).__name__}. Give a name"
+            f"{_MADE.get(part, '')}."
         )
     return value  # type: ignore[no-any-return]
 

@@ -129,16 +129,22 @@ def plain(value: Any) -> Any:
 
 
 def _placed(option: Option, value: Any) -> Any:
-    """The value, a path where the option is one: a record holds only its name; a single number as one of Python."""
+    """The value, a path where the option is one: a record holds only its name; numbers as those of Python."""
     members = _members(option.kind)
     if isinstance(value, str) and Path in members:
         return Path(value)
-    if not {*members} <= _SORTS.keys() or value is option.default:
+    lists = [member for member in members if _of_one_kind(member)]
+    if not {*members} - {*lists} <= _SORTS.keys() or value is option.default:
         return value
+    many = value.tolist() if lists and hasattr(value, "tolist") else value
+    if lists and isinstance(many, (list, tuple, range)):
+        kind = get_args(lists[0])[0]
+        return tuple(_placed(Option(f"{option.name}[{i}]", kind, REQUIRED, ""), one) for i, one in enumerate(many))
     value = value.item() if getattr(value, "ndim", None) == 0 else value  # of numpy or torch
-    sorts = tuple(_SORTS[member] for member in members)
+    sorts = tuple(_SORTS[member] for member in members if member not in lists)
     if not isinstance(value, sorts) or (isinstance(value, bool) and bool not in members):
-        raise SettingTypeError(f"`{option.name}` must be {_described(option.kind)}; got {value!r}. Give such a value.")
+        such = "a list of them from Python" if lists else "such a value"
+        raise SettingTypeError(f"`{option.name}` must be {_described(option.kind)}; got {value!r}. Give {such}.")
     return value
 
 
@@ -156,6 +162,12 @@ def arguments(docstring: str) -> dict[str, str]:
 
 def _members(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _of_one_kind(member: Any) -> bool:
+    """Whether it is a list whose items are all of one kind that is told."""
+    kinds = get_args(member)
+    return get_origin(member) in _LISTS and kinds[0] is not Any and kinds[1:] in ((), (...,))
 
 
 def _readers(kind: Any) -> list[Callable[[str], Any]]:

@@ -61,7 +61,7 @@ class Result:
 
 def _folder(out: Any) -> Path:
     """The folder that is named; ~ is the home, which a shell has not always put in its place."""
-    if not isinstance(out, (str, PathLike)) or "\0" in str(out):
+    if not isinstance(out, (str, PathLike)) or "\0" in str(out) or not str(out):
         raise SettingTypeError(f"`out` must be a path; got {out!r}. Name a folder.")
     return Path(out).expanduser()
 

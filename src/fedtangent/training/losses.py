@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 
 
 class Loss(NamedTuple):
@@ -94,8 +94,11 @@ def custom(
         outputs: How many it takes where targets have another width, such as 2 for a mean and a variance.
 
     Raises:
+        TypeError: A class in place of its object.
         ValueError: Here or at a call, a function that is not the mean of the rows' own; targets of another shape.
     """
+    if isinstance(fn, type):
+        raise SettingTypeError(f"`loss` must be a function; got the class {fn.__name__}. Give {fn.__name__}().")
     compared: set[Any] = set()
 
     def one_row(f: Tensor, y: Tensor) -> Tensor:
