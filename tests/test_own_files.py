@@ -218,6 +218,14 @@ INSIDE = [
         "fedavg(task)._replace(aggregate=lambda *_: None)",
         "`aggregate` of fedavg must give the server's weights",
     ),
+    *[
+        (
+            "method",
+            f"fedavg(task)._replace(aggregate=lambda fleet, s, d: fleet.at_server(lambda w: {given}, s.w))",
+            f"`fedavg` must keep a tensor for every parameter; got {got} in round 1. ",
+        )
+        for given, got in (("None", "NoneType"), ("{'1.bias': w['1.bias']}", "none named '1.weight'"))
+    ],
     ("method", "fedavg(task)._replace(exposure='loud')", "`method` must tell an exposure of none, aggregate, "),
     (
         "method",

@@ -227,6 +227,8 @@ def step(
     state, extra = built.play(fleet, state, data_k, k)
     seconds = _now(built) - begin
     weights = _aggregated(built, fleet, state, data_k)
+    if built.leads:
+        _check_whole(built, weights.value, k)
     if not fleet.wire.tell(built.leads and bool(trees.all_finite(weights.value))):
         raise SettingError(
             f"`{built.method.name}` must keep its weights finite; got NaN or infinity in round {k}. "
@@ -251,6 +253,17 @@ def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> 
     with fleet.ledger.paused():
         return recalibrated(
             built, fleet, aggregated(built.method, best_nodes(built, fleet, state), state, data_k), data_k
+        )
+
+
+def _check_whole(built: Setup, weights: Any, k: int) -> None:
+    """Raises where a method of one's own has lost a parameter on the way, such as by a function without a return."""
+    names = weights.keys() if isinstance(weights, Mapping) else ()
+    if absent := [name for name in built.task.w_0 if name not in names]:
+        got = f"none named {absent[0]!r}" if names else type(weights).__name__
+        raise SettingTypeError(
+            f"`{built.method.name}` must keep a tensor for every parameter; got {got} in round {k}. Look at what its "
+            "functions of weights return."
         )
 
 
