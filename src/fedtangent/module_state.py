@@ -37,7 +37,16 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def cast(model: nn.Module, device: torch.device | str | None, dtype: torch.dtype) -> nn.Module:
-    """The model itself on a device, its floats in `dtype`; complex numbers stay so, which torch's `to` makes real."""
+    """The model itself on a device, its floats in `dtype`; complex numbers stay so, which torch's `to` makes real.
+
+    Raises:
+        ValueError: A tensor on the device meta, which holds no numbers.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise SettingError(
+                f"`model` must hold numbers; got {name!r} on the device meta. Build it on the CPU, or load its weights."
+            )
     complex_ = torch.complex128 if dtype == torch.float64 else torch.complex64
 
     def moved(tensor: Tensor) -> Tensor:

@@ -270,6 +270,24 @@ def small_images() -> fedtangent.Dataset:
     return fedtangent.Dataset("images", x[:6], torch.arange(6) % 3, x[6:], torch.arange(4) % 3, 3)
 
 
+def test_what_builds_no_model_like_the_runs_is_to_blame(tmp_path: Path) -> None:
+    result = trained(network(), tmp_path / "a")
+    message = r"^`model` must build the model of the run in .*; got ZeroDivisionError: .* Pass a module like the run's"
+    with pytest.raises(ValueError, match=message):
+        fedtangent.load(tmp_path / "a", lambda *_: 1 / 0)  # type: ignore[arg-type, return-value]
+    same = fedtangent.load(tmp_path / "a", torch.compile(network(), backend="eager"))  # type: ignore[arg-type]
+    assert torch.equal(same(X), result.model(X))
+
+
+def test_a_model_without_numbers_is_refused(tmp_path: Path) -> None:
+    trained(network(), tmp_path / "a")
+    message = r"^`model` must hold numbers; got '.*' on the device meta\. Build it on the CPU, or load its weights\.$"
+    with pytest.raises(ValueError, match=message):
+        trained(network().to("meta"), tmp_path / "b")
+    with pytest.raises(ValueError, match=message):
+        fedtangent.load(tmp_path / "a", network().to("meta"))
+
+
 def test_a_named_model_comes_back_in_its_precision(tmp_path: Path) -> None:
     asked = settings(dtype="float64", hidden=(5, 3), activation="gelu", partition="iid", nodes=5)
     asked |= {"dataset": "npz", "data_dir": saved(tmp_path / "d.npz")}

@@ -87,6 +87,7 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     """
     folder = Path(folder).expanduser()
     how, tensors = tensor_file.read(folder / NAME, "folder", REMEDY)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, as a run has it
     module = model if isinstance(model, nn.Module) else _built(folder, _checked(how, folder), tensors, model)
     module = cast(module, None, getattr(torch, _checked(how, folder)["dtype"])).eval()
     _check_same(module.state_dict(), tensors, folder)
@@ -198,6 +199,11 @@ def _built(folder: str | Path, how: dict[str, Any], tensors: Tensors, model: Any
             _check_sizes(options, tensors)
         found = function(_tuples(how["inputs"]), how["outputs"], rng, **resolved("model", function, options))
     except Exception as error:
+        if model is not None:
+            raise SettingError(
+                f"`model` must build the model of the run in {folder}; got {reason(error)}. Pass a module like the "
+                "run's, or the function or file that builds it."
+            ) from error
         raise SettingError(
             f"`folder` must hold a {NAME} whose model can be built; got {reason(error)} in {folder}. {REMEDY}"
         ) from error
