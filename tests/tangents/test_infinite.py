@@ -183,6 +183,22 @@ def test_a_wrong_option_is_an_error(options: dict[str, Any], message: str) -> No
         kernel(**options)
 
 
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (torch.ones(3), r"\(3,\) of torch.float32"),
+        (torch.ones(0, 3), r"\(0, 3\) of torch.float32"),
+        (torch.ones(3, 0), r"\(3, 0\) of torch.float32"),
+        (torch.ones(2, 3) * 1j, r"\(2, 3\) of torch.complex64"),
+    ],
+)
+def test_inputs_that_are_none(x: Tensor, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"^`x1` must be \(n, \*inputs\) of real numbers; got {got}\. "):
+        kernel(1)(x)
+    with pytest.raises(ValueError, match=rf"^`x2` must be \(n, \*inputs\) of real numbers; got {got}\. "):
+        kernel(1)(torch.ones(2, 3), x)
+
+
 def test_inputs_of_different_shapes_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"^`x1` and `x2` must have inputs of one shape; got \(3,\) and \(4,\)\. "):
         infinite.kernel(1)(torch.ones(2, 3), torch.ones(2, 4))

@@ -45,8 +45,8 @@ def kernel(
         bias_std: sigma_b.
 
     Raises:
-        ValueError: A depth below 0, another activation, a negative deviation; at the call, inputs of different shapes
-            or not finite, and kernels beyond the range of the inputs' type.
+        ValueError: A depth below 0, another activation, a negative deviation; at the call, inputs of other axes, not
+            real or not finite, of different shapes, and kernels beyond the range of the inputs' type.
     """
     check_whole("depth", depth)
     if depth < 0:
@@ -112,6 +112,12 @@ def kernel(
 
 
 def _check(x1: Tensor, x2: Tensor) -> None:
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x.dim() < 2 or not x.numel() or x.is_complex():
+            raise SettingError(
+                f"`{name}` must be (n, *inputs) of real numbers; got {tuple(x.shape)} of {x.dtype}. Give a "
+                "lone feature an axis of its own, x[:, None]."
+            )
     if x1.shape[1:] != x2.shape[1:]:
         raise SettingError(
             f"`x1` and `x2` must have inputs of one shape; got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}. "

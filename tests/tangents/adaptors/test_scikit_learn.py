@@ -35,11 +35,27 @@ def test_arrays_are_taken_in_the_models_type_and_folds_are_cut() -> None:
     assert np.isfinite(cross_val_score(machine, x.numpy(), y.numpy(), cv=3)).all()
 
 
+def test_what_scikit_learn_takes_as_an_array() -> None:
+    x = inputs(6).numpy()
+    right = TangentKernel(network()).fit_transform(x)
+
+    class Frame:
+        """As a data frame of pandas."""
+
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            return x
+
+    for given in (x.tolist(), Frame()):
+        assert np.array_equal(TangentKernel(network()).fit_transform(given), right)
+
+
 def test_mistakes() -> None:
     with pytest.raises(NotFittedError):
         TangentKernel(network()).transform(inputs())
     with pytest.raises(ValueError, match="`x1` must be finite"):
         TangentKernel(network()).fit_transform(inputs() / 0)
+    with pytest.raises(TypeError, match="`x` must be a tensor; got an array of "):
+        TangentKernel(network()).fit_transform([["a"] * INPUTS])
 
 
 def test_training_the_model_after_the_fit_does_not_change_the_kernel() -> None:

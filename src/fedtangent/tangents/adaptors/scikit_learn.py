@@ -19,8 +19,8 @@ from fedtangent.tangents.plan import MEMORY
 class TangentKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The trace kernel between samples and those that it was fitted on, for `kernel="precomputed"`.
 
-    Arrays of floating point are taken in the type of the model's weights. In cross-validation scikit-learn copies the
-    model; every fold computes its kernel anew.
+    Arrays, data frames and lists of floating point are taken in the type of the model's weights. In cross-validation
+    scikit-learn copies the model; every fold computes its kernel anew.
 
     Args:
         model: As of `tangents.kernel`.
@@ -72,8 +72,10 @@ class TangentKernel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return found.cpu().numpy()
 
     def _typed(self, x: Any) -> Any:
-        if not isinstance(x, (np.ndarray, Tensor)):
-            return x
+        if not isinstance(x, Tensor):
+            if not isinstance(x, list) and not hasattr(x, "__array__"):
+                return x
+            x = np.asarray(x)  # of a data frame, or lists
         found = tensor("x", x)
         like = next(iter(trainable(self.model).values()))
         return found.to(like) if found.is_floating_point() else found.to(like.device)
