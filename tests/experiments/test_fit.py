@@ -108,6 +108,16 @@ def test_losses_that_cannot_be(loss: Any, message: str) -> None:
         setup(tiny("fedavg", loss=loss))
 
 
+def test_a_model_of_token_ids_is_told_how_to_get_them() -> None:
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(8, 3))
+    ids = data()._replace(x_train=data().x_train.abs().long(), x_test=data().x_test.abs().long())
+    with pytest.raises(
+        ValueError, match=r"^`model` must take .* as a tuple, \(x,\), or let it begin with x\.long\(\)\.$"
+    ):
+        setup(tiny("fedavg", model=model, dataset=ids))
+    setup(tiny("fedavg", model=model, dataset=ids._replace(x_train=(ids.x_train,), x_test=(ids.x_test,))))
+
+
 def test_one_number_a_row_is_one_output() -> None:
     found = data(0)
     flat = found._replace(y_train=found.y_train[:, 0], y_test=found.y_test[:, 0])

@@ -63,6 +63,15 @@ def check_own(model: nn.Module, task: Task, x: Any) -> None:
     remembered.check(remembered.kept(model, task.w_0), task.w_0, lambda w: task.predict(w, x))
 
 
+def _takes_whole_numbers(task: Task, x: Tensor) -> bool:
+    """Whether the model runs on these as integers, which a data set of one tensor does not keep."""
+    try:
+        task.predict(task.w_0, x.long())
+    except Exception:
+        return False
+    return True
+
+
 def _outputs(task: Task, x: Any, classes: int) -> Tensor:
     """Those of a few rows, which are floats (rows, outputs)."""
     try:
@@ -70,8 +79,11 @@ def _outputs(task: Task, x: Any, classes: int) -> Tensor:
     except forward.NoOutputs:
         raise
     except Exception as error:
-        last = isinstance(x, Tensor) and channels_last(x.shape[1:])
-        remedy = "Transpose the images with (0, 3, 1, 2)." if last else "Fit its first layer to the data."
+        remedy = "Fit its first layer to the data."
+        if isinstance(x, Tensor) and channels_last(x.shape[1:]):
+            remedy = "Transpose the images with (0, 3, 1, 2)."
+        elif isinstance(x, Tensor) and _takes_whole_numbers(task, x):
+            remedy = "It takes whole numbers: give them as a tuple, (x,), or let it begin with x.long()."
         raise SettingError(f"`model` must take inputs of shape {shape(x)}; got {short(error)}. {remedy}") from error
     if f.ndim != 2 or len(f) != count(x) or f.shape[1] < max(classes, 1):
         raise SettingError(
