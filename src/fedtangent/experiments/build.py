@@ -16,6 +16,7 @@ from fedtangent.datasets._check import checked
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.deterministic import prepare
 from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.experiments.first_weights import drawn, seeded
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Coding, Method, Presence, coding
 from fedtangent.federation import generator as keyed
@@ -175,7 +176,7 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
                 f"with {error}. Write def name(inputs, outputs, rng)."
             ) from error
         try:
-            model = function(inputs, outputs, generator(experiment, "model"), **experiment.resolved("model"))
+            model = drawn(function, inputs, outputs, generator(experiment, "model"), experiment.resolved("model"))
         except Exception as error:
             if isinstance(function, type):
                 raise SettingTypeError(
@@ -323,8 +324,7 @@ def initialised(experiment: Experiment, model: nn.Module, x: Any) -> nn.Module:
         return model
     model = copied(model)
     modes = {part: part.training for part in model.modules()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(experiment.seed)
+    with seeded(experiment.seed), torch.no_grad():
         try:
             forward.run(model.eval(), {}, x)
         except Exception as error:

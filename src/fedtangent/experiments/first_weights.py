@@ -1,6 +1,9 @@
 """First weights: one draw for all nodes, or one for each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,24 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import Experiment, factory
 from fedtangent.federation import Method
 from fedtangent.training.task import Task
+
+_ONE = RLock()  # torch's generator is the process's, and nodes in threads each build a model of their own
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch draws by this seed alone; afterwards its generator is where it was."""
+    with _ONE, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def drawn(
+    function: Callable[..., Any], inputs: Any, outputs: int, rng: np.random.Generator, options: dict[str, Any]
+) -> Any:
+    """What a model's function gives; what torch draws in it, as in its layers, is by `rng` too."""
+    with seeded(int(deepcopy(rng).integers(2**63))):
+        return function(inputs, outputs, rng, **options)
 
 
 def built_first(
@@ -28,7 +49,7 @@ def built_first(
     chosen = experiment.resolved("model")
 
     def first(rng: np.random.Generator) -> dict[str, Tensor]:
-        model = function(inputs, outputs, rng, **chosen)
+        model = drawn(function, inputs, outputs, rng, chosen)
         return {name: p.detach().to(dtype) for name, p in model.named_parameters() if p.requires_grad}
 
     return first
