@@ -88,6 +88,11 @@ def test_a_part_of_no_kind() -> None:
         experiment("dfedavg", partition=[[0], [1]])
 
 
+def test_a_folder_of_data_is_a_path() -> None:
+    with pytest.raises(TypeError, match=r"^`data_dir` must be a path; got dict\. Name the folder or file\.$"):
+        experiment("dfedavg", dataset="npz", data_dir={"x": [1]})
+
+
 @pytest.mark.parametrize("name", ["static", "deterministic"])
 def test_what_is_true_or_false(name: str) -> None:
     with pytest.raises(TypeError, match=rf"^`{name}` must be true or false; got 'no'. Give one of both.$"):

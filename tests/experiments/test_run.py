@@ -308,6 +308,11 @@ def test_a_folder_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(torch.equal(part, loaded[name]) for name, part in found.model.state_dict().items())
 
 
+def test_what_is_done_to_an_entry_changes_no_record(tmp_path: Path) -> None:
+    found = run(tiny(rounds=2), tmp_path / "a", on_round=dict.clear)
+    assert [entry["round"] for entry in found.rounds] == [1, 2]
+
+
 @pytest.mark.parametrize("out", [5, "a\0b", ["runs"], ""])
 def test_a_folder_is_a_path(out: Any) -> None:
     with pytest.raises(TypeError, match=r"^`out` must be a path; got .*\. Name a folder\.$"):

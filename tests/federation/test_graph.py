@@ -130,6 +130,8 @@ def test_an_impossible_edge_is_an_error(edge: tuple[int, int]) -> None:
 
 
 def test_no_nodes_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"`nodes` must be an integer; got list\. Give it after the edges\."):
+        Graph(3, [(0, 1)])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`nodes` must be at least 1; got 0"):
         Graph([], 0)
 

@@ -34,6 +34,8 @@ def stored(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> d
         ValueError: A damaged file, object arrays, or a needed array that is missing.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("no zip archive")  # of which numpy says that it might be pickled
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = [array for array in needed if array not in file]
             arrays = {} if missing else {array: file[array] for array in (*needed, *optional) if array in file}

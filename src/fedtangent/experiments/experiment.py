@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,7 @@ from fedtangent.training.task import Augmentation
 _MADE = {
     "dataset": ", or make one by fedtangent.datasets.torch_dataset(train, test)",
     "partition": ", or Partition([rows of node 0, ...])",
+    "topology": ", or a Graph, such as fedtangent.federation.Graph.from_networkx(g)",
 }
 # What a part may be from Python beside a function; then it has no options.
 OWN: dict[str, tuple[type, ...]] = {
@@ -206,6 +208,10 @@ class Experiment:
             raise SettingTypeError(f"`engine` must be a name; got {type(self.engine).__name__}. Give one.")
         if self.engine is not None:
             catalog.load("engines", self.engine)
+        if self.data_dir is not None and not isinstance(self.data_dir, (str, PathLike)):
+            raise SettingTypeError(
+                f"`data_dir` must be a path; got {type(self.data_dir).__name__}. Name the folder or file."
+            )
         if self.data_dir is not None and isinstance(self.dataset, Dataset):
             raise SettingError(
                 f"`data_dir` must be left out when a Dataset is given; got {str(self.data_dir)!r}. Drop it."

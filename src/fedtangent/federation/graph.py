@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 
 if TYPE_CHECKING:  # a site with a server draws no graph
     import networkx as nx
@@ -43,8 +44,11 @@ class Graph:
         """The graph of these edges; repetition of an edge does not matter, nor direction unless it is `directed`.
 
         Raises:
+            TypeError: A number of nodes that is none.
             ValueError: No node, an edge from a node to itself, or an edge to a node that does not exist.
         """
+        if not isinstance(nodes, Integral):
+            raise SettingTypeError(f"`nodes` must be an integer; got {type(nodes).__name__}. Give it after the edges.")
         if nodes < 1:
             raise SettingError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
         ends = ((int(i), int(j)) for i, j in edges)
