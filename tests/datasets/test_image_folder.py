@@ -74,6 +74,26 @@ def test_images_of_any_size_are_cut_at_their_centre(tmp_path: Path) -> None:
     assert image_folder(tmp_path, size=(6, 4), test_share=0.5).x_train.shape == (2, 3, 6, 4)
 
 
+@pytest.mark.parametrize(("kind", "mode"), [("uint16", "I;16"), ("int32", "I"), ("float32", "F")])
+def test_pixels_of_more_than_8_bits_are_refused(kind: str, mode: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        image(tmp_path / name / "0.tif")
+    Image.fromarray(RNG.integers(0, 60_000, (5, 4)).astype(kind)).save(tmp_path / "b" / "1.tif")
+    with pytest.raises(
+        ValueError, match=rf"^`data_dir` must hold images of 8 bits .*1\.tif' of mode {mode}, which Pillow "
+    ):
+        image_folder(tmp_path, test_share=0.5)
+
+
+def test_images_below_a_classs_folder_are_not_passed_over(tmp_path: Path) -> None:
+    for name in ("train/a/0.png", "train/b/more/0.png", "test/a/1.png"):
+        image(tmp_path / name)
+    with pytest.raises(
+        ValueError, match=r"images right in its folder; got folders alone, such as 'more', in '.*train/b'"
+    ):
+        image_folder(tmp_path)
+
+
 def test_colour_images_from_the_command_line(tmp_path: Path) -> None:
     for row in range(12):
         image(tmp_path / "my images" / "ab"[row % 2] / f"{row}.png", 9, 9)

@@ -23,7 +23,7 @@ def pixels(images: Iterable[tuple[str, Any]], channels: int, size: Size) -> Tens
             takes images of one size as they are.
 
     Raises:
-        ValueError: A file that is no image, or images of different sizes.
+        ValueError: A file that is no image or has more than 8 bits a channel, or images of different sizes.
     """
     if channels not in (1, 3):
         raise SettingError(f"`channels` must be 1 for grey or 3 for colour; got {channels}. Choose one of the two.")
@@ -55,10 +55,17 @@ def _pixels(name: str, image: Any, channels: int, size: Size) -> np.ndarray:
         elif not isinstance(image, Image.Image):
             image = Image.open(image)
         with image:
+            if image.mode.startswith(("I", "F")):
+                raise SettingError(
+                    f"`data_dir` must hold images of 8 bits a channel; got {name!r} of mode {image.mode}, which Pillow "
+                    "would cut off at 255. Scale its numbers to 255, or give arrays in a .npz file."
+                )
             read = image.convert("L" if channels == 1 else "RGB")
             if size is not None:
                 read = ImageOps.fit(read, (size[1], size[0]), Image.Resampling.BILINEAR)
             return np.asarray(read, dtype=np.uint8)
+    except SettingError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         told = " ".join(str(error).split())[:100].rstrip(".")
         raise SettingError(

@@ -44,7 +44,8 @@ def image_folder(
         test_share: The share of every class's images to test on, where there is no such folder; drawn once.
 
     Raises:
-        ValueError: No such folder, a file that is no image, or an image to test on of another class.
+        ValueError: No such folder, a file that is no image or has more than 8 bits a channel, folders in a class's, or
+            an image to test on of another class.
     """
     if data_dir is None or not Path(data_dir).expanduser().is_dir():
         got = "none" if data_dir is None else repr(str(data_dir))
@@ -82,7 +83,13 @@ def _by_class(folder: Path, classes: Sequence[str]) -> Images:
 def _images(folder: Path) -> list[Path]:
     inner = folder / "images"
     folder = inner if inner.is_dir() else folder
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found and (deeper := _folders(folder)):
+        raise SettingError(
+            f"`data_dir` must hold a class's images right in its folder; got folders alone, such as {deeper[0]!r}, in "
+            f"{str(folder)!r}. Move the images up."
+        )
+    return found
 
 
 def _tested(folder: Path, classes: Sequence[str]) -> Images:
