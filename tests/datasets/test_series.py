@@ -95,6 +95,30 @@ def test_a_time_that_is_missing(tmp_path: Path) -> None:
         series(path, label="state", window=1, time="hour")
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2023-12-31", "2024-01-01"],
+        ["2024-01-31 23:00:00", "2024-02-01 00:00:00.5"],
+        ["2024-01-31T23:00:00+00:00", "2024-02-01T00:00:00Z"],
+        ["09:59", "10:00"],
+        ["2023Q4", "2024Q1"],
+        ["9", "10"],
+    ],
+)
+def test_times_are_in_their_order(times: list[str], tmp_path: Path) -> None:
+    path = written(tmp_path, [("a", times[1], 1, 1, 1), ("a", times[0], 0, 0, 0)])
+    found = series(path, label="load", regression=True, window=1, horizon=0, time="hour", test_share=0.5)
+    assert found.y_train.tolist() == [[0]] and found.y_test.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("text", ["31.01.2024", "1/2/2024", "2024-1-9", "9:00", "11:00 AM", "Monday"])
+def test_texts_that_are_not_sorted_like_times_are_refused(text: str, tmp_path: Path) -> None:
+    path = written(tmp_path, [("a", "2024-01-01", 1, 1, 0), ("a", text, 2, 1, 1)])
+    with pytest.raises(ValueError, match=rf"^`time` must be numbers, or texts .*; got '{text}' in column 'hour'\. "):
+        series(path, label="state", window=1, time="hour")
+
+
 def test_from_the_command_line(tmp_path: Path) -> None:
     path = written(tmp_path, rows_of({"a": 12, "b": 19, "c": 15}))
     words = ["--data-dir", str(path), "--label", "load", "--regression", "--site", "meter", "--time", "hour"]

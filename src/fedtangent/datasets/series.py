@@ -1,5 +1,6 @@
 """series: windows of a long table, whose rows are the times of one series, or of one a site."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import torch
 
 from fedtangent.datasets import _arrow, _labels
 from fedtangent.datasets._check import checked
-from fedtangent.datasets._columns import agreed, as_numbers, in_columns
+from fedtangent.datasets._columns import agreed, as_numbers, in_columns, is_text
 from fedtangent.errors import SettingError
 from fedtangent.extras import imported
 from fedtangent.shard import Dataset
+
+# A text that is sorted like the time that it tells: a year or an hour first, no 9 where there may be a 10, no noon.
+_SORTED = re.compile(r"(?!.*[-/: T]\d(?!\d))(?!.*[AaPp][Mm])(\d{4}\D|\d\d:\d\d).*")
 
 
 def series(
@@ -44,7 +48,8 @@ def series(
         window: Times of a row's inputs.
         horizon: How many times after the window's end the label is; 0 is that of the window's last time.
         site: The column that tells which series a row is of, for the partition natural; none is one series.
-        time: The column that rows are sorted by, site by site; none keeps the file's order.
+        time: The column that rows are sorted by, site by site: numbers, or times such as 2024-05-31 09:00; none keeps
+            the file's order.
         regression: Predict the number in the label's column.
         test_share: The share of every site's last times to test on.
         categorical: Columns whose numbers are names of categories, with commas between them.
@@ -94,9 +99,15 @@ def _sorted(rows: Any, site: str | None, time: str | None) -> tuple[Any, np.ndar
     order = np.arange(rows.num_rows)
     if time is not None:
         values = _arrow.column(rows, time, "time")
-        if values.null_count:
-            raise SettingError(f"`time` must be known of every row; got none somewhere in column {time!r}. Drop it.")
         numbers = as_numbers(values)
+        if values.null_count or (numbers is not None and np.isnan(numbers).any()):
+            raise SettingError(f"`time` must be known of every row; got none somewhere in column {time!r}. Drop it.")
+        texts = values.to_pylist() if numbers is None and is_text(values) else []
+        if strange := next((text for text in texts if not _SORTED.fullmatch(text)), None):
+            raise SettingError(
+                f"`time` must be numbers, or texts that are sorted like times, such as 2024-05-31 09:00; got "
+                f"{strange!r} in column {time!r}. Write them so."
+            )
         order = compute.sort_indices(values).to_numpy() if numbers is None else np.argsort(numbers, kind="stable")
     order = order[np.argsort(where[order], kind="stable")]
     return rows.take(order), where[order]
