@@ -254,7 +254,7 @@ def test_too_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             [f"P{i}" for i in range(30)],
             r"^`extra` must be a column of .* texts that come again; .* such as 'P\d+'\. Lea",
         ),
-        ([f'"1,{i:03}"' for i in range(30)], r"^`extra` must be a column of numbers or of texts that come again; got"),
+        (["31.05.2024", "1/6/24"], r"^`extra` must be a column of numbers or texts; got dates, such as '1/6/24'"),
     ],
 )
 def test_cells_of_a_csv_file_that_name_no_categories(cells: list[str], message: str, tmp_path: Path) -> None:
@@ -264,6 +264,32 @@ def test_cells_of_a_csv_file_that_name_no_categories(cells: list[str], message: 
         table(tmp_path / "t.csv", label="label")
     assert table(tmp_path / "t.csv", label="label", leave_out=("extra",)).x_train.shape[1] == 1
     assert table(tmp_path / "t.csv", label="label", categorical=("extra",)).x_train.shape[1] > 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "got"),
+    [
+        ([f'"1,{i:03}"' for i in range(30)], r"'1,\d{3}'"),
+        ([f'"{i},5"' for i in range(30)], r"'\d+,5'"),
+        ([*map(str, range(30)), "x"], "'x'"),
+        ([*(f"{i}%" for i in range(30)), "7"], r"'\d+%'"),
+    ],
+)
+def test_numbers_that_are_not_all_written_as_such(cells: list[str], got: str, tmp_path: Path) -> None:
+    lines = [f"{cells[i % len(cells)]},{'ab'[i % 2]}" for i in range(300)]
+    (tmp_path / "t.csv").write_text("\n".join(["extra,label", *lines]))
+    with pytest.raises(
+        ValueError, match=rf"^`extra` must hold numbers alone, .*; got {got} among 3\d different cells\. Men"
+    ):
+        table(tmp_path / "t.csv", label="label")
+    assert table(tmp_path / "t.csv", label="label", categorical=("extra",)).x_train.shape[1] == len(cells)
+
+
+@pytest.mark.parametrize("cells", [["1", "2", "3a"], [*map(str, range(20)), *"abc"], ["1.2", "v1.3"]])
+def test_few_numbers_among_texts_are_names(cells: list[str], tmp_path: Path) -> None:
+    lines = [f"{cells[i % len(cells)]},{'ab'[i % 2]}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["extra,label", *lines]))
+    assert table(tmp_path / "t.csv", label="label").x_train.shape[1] == len(cells)
 
 
 def test_dates_are_no_numbers(tmp_path: Path) -> None:

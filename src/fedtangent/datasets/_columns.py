@@ -8,6 +8,7 @@ are constant, at one site or at all: sites must have the same columns.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -23,6 +24,8 @@ from fedtangent.errors import SettingError
 from fedtangent.extras import imported
 
 FEW = 20  # rows: in more of them texts that name categories come again
+_NUMBER = re.compile(r"[<>~$€£]?\s*[-+]?\d[\d.,' ]*\s*[%$€£]?")  # or what people write for one
+_DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})(?!\d)")  # in other forms than ISO's
 MOST = 1000  # categories of a column: more are a name or a number that was mistyped
 
 
@@ -108,11 +111,21 @@ def found(train: Any, features: Sequence[str], categorical: Collection[str], cla
 
 
 def _check_texts(name: str, texts: Sequence[str], rows: int) -> None:
-    """Raises for the dates of a CSV file, which tells no types, and for texts of which every row has another."""
+    """Raises for the dates of a CSV file, which tells no types, and for texts that name no categories.
+
+    That are those of which every row has another, and numbers of which some, or all, are not written as such.
+    """
     if texts and all(map(_is_date, texts)):
         raise SettingError(
             f"`{name}` must be a column of numbers or texts; got dates, such as {texts[0]!r}. Leave it out, or write "
             "its values as numbers."
+        )
+    odd = [text for text in texts if not _NUMBER.fullmatch(text)]
+    if len(texts) > FEW and len(odd) <= len(texts) / 10:
+        got = odd[0] if odd else next((text for text in texts if not _reads(float, text)), texts[0])
+        raise SettingError(
+            f"`{name}` must hold numbers alone, with a decimal point, or texts that name categories; got {got!r} among "
+            f"{len(texts)} different cells. Mend it, leave the column out, or name it in `categorical`."
         )
     if len(texts) == rows > FEW:
         raise SettingError(
@@ -122,8 +135,12 @@ def _check_texts(name: str, texts: Sequence[str], rows: int) -> None:
 
 
 def _is_date(text: str) -> bool:
+    return _reads(datetime.fromisoformat, text) or _DATE.match(text) is not None
+
+
+def _reads(read: Callable[[str], Any], text: str) -> bool:
     with suppress(ValueError):
-        datetime.fromisoformat(text)
+        read(text)
         return True
     return False
 
