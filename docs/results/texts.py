@@ -24,6 +24,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedavg-momentum-0.03": {**LOCAL, "lr": 0.03, "momentum": 0.9},
     "fedavg-adam-0.001": {**LOCAL, "lr": 0.001, "optimizer": "adam"},
     "fedavg-adam-0.003": {**LOCAL, "lr": 0.003, "optimizer": "adam"},
+    # the ceiling: a round is an epoch of all clients' items in one place; Adam begins anew in each
+    "central-0.03": {"method": "central", "batch": 32, "lr": 0.03, "momentum": 0.9},
+    "central-adam-0.001": {**LOCAL, "nodes": 1, "epochs": 1, "lr": 0.001, "optimizer": "adam"},
 }
 
 

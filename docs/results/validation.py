@@ -31,18 +31,9 @@ def recorded(data: Dataset, out: str, ending: str, rounds: int, seed: int, varia
     """Runs variants with 20 clients at alpha 0.1, each into a folder of its own, NAME-ENDING-SEED."""
     for name, settings in variants.items():
         folder = Path(out) / f"{name}-{ending}-{seed}"
-        fedtangent.run(
-            dataset=data,
-            partition="dirichlet",
-            alpha=0.1,
-            nodes=20,
-            rounds=rounds,
-            seed=seed,
-            evaluate_nodes_every=0,
-            out=folder,
-            resume=folder.exists(),
-            **settings,
-        )
+        everywhere = {"partition": "dirichlet", "alpha": 0.1, "nodes": 20, "evaluate_nodes_every": 0}
+        asked = {**everywhere, "rounds": rounds, "seed": seed, **settings}
+        fedtangent.run(dataset=data, out=folder, resume=folder.exists(), **asked)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
