@@ -19,6 +19,7 @@ MODEL = {"model": "transformer", "width": 64, "feedforward": 64, "layers": 2, "i
 LOCAL: dict[str, Any] = {"method": "fedavg", "epochs": 5, "batch": 32}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac": {"method": "fedkfac", "guard": False},
+    "fedkfac-dampings4": {"method": "fedkfac", "guard": False, "dampings": (0.1, 1.0, 10.0, 100.0)},
     "fedkfac-epochs2": {"method": "fedkfac", "guard": False, "epochs": 2, "batch": 32, "lr": 0.1},
     "fedavg-0.1": {**LOCAL, "lr": 0.1},
     "fedavg-momentum-0.03": {**LOCAL, "lr": 0.03, "momentum": 0.9},
