@@ -44,7 +44,7 @@ test-flower: $(FLOWER)/.ready
 	$(BIN)/pytest -m slow tests/flower
 
 test-lowest: $(LOWEST)/.ready
-	PYTHONPATH=$(CURDIR)/src $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(WHAT)
+	PYTHONPATH="$(CURDIR)/src" $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(WHAT)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -102,14 +102,9 @@ $(DOCS): requirements-docs.txt $(READY)
 	$(UV) pip install --quiet --require-hashes -r requirements-docs.txt
 	@touch $@
 
-$(LOWEST)/.ready: requirements-lowest.txt $(READY)
-	rm -rf $(LOWEST)
-	$(PYTHON) -m venv --without-pip $(LOWEST)
-	PATH="$(CURDIR)/$(BIN):$$PATH" uv --directory / pip install --quiet --compile-bytecode --python $(CURDIR)/$(LOWEST) --require-hashes -r $(CURDIR)/requirements-lowest.txt
-	@touch $@
-
-$(FLOWER)/.ready: requirements-flower.txt $(READY)
-	rm -rf $(FLOWER)
-	$(PYTHON) -m venv --without-pip $(FLOWER)
-	PATH="$(CURDIR)/$(BIN):$$PATH" uv --directory / pip install --quiet --compile-bytecode --python $(CURDIR)/$(FLOWER) --require-hashes -r $(CURDIR)/requirements-flower.txt
+# Environments apart, filled from outside of this folder, where pyproject.toml overrides no bounds.
+$(LOWEST)/.ready $(FLOWER)/.ready: .venv-%/.ready: requirements-%.txt $(READY)
+	rm -rf $(@D)
+	$(PYTHON) -m venv --without-pip $(@D)
+	$(UV) --directory / pip install --quiet --compile-bytecode --python "$(CURDIR)/$(@D)" --require-hashes -r "$(CURDIR)/$<"
 	@touch $@

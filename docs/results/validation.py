@@ -28,7 +28,7 @@ def beginning(data: Dataset, train: int, validation: int, split: str) -> Dataset
 
 
 def recorded(data: Dataset, out: str, ending: str, rounds: int, seed: int, variants: Mapping[str, Any]) -> None:
-    """Runs variants with 20 clients at alpha 0.1, each into a folder of its own, NAME-ENDING-SEED."""
+    """Runs variants, with 20 clients at alpha 0.1 unless they say otherwise, each into a folder NAME-ENDING-SEED."""
     for name, settings in variants.items():
         folder = Path(out) / f"{name}-{ending}-{seed}"
         everywhere = {"partition": "dirichlet", "alpha": 0.1, "nodes": 20, "evaluate_nodes_every": 0}

@@ -86,7 +86,7 @@ def test_a_changed_frame_is_refused(time: int, data: st.DataObject) -> None:
     assert not accepted or bytes(changed[: len(FRAME)]) == FRAME
 
 
-@often(500)
+@often(1000)
 @given(st.binary(max_size=300))
 def test_noise_is_refused(noise: bytes) -> None:
     with contextlib.suppress(Malformed):

@@ -179,7 +179,7 @@ def _played(
         if built.leads:
             log(entry)
         if on_round is not None and (built.leads or built.share is not None):
-            on_round(dict(entry))  # whatever is done to it, the record stays
+            on_round(dict(entry))  # what is put into it or taken out of it changes no record
     if weights is None if patience is None else wire.tell(weights is None):  # the round of them was there already
         weights = _aggregated(built, built.fleet(max(len(rounds), 1), wire), state, data_k)
         if folder is not None and built.leads and (patience is None or early.best(rounds) == len(rounds)):

@@ -153,7 +153,10 @@ def written(
     def place(i: int, j: int) -> tuple[slice, slice]:
         return rows.slice(i), (columns or rows).slice(j)
 
-    if done and _told(array[place(*pairs[done - 1])]) != last:
+    def kept(i: int, j: int) -> str:
+        return digest(torch.from_numpy(array[place(i, j)]))
+
+    if done and kept(*pairs[done - 1]) != last:
         done = 0  # the file was emptied or written over
     yield Progress(done, len(pairs), array)
     for i in sorted({i for i, _ in pairs[done:]}):
@@ -167,7 +170,7 @@ def written(
                 _put(array, place(j, i), _transposed(found))
             array.flush()
             done += 1
-            _noted(record, {**its, "done": done, "last tile": _told(array[place(i, j)])})
+            _noted(record, {**its, "done": done, "last tile": kept(i, j)})
             yield Progress(done, len(pairs), array)
 
 
@@ -184,11 +187,6 @@ def _pairs(rows: Blocks, columns: Blocks | None, i: int) -> Iterator[tuple[int, 
 
 def _put(array: np.memmap, at: tuple[slice, slice], tile: Tensor) -> None:
     array[at] = tile.cpu().numpy()
-
-
-def _told(tile: np.ndarray) -> str:
-    """A digest of its bytes."""
-    return hashlib.blake2b(np.ascontiguousarray(tile).data, digest_size=16).hexdigest()
 
 
 def _transposed(tile: Tensor) -> Tensor:
