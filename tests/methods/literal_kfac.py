@@ -116,6 +116,15 @@ def local(
     return {name: part.detach().clone() for name, part in model.named_parameters()}
 
 
+def means(w: Weights, x: Tensor, y: Tensor, step: Step, weight: Tensor | None = None) -> list[Tensor]:
+    """Over rows, which may weigh more or less: the gradient, A of the second layer, B of both."""
+    weight = torch.ones(len(x)).double() if weight is None else weight
+    g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)])
+    g = (weight[:, None] * g).mean(0)
+    a, b = factors(w, x, step.loss, weight)
+    return [g + step.weight_decay * flat(w), a[1], *b]
+
+
 def candidates(
     w: Weights,
     v: Weights,
@@ -125,17 +134,15 @@ def candidates(
     step: Step,
     weight: Tensor | None = None,
     u: Weights | None = None,
+    total: list[Tensor] | None = None,
 ) -> list[Weights]:
     """w + D c for every ridge and scale; `first` is A of the first layer, a mean; rows may weigh more or less.
 
-    u is one more direction.
+    u is one more direction; `total` is in place of the rows' own means.
     """
     weight = torch.ones(len(x)).double() if weight is None else weight
-    g = torch.stack([row_gradient(w, *row, step.loss) for row in zip(x, y, strict=True)])
-    g = (weight[:, None] * g).mean(0)
-    g = g + step.weight_decay * flat(w)
-    a, b = factors(w, x, step.loss, weight)
-    d = torch.stack([direction(w, g, [first, a[1]], b, damping) for damping in step.dampings])
+    g, second, *b = means(w, x, y, step, weight) if total is None else total
+    d = torch.stack([direction(w, g, [first, second], b, damping) for damping in step.dampings])
     if step.momentum:
         d = torch.cat([d, flat(v)[None]])
     if u is not None:

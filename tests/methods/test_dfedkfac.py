@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fedtangent import trees
 from fedtangent.federation import SERVER, Graph, Wire
@@ -20,6 +21,7 @@ from tests.tangents.networks import Example, everything
 from tests.tiny_federation import GRAPH, HIDDEN, INPUTS, LONELY, OUTPUTS, ROWS, assert_close, assert_same, philox
 
 K = len(ROWS)
+NEAR = [[i, *GRAPH.neighbours[i]] for i in range(len(ROWS))]
 FEW: dict[str, Any] = {
     "dampings": (0.03, 2.0),
     "ridges": (1e-3, 0.3),
@@ -38,12 +40,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "local epochs": {**LOCAL},
     "no averaging": {"averaging": False},
     "local epochs, no averaging": {**LOCAL, "averaging": False},
+    "two hops": {"hops": 2},
+    "three hops, local epochs, bfloat16": {"hops": 3, **LOCAL, "wire": "bfloat16", "inputs": "shared"},
     "local epochs, no momentum": {**LOCAL, "momentum": False, "inputs": "shared", "loss": "squared"},
 }
 
 
 def transcript(
-    rounds: int, loss: str, inputs: str = "neighbourhood", epochs: int = 0, averaging: bool = True, **given: Any
+    rounds: int,
+    loss: str,
+    inputs: str = "neighbourhood",
+    epochs: int = 0,
+    averaging: bool = True,
+    hops: int = 1,
+    **given: Any,
 ) -> tuple[list[Weights], list[list[int]]]:
     """Every node's weights after some rounds, and the candidates that were chosen."""
     local = {name: given.pop(name) for name in ("batch", "lr", "local_momentum") if epochs}
@@ -58,24 +68,34 @@ def transcript(
             old_w = [literal.local(w_k[i], data[i], batches[i], step, epochs, **local) for i in range(K)]
             old_u = [literal.subtract(new, old) for new, old in zip(old_w, w_k, strict=True)]
         chosen.append([])
+        averaged = [near if averaging else [i] for i, near in enumerate(NEAR)]
+        mean, last, u = ([average([of[j] for j in its]) for its in averaged] for of in (old_w, old_v, old_u))
+        x, y = ([torch.cat([getattr(data[j], part) for j in near]) for near in NEAR] for part in ("x", "y"))
+        total = reached([literal.means(*its, step) for its in zip(mean, x, y, strict=True)], hops)
         for i in range(K):
-            near = [i, *GRAPH.neighbours[i]]
-            averaged = near if averaging else [i]
-            mean, last = average([old_w[j] for j in averaged]), average([old_v[j] for j in averaged])
-            known = near if inputs == "neighbourhood" else range(K)
+            known = NEAR[i] if inputs == "neighbourhood" else range(K)
             a = sum(first[j] for j in known) / sum(ROWS[j] for j in known)
-            x, y = (torch.cat([getattr(data[j], part) for j in near]) for part in ("x", "y"))
-            u = average([old_u[j] for j in averaged])
-            tries = literal.candidates(mean, last, a, x, y, step, u=u if epochs else None)  # type: ignore[arg-type]
-            chosen[-1].append(literal.best(tries, x, y, loss))
+            move = u[i] if epochs else None
+            tries = literal.candidates(mean[i], last[i], a, x[i], y[i], step, u=move, total=total[i])  # type: ignore[arg-type]
+            chosen[-1].append(literal.best(tries, x[i], y[i], loss))
             w_k[i] = tries[chosen[-1][-1] - 1]
-            v_k[i] = trees.add(literal.subtract(w_k[i], mean), u)
+            v_k[i] = trees.add(literal.subtract(w_k[i], mean[i]), u[i])
     return w_k, chosen
+
+
+def reached(mean: list[list[Tensor]], hops: int) -> list[list[Tensor]]:
+    """Means over the rows of the neighbourhoods `hops` links away, a row as often as there are ways to it."""
+    ways = torch.tensor([[float(j in near) for j in range(K)] for near in NEAR]).double()
+    rows = ways @ torch.tensor(ROWS).double()
+    share = torch.linalg.matrix_power(ways, hops - 1) * rows
+    share = share / share.sum(1, keepdim=True)
+    parts = [torch.einsum("ij,j...->i...", share, torch.stack(part)) for part in zip(*mean, strict=True)]
+    return [list(its) for its in zip(*parts, strict=True)]
 
 
 @pytest.mark.few(3)
 @pytest.mark.parametrize(
-    "name", often(OPTIONS, ["shared inputs", "squared", "bfloat16", "local epochs", "no averaging"])
+    "name", often(OPTIONS, ["shared inputs", "squared", "bfloat16", "local epochs", "no averaging", "two hops"])
 )
 def test_is_the_algorithm(name: str) -> None:
     options = {**FEW, **OPTIONS[name]}
@@ -144,6 +164,25 @@ def test_local_epochs_cost_their_move_and_a_direction() -> None:
     found = federation.run(dfedkfac(federation.task(), **FEW, **LOCAL), rounds=2).ledger
     more = size + size + 4 + 4**2 - 3**2
     assert {i: found.sent[i] - plain.sent[i] for i in range(K)} == {i: 2 * 8 * more * GRAPH.degree(i) for i in range(K)}
+
+
+def test_a_hop_costs_the_moments_of_the_present_weights() -> None:
+    size = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    plain = federation.run(dfedkfac(federation.task(), **FEW), rounds=2).ledger
+    found = federation.run(dfedkfac(federation.task(), **FEW, hops=3), rounds=2).ledger
+    more = size + sum(side * (side + 1) // 2 for side in (HIDDEN + 1, HIDDEN, OUTPUTS)) + 1
+    assert {i: found.sent[i] - plain.sent[i] for i in range(K)} == {
+        i: 2 * 2 * 8 * more * GRAPH.degree(i) for i in range(K)
+    }
+
+
+def test_on_a_complete_graph_more_hops_change_nothing() -> None:
+    complete = Graph([(i, j) for i in range(K) for j in range(i)], K)
+    one, three = (
+        federation.run(dfedkfac(federation.task(), **FEW, **LOCAL, hops=hops), graph=complete, rounds=2)
+        for hops in (1, 3)
+    )
+    assert_close(three.state.w_k.values, one.state.w_k.values, 1e-10)
 
 
 def test_a_node_whose_local_steps_are_not_finite_takes_none() -> None:
@@ -218,7 +257,7 @@ def test_a_node_without_neighbours_steps_alone() -> None:
     assert_close(found.state.w_k.values[3], alone.aggregate, 1e-10)
 
 
-@pytest.mark.parametrize("options", [{}, {"ridges": (0.1,), "scales": (0.7,)}])
+@pytest.mark.parametrize("options", [{}, {"ridges": (0.1,), "scales": (0.7,)}, {"hops": 2}])
 def test_a_node_whose_rows_blow_up_keeps_its_mean_and_its_neighbours_refuse_it(options: dict[str, Any]) -> None:
     data = federation.shards()
     data[3] = data[3]._replace(x=torch.full_like(data[3].x, torch.inf))
@@ -277,6 +316,11 @@ def test_other_layers_learn_too_and_the_engines_agree(name: str) -> None:
     [
         ({"inputs": "mine"}, r"^`inputs` must be 'neighbourhood' or 'shared'; got 'mine'\. Choose one of the two\.$"),
         ({"aggregation": "best"}, r"^`aggregation` must be 'plain' or 'weighted'; got 'best'\. Choose .*\.$"),
+        ({"hops": 0}, r"^`hops` must be 1 or more; got 0\. Take 1 .*\.$"),
+        (
+            {"hops": 2, "guard": True},
+            r"^`hops` must be 1 with a guard; got 2\. Sums .*: leave out hops or the guard\.$",
+        ),
         ({"ridges": (0.0,)}, r"^`ridges` must be positive numbers; got \[0.0\]\. Give at least one\.$"),
     ],
 )

@@ -18,7 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedavg": {"participation": 0.7, "batch": 4},
     "fedkfac": {"guard": False},
     "dfedavg": {"epochs": 2, "batch": 4, "momentum": 0.5, "degree": 2},
-    "dfedkfac": {"degree": 2},
+    "dfedkfac": {"degree": 2, "hops": 2},
     "ntkdfl": {"times": (2, 9), "lr": 0.3, "degree": 2},
 }
 SERVED = ("fedavg", "fedkfac")

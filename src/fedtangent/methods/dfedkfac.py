@@ -10,6 +10,7 @@ needs nothing but sums over all of them.
              w_k <- mean of w_l over the neighbourhood; so v and u
              A <- sum_l of A_l, where that is not everybody's already
              g, A, B <- sum_l over the neighbourhood of l's gradient, moments of inputs and of sensitivities at w_k
+            g, A, B <- sum_l over the neighbourhood of these sums                                     hops - 1 times
              D <- v_k, u_k, and (B + damping)^-1 g (A + damping)^-1 for several dampings
              Q <- sum_l of D^T J^T H J D               the exact curvature along these few directions
              c <- -(Q + m diag Q)^-1 D^T g             for several ridges m, times several scales
@@ -17,7 +18,8 @@ needs nothing but sums over all of them.
              v_k <- u_k + D c,  w_k <- w_k + D c       with the c of the lowest loss
     at last  w   <- 1/K sum_k w_k                      or weighted by n_k
 
-Without local epochs (E = 0), u is none of the directions.
+Without local epochs (E = 0), u is none of the directions. The sums of two hops are as good as taken at one place, since
+what gossip has just averaged lies close together; exact curvature and losses are of the neighbourhood's rows.
 """
 
 from collections.abc import Sequence
@@ -84,6 +86,7 @@ def dfedkfac(
     batch: int = 32,
     lr: float = 0.01,
     local_momentum: float = 0.9,
+    hops: int = 1,
 ) -> Method:
     """DFedKFAC; the defaults are tuned on validation rows.
 
@@ -109,10 +112,11 @@ def dfedkfac(
         batch: Rows in a local batch.
         lr: Step size of the local SGD.
         local_momentum: Of the local SGD; starts at zero every round.
+        hops: How far the gradient and the moments at the present weights come from: 1, the neighbourhood; 2, the
+            neighbours' neighbourhoods, too, by one more exchange; and so on. More rows make a better step.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
-    if inputs not in ("neighbourhood", "shared"):
-        raise SettingError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
+    _check_options(inputs, hops, guard)
     aggregate = node_mean(aggregation)
 
     node = Answers(task, other, weight_decay)
@@ -137,9 +141,12 @@ def dfedkfac(
         v_k = fleet.mix(state.v_k, "displacements") if momentum and averaging else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
-            a_k = _total(fleet, fleet.ask_total(lambda _, a: a, fleet.everywhere(()), a_k, rows=rows_of_inputs))
+            a_k = _total(fleet, fleet.ask_total(_answered, fleet.everywhere(()), a_k, rows=rows_of_inputs))
         found_k = fleet.ask_total(node.moments, mean_k, data_k, message="moments", rows=rows_of_moments)
         total_k = _total(fleet, found_k)
+        for _ in range(hops - 1):
+            sums_k = fleet.ask_total(_answered, fleet.everywhere(()), total_k, message="moments", rows=rows_of_moments)
+            total_k = _total(fleet, sums_k)
         if guard:
             total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
         basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k, u_k), "directions")
@@ -195,6 +202,18 @@ def dfedkfac(
     )
 
 
+def _check_options(inputs: str, hops: int, guard: bool) -> None:
+    if inputs not in ("neighbourhood", "shared"):
+        raise SettingError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
+    if hops < 1:
+        raise SettingError(f"`hops` must be 1 or more; got {hops}. Take 1 for sums over the neighbourhood alone.")
+    if guard and hops > 1:
+        raise SettingError(
+            f"`hops` must be 1 with a guard; got {hops}. Sums over neighbourhoods that overlap may differ by a single "
+            "node: leave out hops or the guard."
+        )
+
+
 def _total(fleet: Fleet, found_k: Each[tuple[Any, Tensor]]) -> Each[Any]:
     """The sums over the neighbourhoods, without how many answers were refused."""
     return fleet.map(_first, found_k)
@@ -202,6 +221,10 @@ def _total(fleet: Fleet, found_k: Each[tuple[Any, Tensor]]) -> Each[Any]:
 
 def _first(found: tuple[Any, Tensor]) -> Any:
     return found[0]
+
+
+def _answered(_: tuple[()], sums: Any) -> Any:
+    return sums
 
 
 def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
