@@ -174,6 +174,7 @@ def test_a_hop_costs_the_moments_of_the_present_weights() -> None:
     assert {i: found.sent[i] - plain.sent[i] for i in range(K)} == {
         i: 2 * 2 * 8 * more * GRAPH.degree(i) for i in range(K)
     }
+    assert found.work == plain.work  # the hops only add
 
 
 def test_on_a_complete_graph_more_hops_change_nothing() -> None:

@@ -143,6 +143,8 @@ def dfedkfac(
         if inputs == "neighbourhood":
             a_k = _total(fleet, fleet.ask_total(_answered, fleet.everywhere(()), a_k, rows=rows_of_inputs))
         found_k = fleet.ask_total(node.moments, mean_k, data_k, message="moments", rows=rows_of_moments)
+        if hops > 1:
+            found_k.settle()  # computed once: they are answers of the next exchange
         total_k = _total(fleet, found_k)
         for _ in range(hops - 1):
             sums_k = fleet.ask_total(_answered, fleet.everywhere(()), total_k, message="moments", rows=rows_of_moments)
