@@ -5,26 +5,30 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from fedtangent.tangents.capture.kernel_operator import Trace
+from fedtangent import trees
+from fedtangent.tangents.capture.factors import factors
+from fedtangent.tangents.capture.kernel_operator import Factored, Trace, kernel_of_factors
+from fedtangent.tangents.capture.verified_uses import uses
 from fedtangent.tangents.numerics.dynamics import flow
 from fedtangent.tangents.numerics.integrate import stabilised_products
-from fedtangent.tangents.numerics.split import LEAST, RANK, split
+from fedtangent.tangents.numerics.split import FEWER, INPUTS_RANK, RANK, LowRank, split
 from fedtangent.training.losses import cross_entropy
+from tests.tangents.networks import weights
 
-N, C = LEAST + 21, 3
+N, C = FEWER * RANK + 21, 3
 TIMES = [7.0, 40.0, 90.0]
 
 
 class Counted(Trace):
-    """A kernel that counts its products; a split one multiplies its matrix some times more."""
+    """A kernel that counts its products with all outputs; a split one multiplies single columns some times more."""
 
     taken: ClassVar[list[int]] = []
 
     def times(self, alpha: Tensor) -> Tensor:
-        self.taken.append(1)
+        self.taken.extend([1] if alpha.shape[-1] == C else [])
         return super().times(alpha)
 
 
@@ -37,6 +41,37 @@ def problem(decay: float = 1.3) -> tuple[Tensor, Tensor, Tensor]:
     return (q * values) @ q.T, f_0, torch.randint(0, C, (N,), generator=generator)
 
 
+class Dense:
+    """A network of two layers on inputs whose products fall like those of images, and its kernel, written out too."""
+
+    def __init__(self, rows: int = FEWER * INPUTS_RANK + 13) -> None:
+        generator = torch.Generator().manual_seed(4)
+        width = rows  # wide enough that products of inputs are the cheaper form
+        scales = torch.arange(1, width + 1).double() ** -0.8
+        self.x = torch.randn(rows, width, dtype=torch.float64, generator=generator) * scales + scales
+        self.model = nn.Sequential(nn.Linear(width, 6), nn.ReLU(), nn.Linear(6, C)).double()
+        self.w = {
+            name: 0.4 * torch.randn(part.shape, dtype=torch.float64, generator=generator)
+            for name, part in weights(self.model).items()
+        }
+        found = uses(self.model, self.w, self.x)
+        f_0, parts = factors(self.model, self.w, self.x, found)
+        self.f_0, self.y = f_0, torch.randint(0, C, (rows,), generator=generator)
+        self.kernel = kernel_of_factors("full", found, parts, self.w)
+        assert isinstance(self.kernel, Factored) and list(self.kernel.grams) == ["0."]
+        j = torch.func.vmap(torch.func.jacrev(self.outputs), (None, 0))(self.w, self.x)
+        rows_of_j = torch.cat([part.flatten(2) for part in j.values()], 2).flatten(0, 1)
+        self.matrix = rows_of_j @ rows_of_j.T
+
+    def outputs(self, w: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(self.model, w, (x[None],))[0]  # type: ignore[no-any-return]
+
+    def rate(self, _: Tensor, alpha: Tensor) -> Tensor:
+        one_hot = torch.nn.functional.one_hot(self.y, C).double()
+        moved = (self.matrix @ alpha.flatten()).reshape(alpha.shape)
+        return ((self.f_0 - moved).softmax(1) - one_hot) / len(self.y)
+
+
 def error(a: Tensor, b: Tensor) -> float:
     """The largest relative error at any time."""
     return float(((a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).max())
@@ -45,14 +80,15 @@ def error(a: Tensor, b: Tensor) -> float:
 def test_a_split_is_the_kernel_less_a_small_rest() -> None:
     matrix, *_ = problem()
     real = torch.ones(1, N, dtype=torch.bool)
-    near = split(matrix[None], real)
+    alpha = torch.randn(1, N, C, dtype=torch.float64)
+    near, largest = split(Trace(matrix[None]), alpha, real)
+    assert isinstance(near, LowRank)
     rest = torch.linalg.eigvalsh(matrix - near.b[0] @ near.b[0].T)
     values = torch.linalg.eigvalsh(matrix).flip(0)
     assert near.b.shape == (1, N, RANK)
     assert rest[0] > -1e-9 * values[0]
-    assert float(rest[-1]) == pytest.approx(float(near.rest), rel=0.05)
+    assert float(rest[-1]) == pytest.approx(float(largest), rel=0.05)
     assert float(rest[-1]) < 3 * float(values[RANK])
-    alpha = torch.randn(1, N, C, dtype=torch.float64)
     assert torch.allclose(near.times(alpha), near.b @ (near.b.mT @ alpha))
 
 
@@ -72,13 +108,39 @@ def test_a_split_flow_agrees_with_dopri5_in_few_products() -> None:
     assert len(Counted.taken) < by_bound / 3
 
 
+def test_a_full_kernel_is_split_in_the_products_of_its_inputs() -> None:
+    dense = Dense()
+    real = torch.ones(1, len(dense.y), dtype=torch.bool)
+    kernel: Factored = trees.map(lambda part: part[None], dense.kernel)
+    near, largest = split(kernel, dense.f_0[None], real)
+    assert isinstance(near, Factored) and not near.grams
+    assert {key: part.shape[-1] for key, part in near.inputs.items()} == {"0.": INPUTS_RANK, "2.": 7}
+    eye = torch.eye(dense.f_0.numel(), dtype=torch.float64).reshape(-1, *dense.f_0.shape)
+    written = torch.func.vmap(trees.map(lambda part: part[0], near).times)(eye).flatten(1)
+    rest = torch.linalg.eigvalsh(dense.matrix - written)
+    assert rest[0] > -1e-9 * float(dense.matrix.trace())
+    assert float(rest[-1]) == pytest.approx(float(largest), rel=0.05)
+    assert float(rest[-1]) < 0.02 * float(torch.linalg.eigvalsh(dense.matrix)[-1])
+
+
+def test_a_split_flow_of_a_full_kernel_agrees_with_dopri5(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, real = Dense(), torch.ones(FEWER * INPUTS_RANK + 13, dtype=torch.bool)
+    start = torch.zeros_like(dense.f_0)
+    tight = odeint(dense.rate, start, torch.tensor([0.0, *TIMES]).double(), rtol=1e-9, atol=1e-11)[1:]
+    near = []
+    times = Factored.times
+    monkeypatch.setattr(Factored, "times", lambda self, alpha: near.append(not self.grams) or times(self, alpha))
+    assert error(flow(dense.kernel, dense.f_0, dense.y, real, cross_entropy, TIMES), tight) < 2.5e-3
+    assert sum(near) > 2 * (len(near) - sum(near))
+
+
 def test_a_rest_that_is_stiff_is_not_split_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all eigenvalues are alike: the flow is by the whole kernel, as where none is split."""
     matrix, f_0, y = problem(0.1)
     real = torch.ones(N, dtype=torch.bool)
     found = flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)
     fine = flow(Trace(problem()[0]), f_0, y, real, cross_entropy, TIMES)
-    monkeypatch.setattr("fedtangent.tangents.numerics.dynamics.LEAST", N + 1)
+    monkeypatch.setattr("fedtangent.tangents.numerics.split.FEWER", N)
     assert torch.equal(found, flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES))
     assert not torch.equal(fine, flow(Trace(problem()[0]), f_0, y, real, cross_entropy, TIMES))
 
@@ -115,8 +177,9 @@ def test_a_kernel_of_lower_rank_than_its_part(dtype: torch.dtype, monkeypatch: p
     matrix, f_0, y = problem()
     some = torch.arange(N) % 17
     matrix, f_0, real = matrix[some[:, None], some].to(dtype), f_0.to(dtype), torch.ones(N, dtype=torch.bool)
-    near = split(matrix[None], real[None])
+    near = split(Trace(matrix[None]), f_0[None], real[None]).near
+    assert isinstance(near, LowRank)
     assert float((matrix - near.b[0] @ near.b[0].T).norm()) < 1e3 * torch.finfo(dtype).eps * float(matrix.norm())
     found = flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)
-    monkeypatch.setattr("fedtangent.tangents.numerics.dynamics.LEAST", N + 1)
+    monkeypatch.setattr("fedtangent.tangents.numerics.split.FEWER", N)
     assert error(found, flow(Trace(matrix), f_0, y, real, cross_entropy, TIMES)) < 1e-3

@@ -56,9 +56,10 @@ class Factored(NamedTuple):
         """J J^T alpha, (..., n, C): a layer costs 2 n O min(n, 2 I) operations."""
         found = torch.zeros_like(alpha)
         for key, factor in self.factors.items():
-            r = backward(factor, alpha, self.head)
-            u = self.grams[key] @ r if key in self.grams else self.inputs[key] @ (self.inputs[key].mT @ r)
-            found = found + forward(factor, u, self.head)
+            # this way round columns of alpha, each one piece of memory, are read at full speed
+            r = backward(factor, alpha, self.head).mT
+            u = r @ self.grams[key] if key in self.grams else (r @ self.inputs[key]) @ self.inputs[key].mT
+            found = found + forward(factor, u.mT, self.head)
         return found
 
 
@@ -159,7 +160,7 @@ def forward(factor: Factor, u: Tensor, head: Tensor) -> Tensor:
     if isinstance(factor, Last):
         return u
     if isinstance(factor, Gated):
-        return (u * factor.gate) @ head.mT
+        return (head @ (u * factor.gate).mT).mT
     return torch.einsum("...no,...nco->...nc", u, _sensitivities(factor))
 
 

@@ -27,7 +27,7 @@ from fedtangent.tangents.numerics.integrate import (
     stabilised_products,
     trusted,
 )
-from fedtangent.tangents.numerics.split import FAR, LEAST, Split, SplitCourse, split
+from fedtangent.tangents.numerics.split import FAR, Split, SplitCourse, split, splits
 from fedtangent.tangents.spectrum import largest_eigenvalue
 from fedtangent.training.losses import Loss, curvature_root
 
@@ -60,7 +60,7 @@ def flow(
     A quadratic loss in closed form, the squared one's alpha = (1 - exp(-c K s)) / K (f_0 - y) with c = 1 / (N C), by a
     Chebyshev series of the phi-function: no inverse, so a zero eigenvalue does no harm. Other losses by a stabilised
     method of order two with steps that grow by `growth`, in some 6 sqrt(curvature lambda_max s / N) products with K,
-    however many times. Of these a `Trace` kernel of many rows takes one a step, and the rest of low rank.
+    however many times. Of these a kernel of many rows takes one a step, and the rest of low rank.
 
     Args:
         kernel: From `kernel_of_factors` or `kernel_of_jacobian`.
@@ -100,7 +100,7 @@ class _Flow:
         ways = [self.closed] if self.loss.quadratic else [self.bounded]
         if not self.loss.quadratic and self.loss.root is not None:
             ways.insert(0, self.trusted)
-            if isinstance(kernel, Trace) and f_0.shape[1] >= LEAST:
+            if splits(kernel, f_0.shape[1]):
                 ways.insert(0, self.split)
         start = _Start(kernel, f_0, y, real)
         found = ways[0](start)
@@ -134,10 +134,10 @@ class _Flow:
 
     def split(self, start: _Start) -> Tensor:
         """The same with a kernel that is of low rank within a step, where the rest of it is not stiff."""
-        assert isinstance(start.kernel, Trace)
-        near = split(start.kernel.matrix, start.real)
+        assert not isinstance(start.kernel, Full)
+        near = split(start.kernel, start.f_0, start.real)
         rest = self.curvature * near.rest / start.real.sum(-1)
-        stiffness = _MARGIN * (_stiffness(start, self.loss, near.times) + rest)
+        stiffness = _MARGIN * (_stiffness(start, self.loss, near.near.times) + rest)
         fits = rest * self.s[-1] * (1 - 1 / self.growth) <= FAR
         return self.by_stiffness(start, torch.where(fits, stiffness, torch.inf), self._trusted, near)
 
@@ -145,7 +145,7 @@ class _Flow:
         kernel, f_0, y, real = start
         course: Any = _force(*start, self.loss)
         if near is not None:
-            course = SplitCourse(_slope(f_0, y, real, self.loss), f_0, kernel.times, near)
+            course = SplitCourse(_slope(f_0, y, real, self.loss), f_0, kernel.times, near.near)
         return trusted(course, torch.zeros_like(start.f_0), stiffness, self.s, self.growth, _TRUSTED)
 
     def by_stiffness(self, start: _Start, stiffness: Tensor, solve: Callable[..., Tensor], *more: Any) -> Tensor:
