@@ -134,6 +134,29 @@ def test_a_split_flow_of_a_full_kernel_agrees_with_dopri5(monkeypatch: pytest.Mo
     assert sum(near) > 2 * (len(near) - sum(near))
 
 
+def test_padding_and_company_change_nothing_of_a_split_flow_of_a_full_kernel() -> None:
+    dense = Dense()
+    rows = len(dense.y)
+    alone = flow(dense.kernel, dense.f_0, dense.y, torch.ones(rows, dtype=torch.bool), cross_entropy, TIMES)
+    places = torch.cat([torch.arange(7), torch.arange(12, rows + 5)])  # five rows that are none, among the others
+    x, f_0, y = torch.full((rows + 5, rows), 0.3), torch.full((rows + 5, C), 2.0), torch.zeros(rows + 5)
+    x, f_0 = x.double().index_copy(0, places, dense.x), f_0.double().index_copy(0, places, dense.f_0)
+    y = y.long().index_copy(0, places, dense.y)
+    real = torch.zeros(rows + 5, dtype=torch.bool).index_fill(0, places, True)
+    few = real & (torch.arange(rows + 5) < 40)  # too few to be split
+
+    found = uses(dense.model, dense.w, x)
+
+    def solve(x: Tensor, real: Tensor) -> Tensor:
+        kernel = kernel_of_factors("full", found, factors(dense.model, dense.w, x, found)[1], dense.w)
+        return flow(kernel, f_0, y, real, cross_entropy, TIMES)
+
+    mapped = torch.func.vmap(solve)(torch.stack([x, x * math.nan, x]), torch.stack([real, real, few]))
+    assert torch.allclose(mapped[0][:, places], alone, rtol=1e-8, atol=1e-12)
+    assert bool((mapped[0][:, ~real] == 0).all()) and bool(mapped[1].isnan().any())
+    assert torch.allclose(mapped[2], solve(x, few), rtol=1e-8, atol=1e-12)
+
+
 def test_a_rest_that_is_stiff_is_not_split_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all eigenvalues are alike: the flow is by the whole kernel, as where none is split."""
     matrix, f_0, y = problem(0.1)
