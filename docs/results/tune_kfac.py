@@ -52,14 +52,25 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
     "neighbours, dampings .1, 10, 5 local epochs": {"dampings": (0.1, 10.0), **STEPS, "epochs": 5, "rounds": 4},
     "neighbours, dampings .1, 10, 2 local epochs": {"dampings": (0.1, 10.0), **STEPS, "rounds": 4},
     "neighbours, shared inputs": {"inputs": "shared"},
+    "neighbours, shared inputs, 2 hops": {"inputs": "shared", "hops": 2, "rounds": 4},
     "neighbours, shared inputs, guard, bfloat16": {"inputs": "shared", "guard": True, **HALVED},
+}
+HOPS: dict[str, dict[str, Any]] = {
+    f"neighbours, dampings .1, 10, 2 local epochs, shared inputs{f', {hops} hops' * (hops > 1)}": {
+        "dampings": (0.1, 10.0),
+        **STEPS,
+        "inputs": "shared",
+        "hops": hops,
+        "rounds": 4,
+    }
+    for hops in (1, 2, 3)
 }
 VARIANTS = (
     {name: {"method": "fedkfac", "rounds": 10, **own} for name, own in SERVER.items()}
     | {name: {"method": "fedkfac", "rounds": 12, "participation": 0.07, **own} for name, own in COHORT.items()}
     | {
         name: {"method": "dfedkfac", "rounds": 8, "topology": "regular", "degree": 5, **own}
-        for name, own in NEIGHBOURS.items()
+        for name, own in (NEIGHBOURS | HOPS).items()
     }
 )
 
