@@ -6,8 +6,8 @@
 LeNet on the first 15,000 training images of CIFAR-10, a graph that stays, batches of 32, 600 steps (20 epochs with 16
 nodes). RelaySGD's setting has 16 nodes at alpha 0.1 or 0.01 on a ring, for RelaySGD a binary tree; Momentum Tracking's
 has 8 nodes of 4 classes each on a ring. A line of OUT is a variant: the averaged model's accuracy after 200, 400 and
-600 steps on the next 5,000 training images, by which rates are chosen, and on the test set. The second form prints the
-table.
+600 steps on the next 5,000 training images, by which rates are chosen, and on the test set; or that its weights were
+not finite. The second form prints the table.
 """
 
 import sys
@@ -18,6 +18,7 @@ from torch import Tensor
 from validation import append, beginning, lines, missing
 
 from fedtangent.datasets.cifar10 import cifar10
+from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.run import step
 from fedtangent.experiments.setup import setup
@@ -81,6 +82,8 @@ def table(out: str) -> None:
     """Prints, of each method and setting, the rate that is best on the validation images and its test accuracies."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for line in lines(Path(out)):
+        if "diverged" in line:
+            continue
         key, score = tuple(line["variant"].split(", lr ")[0].split(", ", 1)), line["validation"][str(STEPS[-1])]
         if key not in best or score > best[key]["validation"][str(STEPS[-1])]:
             best[key] = line  # type: ignore[index]
@@ -95,7 +98,11 @@ def main(data_dir: str, out: str = "", *names: str) -> None:
     if not out:
         return table(data_dir)
     for name in missing(Path(out), names or VARIANTS):
-        append(Path(out), {"variant": name, **run(data_dir, VARIANTS[name])})
+        try:
+            found = run(data_dir, VARIANTS[name])
+        except SettingError as error:  # weights that are not finite
+            found = {"diverged": str(error)}
+        append(Path(out), {"variant": name, **found})
 
 
 if __name__ == "__main__":
