@@ -38,7 +38,7 @@ COLUMNS = {"features": {"age": "number", "sex": ["f", "m"], "bmi": {"missing": 2
 
 def written(folder: Path, train: str = TRAIN, test: str | None = TEST) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    (folder / "my table.csv").write_text(train)
+    (folder / "my table.csv").write_text(train, newline="")
     if test is None:
         return {"data_dir": folder / "my table.csv", "label": "sick"}
     (folder / "test.csv").write_text(test)
@@ -55,6 +55,26 @@ def test_a_small_table_by_hand(tmp_path: Path) -> None:
     assert (found.y_train.tolist(), found.y_test.tolist()) == ([0, 1, 0, 1], [0, 1])
     assert found.site_train is not None and found.site_train.tolist() == [0, 1, 0, 0]
     assert (found.name, found.classes) == ("my table", 2)
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", " NA", "nan ", '" ? "', '""'])
+def test_a_missing_cell_may_have_spaces_around_it(blank: str, tmp_path: Path) -> None:
+    whole, spaced = (
+        table(**written(tmp_path / name, TRAIN.replace("51,m,,b", f"51,m,{cell},b")), site="hospital")
+        for name, cell in {"whole": "", "spaced": blank}.items()
+    )
+    torch.testing.assert_close(spaced.x_train, whole.x_train)
+    lost = written(tmp_path / "lost", TRAIN.replace("a,yes", f"a,{blank}"))
+    with pytest.raises(ValueError, match="got none in row 4 of column 'sick'"):
+        table(**lost)
+
+
+@pytest.mark.parametrize("header", ["\n\n" + TRAIN, TRAIN.replace("bmi", '"body\nmass\n"'), "\r\n" + TRAIN])
+def test_the_first_row_is_the_one_after_the_header(header: str, tmp_path: Path) -> None:
+    expected = table(**written(tmp_path / "plain", test=None))
+    found = table(**written(tmp_path / "other", header, test=None))
+    torch.testing.assert_close(found.x_train, expected.x_train)
+    torch.testing.assert_close(found.x_test, expected.x_test)
 
 
 def rows_of(count: int, seed: int = 3) -> list[dict[str, str]]:
@@ -306,7 +326,14 @@ def test_dates_are_no_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "classes"),
-    [([True, False, True], 2), ([5, -1, 7], 3), (["01", "2", "1"], 3), ([1.0, 0.0, 1.0], 0), (["1.0", "0", "1"], 0)],
+    [
+        ([True, False, True], 2),
+        (["²", "³", "²"], 2),
+        ([5, -1, 7], 3),
+        (["01", "2", "1"], 3),
+        ([1.0, 0.0, 1.0], 0),
+        (["1.0", "0", "1"], 0),
+    ],
 )
 def test_labels_of_every_type(labels: list[Any], classes: int, tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "y": labels}), tmp_path / "t.parquet")

@@ -82,22 +82,23 @@ def _csv(pyarrow: Any, path: Path, separator: str) -> Any:
         raise SettingError(f"`separator` must be one character; got {separator!r}. Use a comma, or leave it out.")
     with pyarrow.input_stream(str(path)) as stream:
         held = stream.read().removeprefix(b"\xef\xbb\xbf")
-    first = io.StringIO(held[: 2**20].decode(errors="ignore"), newline="")
-    names = [name.strip() for name in next(csv.reader(first, delimiter=separator), [])]
+    head = csv.reader(io.StringIO(held[: 2**20].decode(errors="ignore"), newline=""), delimiter=separator)
+    names = [name.strip() for name in next(filter(None, head), [])]  # after empty lines
     _check_names(names, path)
-    if len(held.splitlines()) < 2:
+    if len(held.splitlines()) <= head.line_num:
         return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in names})
     table = reader.read_csv(
         pyarrow.BufferReader(held),
-        read_options=reader.ReadOptions(column_names=names, skip_rows=1),
+        read_options=reader.ReadOptions(column_names=names, skip_rows=head.line_num),
         parse_options=reader.ParseOptions(delimiter=separator, newlines_in_values=True),
         convert_options=reader.ConvertOptions(
-            column_types=dict.fromkeys(names, pyarrow.string()), null_values=MISSING, strings_can_be_null=True
+            column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False
         ),
     )
     compute = imported("pyarrow.compute", "table", "to read tables")
     trimmed = [compute.utf8_trim_whitespace(table.column(name)) for name in names]
-    return pyarrow.table(trimmed, names=names)
+    missing, none = pyarrow.array(MISSING), pyarrow.scalar(None, pyarrow.string())
+    return pyarrow.table([compute.if_else(compute.is_in(one, missing), none, one) for one in trimmed], names=names)
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:

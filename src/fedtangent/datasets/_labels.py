@@ -82,7 +82,7 @@ def classes(table: Any, label: str) -> list[str]:
         ValueError: Labels that are missing, or numbers that are not whole.
     """
     distinct = {*_texts(table, label)}
-    whole = all(text.lstrip("+-").isdigit() for text in distinct)
+    whole = all(text.lstrip("+-").isdecimal() for text in distinct)
     return sorted(distinct, key=(lambda text: (int(text), text)) if whole else None)
 
 
@@ -172,5 +172,5 @@ def _texts(table: Any, label: str) -> list[str]:
 def _are_whole(values: Any) -> bool:
     types = imported("pyarrow", "table", "to read tables").types
     if is_text(values):
-        return all(text.lstrip("+-").isdigit() for text in values.to_pylist() if text is not None)
+        return all(text.lstrip("+-").isdecimal() for text in values.to_pylist() if text is not None)
     return bool(types.is_integer(values.type) or types.is_boolean(values.type))
