@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
 
 import fedtangent
 from fedtangent import catalog, cli
+from fedtangent.experiments.experiment import experiment
 from fedtangent.experiments.parts import PARTS
+from fedtangent.experiments.setup import setup
 
 
 class Kind(NamedTuple):
@@ -261,6 +266,61 @@ def test_every_kind_of_file_is_tried() -> None:
 def test_a_file_of_ones_own_is_taken(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     assert cli.main(command(kind, written(kind, kind.head, kind.body), tmp_path)) == 0
+
+
+# What global generators draw in a function that is called before the rounds: by the seed, and by nothing else.
+DRAWS = (
+    "torch.randn(n)",
+    "torch.from_numpy(np.random.randn(n)).float()",
+    "torch.tensor([random.random() for _ in range(n)])",
+)
+DRAWING = {
+    "dataset": "x = drawn(320).reshape(40, 8); y = torch.arange(40) % 3; return Dataset('mine', x, y, x, y, 3)",
+    "model": "m = nn.Linear(64, outputs); m.weight.data = drawn(64 * outputs).reshape(-1, 64); "
+    "return nn.Sequential(nn.Flatten(), m)",
+    "partition": "return Partition(np.array_split(drawn(len(y)).argsort().numpy(), nodes))",
+    "topology": "i = drawn(nodes).argsort().tolist(); return Graph(list(zip(i, i[1:])), nodes)",
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("name", DRAWING)
+def test_what_a_file_draws_is_by_the_seed(name: str, draw: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    imports = "import random\nimport numpy as np\nimport torch\nfrom fedtangent.federation import Graph"
+    imports = f"{imports}\n{kind.imports}\ndrawn = lambda n: {draw}"
+    (file := tmp_path / "mine.py").write_text(written(kind._replace(imports=imports), kind.head, DRAWING[name]))
+
+    def found(seed: int) -> tuple[str, list[object]]:
+        built = setup(experiment("dfedavg", nodes=6, seed=seed, **{name: str(file)}))
+        return built.fingerprint, [graph.edges for k in (1, 2) if (graph := built.graph(k)) is not None]
+
+    generators = random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist()  # noqa: NPY002
+    first = found(3)
+    assert generators == (random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist())  # noqa: NPY002
+    assert first == found(3) != found(4)
+    if name == "topology":
+        assert first[1][0] != first[1][1]
+
+
+def test_a_file_may_be_named_by_a_path_or_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("method", "model", "track"):
+        kind = KINDS[name]
+        (tmp_path / "mine.py").write_text(written(kind, kind.head, kind.body))
+        words = ["~/mine.py" if word == "FILE" else word for word in kind.words]
+        assert cli.main([*words, "--nodes", "3", "--rounds", "1", "--out", f"~/{name}", "--quiet"]) == 0
+        assert (tmp_path / name / "manifest.json").is_file()
+    mine, out = tmp_path / "mine.py", tmp_path / "out"
+    fedtangent.run("fedavg", nodes=3, rounds=1, track=[mine], out=out)
+    fedtangent.run("fedavg", nodes=3, rounds=2, track=mine, out=out, resume=True)  # type: ignore[arg-type]
+
+
+def test_an_option_may_be_called_help(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = KINDS["method"]
+    words = command(kind, written(kind, "mine(task, *, help=3)", "print('help', help); return fedavg(task)"), tmp_path)
+    assert cli.main([*words, "--method.help", "5"]) == 0
+    assert "help 5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "wrong"), PAIRS)

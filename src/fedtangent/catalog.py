@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fedtangent import home
 from fedtangent.errors import SettingError
 
 FOLDERS = (
@@ -80,7 +81,7 @@ def load(folder: str, name: str, argument: str | None = None) -> Callable[..., A
         ValueError: No such name or file, or the file does not define a function of its own name.
     """
     if name.endswith(".py"):
-        return _defined(_module_at(Path(name), argument or _one(folder)), function_of(Path(name)), name)
+        return _defined(_module_at(home.path(name), argument or _one(folder)), function_of(Path(name)), name)
     return _defined(importlib.import_module(f"fedtangent.{folder}.{_known(folder, name, argument)}"), name, name)
 
 
@@ -102,7 +103,7 @@ def path(folder: str, name: str) -> Path:
         ValueError: No such name or file.
     """
     if name.endswith(".py"):
-        return _existing(Path(name), _one(folder))
+        return _existing(home.path(name), _one(folder))
     return Path(__file__).parent / folder / f"{_known(folder, name)}.py"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedtangent import catalog, front, method_words, parsers
+from fedtangent import catalog, front, home, method_words, parsers
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
 from fedtangent.experiments.conformance import NODES, ROUNDS
@@ -133,7 +133,9 @@ def _folder(out: str | None, name: str, idle: bool) -> AbstractContextManager[Pa
     """The folder for the record, made where it is to be a new one, unless nothing is recorded here."""
     if out == NEW:
         return nullcontext(RUNS / name) if idle else fresh(RUNS, name)
-    return nullcontext(None if out is None else Path(out).expanduser())
+    if out == "":
+        raise SettingError("`out` must be a path; got ''. Name a folder, or none.")
+    return nullcontext(None if out is None else home.path(out))
 
 
 def _ran(
@@ -229,7 +231,7 @@ def recipe(chosen: Any, settings: Mapping[str, Any], *, out: str | None = None, 
     """
     from fedtangent.recipes import recipe as recipes
 
-    folder = Path(out or f"runs/{chosen.name}").expanduser()
+    folder = home.path(out or f"runs/{chosen.name}")
     with nullcontext() if quiet else progress.rows(chosen.name) as show:
         outcome = recipes.run(chosen, settings, folder, *([] if show is None else [show]))
     if not outcome.measured:

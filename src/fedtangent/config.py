@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedtangent import __version__, catalog
+from fedtangent import __version__, catalog, home
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import Option, parsed, unknown
 from fedtangent.experiments.parts import CHAINS, PARTS, shared
@@ -27,7 +27,7 @@ def read(name: str) -> dict[str, Any]:
     Raises:
         ValueError: No such file, one that is damaged, or of another version.
     """
-    path = Path(name).expanduser()
+    path = home.path(name)
     path = path / "manifest.json" if path.is_dir() else path
     if not path.is_file():
         raise SettingError(f"`config` must name a file that exists; got {name!r}. Check the path.")

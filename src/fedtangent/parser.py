@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
         """
         given, extra = self.parse_known_args(words)
         for word in extra:
-            if not word.startswith("-"):
+            if not word.strip("-") or not word.startswith("-"):
                 raise SettingError(f"options must have the form --name value; got {word!r} alone. Drop it.")
             name = word.lstrip("-").split("=")[0].replace("-", "_")
             raise SettingError(shared(name, known[name]) if name in known else unknown(name, known, what))
@@ -143,7 +143,7 @@ def run_parser(
         group = parser.add_argument_group(f"the {part}")
         for key in (key for key in known if key.startswith(f"{part}.")):
             option = known[key][0][1]
-            free = option.name not in own and len(known.get(option.name, ())) == 1
+            free = option.name not in (*own, "help") and len(known.get(option.name, ())) == 1
             names = [option.name, key] if free else [key]
             parser.offer(option, *names, to=key, group=group, shown=part not in hidden)
     return parser

@@ -1,5 +1,6 @@
 """Options are read off signatures and docstrings, and read from texts by their types."""
 
+import types
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,12 @@ def test_texts_are_read_by_type(kind: Any, text: str, value: Any) -> None:
     found = options.parsed(Option("a", kind, REQUIRED, ""), text)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("kind", [dict, bytes, complex, Callable[..., Any], types.SimpleNamespace])
+def test_a_type_that_no_text_stands_for(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"^`a` must be given from Python, since no text stands for its type; got '3'"):
+        options.parsed(Option("a", kind, None, ""), "3")
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,11 @@ def test_what_is_done_to_an_entry_changes_no_record(tmp_path: Path) -> None:
     assert [entry["round"] for entry in found.rounds] == [1, 2]
 
 
+def test_on_round_must_take_an_entry() -> None:
+    with pytest.raises(TypeError, match=r"^`on_round` must be a function of \(entry\); got int. Give a function.$"):
+        run(tiny(rounds=2), on_round=3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("out", [5, "a\0b", ["runs"], ""])
 def test_a_folder_is_a_path(out: Any) -> None:
     with pytest.raises(TypeError, match=r"^`out` must be a path; got .*\. Name a folder\.$"):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedtangent.experiments.experiment import experiment
+from fedtangent.experiments.run import run
 from fedtangent.experiments.setup import setup
 from fedtangent.federation import Graph, Wire
 from fedtangent.shard import Dataset, Partition
@@ -49,6 +50,19 @@ def test_shards_hold_the_partitions_rows() -> None:
     assert torch.equal(built.data[1].x, whole.x_train[7:10])
     assert torch.equal(built.data[1].y, whole.y_train[7:10])
     assert built.nodes == (0, 1, 2, 3, 4)
+
+
+def test_rows_may_be_an_array_and_inputs_of_another_type() -> None:
+    rows, x = np.arange(12).reshape(3, 4), data().x_train
+    expected = setup(tiny(partition=Partition([*rows]))).fingerprint
+    assert setup(tiny(partition=Partition(rows))).fingerprint == expected
+    assert setup(tiny(partition=Partition([*rows], x.double()))).fingerprint == expected
+
+
+def test_inputs_with_a_gradient_are_taken_without() -> None:
+    asked = tiny(method="fedavg", dataset=data()._replace(x_train=data().x_train.requires_grad_()), rounds=1)
+    assert not any(part.x.requires_grad for part in setup(asked).data)
+    assert run(asked).rounds[0].keys() == run(tiny(method="fedavg", rounds=1)).rounds[0].keys()
 
 
 def test_everything_is_in_the_asked_for_precision() -> None:
@@ -187,6 +201,13 @@ def test_targets_are_a_regression_with_the_squared_loss() -> None:
         ({"method": "fedavg", "static": True}, r"^`static` must be left out for fedavg, .*; got True. Drop it.$"),
         ({"method": "fedavg", "degree": 2}, r"^`degree` must be left out for fedavg, .*; got 2"),
         ({"method": "fedavg", "gossip_weights": "metropolis"}, r"^`gossip_weights` must be left out for fedavg"),
+        ({"partition": Partition(None)}, r"^`partition` must list the rows of at least one node; got None"),
+        ({"partition": Partition(iter([[0]]))}, r"^`partition` must list the rows of at least one node; got <list_it"),
+        (
+            {"partition": Partition([[0], [1]], torch.zeros(2, 4))},
+            r"^`partition.x` must have the 30 rows and the shape of `x_train`, \(rows, 4\); got 2 of shape \(rows, 4\)",
+        ),
+        ({"partition": Partition([[0], [1]], torch.full((30, 4), torch.nan))}, r"^`partition.x` must hold finite"),
         ({"topology": Graph([(0, 1)], 2)}, r"^`topology` must have as many nodes as the experiment, 5; got 2. Change"),
     ],
 )
@@ -203,6 +224,10 @@ def test_values_that_cannot_be(change: dict[str, Any], message: str) -> None:
         (
             {"partition": Partition([np.array([0.5])])},
             r"^`partition` must list integers for every node; got float64 for n",
+        ),
+        (
+            {"partition": Partition([[0], [1]], np.zeros((30, 4)))},
+            r"^`partition.x` must be a tensor of real numbers; got n",
         ),
         ({"model": no_model}, r"^`model` must be a module or give one; got int. Return a torch.nn.Module.$"),
         ({"method": no_method}, r"^`method` must give a Method; got int. Return fedtangent.federation.Method"),

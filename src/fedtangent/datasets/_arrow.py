@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedtangent import home
 from fedtangent.errors import SettingError
 from fedtangent.extras import imported
 
@@ -26,10 +27,10 @@ def read(path: str | Path | None, argument: str, separator: str | None = None) -
         ValueError: No such file, another form, no rows, or a column without a name or with that of another.
     """
     pyarrow = imported("pyarrow", "table", "to read tables")
-    if path is None or not Path(path).expanduser().is_file():
+    if path is None or not home.path(path).is_file():
         got = "none" if path is None else repr(str(path))
         raise SettingError(f"`{argument}` must be the path of a table's file; got {got}. Check the path.")
-    path = Path(path).expanduser()
+    path = home.path(path)
     kinds = [suffix.lower() for suffix in path.suffixes[-2:] if suffix not in (".gz", ".bz2", ".zst")]
     kind = kinds[-1] if kinds else ""
     if kind not in (*CSV, *PARQUET):

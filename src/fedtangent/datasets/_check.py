@@ -25,7 +25,7 @@ def checked(dataset: Dataset) -> Dataset:
     """
     name, x_train, y_train, x_test, y_test, classes, site_train, schema = dataset
     classes = _whole(classes)
-    x_train, x_test = _inputs("x_train", x_train), _inputs("x_test", x_test)
+    x_train, x_test = _whole_inputs("x_train", x_train), _whole_inputs("x_test", x_test)
     for array, value in (("y_train", y_train), ("y_test", y_test)):
         _check_real(array, value)
     _rows_match("train", x_train, y_train)
@@ -65,7 +65,17 @@ def _check_real(array: str, value: Any) -> None:
         raise SettingTypeError(f"`{array}` must be a dense tensor; got one of {value.layout}. Call to_dense().")
 
 
-def _inputs(array: str, value: Any) -> Any:
+def inputs(array: str, value: Any) -> Any:
+    """Inputs of one split in the standard types of `checked`.
+
+    Raises:
+        TypeError: As `checked`.
+        ValueError: NaN or infinity.
+    """
+    return _typed(array, _whole_inputs(array, value))
+
+
+def _whole_inputs(array: str, value: Any) -> Any:
     """A tensor, a dict or a tuple of such."""
     if isinstance(value, Mapping) and value:
         for name, part in value.items():
@@ -134,7 +144,7 @@ def _shapes(x: Any) -> Any:
 
 
 def _finite(array: str, value: Tensor) -> Tensor:
-    value = value.to(torch.float32)
+    value = value.detach().to(torch.float32)
     bad = value.numel() - int(torch.isfinite(value).sum())
     if bad:
         raise SettingError(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent import home
 from fedtangent.datasets._arrow import column
 from fedtangent.errors import SettingError
 from fedtangent.extras import imported
@@ -153,7 +154,7 @@ def agreed(path: str | Path) -> Columns:
     Raises:
         ValueError: No such file, or another form.
     """
-    path = Path(path).expanduser()
+    path = home.path(path)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         features, classes = told.get("features", {}), told.get("classes", [])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtangent import home
 from fedtangent.errors import SettingError
 
 
@@ -19,7 +20,7 @@ def existing(data_dir: str | Path | None, names: Sequence[str]) -> Path:
     wanted = f"hold {' or '.join(names)}"
     if data_dir is None:
         raise SettingError(f"`data_dir` must be given and {wanted}; got none. Name the folder with --data-dir.")
-    folder = Path(data_dir).expanduser()
+    folder = home.path(data_dir)
     for name in names:
         if (folder / name).exists():
             return folder / name

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent import home
 from fedtangent.datasets._check import checked
 from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
@@ -38,7 +39,7 @@ def idx_images(name: str, folder: str, data_dir: str | Path | None, mean: float,
     Raises:
         ValueError: Files are missing and cannot be downloaded, or a file is damaged.
     """
-    raw = (_cache() if data_dir is None else Path(data_dir).expanduser()) / folder / "raw"
+    raw = (_cache() if data_dir is None else home.path(data_dir)) / folder / "raw"
     if any(_path(raw, file) is None for file in FILES):
         _download(folder, raw)
     x_train, y_train, x_test, y_test = (_array(raw, file) for file in FILES)

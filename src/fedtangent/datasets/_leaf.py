@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent import home
 from fedtangent.datasets._check import checked
 from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
@@ -44,7 +45,7 @@ def leaf_files(
     """
     if users is not None and users < 1:
         raise SettingError(f"`users` must be at least 1; got {users}. Leave it out for all.")
-    root = Path(data_dir or ".").expanduser()
+    root = home.path(data_dir or ".")
     root = root / "data" if (root / "data" / "train").is_dir() else root
     if data_dir is None or not all((root / part).is_dir() for part in ("train", "test")):
         got = "none" if data_dir is None else repr(str(data_dir))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedtangent import home
 from fedtangent.datasets._arrow import column
 from fedtangent.datasets._columns import as_texts
 from fedtangent.errors import SettingError
@@ -58,11 +59,11 @@ def in_tokens(
 
 def _tokenizer(path: str | Path | None) -> Any:
     library = imported("tokenizers", "text", "to read texts")
-    if path is None or not Path(path).expanduser().is_file():
+    if path is None or not home.path(path).is_file():
         got = "none" if path is None else repr(str(path))
         raise SettingError(f"`tokenizer` must be the path of a tokenizer.json; got {got}. Check the path.")
     try:
-        return library.Tokenizer.from_file(str(Path(path).expanduser()))
+        return library.Tokenizer.from_file(str(home.path(path)))
     except Exception as error:  # the library raises a plain Exception
         told = " ".join(str(error).split())[:100].rstrip(".")
         raise SettingError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedtangent import home
 from fedtangent.datasets._columns import Columns, agreed, in_columns
 from fedtangent.datasets._labels import Asked, classes_of, labelled
 from fedtangent.datasets._pixels import pixels
@@ -111,7 +112,7 @@ def _parts(given: Any, train: str, test: str) -> tuple[Any, Any, str]:
     """Training rows, test rows or None, and a name."""
     library, name = _library(), "huggingface"
     if given is None or isinstance(given, (str, Path)):
-        path = Path(given or "").expanduser()
+        path = home.path(given or "")
         try:
             if given is None:
                 raise FileNotFoundError("none")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fedtangent import home
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._labels import kept
 from fedtangent.datasets._pixels import pixels
@@ -47,10 +48,10 @@ def image_folder(
         ValueError: No such folder, a file that is no image or has more than 8 bits a channel, folders in a class's, or
             an image to test on of another class.
     """
-    if data_dir is None or not Path(data_dir).expanduser().is_dir():
+    if data_dir is None or not home.path(data_dir).is_dir():
         got = "none" if data_dir is None else repr(str(data_dir))
         raise SettingError(f"`data_dir` must be a folder of images by class; got {got}. Check the path.")
-    folder = Path(data_dir).expanduser()
+    folder = home.path(data_dir)
     split = (folder / "train").is_dir()
     classes = _folders(folder / "train" if split else folder)
     if len(classes) < 2:

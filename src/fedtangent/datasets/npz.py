@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedtangent import home
 from fedtangent.datasets._check import checked
 from fedtangent.datasets._files import stored
 from fedtangent.datasets._scale import scaled
@@ -31,12 +32,12 @@ def npz(data_dir: str | Path | None = None, *, classes: int = 0) -> Dataset:
     """
     if classes < 0:
         raise SettingError(f"`classes` must not be negative; got {classes}. Leave it out to count the training labels.")
-    if data_dir is None or not Path(data_dir).expanduser().is_file():
+    if data_dir is None or not home.path(data_dir).is_file():
         got = "none" if data_dir is None else repr(str(data_dir))
         raise SettingError(
             f"`data_dir` must be the path of a .npz file for this data set; got {got}. Check --data-dir."
         )
-    path = Path(data_dir).expanduser()
+    path = home.path(data_dir)
     arrays = {array: _tensor(array, value) for array, value in stored(path, ARRAYS, (SITES,)).items()}
     x_train, y_train, x_test, y_test = (arrays[array] for array in ARRAYS)
     x_train, x_test = scaled(x_train, x_test)

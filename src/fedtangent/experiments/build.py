@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fedtangent import forward, trees
+from fedtangent.datasets import _check
 from fedtangent.datasets._check import checked
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments.deterministic import prepare
-from fedtangent.experiments.experiment import Experiment, factory
+from fedtangent.experiments.experiment import Experiment, check_nodes, factory
 from fedtangent.experiments.first_weights import drawn, seeded
 from fedtangent.experiments.options import plain
 from fedtangent.federation import Coding, Method, Presence, coding
@@ -79,7 +80,7 @@ def built_dataset(experiment: Experiment) -> Dataset:
                 f"`dataset` must be a function of data_dir alone; got {named(function)}, which is not ({error}). "
                 "Call it from Python and give what it returns."
             ) from error
-        dataset = function(experiment.data_dir, **options)
+        dataset = drawn(generator(experiment, "dataset"), function, experiment.data_dir, **options)
     if not isinstance(dataset, Dataset):
         raise SettingTypeError(
             f"`dataset` must be a Dataset or give one; got {type(dataset).__name__}. Return a Dataset."
@@ -100,17 +101,16 @@ def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
         # of inputs that are several tensors a partition is given the rows' numbers
         x = dataset.x_train if isinstance(dataset.x_train, Tensor) else torch.arange(rows)
         arguments = "x, y, nodes, rng" + ", site" * len(sites)
-        partition = called("partition", function, arguments, x, dataset.y_train, experiment.size, rng, *sites, **chosen)
+        given = (x, dataset.y_train, experiment.size, rng, *sites)
+        partition = drawn(rng, called, "partition", function, arguments, *given, **chosen)
     if not isinstance(partition, Partition):
         raise SettingTypeError(
             f"`partition` must be a Partition or give one; got {type(partition).__name__}. Return a Partition."
         )
-    if not isinstance(partition.index, Sequence) or not len(partition.index):
-        raise SettingError(
-            f"`partition` must list the rows of at least one node; got {partition.index!r}. Return "
-            "Partition([rows of node 0, ...])."
-        )
+    check_nodes(partition)
     _check_index("index", partition.index, rows)
+    if partition.x is not None:
+        partition = partition._replace(x=_shifted(partition.x, dataset.x_train))
     if partition.test_index is not None:
         if len(partition.test_index) != len(partition.index):
             raise SettingError(
@@ -140,6 +140,17 @@ def _check_index(what: str, indices: Sequence[Any], rows: int) -> None:
                 f"`{told}` must list rows from 0 to {rows - 1}; got {array.min()} to {array.max()} for node {node}. "
                 "Use the data set that it was made for."
             )
+
+
+def _shifted(x: Any, x_train: Any) -> Any:
+    """A partition's own inputs, in the data set's types; they must have its shape."""
+    x, kept = _check.inputs("partition.x", x), shape(x_train)
+    if (count(x), shape(x)) != (count(x_train), kept):
+        raise SettingError(
+            f"`partition.x` must have the {count(x_train)} rows and the shape of `x_train`, {kept}; got {count(x)} of "
+            f"shape {shape(x)}. Change the inputs of all rows, in their order."
+        )
+    return x
 
 
 def mixed(experiment: Experiment, dataset: Dataset, partition: Partition) -> tuple[Dataset, Partition]:
@@ -176,7 +187,8 @@ def built_model(experiment: Experiment, inputs: Any, outputs: int) -> nn.Module:
                 f"with {error}. Write def name(inputs, outputs, rng)."
             ) from error
         try:
-            model = drawn(function, inputs, outputs, generator(experiment, "model"), experiment.resolved("model"))
+            rng = generator(experiment, "model")
+            model = drawn(rng, function, inputs, outputs, rng, **experiment.resolved("model"))
         except Exception as error:
             if isinstance(function, type):
                 raise SettingTypeError(

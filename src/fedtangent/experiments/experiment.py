@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import nn
 
 from fedtangent import catalog
@@ -232,6 +233,7 @@ class Experiment:
     def size(self) -> int | None:
         """The number of nodes; None where the partition decides, such as an index file."""
         if isinstance(self.partition, Partition):
+            check_nodes(self.partition)
             held = len(self.partition.index)
             if self.nodes not in (None, held):
                 raise SettingError(f"`nodes` must be the partition's, {held}; got {self.nodes}. Drop it.")
@@ -335,6 +337,15 @@ def factory(part: str, value: Any) -> Callable[..., Any] | None:
             f"{_MADE.get(part, '')}."
         )
     return value  # type: ignore[no-any-return]
+
+
+def check_nodes(partition: Partition) -> None:
+    """Raises ValueError where a partition lists the rows of no node."""
+    if not isinstance(partition.index, (Sequence, np.ndarray)) or not len(partition.index):
+        raise SettingError(
+            f"`partition` must list the rows of at least one node; got {partition.index!r}. Return "
+            "Partition([rows of node 0, ...])."
+        )
 
 
 def takes_host(method: Any) -> bool:

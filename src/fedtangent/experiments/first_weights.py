@@ -1,5 +1,6 @@
-"""First weights: one draw for all nodes, or one for each."""
+"""First weights: one draw for all nodes, or one for each; and what parts of one's own draw by global generators."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -20,18 +21,23 @@ _ONE = RLock()  # torch's generator is the process's, and nodes in threads each 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch draws by this seed alone; afterwards its generator is where it was."""
+    """Inside, torch, numpy and Python draw by this seed alone; afterwards their generators are where they were."""
     with _ONE, torch.random.fork_rng(devices=[]):
+        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # a user's file may draw from them
         torch.default_generator.manual_seed(seed)
-        yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
-def drawn(
-    function: Callable[..., Any], inputs: Any, outputs: int, rng: np.random.Generator, options: dict[str, Any]
-) -> Any:
-    """What a model's function gives; what torch draws in it, as in its layers, is by `rng` too."""
+def drawn(rng: np.random.Generator, function: Callable[..., Any], /, *given: Any, **options: Any) -> Any:
+    """function(*given, **options); what torch, as in its layers, numpy and Python draw in it is by `rng` too."""
     with seeded(int(deepcopy(rng).integers(2**63))):
-        return function(inputs, outputs, rng, **options)
+        return function(*given, **options)
 
 
 def built_first(
@@ -49,7 +55,7 @@ def built_first(
     chosen = experiment.resolved("model")
 
     def first(rng: np.random.Generator) -> dict[str, Tensor]:
-        model = drawn(function, inputs, outputs, rng, chosen)
+        model = drawn(rng, function, inputs, outputs, rng, **chosen)
         return {name: p.detach().to(dtype) for name, p in model.named_parameters() if p.requires_grad}
 
     return first

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fedtangent import catalog, trees
+from fedtangent import catalog, home, trees
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import tensor_file
 from fedtangent.experiments.experiment import DType, factory
@@ -85,7 +85,7 @@ def load(folder: str | Path, model: nn.Module | Callable[..., nn.Module] | str |
     Raises:
         ValueError: No model there, a damaged one, or one that is not of this module.
     """
-    folder = Path(folder).expanduser()
+    folder = home.path(folder)
     how, tensors = tensor_file.read(folder / NAME, "folder", REMEDY)
     model = getattr(model, "_orig_mod", model)  # of torch.compile, as a run has it
     module = model if isinstance(model, nn.Module) else _built(folder, _checked(how, folder), tensors, model)

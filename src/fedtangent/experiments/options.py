@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from fedtangent import home
 from fedtangent.errors import SettingError, SettingTypeError
 
 # Options of earlier versions, and what has taken their place.
@@ -104,7 +105,12 @@ def parsed(option: Option, text: str) -> Any:
     for read in _readers(option.kind):
         with suppress(ValueError):
             return read(text)
-    raise SettingError(f"`{option.name}` must be {_described(option.kind)}; got {text!r}. Give such a value.")
+    kinds = _described(option.kind)
+    if not kinds:
+        raise SettingError(
+            f"`{option.name}` must be given from Python, since no text stands for its type; got {text!r}. Drop it."
+        )
+    raise SettingError(f"`{option.name}` must be {kinds}; got {text!r}. Give such a value.")
 
 
 def values_of(option: Option) -> list[str]:
@@ -225,7 +231,7 @@ def _bool(text: str) -> bool:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    return home.path(text)
 
 
 def _int(text: str) -> int:

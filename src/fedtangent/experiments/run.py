@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedtangent import trees
+from fedtangent import home, trees
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import apart, checkpoint, early, model_file, record
 from fedtangent.experiments import resume as resuming
@@ -30,6 +30,7 @@ from fedtangent.experiments.warm_up import warm_up
 from fedtangent.federation import SERVER, Central, Each, Fleet, Ledger, Wire
 from fedtangent.federation.looking import collected, seen
 from fedtangent.module_state import copied
+from fedtangent.own import check_takes
 from fedtangent.shard import Shard
 from fedtangent.training.task import Weights
 
@@ -63,7 +64,7 @@ def _folder(out: Any) -> Path:
     """The folder that is named; ~ is the home, which a shell has not always put in its place."""
     if not isinstance(out, (str, PathLike)) or "\0" in str(out) or not str(out):
         raise SettingTypeError(f"`out` must be a path; got {out!r}. Name a folder.")
-    return Path(out).expanduser()
+    return home.path(out)
 
 
 @contextmanager
@@ -108,9 +109,12 @@ def run(
     out = None if out is None else _folder(out)
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
+    if on_round is not None:
+        check_takes("on_round", on_round, "entry", {})
     built = experiment if isinstance(experiment, Setup) else setup(experiment)
     manifest = record.manifest(built)
-    names = [*(["tensorboard"] if tensorboard else []), *([track] if isinstance(track, str) else track)]
+    trackers = [track] if isinstance(track, (str, PathLike)) else track or ()
+    names = [*(["tensorboard"] if tensorboard else []), *map(str, trackers)]
     tracking = Tracking(names if built.leads else [], out, page)
     if out is not None:
         model_file.check(built.module)

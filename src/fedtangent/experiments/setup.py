@@ -31,7 +31,7 @@ from fedtangent.experiments.build import (
 )
 from fedtangent.experiments.engine import built_engine
 from fedtangent.experiments.experiment import Experiment, factory
-from fedtangent.experiments.first_weights import built_first, check_start
+from fedtangent.experiments.first_weights import built_first, check_start, drawn
 from fedtangent.experiments.fit import check_fit, check_own
 from fedtangent.experiments.liars import built_liars, built_rule, told
 from fedtangent.experiments.method import built_method, check_compatible, played
@@ -137,7 +137,7 @@ class Setup:
         rng = generator(self.experiment, "topology", 1 if self.experiment.static else round)
         if self.method.graph is not None:
             return self.method.graph(len(self.data), rng)
-        graph = called("topology", self._topology, "nodes, rng", len(self.data), rng)
+        graph = drawn(rng, called, "topology", self._topology, "nodes, rng", len(self.data), rng)
         if isinstance(graph, Graph):
             return graph
         raise SettingTypeError(f"`topology` must give a Graph; got {type(graph).__name__}. Return Graph(edges, nodes).")

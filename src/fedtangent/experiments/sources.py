@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedtangent import catalog
+from fedtangent import catalog, home
 from fedtangent.experiments.build import named
 from fedtangent.experiments.chain import links
 from fedtangent.experiments.experiment import Experiment, factory
@@ -55,7 +55,7 @@ def of_function(function: Callable[..., Any]) -> Source:
 def _source(part: str, value: Any) -> Source | None:
     if isinstance(value, (str, Path)):
         if Path(value).suffix == ".py":
-            return of_file(Path(value))
+            return of_file(home.path(value))
         if part not in PARTS or Path(value).suffix:  # the package's own, or an index file, which holds data
             return None
         several = part in (*CHAINS, "attack", "rule")  # which an experiment wraps

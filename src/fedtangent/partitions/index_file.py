@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from fedtangent import home
 from fedtangent.errors import SettingError
 from fedtangent.shard import Partition
 
@@ -27,7 +28,7 @@ def index_file(x: Tensor, y: Tensor, nodes: int | None, rng: np.random.Generator
     Raises:
         ValueError: No such file, another form or number of nodes, an empty node, or a row that does not exist.
     """
-    file = Path(path)
+    file = home.path(path)
     if file.suffix not in _READERS:
         raise SettingError(f"`path` must end in .npz or .json; got {str(path)!r}. Give an index file.")
     if not file.is_file():
