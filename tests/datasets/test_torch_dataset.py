@@ -26,6 +26,14 @@ def test_python_labels_and_numpy_inputs() -> None:
     assert data.classes == 3 and data.y_train.tolist() == Y[:6].tolist()
 
 
+def test_a_class_that_only_test_rows_have() -> None:
+    rows = [(x, int(y)) for x, y in zip(X, Y, strict=True)]
+    train, test = [row for row in rows if row[1] < 2], rows
+    with pytest.raises(ValueError, match=r"^`y_test` must hold labels from 0 to 1; got 2\..* as `classes`"):
+        torch_dataset(train, test)
+    assert torch_dataset(train, test, classes=3).classes == 3
+
+
 def test_regression() -> None:
     rows = [(x, float(x.sum())) for x in X]
     data = torch_dataset(rows[:6], rows[6:])

@@ -44,6 +44,7 @@ def test_a_kit_for_every_site_with_a_key_that_nobody_else_may_read(tmp_path: Pat
 
 def test_addresses_of_sites_without_a_server(tmp_path: Path) -> None:
     found = kit(written(tmp_path, PEERS) / "berlin")
+    assert str(Address("::1", 7000)) == "[::1]:7000" and str(Address("b", 7001)) == "b:7001"
     assert found.book == {"berlin": Address("::1", 7000), "paris": Address("b.example.org", 7001)}
     assert not found.served
 
@@ -78,6 +79,22 @@ def test_whoever_has_no_address_is_called_by_the_relay(tmp_path: Path, capsys: p
         (SERVED + 'address = "a:1"\n', "`sites.paris` must be empty in a federation with a server"),
         (SERVED + RELAYED, "`relay` must be of use to a server or site without an address; got an address of each."),
         (PEERS + RELAYED, "`relay` must be of use to a server or site without an address; got an address of each."),
+        *[
+            (
+                PEERS.replace("b.example.org:7001", wrong),
+                f"`sites.paris` must have an address host:port; got {wrong!r}.",
+            )
+            for wrong in (
+                "b:70000",
+                "b:²",
+                "b:0",
+                "https://b.example.org:7001",
+                "::1:7001",
+                "b c:7001",
+                "me@b:7001",
+                "[b:7001",
+            )
+        ],
         (PEERS + "[relay]\n", "`relay` must have an address host:port; got None. Give one."),
         (SERVED.replace("paris", "relay"), "other than server, relay and authority; got 'relay'."),
         (SERVED.replace('address = "fl.example.org:8443"\n', ""), "`server` must have an address host:port; got None."),

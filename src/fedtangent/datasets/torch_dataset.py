@@ -12,7 +12,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.shard import Dataset
 
 
-def torch_dataset(train: Any, test: Any, *, name: str = "custom") -> Dataset:
+def torch_dataset(train: Any, test: Any, *, name: str = "custom", classes: int = 0) -> Dataset:
     """The rows of two torch Datasets, read once into memory.
 
     Integer `y` are labels from 0, floating-point `y` targets of a regression. 8-bit `x` are standardised images, other
@@ -22,6 +22,8 @@ def torch_dataset(train: Any, test: Any, *, name: str = "custom") -> Dataset:
         train: A map-style torch Dataset of pairs (x, y), such as torchvision's with `transforms.ToTensor()`.
         test: As `train`.
         name: What the record calls it.
+        classes: How many classes the labels number from 0; 0 takes as many as the training labels show. Give it where
+            the training rows lack some.
 
     Raises:
         TypeError: A Dataset without a length, or whose items are not pairs of numbers.
@@ -30,7 +32,7 @@ def torch_dataset(train: Any, test: Any, *, name: str = "custom") -> Dataset:
     x_train, y_train = _rows("train", train)
     x_test, y_test = _rows("test", test)
     x_train, x_test = scaled(x_train, x_test)
-    return checked(Dataset(name, x_train, y_train, x_test, y_test, classes=0))
+    return checked(Dataset(name, x_train, y_train, x_test, y_test, classes))
 
 
 def _rows(split: str, data: Any) -> tuple[Tensor, Tensor]:

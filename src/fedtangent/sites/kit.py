@@ -23,6 +23,7 @@ from fedtangent.transports._tls import Address, Identity
 
 SERVER = "server"
 EXPOSURES = get_args(Exposure)
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]+|\[[0-9a-fA-F:.]+(%\w+)?\]):(?P<port>[0-9]{1,5})")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _SOON = timedelta(days=14)
 _FREE = ("none", "aggregate")  # exposures that need no consent of their own
@@ -154,6 +155,14 @@ def _check_key(path: Path) -> None:
         raise SettingError(
             f"`kit` must have a key that nobody else may read; got {path} with mode {mode:o}. Use chmod 600."
         )
+
+
+def address(text: str) -> Address | None:
+    """What "host:port" names, such as fl.example.org:8443 or [::1]:8443; None where it is no such text."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or int(found["port"]) >= 2**16:
+        return None
+    return Address(found["host"].strip("[]"), int(found["port"]))
 
 
 def _address(told: Any) -> Address | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fedtangent.errors import SettingError
-from fedtangent.sites.kit import NAME, SERVER
+from fedtangent.sites.kit import NAME, SERVER, address
 from fedtangent.transports._relay import RELAY
 
 if TYPE_CHECKING:
@@ -221,10 +221,10 @@ def _called(whose: str, table: Any, relay: tuple[str, int] | None) -> tuple[str,
 
 def _address(whose: str, table: Any) -> tuple[str, int]:
     text = table.get("address") if isinstance(table, Mapping) else None
-    host, _, port = str(text).rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    found = address(text) if isinstance(text, str) else None
+    if found is None or not found.port:
         raise SettingError(f"`{whose}` must have an address host:port; got {text!r}. Give one.")
-    return host.strip("[]"), int(port)
+    return found.host, found.port
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -18,6 +18,7 @@ from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
 from fedtangent.shard import Dataset
 from fedtangent.sites import agreement, joining
+from fedtangent.sites import kit as kits
 from fedtangent.sites import plan as plans
 from fedtangent.sites.calling import Calling
 from fedtangent.sites.joining import Doors
@@ -205,10 +206,10 @@ def address(text: str | None) -> Address | None:
     """
     if text is None:
         return None
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) >= 2**16:
+    found = kits.address(text)
+    if found is None:
         raise SettingError(f"`listen` must be an address host:port; got {text!r}. Give such an address.")
-    return Address(host.strip("[]"), int(port))
+    return found
 
 
 def tell(sentence: str) -> None:
