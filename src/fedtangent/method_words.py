@@ -1,6 +1,6 @@
 """Method words: the settings of an experiment from METHOD and its options, as one types them, and from a file."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fedtangent import catalog, config, parsers
@@ -34,8 +34,8 @@ def parsed(
     typed_method = words[:1] if words and not words[0].startswith("-") else []
     left = list(words[len(typed_method) :])
     chosen = parsers.chosen_parts(name, left)
-    file = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
-    file = {key: value for key, value in file.items() if key.partition(".")[0] not in passed_over}
+    whole = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
+    file = {key: value for key, value in whole.items() if key.partition(".")[0] not in passed_over}
     method = typed_method[0] if typed_method else file.get("method")
     if not isinstance(method, str):
         got, methods = repr(words[0]) if words else "nothing", ", ".join(catalog.names("methods"))
@@ -51,6 +51,8 @@ def parsed(
         left, {**own, **fields, **known, CONFIG.name: CONFIG}, f"an option of {name}"
     )
     given.pop(CONFIG.name, None)
+    if passed_over:
+        file = _without_options(method, file, whole, {**own, **fields, **known}, passed_over)
     file = config.values(config.without_seeds(file, given), {**own, **fields}, known, f"a setting of {name}")
     settings: dict[str, Any] = {"method": method}
     command: dict[str, Any] = {}
@@ -58,3 +60,14 @@ def parsed(
         into, option = (command, own[key]) if key in own else (settings, fields.get(key) or known[key][0][1])
         into[key] = typed(option, value)
     return settings, command
+
+
+def _without_options(
+    method: str, file: Mapping[str, Any], whole: Mapping[str, Any], known: Collection[str], passed_over: Collection[str]
+) -> dict[str, Any]:
+    """The file's settings without the options, named without their part, of parts that are passed over."""
+    if not any(key not in known for key in file):
+        return dict(file)
+    owners = choices(method, **{part: whole[part] for part in PARTS if part in whole and part in passed_over})
+    gone = {key for key, its in owners.items() if all(part in passed_over for part, _ in its)}
+    return {key: value for key, value in file.items() if key in known or key not in gone}

@@ -49,6 +49,18 @@ def test_a_federation_runs_what_a_simulation_showed(
     assert (other.name, other.seed) == ("fedkfac", 5)
 
 
+def test_a_file_may_name_options_without_their_part(
+    tmp_path: Path, asked: list[Experiment], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, file = kits(tmp_path, True, NAMES) / "server", tmp_path / "run.toml"
+    file.write_text('method = "fedavg"\nalpha = 0.1\nnodes = 6\nfault = "dropout"\nabsent = 0.3\nlr = 0.07\n')
+    assert cli.main(["server", str(server), "--config", str(file)]) == 1, capsys.readouterr().err
+    assert asked[0].resolved("method")["lr"] == 0.07
+    file.write_text('method = "fedavg"\nalpha = 0.1\nbeta = 3\n')
+    assert cli.main(["server", str(server), "--config", str(file)]) == 2
+    assert "`beta` must be a setting of server; got an unknown name." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
