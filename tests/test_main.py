@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,35 @@ def test_a_name_that_is_none_is_refused_without_pytorch(words: list[str]) -> Non
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("fedtangent: `meth") and done.stderr.count("\n") == 1
+
+
+def shell(script: str, folder: Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_streams_that_are_closed(tmp_path: Path) -> None:
+    code = 'import os, fedtangent.front as f; f.legible(); print("out"); os.write(1, b"x"); os.write(2, b"y")'
+    code += '; file = open("file", "w"); assert file.fileno() > 2'
+    for closed in (">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        assert shell(f"\"$1\" -c '{code}' {closed}", tmp_path)[0] == 0, closed
+    assert shell('"$1" -m fedtangent list >&-', tmp_path) == (0, "", "")
+    assert shell('"$1" -m fedtangent run ntkdlf 2>&-', tmp_path) == (2, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_below_the_output(tmp_path: Path) -> None:
+    message = (
+        "fedtangent: the system must allow what is asked for; got: No space left on device. Free some room, or go "
+    )
+    code, _, error = shell('"$1" -m fedtangent list > /dev/full', tmp_path)
+    assert (code, error) == (2, f"{message}elsewhere.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that somebody is in")
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    for words in ("run fedavg", "report runs"):
+        code, _, error = shell(f'mkdir gone; cd gone; rmdir ../gone; "$1" -m fedtangent {words}', tmp_path)
+        assert code == 2 and error.startswith("fedtangent: the system must allow what is asked for; got: No such file")

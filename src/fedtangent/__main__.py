@@ -34,7 +34,7 @@ def main() -> int:
 def _answered() -> int | None:
     """The exit code of what needs no PyTorch, or is refused without it; None for what the command line is to do."""
     from fedtangent.errors import SettingError
-    from fedtangent.front import answered, legible
+    from fedtangent.front import answered, legible, refused
     from fedtangent.parser import dashed
     from fedtangent.reports.schema import printable
 
@@ -42,15 +42,18 @@ def _answered() -> int | None:
     try:
         code = answered([dashed(word) for word in sys.argv[1:]])
         sys.stdout.flush()
+        if code is None:
+            os.getcwd()  # where the folder is gone, the import of PyTorch ends the process
         return code
-    except SettingError as error:
-        if "RANK" in os.environ:  # of which one alone is to print
-            return None
-        print(f"fedtangent: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-        return WRONG
     except BrokenPipeError:  # as of `fedtangent list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except (SettingError, OSError) as error:
+        if "RANK" in os.environ:  # of which one alone is to print
+            return None
+        told = refused(error) if isinstance(error, OSError) else str(error)
+        print(f"fedtangent: {printable(' '.join(told.split()))}", file=sys.stderr)
+        return WRONG
 
 
 def _ended(code: int) -> int:

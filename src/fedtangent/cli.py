@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedtangent import catalog, front, home, method_words, parsers
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import launch
@@ -29,6 +27,7 @@ from fedtangent.federation.engine import NodeError
 from fedtangent.memory import out_of_memory
 from fedtangent.parser import Parser, dashed, typed
 from fedtangent.reports import measures, progress, records, search, statistics, table
+from fedtangent.reports.console import Console
 from fedtangent.reports.listings import MEANING
 from fedtangent.reports.schema import printable
 from fedtangent.transports.ranks import Lost, joined, rank
@@ -75,6 +74,8 @@ def _told(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno and error.filename:
         file = str(error.filename)[-80:]
         return f"`path` must be one that can be used; got {file!r} ({error.strerror}). Choose another."
+    if isinstance(error, OSError) and error.errno:
+        return front.refused(error)
     if isinstance(error, (UserError, OSError, NodeError)):
         return str(error)
     if out_of_memory(error):

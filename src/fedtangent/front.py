@@ -1,5 +1,6 @@
 """Front: what the command line answers from its files alone, in a fraction of a second and without PyTorch."""
 
+import os
 import shutil
 import sys
 from io import TextIOWrapper
@@ -66,10 +67,24 @@ def answered(words: list[str]) -> int | None:
 
 
 def legible() -> None:
-    """Lets everything be printed: also a file's name, or a mean's ±, that the terminal's encoding cannot write."""
+    """Lets everything be printed: also a file's name, or a mean's ±, that the terminal's encoding cannot write.
+
+    What is closed, as by `>&-`, becomes the null device, before a file of the run takes its number.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
+            pass
+        os.close(handle)
+        sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def refused(error: OSError) -> str:
+    """The sentence about what the system has refused, where no file is named."""
+    return f"the system must allow what is asked for; got: {error.strerror or error}. Free some room, or go elsewhere."
 
 
 def overview() -> int:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from fedtangent.experiments.dry_run import Needs
 from fedtangent.experiments.setup import Setup
 from fedtangent.reports import statistics
+from fedtangent.reports.console import Console
 
 _LONG, _MUCH = 3600, 10**12  # seconds, bytes
 _CHEAPER = (

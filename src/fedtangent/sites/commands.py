@@ -5,8 +5,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedtangent import __version__
 from fedtangent.errors import SettingError
 from fedtangent.experiments import launch
@@ -14,6 +12,7 @@ from fedtangent.experiments.experiment import Experiment, experiment
 from fedtangent.experiments.run import Result
 from fedtangent.parsers import LOCAL
 from fedtangent.reports import measures, records
+from fedtangent.reports.console import Console
 from fedtangent.shard import Dataset
 from fedtangent.sites import session
 from fedtangent.sites.in_use import in_use
