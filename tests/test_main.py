@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fedtangent.experiments.launch import LAUNCHED
+
 STUB = """
 import os, signal, sys, types
 import fedtangent.__main__ as way_in
@@ -52,10 +54,15 @@ print(way_in.main(), signal.getsignal(signal.SIGINT))
     [
         ("", "<built-in function default_int_handler>", "_stop"),
         ("signal.signal(signal.SIGINT, signal.SIG_IGN)", "Handlers.SIG_IGN", "Handlers.SIG_IGN"),
+        (
+            f"import os; os.environ['{LAUNCHED}'] = '1'; signal.signal(signal.SIGINT, signal.SIG_IGN)",
+            "<built-in function default_int_handler>",
+            "_stop",
+        ),
     ],
 )
 def test_the_command_has_its_own_way_with_ctrl_c(before: str, during: str, after: str) -> None:
-    """Of a command in the background, which does not hear it, no more than before."""
+    """Of a command in the background, which does not hear it, no more than before; ranks hear what launched them."""
     code = ENDS.replace("{before}", before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()

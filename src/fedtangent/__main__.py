@@ -5,6 +5,7 @@ import signal
 import sys
 from typing import Any
 
+_LAUNCHED = "FEDTANGENT_LAUNCHED"  # `experiments.launch.LAUNCHED`, without what that imports
 WRONG, UNREAD = 2, 141  # what is asked for cannot be, nobody reads on
 
 
@@ -13,7 +14,8 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as torch is loaded: spinning, threads fight for cores
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch: finding small pages takes a tenth of a round
     # An exception inside of an import would be swallowed, or turned into another, by whatever is being imported.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # A rank is told by what has launched it, which may be a command in the background, that hears no Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler or _LAUNCHED in os.environ:
         signal.signal(signal.SIGINT, _stop)
     try:
         if (code := _answered()) is not None:
