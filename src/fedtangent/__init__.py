@@ -40,7 +40,7 @@ _HOMES = {
 
 
 def run(
-    method: str | Callable[..., Method],
+    method: str | Callable[..., Method] | Experiment,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -52,7 +52,8 @@ def run(
     """The result of one run of a method.
 
     Args:
-        method: A method's name, a file of your own that ends in .py, or a method's function.
+        method: A method's name, a file of your own that ends in .py, or a method's function; or a whole `experiment`,
+            without other settings.
         out: The folder for the record; none keeps it in memory only.
         resume: Go on with a run that is there, to the same record.
         on_round: Called with the entry of every round that ends.
@@ -60,10 +61,16 @@ def run(
         track: The trackers that are given settings, rounds and files, such as mlflow.
         settings: Those of an `Experiment`, and the options of the parts that it chooses.
     """
-    from fedtangent.experiments.experiment import experiment
+    from fedtangent.errors import SettingError
+    from fedtangent.experiments.experiment import Experiment, experiment
     from fedtangent.experiments.run import run as run_experiment
 
-    chosen = experiment(method, **settings)
+    if isinstance(method, Experiment) and settings:
+        raise SettingError(
+            f"`settings` must be left out of an experiment, which has them; got {', '.join(settings)}. Give them to "
+            "fedtangent.experiment."
+        )
+    chosen = method if isinstance(method, Experiment) else experiment(method, **settings)
     page = importlib.import_module("fedtangent.reports.page").of_run if track else None
     return run_experiment(
         chosen, out, resume=resume, on_round=on_round, tensorboard=tensorboard, track=track, page=page

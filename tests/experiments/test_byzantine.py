@@ -105,6 +105,12 @@ def test_accuracies_are_of_the_honest() -> None:
     assert honest.rounds[0]["sent_bytes"] == false.rounds[0]["sent_bytes"]
 
 
+def test_a_share_beside_those_who_lie_is_refused() -> None:
+    assert setup(tiny(attack="nan", share=0.1, who=(1,))).liars is not None  # as a manifest has it
+    with pytest.raises(ValueError, match=r"^`share` must be left out where `who` names those that lie; got 0.5\. Drop"):
+        setup(tiny(attack="nan", share=0.5, who=(1,)))
+
+
 def test_liars_are_drawn_by_the_seed() -> None:
     drawn = [setup(tiny(attack="nan", share=0.4, seed=seed)).liars for seed in range(8)]
     assert all(found is not None and len(found.nodes) == 2 for found in drawn)

@@ -313,6 +313,16 @@ def test_what_is_done_to_an_entry_changes_no_record(tmp_path: Path) -> None:
     assert [entry["round"] for entry in found.rounds] == [1, 2]
 
 
+def test_an_experiment_is_run_as_it_is(tmp_path: Path) -> None:
+    asked = tiny(rounds=2)
+    found = fedtangent.run(asked, out=tmp_path / "a")
+    assert found.manifest["experiment"] == run(asked).manifest["experiment"]
+    with pytest.raises(
+        ValueError, match=r"^`settings` must be left out of an experiment, which has them; got seed, lr\."
+    ):
+        fedtangent.run(asked, seed=3, lr=0.1)
+
+
 def test_on_round_must_take_an_entry() -> None:
     with pytest.raises(TypeError, match=r"^`on_round` must be a function of \(entry\); got int. Give a function.$"):
         run(tiny(rounds=2), on_round=3)  # type: ignore[arg-type]

@@ -59,6 +59,10 @@ def attack(made: Attack, *, share: float = 0.1, who: Sequence[int] | None = None
         check_takes("data", made.data, "shard, classes", None, None)
     if not 0 < share < 1:
         raise SettingError(f"`share` must be in (0, 1); got {share}. Use 0.1 for a tenth of the nodes.")
+    if who is not None and share != options(attack)["share"].default:  # which a manifest holds beside it
+        raise SettingError(
+            f"`share` must be left out where `who` names those that lie; got {share}. Drop one of the two."
+        )
     return Lying(made, share, None if who is None else tuple(who))
 
 
