@@ -245,6 +245,17 @@ def test_what_there_is(words: list[str], shown: str, capsys: pytest.CaptureFixtu
     assert shown in capsys.readouterr().out
 
 
+def test_a_graph_in_parts_that_stays_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "parts.py").write_text(
+        "from fedtangent.federation import Graph\ndef parts(nodes, rng): return Graph([(0, 1), (2, 3)], nodes)\n"
+    )
+    words = ["run", "dfedavg", "--nodes", "4", "--rounds", "1", "--epochs", "1", "--out", "none"]
+    told = "The graph of all rounds falls into parts, whose nodes never hear of one another."
+    for its in (["--topology", str(file)], ["--topology", str(file), "--static"], ["--topology", "ring", "--static"]):
+        assert cli.main([*words, *its]) == 0
+        assert (told in capsys.readouterr().out) == (str(file) in its and "--static" in its)
+
+
 def test_the_list_is_that_of_the_folders(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     told = capsys.readouterr().out

@@ -307,6 +307,8 @@ def _announce(built: Setup) -> None:
     if built.engine_reason is not None:
         print(f"Engine {told['engine']}, since {built.engine_reason}")
     print(f"Exposure {level}: {MEANING[level]}", flush=True)
+    if built.experiment.static and (graph := built.graph(1)) is not None and not graph.connected:
+        print("The graph of all rounds falls into parts, whose nodes never hear of one another.", flush=True)
     if built.rule is not None:
         print(f"Rule {told['rule']}: it sees {rule_sees(built.rule)}, which secure sums would hide.", flush=True)
     if built.liars is not None:
