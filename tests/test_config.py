@@ -80,6 +80,38 @@ def test_a_manifest_runs_again(method: str, tmp_path: Path) -> None:
     assert told(tmp_path / "b") == told(tmp_path / "a")
 
 
+OWN = {
+    "method": (
+        "fedavg",
+        "from fedtangent.methods.fedavg import fedavg as f\ndef fedavg(task): return f(task, lr=0.01)",
+    ),
+    "model": ("linear", "from torch import nn\ndef linear(inputs, outputs, rng): return nn.Linear(4, outputs)"),
+    "channel": ("bfloat16", "from fedtangent.channels.bfloat16 import bfloat16"),
+    "metric": ("f1", "def f1(outputs, labels): return 0.5"),
+}
+
+
+@pytest.mark.parametrize("part", OWN)
+def test_a_file_of_ones_own_is_not_taken_for_the_packages(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, text = OWN[part]
+    (file := tmp_path / f"{name}.py").write_text(text + "\n")
+    data = ["--dataset", "npz", "--data-dir", saved(tmp_path / "data.npz"), "--out"]
+    own, run = ([str(file)], []) if part == "method" else ([f"--{part}", str(file)], ["fedavg"])
+    words = ["run", *run, *own, "--nodes", "4", "--rounds", "1", *data]
+    assert cli.main([*words, str(tmp_path / "a")]) == 0
+    assert json.loads((tmp_path / "a/manifest.json").read_text())["named_alike"] == [part]
+    again = ["--config", str(tmp_path / "a"), *data]
+    line = refused(["run", *again, str(tmp_path / "b")], capsys)
+    assert line.startswith(f"`{part}` must be told beside ") and f"the package's, {name}; got none." in line
+    assert cli.main(["run", *own, *again, str(tmp_path / "b")]) == 0
+    assert told(tmp_path / "b") == told(tmp_path / "a")
+    named = [name] if part == "method" else [f"--{part}", name]
+    assert cli.main(["run", *named, *again, str(tmp_path / "c")]) == 0
+    assert cli.main([*words, str(tmp_path / "a"), "--resume"]) == 0
+
+
 def test_another_part_leaves_its_options_in_the_file(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--model", "linear", "--out", str(out), "--seeds", "0,1"]

@@ -2,14 +2,14 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedtangent import __version__, catalog, home
 from fedtangent.errors import SettingError
 from fedtangent.experiments.options import Option, parsed, unknown
-from fedtangent.experiments.parts import CHAINS, PARTS, shared
+from fedtangent.experiments.parts import ALIKE, CHAINS, PARTS, shared
 
 CONFIG = Option(
     "config", str, None, "Take settings from a .toml file or a run's manifest.json; what is typed beside it wins."
@@ -18,14 +18,16 @@ VERSION = "fedtangent"  # the key of a .toml file that says which version it was
 _DERIVED = ("weight_by_class",)  # what a manifest tells beside settings
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str, told: Collection[str] = ()) -> dict[str, Any]:
     """The settings of a file: by their names, and by `part.name` those that stand in a table of a part's options.
 
     Args:
         name: Of a .toml file, a manifest or a run's folder.
+        told: The parts that are told elsewhere.
 
     Raises:
-        ValueError: No such file, one that is damaged, or of another version.
+        ValueError: No such file, one that is damaged or of another version, or a run's part of one's own that has the
+            name of another, and is not told elsewhere.
     """
     path = home.path(name)
     path = path / "manifest.json" if path.is_dir() else path
@@ -33,7 +35,7 @@ def read(name: str) -> dict[str, Any]:
         raise SettingError(f"`config` must name a file that exists; got {name!r}. Check the path.")
     if path.suffix not in (".toml", ".json"):
         raise SettingError(f"`config` must be a .toml file or a run's manifest.json; got {name!r}. Name such a file.")
-    found = _manifest(path) if path.suffix == ".json" else _toml(path)
+    found = _manifest(path, told) if path.suffix == ".json" else _toml(path)
     flat: dict[str, Any] = {}
     tables = {kind.options: part for part, kind in PARTS.items()}
     for key, value in found.items():
@@ -118,15 +120,21 @@ def values(
     return found
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path, elsewhere: Collection[str]) -> dict[str, Any]:
     try:
         held = json.loads(path.read_bytes())
         version, told = held["versions"]["fedtangent"], dict(held["experiment"])
+        alike = [part for part in held.get(ALIKE, []) if part not in elsewhere]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SettingError(
             f"`config` must be the whole manifest.json of a run; got something else in {str(path)!r}. Name another."
         ) from error
     _check_version(path, version)
+    if alike:
+        raise SettingError(
+            f"`{alike[0]}` must be told beside {path}, whose run had a file of one's own with the name of one of the "
+            f"package's, {_text(told.get(alike[0]))}; got none. Name the file, or that one."
+        )
     for part in CHAINS:
         if isinstance(told.get(part), str):  # a chain's name
             told[part] = told[part].replace("+", ",")
@@ -156,7 +164,7 @@ def _value(option: Option, value: Any) -> Any:
     if isinstance(value, list):
         if not all(isinstance(item, (bool, int, float)) or _plain(item) for item in value):
             return value
-        return parsed(option, ",".join(map(_text, value)))
+        return parsed(option, _text(value))
     if value is None:  # of a manifest's options
         return None
     if isinstance(value, (str, bool, int, float)):
@@ -169,4 +177,6 @@ def _plain(item: Any) -> bool:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else repr(value)

@@ -34,7 +34,9 @@ def parsed(
     typed_method = words[:1] if words and not words[0].startswith("-") else []
     left = list(words[len(typed_method) :])
     chosen = parsers.chosen_parts(name, left)
-    whole = config.read(chosen.pop(CONFIG.name)) if CONFIG.name in chosen else {}
+    told = {*chosen, *passed_over, *(["method"] if typed_method else [])}
+    told |= {"metric"} if any(word.partition("=")[0] == "--metric" for word in left) else set()
+    whole = config.read(chosen.pop(CONFIG.name), told) if CONFIG.name in chosen else {}
     file = {key: value for key, value in whole.items() if key.partition(".")[0] not in passed_over}
     method = typed_method[0] if typed_method else file.get("method")
     if not isinstance(method, str):

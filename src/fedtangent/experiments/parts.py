@@ -46,6 +46,7 @@ OF_SCHEDULE = {
 # Of an experiment, what only methods that take local steps on batches can use.
 LOCAL_STEPS = ("lr_schedule", "lr_warm_up", *OF_SCHEDULE, "clip", "local_weight_decay", "amp")
 DEFAULT_NODES, DEFAULT_HOST = 20, "fedavg"
+ALIKE = "named_alike"  # in a manifest: parts of one's own that have the name of one of the package's
 
 
 def found(

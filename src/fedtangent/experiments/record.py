@@ -19,7 +19,9 @@ from fedtangent.errors import SettingError
 from fedtangent.experiments import atomic, lock, same
 from fedtangent.experiments.folder import MANIFEST, check_free, versions
 from fedtangent.experiments.options import plain
+from fedtangent.experiments.parts import ALIKE
 from fedtangent.experiments.setup import Setup
+from fedtangent.experiments.sources import named_alike
 from fedtangent.federation import Central, Each, Rule
 from fedtangent.multiply_adds import Counting
 from fedtangent.shard import at
@@ -30,11 +32,13 @@ version = cache(metadata.version)
 
 def manifest(built: Setup) -> dict[str, Any]:
     """What was true of a run: its experiment, and what it ran on."""
-    graph = built.graph(1)
+    graph, described = built.graph(1), built.description
+    alike = named_alike(built.experiment, described)
     return {
-        "experiment": built.description,
+        "experiment": described,
         "fingerprint": built.fingerprint,
         "sources": built.sources,
+        **({ALIKE: alike} if alike else {}),
         "versions": {**versions(), **{name: version(name) for name in ("networkx", "scipy")}},
         "threads": torch.get_num_threads(),
         "chunks": _chunks(built.alone()),

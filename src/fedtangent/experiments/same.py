@@ -7,6 +7,7 @@ from typing import Any
 
 from fedtangent.errors import SettingError
 from fedtangent.experiments.folder import MANIFEST
+from fedtangent.experiments.parts import ALIKE
 from fedtangent.experiments.tensor_file import printable
 
 
@@ -53,7 +54,7 @@ def check(folder: Path, run: Mapping[str, Any], resume: bool) -> bool:
             f"`out` must not hold another experiment; got {folder}, whose data or first weights differ. "
             "Choose another --out."
         )
-    for name in sorted(now.keys() - {"machine", "versions", "engine_reason"}):
+    for name in sorted(now.keys() - {"machine", "versions", "engine_reason", ALIKE}):
         if not _equal(there.get(name), now[name]):
             raise SettingError(
                 f"`out` must hold the {MANIFEST} that its run wrote; got another {name} in {folder}. Choose another "

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,34 @@ def sources(experiment: Experiment) -> dict[str, Source]:
     for part, ones in several.items():
         found |= {f"{part} {i}" if i > 1 else part: _source(part, one) for i, one in enumerate(ones, 1)}
     return {part: source for part, source in found.items() if source is not None}
+
+
+def named_alike(experiment: Experiment, described: Mapping[str, Any]) -> list[str]:
+    """The parts of one's own that have the name of one of the package's, which a name alone would be taken for.
+
+    Args:
+        experiment: What was asked for.
+        described: Its description, which holds names alone.
+    """
+    asked = {part: getattr(experiment, part) for part in PARTS} | {"host": experiment.hosted}
+    folders = {part: kind.folder for part, kind in PARTS.items()} | {"metric": "metrics"}
+    found = []
+    for part, folder in folders.items():
+        told = described.get(part) or []
+        names = told.split("+") if isinstance(told, str) else told
+        its = asked.get(part, experiment.metric)
+        given = links(its) if part in (*CHAINS, "metric") else [its or PARTS[part].default]
+        pairs = [(one, name) for one, name in zip(given, names, strict=False) if name in catalog.names(folder)]
+        if any(_own(one, folder, name) for one, name in pairs):
+            found.append(part)
+    return found
+
+
+def _own(part: Any, folder: str, name: str) -> bool:
+    """Whether a part is another than the package's of that name."""
+    if isinstance(part, (str, Path)):
+        return str(part) != name
+    return str(getattr(part, "__module__", "")) != f"fedtangent.{folder}.{name}"
 
 
 def of_file(path: Path) -> Source:
