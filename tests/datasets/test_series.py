@@ -119,6 +119,30 @@ def test_texts_that_are_not_sorted_like_times_are_refused(text: str, tmp_path: P
         series(path, label="state", window=1, time="hour")
 
 
+@pytest.mark.parametrize("zones", [("+01:00", "+02:00"), ("", "Z"), ("+0100", "")])
+def test_times_of_several_zones_are_refused(zones: tuple[str, str], tmp_path: Path) -> None:
+    path = written(tmp_path, [("a", f"2024-10-27T02:{k}0:00{zones[k % 2]}", k, 1, 0) for k in range(4)])
+    with pytest.raises(
+        ValueError, match=r"^`time` must be told in one time zone; got '.*' and '.*' in column 'hour'\. "
+    ):
+        series(path, label="state", window=1, time="hour")
+
+
+def test_a_time_comes_once_at_a_site(tmp_path: Path) -> None:
+    """Without a column of sites the times of several series would be mixed, window for window."""
+    rows = rows_of({"c": 9, "a": 8})
+    path = written(tmp_path, rows)
+    given: dict[str, Any] = {"label": "state", "window": 2, "time": "hour"}
+    assert series(path, site="meter", **given).x_train.shape[0] > 0
+    with pytest.raises(
+        ValueError, match=r"^`time` must be another in every row of a site; got 2024-01-01 twice\. Name"
+    ):
+        series(path, **given)
+    path = written(tmp_path, [(site, float(hour), 1, 1, 0) for site in "ab" for hour in (*range(8), 3)])
+    with pytest.raises(ValueError, match=r"^`time` must be another in every row of a site; got 3.0 twice at a\. Name"):
+        series(path, site="meter", **given)
+
+
 def test_from_the_command_line(tmp_path: Path) -> None:
     path = written(tmp_path, rows_of({"a": 12, "b": 19, "c": 15}))
     words = ["--data-dir", str(path), "--label", "load", "--regression", "--site", "meter", "--time", "hour"]

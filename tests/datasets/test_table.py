@@ -347,6 +347,21 @@ def test_labels_of_every_type(labels: list[Any], classes: int, tmp_path: Path) -
         table(tmp_path / "t.parquet", **given)
 
 
+def test_an_index_of_pandas_is_no_input(tmp_path: Path) -> None:
+    held = pa.table({"x": [1.0, 2.0, 3.0], "__index_level_0__": [7, 8, 9], "y": [0, 1, 0]})
+    pq.write_table(held, tmp_path / "t.parquet")
+    given: dict[str, Any] = {"label": "y", "test_share": 0.34}
+    with pytest.raises(
+        ValueError, match=r"^`data_dir` must be without the index of pandas; got __index_level_0__\. Write"
+    ):
+        table(tmp_path / "t.parquet", **given)
+    assert table(tmp_path / "t.parquet", leave_out=("__index_level_0__",), **given).x_train.shape == (2, 1)
+    with pytest.raises(
+        TypeError, match=r"^`data_dir` must be the path of a table's file; got Table\. Write it into one"
+    ):
+        table(held, **given)  # type: ignore[arg-type]
+
+
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(

@@ -4,11 +4,13 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from fedtangent import home
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.extras import imported
 
 CSV, PARQUET = (".csv", ".tsv", ".txt"), (".parquet", ".pq")
@@ -27,6 +29,11 @@ def read(path: str | Path | None, argument: str, separator: str | None = None) -
         ValueError: No such file, another form, no rows, or a column without a name or with that of another.
     """
     pyarrow = imported("pyarrow", "table", "to read tables")
+    if not isinstance(path, (str, PathLike, NoneType)):
+        raise SettingTypeError(
+            f"`{argument}` must be the path of a table's file; got {type(path).__name__}. Write it into one, or make a "
+            "fedtangent.Dataset of it."
+        )
     if path is None or not home.path(path).is_file():
         got = "none" if path is None else repr(str(path))
         raise SettingError(f"`{argument}` must be the path of a table's file; got {got}. Check the path.")

@@ -26,6 +26,7 @@ from fedtangent.extras import imported
 
 FEW = 20  # rows: in more of them texts that name categories come again
 _NUMBER = re.compile(r"[<>~$€£]?\s*[-+]?\d[\d.,' ]*\s*[%$€£]?")  # or what people write for one
+_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that has no name
 _DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})(?!\d)")  # in other forms than ISO's
 MOST = 1000  # categories of a column: more are a name or a number that was mistyped
 
@@ -92,6 +93,11 @@ def found(train: Any, features: Sequence[str], categorical: Collection[str], cla
     """
 
     def one(name: str) -> Feature:
+        if _INDEX.fullmatch(name):
+            raise SettingError(
+                f"`data_dir` must be without the index of pandas; got {name}. Write it with index=False, or leave "
+                "that column out."
+            )
         values = column(train, name, "leave_out")
         numbers = None if name in categorical else as_numbers(values)
         if numbers is not None:

@@ -17,6 +17,7 @@ from fedtangent.shard import Dataset
 
 # A text that is sorted like the time that it tells: a year or an hour first, no 9 where there may be a 10, no noon.
 _SORTED = re.compile(r"(?!.*[-/: T]\d(?!\d))(?!.*[AaPp][Mm])(\d{4}\D|\d\d:\d\d).*")
+_ZONE = re.compile(r"\d:\d\d[\d:.,]*\s*([+-]\d\d:?\d\d|Z|)$")  # of a time, at its end
 
 
 def series(
@@ -108,9 +109,25 @@ def _sorted(rows: Any, site: str | None, time: str | None) -> tuple[Any, np.ndar
                 f"`time` must be numbers, or texts that are sorted like times, such as 2024-05-31 09:00; got "
                 f"{strange!r} in column {time!r}. Write them so."
             )
+        found = [match[1].replace(":", "") for text in texts if (match := _ZONE.search(text))]
+        if len(zones := {"+0000" if zone == "Z" else zone for zone in found}) > 1:
+            raise SettingError(
+                f"`time` must be told in one time zone; got {' and '.join(sorted(map(repr, zones))[:2])} in column "
+                f"{time!r}. Write all in UTC."
+            )
         order = compute.sort_indices(values).to_numpy() if numbers is None else np.argsort(numbers, kind="stable")
     order = order[np.argsort(where[order], kind="stable")]
-    return rows.take(order), where[order]
+    rows, where = rows.take(order), where[order]
+    if time is not None:
+        told = np.array(rows.column(time).to_pylist(), dtype=object) if numbers is None else numbers[order]
+        twice = np.flatnonzero((where[1:] == where[:-1]) & (told[1:] == told[:-1]))
+        if len(twice):
+            of = "" if site is None else f" at {rows.column(site)[int(twice[0])]}"
+            raise SettingError(
+                f"`time` must be another in every row of a site; got {told[twice[0]]} twice{of}. Name the column that "
+                "tells the series apart by --site, or drop a row."
+            )
+    return rows, where
 
 
 def _ends(where: np.ndarray, window: int, horizon: int, share: float) -> tuple[np.ndarray, np.ndarray]:
