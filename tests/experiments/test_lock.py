@@ -1,5 +1,6 @@
 """A folder belongs to one process, until that ends or is killed."""
 
+import errno
 import os
 import platform
 import signal
@@ -102,3 +103,18 @@ def test_a_holder_that_took_its_file_away_does_not_lock_out_the_next(
         assert len(opened) == 2
         with pytest.raises(ValueError, match="must not be in use"), lock.held(tmp_path):
             pass
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with (
+        pytest.raises(
+            OSError, match=r"^`out` must be a folder that can be written; got .* \(No space left on device, at"
+        ),
+        lock.held(tmp_path / "a" / "b"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())

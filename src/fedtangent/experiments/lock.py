@@ -43,14 +43,16 @@ def held(folder: Path, refusal: Callable[[Path, str], str] = recorded) -> Iterat
     """
     path = folder / NAME
     made = [one for one in (folder, *folder.parents) if not one.exists()]
-    with atomic.explained(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = _taken(path, refusal)
     try:
-        yield
+        with atomic.explained(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = _taken(path, refusal)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: nobody else can hold this file, nor find it afterwards
+            os.close(handle)
     finally:
-        path.unlink(missing_ok=True)  # while it is held: nobody else can hold this file, nor find it afterwards
-        os.close(handle)
         with suppress(OSError):  # one that is not empty stays
             for one in made:
                 one.rmdir()
@@ -80,14 +82,23 @@ def _taken(path: Path, refusal: Callable[[Path, str], str]) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle, path, refusal)
-            os.truncate(handle, 0)
-            os.write(handle, f"{os.getpid()} on {platform.node()}\n".encode())
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                _signed(handle, path)
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _signed(handle: int, path: Path) -> None:
+    """Writes into a locked file who holds it; on a full disk the file goes."""
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()} on {platform.node()}\n".encode())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _lock(handle: int, path: Path, refusal: Callable[[Path, str], str]) -> None:
