@@ -86,3 +86,19 @@ def test_a_method_must_come_from_somewhere(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "run.toml").write_text("rounds = 3\n")
     assert cli.main(["server", str(folder / "server"), "--config", str(tmp_path / "run.toml")]) == 2
     assert "`METHOD` must come first after server; got '--config'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("wait", "nan"), ("wait", "inf"), ("wait", "-1"), ("patience", "0"), ("deadline", "nan")]
+)
+def test_times_that_are_none_are_refused(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A site that waits for NaN seconds would do so for ever."""
+    told = f"`{option}` must be seconds above 0, at most a year; got {float(value)}."
+    folder = kits(tmp_path, True, NAMES)
+    assert cli.main(["server", str(folder / "server"), "fedavg", f"--{option}", value]) == 2
+    assert told in capsys.readouterr().err
+    if option == "wait":
+        assert cli.main(["site", str(folder / NAMES[0]), f"--{option}", value]) == 2
+        assert told in capsys.readouterr().err

@@ -28,6 +28,7 @@ from fedtangent.sites.sitting import Place, end, joined, led
 from fedtangent.transports._lines import Lines
 from fedtangent.transports._tls import Address
 
+_LONGEST = 366 * 24 * 3600.0  # seconds, for which no clock overflows
 RECORD = ".run"  # beside a leader's record: its number, by which sites find their part
 
 
@@ -97,6 +98,7 @@ def lead(
         )
     if resume and out is None:
         raise SettingError("`resume` must have a folder to go on from; got no `out`. Give --out.")
+    _check_seconds(wait=wait, patience=patience, deadline=wait if deadline is None else deadline)
     if not 0 < quorum <= 1:
         raise SettingError(f"`quorum` must be a share above 0, up to 1; got {quorum}. Give 1 for all sites.")
     if quorum < 1 and out is None:
@@ -129,6 +131,7 @@ def join(
     Raises:
         ValueError: What cannot be.
     """
+    _check_seconds(wait=wait)
     own = _opened(folder)
     if own.name == SERVER:
         raise SettingError("`kit` must be a site's for this command; got the server's. Use fedtangent server.")
@@ -196,6 +199,15 @@ def _record(out: str | None) -> str | None:
             f"`out` must be a folder that can be written; got {out} ({error.strerror}). Choose another."
         ) from error
     return number
+
+
+def _check_seconds(**given: float) -> None:
+    """Raises ValueError where a time that something is waited for is none."""
+    for name, seconds in given.items():
+        if not 0 < seconds < _LONGEST:
+            raise SettingError(
+                f"`{name}` must be seconds above 0, at most a year; got {seconds}. Give a time such as 300."
+            )
 
 
 def address(text: str | None) -> Address | None:
