@@ -27,9 +27,8 @@ TRAIN, VALIDATION, SHOWN, STEPS = 15_000, 5_000, 200, (200, 400, 600)
 RING, PLAIN, HEAVY = {"topology": "ring"}, (0.1, 0.03, 0.3), (0.03, 0.01, 0.1)
 MIXED = {f"16 nodes, alpha {alpha:g}": {"nodes": 16, "partition": "dirichlet", "alpha": alpha} for alpha in (0.1, 0.01)}
 FOUR = {"8 nodes of 4 classes": {"nodes": 8, "partition": "by_class", "classes": 4}}
-OWN: dict[
-    str, tuple[dict[str, Any], dict[str, Any], tuple[float, ...]]
-] = {  # name: settings, its own, rates; the usual rate first; the usual rate first
+# Of a name: settings, its own, and rates, the usual one first.
+OWN: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[float, ...]]] = {
     "D-PSGD": (MIXED | FOUR, {"method": "dpsgd", **RING}, PLAIN),
     "QG-DSGDm": (MIXED | FOUR, {"method": "qgdsgdm", **RING}, HEAVY),
     "RelaySGD with momentum": (MIXED, {"method": "relaysgd", "momentum": 0.9, "topology": "tree"}, HEAVY),
