@@ -69,6 +69,22 @@ def network(seed: int = 2, convolutional: bool = False) -> nn.Sequential:
     return model
 
 
+class Divided(nn.Module):
+    """A network whose first weights are divided by their lengths, and by the inputs; none of its slopes is at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.scale, self.last = (
+            nn.Parameter(torch.from_numpy(np.random.default_rng(seed).normal(size=shape)))
+            for seed, shape in enumerate([(HIDDEN, INPUTS), (INPUTS,), (OUTPUTS, HIDDEN)])
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, C) of rows (n, INPUTS), none of which is zero."""
+        w = self.first / self.first.norm(dim=1, keepdim=True)
+        return torch.tanh((x / x.norm(dim=1, keepdim=True) + self.scale / (5 + x.abs()) / x) @ w.T) @ self.last.T
+
+
 def task(seed: int = 2, convolutional: bool = False) -> Task:
     """The network with cross-entropy."""
     return Task(network(seed, convolutional))

@@ -175,6 +175,18 @@ def cleared(tree: Any, real: Tensor) -> Any:
     return trees.map(clear, tree)
 
 
+def repeated(tree: Any, real: Tensor) -> Any:
+    """The tree with the first real row in place of padded rows: for functions that have no value, or slope, at zero."""
+    if real.device.type == "cpu" and torch._C._functorch.peek_interpreter_stack() is None and bool(real.all()):
+        return tree
+    first = real.to(torch.uint8).argmax()[None]
+
+    def repeat(leaf: Tensor) -> Tensor:
+        return torch.where(real.reshape(-1, *[1] * (leaf.dim() - 1)), leaf, leaf.index_select(0, first))
+
+    return trees.map(repeat, tree)
+
+
 def masked(tree: Any) -> bool:
     """Whether a tuple carries a `real` mask, and so consists of rows."""
     return "real" in getattr(tree, "_fields", ())

@@ -166,6 +166,13 @@ def test_by_hand() -> None:
     assert_close(found.outputs, {"weight,bias": torch.tensor([[0.25, -0.25, 0.25]]).double()})
 
 
+def test_padded_rows_change_nothing_where_zero_has_no_slope() -> None:
+    model = federation.Divided()
+    task, w, (data, *_) = Task(model), weights(model), federation.shards()
+    padded = Shard(*(torch.cat([part, torch.zeros_like(part[:2])]) for part in data))
+    assert_close(moments(task, w, padded, other="exact"), moments(task, w, data, other="exact"), 1e-12)
+
+
 @pytest.mark.parametrize("name", ["gated", "deep", "conv2d", "convolutions", "transformer", "tied", "recurrent"])
 def test_padded_rows_change_nothing_and_a_sum_of_moments_is_moments(name: str) -> None:
     example = (EXAMPLES | KRONECKER)[name]

@@ -6,6 +6,7 @@ import torch
 
 from fedtangent import trees
 from fedtangent.shard import Shard
+from fedtangent.tangent_steps import anew, primal
 from fedtangent.tangent_steps.step import (
     Rows,
     Score,
@@ -66,6 +67,29 @@ def test_padding_changes_nothing(kernel: str, clock: str, loss: str) -> None:
     spoilt = torch.full((2, federation.INPUTS), NAN).double()
     padded = linearised_rows(task, task.w_0, Shard(torch.cat([data.x, spoilt]), torch.cat([data.y, data.y[:2]]), real))
     assert_close(step.candidates(task, task.w_0, padded, 0.3), step.candidates(task, task.w_0, rows, 0.3), 1e-12)
+
+
+@pytest.mark.parametrize("found_anew", [False, True])
+@pytest.mark.parametrize("padding", [0.0, NAN])
+def test_padding_changes_nothing_where_zero_has_no_slope(
+    padding: float, found_anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if found_anew:
+        monkeypatch.setattr(anew, "ROW", 0)
+    task, (data, *_) = Task(federation.Divided()), federation.shards()
+    real = torch.tensor([False, *[True] * len(data.y), False])
+    spoilt = torch.full((1, federation.INPUTS), padding).double()
+    more = Shard(torch.cat([spoilt, data.x, spoilt]), torch.cat([data.y[:1], data.y, data.y[:1]]), real)
+    alpha = torch.from_numpy(np.random.default_rng(5).normal(size=(2, len(data.y), federation.OUTPUTS)))
+    wide = torch.zeros(2, len(real), federation.OUTPUTS).double()
+    wide[:, 1:-1] = alpha
+    assert_close(primal.moved(task, task.w_0, wide, more), primal.moved(task, task.w_0, alpha, data), 1e-12)
+    for kernel in ("trace", "full"):
+        step = Step(kernel, "flow", (2, 5), 0.3)  # type: ignore[arg-type]
+        found, expected = (
+            step.candidates(task, task.w_0, linearised_rows(task, task.w_0, its), 0.3) for its in (more, data)
+        )
+        assert_close(found, expected, 1e-12)
 
 
 def test_the_rate_decays() -> None:

@@ -93,7 +93,7 @@ def _moments(
     for key, block in made.items():
         own = shard.cleared({one: parts[one] for one in block.uses}, data.real)
         if not block.kronecker:
-            j = _rows(found, w, own, block, parameters(key))
+            j = shard.cleared(_rows(found, w, own, block, parameters(key)), data.real)  # of zeros there may be no slope
             gradient |= of_vector(torch.einsum("nc,ncp->p", residual, j), w, key)
             d = torch.einsum("nck,ncp->nkp", root, j).flatten(0, 1)
             b[key] = pack((d.mT @ d)[None])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fedtangent import shard
 from fedtangent.shard import Shard
-from fedtangent.tangent_steps.step import jacobian, linearised_rows
+from fedtangent.tangent_steps.step import cleared, jacobian, linearised_rows
 from fedtangent.tangent_steps.triangles import pack, unpack
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.numerics.modes import Modes, flow_gain, modes
@@ -175,8 +175,7 @@ def moved(task: Task, w: Weights, alpha: Tensor, data: Shard) -> Weights:
     """J^T alpha over a node's rows, for alpha (T, n, C): a tree of weights with a leading axis T."""
     rows = linearised_rows(task, w, data)
     alpha = torch.where(data.real[:, None], alpha, 0)
-    rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
-    return jacobian(task, w, rows)[0](alpha)
+    return jacobian(task, w, cleared(task, w, rows))[0](alpha)
 
 
 def _second_gain(rate: Tensor, s: Sequence[float]) -> Tensor:

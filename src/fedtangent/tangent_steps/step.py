@@ -17,6 +17,7 @@ from fedtangent.tangent_steps import anew, explicit, of_task, room, slices
 from fedtangent.tangents.capture.factors import Factors, factors
 from fedtangent.tangents.capture.functional import Weights, each, one_by_one, plain
 from fedtangent.tangents.capture.kernel_operator import kernel_of_factors, pullback, pushforward
+from fedtangent.tangents.capture.layers import AnyCall, Sums
 from fedtangent.tangents.numerics import dynamics
 from fedtangent.tangents.numerics.integrate import PRODUCTS
 from fedtangent.training import losses
@@ -101,7 +102,7 @@ class Step:
 
         The latter only where it selects; zeros otherwise.
         """
-        rows = rows._replace(factors=shard.cleared(rows.factors, rows.real))
+        rows = cleared(task, w, rows)
         kernel, pull, push = self._around(task, w, rows)
         if self.clock == "flow":
             s = [lr * time for time in self.times]
@@ -119,7 +120,7 @@ class Step:
     def _around(self, task: Task, w: Weights, rows: Rows) -> tuple[Any, Any, Any]:
         """The kernel at w, alpha -> J^T alpha, and v -> J v."""
         if not rows.factors:
-            x = shard.cleared(rows.like, rows.real)
+            x = shard.repeated(rows.like, rows.real)
             return anew.kernel_of_inputs(task, self.kernel, w, x, rows.real), *jacobian(task, w, rows)
         j: Any = rows.factors
         if all(isinstance(part, Tensor) for part in j.values()):
@@ -158,6 +159,16 @@ def linearised_rows(task: Task, w: Weights, data: Shard, *, whole: bool = False)
     return Rows(f, data.y, found, like, data.real)
 
 
+def cleared(task: Task, w: Weights, rows: Rows) -> Rows:
+    """The rows with sensitivities of 0 in padded ones, and with inputs that have slopes there: 1 / x has none at 0."""
+    factors = shard.cleared(rows.factors, rows.real)
+    if factors is not rows.factors and not any(isinstance(part, Tensor) for part in factors.values()):
+        found = of_task.uses(task, w, of_task.first(task, rows.like)) if factors else None
+        curved = [] if found is None else [key for key in factors if isinstance(found.by_name[key], (Sums, AnyCall))]
+        factors |= {key: factors[key]._replace(a=shard.repeated(rows.factors[key].a, rows.real)) for key in curved}
+    return rows._replace(factors=factors)
+
+
 def plausible(task: Task, w: Weights, rows: Rows) -> Rows:
     """The rows, those no longer real whose outputs are not what their own Jacobian, or inputs, give at the weights.
 
@@ -180,7 +191,7 @@ def plausible(task: Task, w: Weights, rows: Rows) -> Rows:
 def jacobian(task: Task, w: Weights, rows: Rows) -> tuple[Callable[[Tensor], Weights], Callable[[Weights], Tensor]]:
     """alpha (T, n, C) -> J^T alpha, and v -> J v (T, n, C), from the rows' factors or from passes through the model."""
     if not rows.factors:
-        x = shard.cleared(rows.like, rows.real)
+        x = shard.repeated(rows.like, rows.real)
         how = anew.how(task, "full", w, x)
         return partial(anew.pullback, how, w, x), partial(anew.pushforward, how, w, x)
     found = of_task.uses(task, w, of_task.first(task, rows.like))
