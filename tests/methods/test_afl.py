@@ -139,12 +139,18 @@ def frozen() -> nn.Module:
     return net
 
 
+def derived(module: nn.Module) -> nn.Module:
+    """Its last layer's weight is made of others."""
+    return nn.Sequential(module, nn.utils.parametrizations.weight_norm(nn.Linear(20, OUTPUTS))).double()
+
+
 @pytest.mark.parametrize(
     ("net", "options", "message"),
     [
         (model(), {"ridge": -1.0}, r"^`ridge` must not be negative; got -1\.0\. Use 1\.$"),
         (nn.Sequential(nn.Conv1d(1, 1, 1)), {}, "^`model` must end in a linear layer; got none"),
         (frozen(), {}, r"^`model` must have a last linear layer that is trained and of its own; got 2\.weight frozen"),
+        (derived(nn.Linear(INPUTS, 20)), {}, r"got 1\.weight frozen, tied or derived, as by weight_norm\."),
         (Twice(), {}, "^`model` must give the outputs of its last linear layer, 'layer.'; got others for"),
         (
             nn.Sequential(nn.Linear(INPUTS, 20), nn.Linear(20, OUTPUTS)).double(),

@@ -82,6 +82,23 @@ def test_the_method_describes_itself(name: str) -> None:
         assert 0 < few <= more <= most
 
 
+class Scaled(nn.Sequential):
+    """A temperature: a parameter without axes, before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(federation.INPUTS, federation.OUTPUTS))
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.scale * x)  # type: ignore[no-any-return]
+
+
+@every_method
+def test_memory_is_estimated_for_parameters_without_axes(name: str) -> None:
+    made = federation.method(name, Task(Scaled().double()))
+    assert made.node_bytes is None or made.node_bytes(5, 2) > 0
+
+
 @pytest.mark.few(12)
 @every_method
 def test_names_in_the_state_say_who_holds_a_value(name: str) -> None:

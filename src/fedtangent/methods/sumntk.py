@@ -189,7 +189,7 @@ def _knots(task: Task, sums: int | None) -> int:
 
 def _node_bytes(task: Task, columns: int | None, tries: int) -> Callable[[int, int], int]:
     """(rows, degree) -> about the peak memory of a client: R, its rows' factors and features, sums, candidates."""
-    shapes = [tuple(w.shape) for w in task.w_0.values()]
+    shapes = [tuple(w.shape) or (1,) for w in task.w_0.values()]
     k, outputs, number = columns or _COLUMNS, shapes[-1][0], next(iter(task.w_0.values())).element_size()
     row = 3 * outputs * (k + sum(shape[0] for shape in shapes)) + 3 * sum(shape[-1] for shape in shapes)
     return lambda rows, degree: number * (rows * row + 2 * (outputs * k) ** 2 + (k + 3 * tries + 2) * task.size)

@@ -13,10 +13,10 @@ def last_layer(task: Task) -> tuple[str, nn.Linear]:
         raise SettingError("`model` must end in a linear layer; got none. Use another method, such as fedkfac.")
     name, layer = found[-1]
     prefix = f"{name}." if name else ""
-    missing = {f"{prefix}{own}" for own, _ in layer.named_parameters()} - {*task.w_0}
+    missing = {f"{prefix}{own}" for own in ("weight", "bias") if getattr(layer, own) is not None} - {*task.w_0}
     if missing:
         raise SettingError(
             f"`model` must have a last linear layer that is trained and of its own; got {', '.join(sorted(missing))} "
-            "frozen or tied. Let it require gradients."
+            "frozen, tied or derived, as by weight_norm. Let it require gradients, without a parametrisation."
         )
     return prefix, layer
