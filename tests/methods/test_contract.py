@@ -99,6 +99,15 @@ def test_memory_is_estimated_for_parameters_without_axes(name: str) -> None:
     assert made.node_bytes is None or made.node_bytes(5, 2) > 0
 
 
+@pytest.mark.parametrize("name", ["fedkfac", "dfedkfac"])
+def test_a_last_layer_of_zeros_trains(name: str) -> None:
+    model = federation.network()
+    nn.init.zeros_(model[2].weight)
+    moved = federation.run(method(name, own=Task(model)), rounds=2).aggregate
+    assert all(not torch.equal(part, model.state_dict()[key]) for key, part in moved.items())
+    assert all(part.isfinite().all() for part in moved.values())
+
+
 @pytest.mark.few(12)
 @every_method
 def test_names_in_the_state_say_who_holds_a_value(name: str) -> None:

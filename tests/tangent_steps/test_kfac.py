@@ -166,6 +166,16 @@ def test_by_hand() -> None:
     assert_close(found.outputs, {"weight,bias": torch.tensor([[0.25, -0.25, 0.25]]).double()})
 
 
+def test_below_a_last_layer_of_zeros_there_is_no_step() -> None:
+    model = federation.network()
+    nn.init.zeros_(model[2].weight)
+    w, (data, *_) = weights(model), federation.shards()
+    found = directions(moments(Task(model), w, data, weight_decay=0.1), {}, [0.1, 0.3])
+    assert not found["0.weight"].any()
+    assert not found["0.bias"].any()
+    assert found["2.weight"].any()
+
+
 def test_padded_rows_change_nothing_where_zero_has_no_slope() -> None:
     model = federation.Divided()
     task, w, (data, *_) = Task(model), weights(model), federation.shards()

@@ -256,7 +256,7 @@ def directions(total: Moments, a: dict[str, Tensor], dampings: Sequence[float]) 
 
     Returns:
         Like the parameters, with a leading axis; along each the loss rises. NaN where a factor is not positive
-        semi-definite beyond the damping.
+        semi-definite beyond the damping; zero for parameters without curvature.
     """
     found: Weights = {}
     for key, packed in total.outputs.items():
@@ -332,13 +332,13 @@ def _squares(d: Tensor) -> Tensor:
 def _solved(rows: Sequence[Tensor], factor: Tensor, dampings: Sequence[float]) -> list[Tensor]:
     """R (F / f + damping 1)^-1 / f of every R (..., n, I) and its damping, f the mean eigenvalue of F.
 
-    F is a matrix (..., I, I), or the diagonal (I,) of one; NaN where it is not positive semi-definite.
+    F is a matrix (..., I, I), or the diagonal (I,) of one; NaN where it is not positive semi-definite. Zero where F is
+    zero, as below a last layer of zeros: without curvature there is no length of a step.
     """
-    tiny = torch.finfo(factor.dtype).tiny
     if factor.dim() == 1:
-        mean = factor.mean().clamp_min(tiny)
+        mean = _mean(factor)
         return [right / (factor / mean + damping) / mean for right, damping in zip(rows, dampings, strict=True)]
-    mean = factor.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(tiny)
+    mean = _mean(factor.diagonal(dim1=-2, dim2=-1))[..., None, None]
     damped = factor / mean
     own = damped.diagonal(dim1=-2, dim2=-1).clone()
     found = []
@@ -350,3 +350,9 @@ def _solved(rows: Sequence[Tensor], factor: Tensor, dampings: Sequence[float]) -
         solved = torch.linalg.solve_triangular(lower, half, upper=False, left=False) / mean
         found.append(torch.where(failed[..., None, None] == 0, solved, torch.nan))
     return found
+
+
+def _mean(diagonal: Tensor) -> Tensor:
+    """The mean along the last axis, by which a factor is divided: infinite instead of zero."""
+    mean = diagonal.mean(-1)
+    return torch.where(mean == 0, torch.inf, mean.clamp_min(torch.finfo(mean.dtype).tiny))
