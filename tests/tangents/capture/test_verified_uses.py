@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,23 @@ def test_parameters_of_one_use_go_together() -> None:
     model = Model(lambda s, x: s.b(torch.tanh(s.a(x).add_(s.a.bias))))
     assert found(model).whole == ("a.bias", "a.weight")
     assert exact(model)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda p, at: p * np.float32(1 + at),
+        lambda p, at: p[np.int64(at)],
+        lambda p, at: p[np.array([at])],
+    ],
+)
+def test_arguments_that_one_sample_of_many_has_otherwise(scale: Callable[[Tensor, int], Tensor]) -> None:
+    """Numbers and arrays of numpy, taken from the sample; the one that differs is none of those that are compared."""
+    model = Model(lambda s, x: s.b(torch.cat([torch.tanh(s.a(r[None])) * scale(s.p, int(r[0] > 0)) for r in x])))
+    x = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = -1
+    x[7, 0] = 1
+    assert exact(model, x)
 
 
 class Straight(torch.autograd.Function):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import optree
 import torch
 from torch import Tensor
@@ -335,10 +336,10 @@ Use = Matrix | Affine | Sums | AnyCall
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two arguments that are no tensors are equal; of other things than plain values, whether of one type."""
-    if isinstance(one, (bool, int, float, complex, str, slice, torch.dtype, torch.device, Hole)):
-        return type(one) is type(other) and bool(one == other)
-    return one is other or type(one) is type(other)
+    """Whether two arguments that are no tensors are equal."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return type(one) is type(other) and np.array_equal(one, other)
+    return one is other or (type(one) is type(other) and bool(one == other))
 
 
 def floats(tree: Any) -> Tensors:
