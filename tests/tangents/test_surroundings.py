@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -109,3 +110,21 @@ def test_a_model_that_is_refused_keeps_its_buffers() -> None:
     with pytest.raises(ValueError, match=r"^`model` must not change in a forward pass; got other numbers in its buff"):
         kernel(model, X)
     assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["kernel", "dense", "linearised"])
+def test_threads_share_a_model(name: str) -> None:
+    """Its parameters are exchanged in place: another thread's would be taken, and stay there."""
+    model, x = network().double(), X.double()
+    before = dict(model.named_parameters())
+    calls: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
+        "kernel": lambda w: kernel(model, x, w=w),
+        "dense": lambda w: jacobian(model, x, w=w).dense(),
+        "linearised": lambda w: linearize(model, w)(before, x).detach(),
+    }
+    at = [{name: p.detach() * scale for name, p in before.items()} for scale in (0.5, 1.0, 2.0)]
+    expected = [calls[name](w) for w in at]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(calls[name], at * 8))
+    assert all(map(torch.equal, found, expected * 8))
+    assert all(p is before[name] for name, p in model.named_parameters())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.module_state import copied
-from fedtangent.tangents.capture.functional import Weights
+from fedtangent.tangents.capture.functional import TURN, Weights
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.kernel import kernel
@@ -89,7 +89,8 @@ def checkpoint_kernels(
             f"`checkpoints` must be several, such as a list of state dicts; got {type(checkpoints).__name__}. "
             "Put it in a list."
         )
-    own = copied(model)
+    with TURN:
+        own = copied(model)
     state = {name: part.detach().clone() for name, part in own.state_dict().items()}
     found = []
     for place, given in enumerate(checkpoints):

@@ -17,7 +17,7 @@ from fedtangent.module_state import copied
 from fedtangent.outside_vmap import look
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, push, ways
-from fedtangent.tangents.capture.functional import Weights, call, plain, trainable
+from fedtangent.tangents.capture.functional import TURN, Weights, call, plain, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
 from fedtangent.tangents.capture.samples import Samples, samples
 from fedtangent.tangents.given import looked
@@ -136,4 +136,6 @@ def linearize(model: nn.Module, w: Weights | None = None, *, outputs: Outputs = 
     """
     w_0 = trees.map(torch.clone, trainable(model, w))
     kept = remembered.kept(model, w_0)
-    return Linearized(Picked(copied(model).requires_grad_(False), outputs), w_0, kept)
+    with TURN:
+        own = copied(model)
+    return Linearized(Picked(own.requires_grad_(False), outputs), w_0, kept)

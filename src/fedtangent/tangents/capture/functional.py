@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from threading import RLock
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ from fedtangent.training.dropout import drop_rate
 
 Weights = dict[str, Tensor]
 
+# One thread at a time takes derivatives: a model's parameters are exchanged in place, and torch's forward mode, as the
+# settings of `plain` are, is one for all threads.
+TURN = RLock()
+
 
 def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
     """`w`, or the model's own trainable parameters, without their history.
@@ -48,7 +53,8 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
             raise SettingTypeError(
                 f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source."
             )
-    own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with TURN:
+        own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if empty := next((name for name, p in own.items() if p.is_meta), None):
         raise SettingError(f"`model` must hold numbers; got {empty!r} on the device meta. Load its weights.")
     if lazy := next((name for name, p in own.items() if is_lazy(p)), None):
@@ -126,7 +132,7 @@ def result(model: nn.Module, w: Weights, x: Samples) -> Any:
 def holding(model: nn.Module, w: Weights) -> Iterator[None]:
     """The model has the parameters w: for backward passes too, in which checkpoints run parts of it once more."""
     model = model.model if isinstance(model, Picked) else model
-    with _reparametrize_module(model, every_name(model, w)):
+    with TURN, _reparametrize_module(model, every_name(model, w)):
         yield
 
 
@@ -137,15 +143,16 @@ def plain() -> Iterator[None]:
     The fused ones have no forward derivative, or none under vmap, and hide where parameters are used.
     """
     check_mode()
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    # without the compiler in memory nothing is compiled
-    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    try:
-        with sdpa_kernel(SDPBackend.MATH), eager, PlainLayers():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with TURN:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        # without the compiler in memory nothing is compiled
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        try:
+            with sdpa_kernel(SDPBackend.MATH), eager, PlainLayers():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
