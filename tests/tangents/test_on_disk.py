@@ -240,6 +240,35 @@ def test_samples_that_change_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="got others from sample 8 on"):
         kernel(network(), Shrinking(), out=tmp_path / "shrinking")
+    assert not list(tmp_path.iterdir())  # what can never be finished
+    whole = np.lib.format.open_memmap(tmp_path / "mine", "w+", np.float64, (11, 11, OUTPUTS, OUTPUTS))
+    with pytest.raises(ValueError, match="got others from sample"):
+        kernel(network(), loader(inputs(11), shuffle=True), out=whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+class Scaled(nn.Module):
+    """A number that is neither a weight nor told by the model's text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = network(), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x)  # type: ignore[no-any-return]
+
+
+def test_a_kernel_of_other_outputs_is_not_given_back(tmp_path: Path) -> None:
+    model, x = Scaled(), inputs(9)
+    found = kernel(model, x, out=tmp_path / "file", outputs=lambda f: f[:, :2]).clone()
+    for other in (lambda f: f[:, 1:], lambda f: 2 * f[:, :2]):
+        with pytest.raises(ValueError, match="; got one of another outputs of some samples"):
+            kernel(model, x, out=tmp_path / "file", outputs=other)
+    model.scale = 3.0
+    with pytest.raises(ValueError, match="; got one of another outputs of some samples"):
+        kernel(model, x, out=tmp_path / "file", outputs=lambda f: f[:, :2])
+    model.scale = 1.0
+    assert torch.equal(kernel(model, x, out=tmp_path / "file", outputs=lambda f: f[:, :2]), found)
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +282,9 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path, monkeypatch:
     refused("be a path or a memmap; got int. ", 7)
     refused("be a file in a folder that exists; got ", tmp_path / "none" / "file")
     refused("be a file in a folder that exists; got ", tmp_path)
+    refused("be a file in a folder that exists; got ", f"{tmp_path}/a\0b")
+    refused("be a file that can be written; got File name too long at ", tmp_path / ("a" * 300))
+    refused("be a file that can be written; got File name too long at ", tmp_path / ("a" * 250))
     (tmp_path / "foreign").write_text("x")
     refused("which has no record. Name another", tmp_path / "foreign")
     refused(

@@ -18,7 +18,7 @@ from fedtangent.errors import SettingError
 from fedtangent.memory import out_of_memory
 from fedtangent.tangents import on_disk
 from fedtangent.tangents.blocks import Work, empty
-from fedtangent.tangents.capture.functional import Weights, trainable
+from fedtangent.tangents.capture.functional import Weights, call, plain, trainable
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import Samples
 from fedtangent.tangents.capture.stream import stream
@@ -160,9 +160,10 @@ def _written(
 
         shape = (its[0].count, its[-1].count, *numbers)
         columns = its[1] if x2 is not None else None
-        steps = on_disk.written(
-            out, shape, like.dtype, its[0], columns, tile, on_disk.made_of(model, w, outputs, memory_bytes)
-        )
+        with torch.enable_grad(), plain():  # a model may differentiate on its way
+            f = call(picked, w, its[0].few[:1]).detach()
+        made = on_disk.made_of(model, w, outputs, memory_bytes, f)
+        steps = on_disk.written(out, shape, like.dtype, its[0], columns, tile, made)
         with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
             task = bar.add_task(f"{kind} kernel to disk", total=None)
             for at in steps:

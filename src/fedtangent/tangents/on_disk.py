@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -28,8 +29,14 @@ Tile = Callable[[Samples, Samples | None], Tensor]  # of rows, and of columns wh
 
 # Samples on which a model is looked at.
 _DRAWN = 16
+# What is compared but for rounding.
+_VALUES = "outputs of some samples"
 
 _NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+class Changed(SettingError):
+    """Samples are others than at the first pass."""
 
 
 class Progress(NamedTuple):
@@ -76,8 +83,8 @@ class Blocks:
         if at < len(self.digests) - 1:
             raise self._others(at + 1)
 
-    def _others(self, at: int) -> SettingError:
-        return SettingError(
+    def _others(self, at: int) -> Changed:
+        return Changed(
             f"`{self.stream.name}` must give the same samples at every pass; got others from sample {at * self.size} "
             "on. Set shuffle=False, and leave out random augmentation."
         )
@@ -98,8 +105,12 @@ def blocks(stream: Stream, size: int) -> Blocks:
     return Blocks(stream, size, count, tuple(found), trees.map(lambda *leaves: torch.cat(leaves), *parts))
 
 
-def made_of(model: torch.nn.Module, w: dict[str, Tensor], outputs: Any, memory_bytes: int) -> dict[str, Any]:
-    """What decides the bits of a kernel beside samples and kind."""
+def made_of(model: torch.nn.Module, w: dict[str, Tensor], outputs: Any, memory_bytes: int, f: Tensor) -> dict[str, Any]:
+    """What decides the bits of a kernel beside samples and kind; `f` are the outputs of a few of its samples.
+
+    These tell what neither weights nor names do: another function as `outputs`, or a number that the model keeps.
+    """
+    along = torch.cos(torch.arange(f.shape[1], dtype=torch.float64, device=f.device))
     told = hashlib.blake2b(str(model).encode(), digest_size=16)
     for name, part in {**model.state_dict(), **w}.items():
         if isinstance(part, Tensor):
@@ -110,6 +121,7 @@ def made_of(model: torch.nn.Module, w: dict[str, Tensor], outputs: Any, memory_b
         "model and weights": told.hexdigest(),
         "parameters": sorted(w),
         "outputs": picked,
+        _VALUES: (f.to(torch.float64) @ along).tolist(),
         "memory_bytes": memory_bytes,
         "version of torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -144,6 +156,7 @@ def written(
     its = {**made, "shape": list(shape), "type": str(dtype), "samples": rows.digests}
     its = {**its, "other samples": None if columns is None else columns.digests}
     record, array, done, last = _opened(out, shape, _NUMPY[dtype], json.loads(json.dumps(its)))
+    fresh = not done and not last
     pairs = [
         (i, j)
         for i in range(len(rows.digests))
@@ -159,19 +172,24 @@ def written(
     if done and kept(*pairs[done - 1]) != last:
         done = 0  # the file was emptied or written over
     yield Progress(done, len(pairs), array)
-    for i in sorted({i for i, _ in pairs[done:]}):
-        due = {pair for pair in pairs[done:] if pair[0] == i}
-        for j, own, other in _pairs(rows, columns, i):
-            if (i, j) not in due:
-                continue
-            found = tile(own, other)
-            _put(array, place(i, j), found)
-            if columns is None and i != j:
-                _put(array, place(j, i), _transposed(found))
-            array.flush()
-            done += 1
-            _noted(record, {**its, "done": done, "last tile": kept(i, j)})
-            yield Progress(done, len(pairs), array)
+    try:
+        for i in sorted({i for i, _ in pairs[done:]}):
+            due = {pair for pair in pairs[done:] if pair[0] == i}
+            for j, own, other in _pairs(rows, columns, i):
+                if (i, j) not in due:
+                    continue
+                found = tile(own, other)
+                _put(array, place(i, j), found)
+                if columns is None and i != j:
+                    _put(array, place(j, i), _transposed(found))
+                array.flush()
+                done += 1
+                _noted(record, {**its, "done": done, "last tile": kept(i, j)})
+                yield Progress(done, len(pairs), array)
+    except Changed:
+        if fresh:  # nobody can go on with it
+            _removed(record, None if isinstance(out, np.memmap) else _path(out))
+        raise
 
 
 def _pairs(rows: Blocks, columns: Blocks | None, i: int) -> Iterator[tuple[int, Samples, Samples | None]]:
@@ -193,10 +211,28 @@ def _transposed(tile: Tensor) -> Tensor:
     return tile.permute(1, 0, 3, 2) if tile.dim() == 4 else tile.transpose(0, 1)
 
 
+def _removed(*paths: Path | None) -> None:
+    for path in paths:
+        with suppress(OSError):  # some systems keep a file that is open
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
 def _opened(
     out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[str, Any]
 ) -> tuple[Path, np.memmap, int, str]:
     """The record's path, the array, how many tiles are done, and a digest of the last of them."""
+    try:
+        return _looked_up(out, shape, dtype, its)
+    except OSError as error:
+        raise SettingError(
+            f"`out` must be a file that can be written; got {error.strerror} at {str(_named(out))!r}. Name another."
+        ) from error
+
+
+def _looked_up(
+    out: Out, shape: tuple[int, ...], dtype: np.dtype[Any], its: dict[str, Any]
+) -> tuple[Path, np.memmap, int, str]:
     path = _path(out)
     start = _start(out, path) if isinstance(out, np.memmap) else 0
     record = path.with_name(f"{path.name}{f'.{start}' if start else ''}.progress")
@@ -222,12 +258,23 @@ def _opened(
     if begun is None:
         _noted(record, {**its, "done": 0})
         return record, array, 0, ""
-    if other := [name for name, one in its.items() if begun.get(name) != one]:
+    if other := [name for name, one in its.items() if not _same(begun.get(name), one, name == _VALUES)]:
+        other = [name for name in other if name != _VALUES] or other  # which follow from all else
         raise SettingError(
             f"`out` must be a kernel begun with the same arguments; got one of another {', '.join(other)}. "
             f"Finish that one, or delete {str(path)!r} and {str(record)!r}."
         )
     return record, array, int(begun["done"]), str(begun.get("last tile"))
+
+
+def _same(one: Any, other: Any, rounded: bool) -> bool:
+    if not rounded or one is None or len(one) != len(other):
+        return bool(one == other)
+    return np.allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(other).max(), equal_nan=True)
+
+
+def _named(out: Any) -> Any:
+    return out.filename if isinstance(out, np.memmap) else out
 
 
 def _path(out: Out) -> Path:
@@ -238,7 +285,7 @@ def _path(out: Out) -> Path:
     if not isinstance(out, (str, Path)):
         raise SettingTypeError(f"`out` must be a path or a memmap; got {type(out).__name__}. Name a file.")
     path = Path(out).absolute()
-    if not path.parent.is_dir() or path.is_dir():
+    if "\0" in str(path) or not path.parent.is_dir() or path.is_dir():
         raise SettingError(f"`out` must be a file in a folder that exists; got {str(out)!r}. Make its folder.")
     return path
 
