@@ -1,11 +1,15 @@
 """Kernels of every kind of layer equal J J^T by the definition, to 1e-10, whichever way they are contracted."""
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fedtangent.tangents import jacobian as operator
-from fedtangent.tangents import kernel, plan
+from fedtangent.tangents import kernel, layer_kernels, own_kernel, plan
 from fedtangent.tangents.numerics import kernel_parts
 from tests.often import often
 from tests.tangents.networks import INPUTS, OUTPUTS, Example, everything, inputs, jacobian, literal
@@ -197,3 +201,15 @@ def test_other_mistakes() -> None:
         kernel(model, inputs(), kind="ntk")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`w` must hold trainable parameters of the model; got 'wrong'"):
         kernel(model, inputs(), w={"wrong": torch.ones(2)})
+
+
+@pytest.mark.parametrize("kind", ["full", "trace", "diagonal"])
+@pytest.mark.parametrize("memory", [2**20, 700])
+def test_a_kernel_beyond_the_numbers_is_refused(kind: Any, memory: int, tmp_path: Path) -> None:
+    model, x = nn.Linear(5, 3), torch.full((9, 5), 1e20)
+    for call in (kernel, own_kernel, layer_kernels, partial(kernel, out=tmp_path / kind)):
+        with pytest.raises(ValueError, match=r"^`model` must have a kernel within the range of torch\.float32"):
+            call(model, x, kind=kind, memory_bytes=memory if call is not own_kernel else 2**20)
+    found = kernel(model, x * 4e-2, kind=kind, memory_bytes=memory)  # each entry is there, and their sum is none
+    assert found.isfinite().all()
+    assert kernel(model.double(), x.double(), kind=kind).isfinite().all()

@@ -1,7 +1,8 @@
 """A kernel filled block by block and tile by tile: into one result, or into one for every group of parameters."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +69,16 @@ class Work:
             x1: Samples of the rows.
             x2: Of the columns; without, those of the rows.
             group: The result, by its place in `outs`, to which a part's share is added.
+
+        Raises:
+            ValueError: A kernel that is not finite where the factors are, which the numbers' type cannot hold.
         """
         columns = x1 if x2 is None else x2
         pairs = self._pairs(len(x1), None if x2 is None else len(x2))
         turns, summed = _turns(self.plan, group), self.plan.kind == "trace"
         before: _Block | None = None
         own: Factors = {}
+        whole: Any = 0.0
         for i, j in pairs:
             if i != before:
                 before, own = i, {}  # what is held is let go first
@@ -83,9 +88,13 @@ class Work:
                 fresh = turn.first and not (summed and i.outputs.start)
                 last = turn.last and not (summed and i.outputs.stop < i.outputs.of)
                 out = outs[turn.group]
-                self._add(out, turn.batch, own, its, (i, j), fresh=fresh, mirrored=x2 is None and last)
+                found = self._add(out, turn.batch, own, its, (i, j), fresh=fresh, mirrored=x2 is None and last)
+                whole = whole + found if last else whole
                 yield len(pairs) * len(turns)
             del its
+        # the cheap sum first, and entry by entry only where that is not finite
+        if self.finite and not math.isfinite(whole):
+            _check_range(outs)
 
     def _pairs(self, n1: int, n2: int | None) -> list[tuple[_Block, _Block]]:
         """Blocks of rows and of columns: of a symmetric kernel each pair once; of the same outputs but for the full."""
@@ -132,8 +141,8 @@ class Work:
         *,
         fresh: bool,
         mirrored: bool,
-    ) -> None:
-        """Adds the share of some parts to a block at `at`, in tiles that stay in the cache where they can."""
+    ) -> Any:
+        """Adds the share of some parts to a block at `at`, in tiles that stay in the cache; the sum of all there."""
         kind, lines = self.plan.kind, [one.line for one in batch]
         rows = [self._side(one, own, at[0].outputs) for one in batch]
         columns = rows if own is its else [self._side(one, its, at[1].outputs) for one in batch]
@@ -141,6 +150,7 @@ class Work:
         size = max(
             line.tile for line in self.plan.lines
         )  # of all batches alike: half of a symmetric tile is not filled
+        found: Any = 0.0
         for i in cuts(rows[0].samples, size):
             for j in cuts(columns[0].samples, size):
                 if own is its and j.start < i.start:
@@ -157,10 +167,22 @@ class Work:
                 target.copy_(tile)
                 if mirrored and to[0] != to[1]:
                     _tile(out, kind, *reversed(to)).copy_(_transposed(tile))
+                found = found + tile.sum()
+        return found
 
     def _side(self, one: Share, factors: Factors, outputs: Some) -> Side:
         line = one.line
         return side(line.part, line.way, self.plan.kind, self.w, factors, self.head, outputs, one.piece)
+
+
+def _check_range(outs: Sequence[Tensor]) -> None:
+    if not all(bool(row.isfinite().all()) for out in outs for row in out):
+        dtype = outs[0].dtype
+        remedy = "Scale the samples." if dtype == torch.float64 else "Take float64: model.double()."
+        raise SettingError(
+            f"`model` must have a kernel within the range of {dtype}, {torch.finfo(dtype).max:.1e}; got infinity or "
+            f"NaN, though its gradients are finite. {remedy}"
+        )
 
 
 def _moved(block: _Block, part: slice) -> _Block:
