@@ -172,6 +172,15 @@ def test_results_that_are_no_outputs(form: Any, outputs: Any, error: type[Except
 DATA = TensorDataset(torch.randn(6, 4), torch.zeros(6))
 
 
+class Frame:
+    """As a data frame of pandas."""
+
+    def to_numpy(self) -> np.ndarray:
+        return np.ones((3, 4))
+
+    __array__ = to_numpy
+
+
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
@@ -189,6 +198,14 @@ DATA = TensorDataset(torch.randn(6, 4), torch.zeros(6))
         (DATA, TypeError, "; got TensorDataset. Stack its samples: torch.stack("),
         (3.5, TypeError, "`x1` must be a tensor; got float. Convert it: torch.as_tensor"),
         (np.array(["a"]), TypeError, "`x1` must be a tensor; got an array of <U1. "),
+        (np.ones((3, 4), object), TypeError, "of object. Convert it: torch.as_tensor(x1.astype('float32'))."),
+        (Frame(), TypeError, "; got Frame. Convert it: torch.as_tensor(x1.to_numpy())."),
+        (
+            np.ma.masked_greater(np.arange(8.0).reshape(2, 4), 6),
+            ValueError,
+            "got a masked array. Fill it: x1.filled(0).",
+        ),
+        (torch.ones(0, 4), ValueError, "`x1` must hold samples; got none, of shape (0, 4). Give one at the least."),
         ({"ids": [1, 2]}, TypeError, "`x1['ids']` must be a tensor; got list. "),
         (
             torch.eye(4).to_sparse(),
@@ -247,6 +264,10 @@ def test_weights_that_hold_no_numbers() -> None:
     model, x = nn.Linear(4, 2), torch.ones(3, 4)
     with pytest.raises(TypeError, match=r"^`w` must hold tensors; got ndarray at 'bias'\. "):
         kernel(model, x, w={"bias": np.ones(2)})  # type: ignore[dict-item]
+    empty = nn.Linear(4, 2)
+    empty.register_buffer("shift", torch.ones(2, device="meta"))
+    with pytest.raises(ValueError, match=r"^`model` must hold numbers; got 'shift' on the device meta\. "):
+        kernel(empty, torch.ones(3, 4))
     with pytest.raises(ValueError, match=r"^`model` must hold numbers; got 'weight' on the device meta\. "):
         kernel(model.to("meta"), x)
 
@@ -264,6 +285,20 @@ def test_a_models_own_error_is_shown_as_it_is() -> None:
         kernel(model, torch.randint(0, 9, (3, 2)))
     assert isinstance(error.value.__cause__, RuntimeError)
     assert "Convert" not in str(error.value)
+
+
+class One(nn.Linear):
+    """Takes one sample at a time, without saying so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(self.in_features))[None]  # type: ignore[no-any-return]
+
+
+def test_a_model_of_one_sample_at_a_time() -> None:
+    with pytest.raises(
+        ValueError, match=r"^`model` must run on several samples at once; got RuntimeError for 3 of \(4,\)"
+    ):
+        kernel(One(4, 2), torch.ones(5, 4))
 
 
 def test_two_kinds_of_samples() -> None:
@@ -343,6 +378,8 @@ def test_what_is_no_model() -> None:
         traced = torch.jit.trace(nn.Linear(4, 2), torch.ones(1, 4))
     with pytest.raises(TypeError, match=r"^`model` must be made of Python modules; got a scripted one at '0'\. "):
         kernel(nn.Sequential(traced), torch.ones(3, 4))
+    with pytest.raises(TypeError, match=r"^`model` must be a module on one device; got DataParallel at ''\. "):
+        kernel(nn.DataParallel(nn.Linear(4, 2)), torch.ones(3, 4))
     with pytest.raises(TypeError, match=r"^`w` must be a dict of parameters; got list\. "):
         jacobian(nn.Linear(4, 2), torch.ones(3, 4), w=[torch.ones(2)])  # type: ignore[arg-type]
 

@@ -74,8 +74,16 @@ def _looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
     few = x[:_FEW]
 
     def f(x: Samples = few) -> Tensor:
-        with torch.enable_grad(), plain():
-            return call(model, w, x).detach()
+        try:
+            with torch.enable_grad(), plain():
+                return call(model, w, x).detach()
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, SettingError):
+                raise
+            raise SettingError(
+                f"`model` must run on several samples at once; got {type(error).__name__} for {len(x)} of {shape(x)}, "
+                f"and none for one: {first_line(error)}. Let the first axis be that of the samples."
+            ) from error
 
     passes.check_chance(model.model, f)
     together, alone = f(), torch.cat([f(few[i : i + 1]) for i in range(len(few))])

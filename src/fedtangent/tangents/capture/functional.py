@@ -48,14 +48,10 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
         raise SettingTypeError(f"`model` must be an nn.Module; got {type(model).__name__}. Wrap a function in one.")
     check(model)
     check_hooks(model)
-    for name, part in model.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            raise SettingTypeError(
-                f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source."
-            )
+    _check_modules(model)
     with TURN:
         own: Weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if empty := next((name for name, p in own.items() if p.is_meta), None):
+    if empty := next((name for name, p in [*own.items(), *model.named_buffers()] if p.is_meta), None):
         raise SettingError(f"`model` must hold numbers; got {empty!r} on the device meta. Load its weights.")
     if lazy := next((name for name, p in own.items() if is_lazy(p)), None):
         raise SettingError(
@@ -91,6 +87,19 @@ def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
                 f"got {part.dtype} at {name!r}{rest}. {remedy}"
             )
     return {name: (part.detach().clone() if part.is_inference() else part.detach()) for name, part in w.items()}
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Raises for modules whose parameters cannot be exchanged."""
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise SettingTypeError(
+                f"`model` must be made of Python modules; got a scripted one at {name!r}. Give its source."
+            )
+        if isinstance(part, nn.DataParallel):
+            raise SettingTypeError(
+                f"`model` must be a module on one device; got DataParallel at {name!r}. Give its .module."
+            )
 
 
 def check(model: nn.Module) -> None:

@@ -129,8 +129,12 @@ def samples(name: str, x: Any) -> Samples:
             f"got {type(x).__name__}. {remedy}"
         )
     only = tensor(name, x)
+    if only.dim() and not len(only):
+        raise SettingError(
+            f"`{name}` must hold samples; got none, of shape {tuple(only.shape)}. Give one at the least."
+        )
     # whole numbers may each be a sample: an id
-    if only.dim() < (2 if only.is_floating_point() else 1) or not len(only):
+    if only.dim() < (2 if only.is_floating_point() else 1):
         raise SettingError(
             f"`{name}` must hold samples along its first axis; got shape {tuple(only.shape)}. Add that axis."
         )
@@ -164,6 +168,8 @@ def _finite(name: str, x: Samples) -> Samples:
 
 def tensor(name: str, x: Any) -> Tensor:
     """A dense tensor, of one or of an array of numpy."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise SettingError(f"`{name}` must hold all of its numbers; got a masked array. Fill it: {name}.filled(0).")
     if isinstance(x, np.memmap) and not x.flags.writeable:
         with warnings.catch_warnings():  # what torch says of an array that it must not write to, as nobody here does
             warnings.simplefilter("ignore", UserWarning)
@@ -173,7 +179,9 @@ def tensor(name: str, x: Any) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(x) if x.flags.writeable else x.copy())
     if not isinstance(x, Tensor):
         got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise SettingTypeError(f"`{name}` must be a tensor; got {got}. Convert it: torch.as_tensor(...).")
+        numbers = f"{name}.to_numpy()" if hasattr(x, "to_numpy") else f"{name}.astype('float32')"
+        convert = numbers if hasattr(x, "__array__") else "..."
+        raise SettingTypeError(f"`{name}` must be a tensor; got {got}. Convert it: torch.as_tensor({convert}).")
     if x.is_meta:
         raise SettingTypeError(f"`{name}` must hold numbers; got a tensor on the device meta. Give its numbers.")
     if x.layout != torch.strided or x.is_nested:
