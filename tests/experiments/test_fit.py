@@ -230,3 +230,22 @@ def test_a_tensor_that_a_model_keeps_of_a_parameter(method: str) -> None:
     model(data().x_test)
     with pytest.raises(ValueError, match=r"^`model` must make what it needs .*; got 'cache' kept .*made of 'scale'\."):
         setup(tiny(method, model=model))
+
+
+@pytest.mark.parametrize(("part", "row"), [("training", 10), ("test", 7)])
+@pytest.mark.parametrize("token", [9, -1])
+@pytest.mark.parametrize("several", [False, True])
+def test_numbers_beyond_the_table_are_told_before_a_run(part: str, row: int, token: int, several: bool) -> None:
+    given = data(0)
+    x = {"training": given.x_train[:, :1] * 0, "test": given.x_test[:, :1] * 0}
+    x[part][row] = token
+    train, test = ((one.long(),) if several else one for one in x.values())
+
+    class Words(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.long())
+
+    model = Words(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(4, 3))
+    message = rf"^`model` must take the largest and .*; got IndexError: .* for {part} rows \[0, {row}\]\. Give it more"
+    with pytest.raises(ValueError, match=message):
+        setup(tiny("fedavg", model=model, dataset=given._replace(x_train=train, x_test=test)))

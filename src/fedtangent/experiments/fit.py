@@ -23,7 +23,7 @@ MOST = 16  # classes that the loss is tried on, two rows each; rows of a regress
 def check_fit(task: Task, dataset: Dataset) -> None:
     """Raises where the model does not take the inputs, treats no row on its own, or the loss does not suit its outputs.
 
-    Some ten forward passes of four training rows.
+    Some ten forward passes of four training rows, and one of the rows with the largest and smallest whole numbers.
 
     Args:
         task: On its device, in its type.
@@ -42,6 +42,10 @@ def check_fit(task: Task, dataset: Dataset) -> None:
     rows = torch.arange(ROWS) * count(dataset.x_train) // ROWS
     x, w = placed(at(dataset.x_train, rows)), passes.nudged(task.w_0)
     f = _outputs(task, x, dataset.classes)
+    for what, inputs in (("training", dataset.x_train), ("test", dataset.x_test)):
+        extremes = _extremes(inputs)
+        if extremes:
+            _check_extremes(task, placed(at(inputs, extremes)), f"{what} rows {extremes}")
     passes.check_chance(task.model, lambda: task.predict(w, x))
     passes.check_rows(task.model, lambda x: task.predict(w, x), x)
     if any(part.training for part in task.model.modules()):
@@ -96,6 +100,28 @@ def _outputs(task: Task, x: Any, classes: int) -> Tensor:
             f"`model` must give finite real numbers; got {got}. Look at its first weights and the inputs."
         )
     return f
+
+
+def _extremes(x: Any) -> list[int]:
+    """The rows with the largest and the smallest whole number of every tensor of those: tokens, or places."""
+    found = []
+    for leaf in trees.leaves(x):
+        if not leaf.numel() or leaf.is_complex() or leaf.dtype == torch.bool:
+            continue
+        if bool((leaf[:ROWS] == leaf[:ROWS].round()).all()):
+            by_row = leaf.reshape(len(leaf), -1)
+            found += [int(by_row.amax(1).argmax()), int(by_row.amin(1).argmin())]
+    return sorted({*found})
+
+
+def _check_extremes(task: Task, x: Any, what: str) -> None:
+    try:
+        task.predict(task.w_0, x)
+    except Exception as error:
+        raise SettingError(
+            f"`model` must take the largest and the smallest number of the data; got {short(error)} for {what}. Give "
+            "it more tokens, or look at these rows."
+        ) from error
 
 
 def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) -> None:
