@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents import evolve, infinite, jacobian, kernel, pinn, posterior, sketch, solve
+from fedtangent.tangents import evolve, infinite, jacobian, kernel, pinn, posterior, sketch, solve, spectrum
 
 MODEL, X = nn.Linear(4, 2), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -20,6 +20,8 @@ def k() -> tuple[Tensor, Tensor, Tensor]:
 CALLS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
     "size": (lambda value: sketch(MODEL, X, value), (1.5, "3", None)),
     "seed": (lambda value: sketch(MODEL, X, 3, seed=value), (1.5, "3", None)),
+    "t": (lambda value: evolve(*k(), value), ("a", ["a"], None, iter([1.0]))),
+    "products": (lambda value: solve(*k()[:2], 0.1, products=value), ("a", 1.5, None)),
     "ridge": (lambda value: solve(jacobian(MODEL, X), X[:, :2], ridge=value), ("a", None)),
     "lr": (lambda value: evolve(*k(), [1.0], lr=value), ("a", None)),
     "depth": (infinite.kernel, (1.5, "2", True)),
@@ -38,6 +40,39 @@ def test_numbers_of_numpy_and_torch() -> None:
     assert torch.equal(sketch(MODEL, X, np.int64(3), seed=np.uint8(1)), sketch(MODEL, X, 3, seed=1))
     found = solve(jacobian(MODEL, X), X[:, :2], ridge=torch.tensor(0.5))
     assert torch.equal(found.alpha, solve(jacobian(MODEL, X), X[:, :2], ridge=0.5).alpha)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda seed: solve(*k()[:2], 0.1, seed=seed), lambda seed: spectrum(k()[0], 1, seed=seed)]
+)
+def test_seeds_are_not_negative(call: Callable[[Any], Any]) -> None:
+    with pytest.raises(ValueError, match=r"^`seed` must not be negative; got -1\. Give"):
+        call(-1)
+    with pytest.raises(TypeError, match=r"^`seed` must be an integer; got 'a'\. Give"):
+        call("a")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_unsigned_numbers(dtype: Any) -> None:
+    model, ids = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 2)), np.array([[1, 2], [3, 8], [2, 2]])
+    found = kernel(nn.Sequential(Long(), model), ids.astype(dtype))
+    assert torch.equal(found, kernel(nn.Sequential(Long(), model), torch.from_numpy(ids)))
+    labels = np.array([0, 1, 1])
+    assert torch.equal(evolve(*k()[:2], labels.astype(dtype), 1.0).f, evolve(*k()[:2], torch.from_numpy(labels), 1.0).f)
+
+
+class Long(nn.Module):
+    """Whole numbers of any type as torch looks them up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.long()
+
+
+def test_arrays_are_vectors_of_a_product() -> None:
+    j, alpha = jacobian(MODEL, X), np.ones((3, 2), np.float32)
+    assert torch.equal(j.times(alpha), j.times(torch.from_numpy(alpha)))
+    with pytest.raises(TypeError, match=r"^`alpha` must be a tensor; got list\. "):
+        j.vjp([1.0])  # type: ignore[arg-type]
 
 
 def test_arrays_in_the_infinite_width() -> None:

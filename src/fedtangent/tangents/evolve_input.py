@@ -83,6 +83,8 @@ def check_data(f_0: Tensor, y: Tensor, loss: Loss) -> None:
 
 def steps(t: float | Sequence[float], loss: Loss, clock: str) -> list[float]:
     """The times, increasing."""
+    for one in np.atleast_1d(np.asarray(t, dtype=object)).ravel().tolist():
+        check_number("t", one)
     times: list[float] = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel().tolist()
     if not times or not times[0] >= 0 or not all(a < b for a, b in pairwise(times)):
         raise SettingError(f"`t` must increase from 0 or above; got {times}. Sort the times and drop repeated ones.")

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
+from fedtangent.memory import out_of_memory
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, pull, push, ways
 from fedtangent.tangents.capture.factors import factors, head
 from fedtangent.tangents.capture.functional import Weights, call, check, plain
 from fedtangent.tangents.capture.outputs import Outputs
-from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.samples import Samples, tensor
 from fedtangent.tangents.capture.uses import Uses, UsesDiffer
 from fedtangent.tangents.capture.verified_uses import all_by_autograd, uses
 from fedtangent.tangents.given import Given, given
@@ -64,6 +65,7 @@ class Jacobian:
 
     def vjp(self, alpha: Tensor) -> Weights:
         """J^T alpha, a tree like w, for alpha (n, C). A forward and a backward pass."""
+        alpha = tensor("alpha", alpha)
         if alpha.shape != self.f.shape:
             raise SettingError(
                 f"`alpha` must have the shape of the outputs, {tuple(self.f.shape)}; got {tuple(alpha.shape)}. "
@@ -92,7 +94,9 @@ class Jacobian:
         check(self.model.model)
         try:
             return self._rows(x, self._uses)
-        except UsesDiffer:
+        except (UsesDiffer, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             return self._rows(x, all_by_autograd(self.model, self.w, self._uses))
 
     def _rows(self, x: Samples, found: Uses) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedtangent.errors import SettingTypeError
+from fedtangent.errors import SettingError, SettingTypeError
 
 
 def check_number(name: str, value: Any) -> None:
@@ -18,3 +18,10 @@ def check_whole(name: str, value: Any) -> None:
     """The same for a count or a seed."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise SettingTypeError(f"`{name}` must be an integer; got {value!r}. Give a whole number.")
+
+
+def check_seed(value: Any) -> None:
+    """The same for the seed of a generator of numpy, which takes no negative one."""
+    check_whole("seed", value)
+    if value < 0:
+        raise SettingError(f"`seed` must not be negative; got {value}. Give a whole number from 0.")

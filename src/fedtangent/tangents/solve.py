@@ -13,7 +13,7 @@ from fedtangent.errors import SettingError
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.numerics.conjugate_gradients import conjugate_gradients, nystroem
 from fedtangent.tangents.numerics.symmetric import Operator, read
-from fedtangent.tangents.single import check_number
+from fedtangent.tangents.single import check_number, check_seed, check_whole
 
 # Numbers of a kernel at a time, of one that may lie on disk.
 _CHUNK = 2**22
@@ -88,6 +88,8 @@ def solve(
         >>> [round(x, 6) for x in found.alpha.flatten().tolist()], found.products
         ([0.375, -0.125], 3)
     """
+    check_seed(seed)
+    check_whole("products", products)
     b = tensor("b", b).detach()
     if b.dim() != 2 or not b.is_floating_point() or not b.numel() or not bool(torch.isfinite(b).all()):
         raise SettingError(f"`b` must be (n, C), finite and in floating point; got {tuple(b.shape)}. Look at it.")

@@ -13,6 +13,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.multiply_adds import repeated
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
+from fedtangent.tangents.single import check_seed
 
 _TINY = 1e-30
 # A matrix with blocks up to this size gives all its eigenvalues.
@@ -106,6 +107,7 @@ def spectrum(
         >>> found.eigenvalues.tolist(), found.trace, round(found.condition, 6)
         ([3.0, 1.0], 4.0, 3.0)
     """
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         own = read("kernel", kernel)

@@ -187,8 +187,11 @@ def tensor(name: str, x: Any) -> Tensor:
     if x.layout != torch.strided or x.is_nested:
         kind, remedy = ("a nested one", "to_padded_tensor") if x.is_nested else (f"one of {x.layout}", "to_dense")
         raise SettingTypeError(f"`{name}` must be a dense tensor; got {kind}. Convert it: {name}.{remedy}().")
-    return x.clone() if x.is_inference() else x  # which a backward pass could not keep
+    found: Tensor = x.long() if x.dtype in _UNSIGNED else x
+    return found.clone() if found.is_inference() else found  # which a backward pass could not keep
 
+
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # for which torch has next to no functions
 
 _REMEDIES = (
     (DataLoader, "Join its batches, torch.cat([x for x, y in loader]), or let kernel stream it to a file: out=."),
