@@ -14,7 +14,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.memory import out_of_memory
 from fedtangent.tangents.capture.functional import Weights, call, first_line, plain, result, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
-from fedtangent.tangents.capture.samples import Samples, check_plain, checked, leaves, names, shape
+from fedtangent.tangents.capture.samples import Samples, check_plain, checked, leaves, names, shape, some
 
 _FEW = 3  # samples of which passes are compared
 
@@ -71,7 +71,7 @@ def looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
 
 def _looked(model: Picked, w: Weights, x: Samples, name: str) -> int:
     touched = _touched(model, w, x[:1], name)
-    few = x[:_FEW]
+    few = some(x, _FEW)
 
     def f(x: Samples = few) -> Tensor:
         try:

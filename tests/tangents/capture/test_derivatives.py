@@ -47,6 +47,28 @@ def test_products_are_those_of_training(name: str) -> None:
     assert ways(Picked(net, None), w, x) == MODELS[name][1:]
 
 
+def sorted_by_class(net: Any, x: Tensor) -> Tensor:
+    """Of the last samples alone a part is taken without derivatives, which forward mode does not see."""
+
+    def one(row: Tensor) -> Tensor:
+        with torch.set_grad_enabled(bool(row[0] < 1)):
+            hidden = net.lower(row[None])
+        return torch.tanh(hidden + net.lower(row[None]))
+
+    return torch.cat([one(row) for row in x])
+
+
+def test_samples_that_are_sorted() -> None:
+    torch.manual_seed(3)
+    net, x = unusual.Between(sorted_by_class).double(), samples(6)
+    x[:, 0] = torch.tensor([0, 0, 0, 0, 2, 2])
+    literal, w = by_rows(net, x), trainable(net)
+    assert close(jacobian(net, x).jvp(like(w, 2)), literal @ flat(like(w, 2)))
+    f_lin = linearize(net)
+    moved = {name: part + like(w, 2)[name] for name, part in w.items()}
+    assert close(f_lin(moved, x) - f_lin(w, x), literal @ flat(like(w, 2)))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_linearised_model_and_its_training(name: str) -> None:
     net, x = model(name), samples()

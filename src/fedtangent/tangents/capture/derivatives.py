@@ -22,7 +22,7 @@ from fedtangent.multiply_adds import uncounted
 from fedtangent.outside_vmap import look
 from fedtangent.tangents.capture import products
 from fedtangent.tangents.capture.functional import Weights, call, first_line, plain, plain_forward
-from fedtangent.tangents.capture.samples import Samples
+from fedtangent.tangents.capture.samples import Samples, some
 
 _FEW = 3  # samples that are compared
 # Relative differences: that rounding alone makes, and that no rounding makes, not even that of a GPU's short products.
@@ -67,12 +67,12 @@ def pull(model: nn.Module, w: Weights, x: Samples, alpha: Tensor, ways: Ways) ->
 
 
 def ways(model: nn.Module, w: Weights, x: Samples) -> Ways:
-    """The ways that agree with backward passes at w on the first of some samples; outside of all transforms.
+    """The ways that agree with backward passes at w on a few of some samples; outside of all transforms.
 
     Raises:
         ValueError: None does, which is so where a backward pass is not linear; a model without backward passes.
     """
-    return _agreeing(model, w, x[:_FEW]) or FASTEST  # where numbers are not finite, whoever takes them says so
+    return _agreeing(model, w, some(x, _FEW)) or FASTEST  # where numbers are not finite, whoever takes them says so
 
 
 @torch.no_grad()  # what is no parameter may have a history of its own
@@ -143,7 +143,7 @@ def known_ways(model: nn.Module, w_0: Weights, example: Samples | None, x: Sampl
         }
 
         def find(first: Samples) -> None:
-            few = (first if example is None else example)[:_FEW]
+            few = some(first if example is None else example, _FEW)
             known[key] = _agreeing(model, near, few) or ways(model, w_0, few)
 
         with uncounted():

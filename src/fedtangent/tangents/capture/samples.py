@@ -141,6 +141,11 @@ def samples(name: str, x: Any) -> Samples:
     return only
 
 
+def some(x: Samples, most: int) -> Samples:
+    """At most so many samples, from the first to the last: samples are often sorted."""
+    return x[torch.linspace(0, len(x) - 1, min(most, len(x)), device="cpu").round().long()]
+
+
 def names(name: str, x: Samples) -> list[str]:
     """What the tensors of samples called `name` are called."""
     if not isinstance(x, Batch):

@@ -23,7 +23,7 @@ from fedtangent.tangents.capture.functional import Weights, call, check, plain
 from fedtangent.tangents.capture.in_rows import Graph, graph
 from fedtangent.tangents.capture.layers import Matrix
 from fedtangent.tangents.capture.room import NUMBERS, room
-from fedtangent.tangents.capture.samples import Batch, Samples, leaves
+from fedtangent.tangents.capture.samples import Batch, Samples, leaves, some
 from fedtangent.tangents.capture.together import go_together, tried_chain
 from fedtangent.tangents.capture.uses import WHOLE, Recorder, Use, Uses, UsesDiffer, fixed, outputs, recorded, without
 from fedtangent.tangents.capture.whole import Whole, whole
@@ -68,9 +68,9 @@ def _verified(model: nn.Module, w: Weights, x: Samples, memory_bytes: int) -> Us
         found = _plain_pass(model, w, x[:1], error)
         found = all_by_autograd(model, w, found)
         fits = room(found, w, len(x), memory_bytes)
-        return _right(model, w, _some(x, fits.samples), found, fits.numbers)
+        return _right(model, w, some(x, fits.samples), found, fits.numbers)
     fits = room(found, w, len(x), memory_bytes)
-    few = _some(x, fits.samples)
+    few = some(x, fits.samples)
     try:
         found = _right(model, w, few, found, fits.numbers)
         if hidden := _hiding(w, found):
@@ -136,11 +136,6 @@ def _plain_pass(model: nn.Module, w: Weights, x: Samples, error: RuntimeError) -
             raise
         raise SettingError(f"`x` must be floats for this model; got {x.dtype}. Convert it: x.float().") from error
     return Uses({}, f.shape[1], touched=recorder.touched, widest=recorder.widest, sample=x.numel())
-
-
-def _some(x: Samples, count: int) -> Samples:
-    """Some samples, from the first to the last."""
-    return x[torch.linspace(0, len(x) - 1, count, device="cpu").round().long()]
 
 
 def _hiding(w: Weights, found: Uses) -> Weights:
@@ -281,8 +276,8 @@ def _subtract(use: Use, w: Weights, factor: Dense, own: Weights) -> None:
             own[use.bias] -= use.bias_layout.back(outer.sum((0, -1)))
         return
     size = max(1, NUMBERS // sum(part.numel() for part in own.values()))
-    for some in cuts(len(factor.d[0]), size):
-        a, d = (tuple(part[some] for part in side) for side in (factor.a, factor.d))
+    for cut in cuts(len(factor.d[0]), size):
+        a, d = (tuple(part[cut] for part in side) for side in (factor.a, factor.d))
         for name, gradient in use.gradients(w, a, d).items():
             own[name] -= gradient.sum((0, 1))
 
