@@ -199,3 +199,20 @@ def test_a_wrong_model_is_an_error() -> None:
     f_lin = linearize(deep)
     with pytest.raises(ValueError, match=r"^`model` must return outputs \(n, C\); got shape \(1, 2, 3\)\. Flatten"):
         f_lin.gap(f_lin.w_0, X)
+
+
+def test_weights_and_inputs_of_another_type() -> None:
+    f_lin, x = linearize(networks()["gated"].float()), inputs().float()
+    w = {name: part + 0.1 for name, part in f_lin.w_0.items()}
+    double = {name: part.double() for name, part in w.items()}
+    assert torch.equal(f_lin(double, x), f_lin(w, x))
+    assert f_lin.gap(double, x) == f_lin.gap(w, x)
+    with pytest.raises(
+        ValueError, match=r"^`x` must be torch\.float32, as in the first call; got torch\.float64\. Conv"
+    ):
+        f_lin(w, x.double())
+    for other in (list(w.values()), None, {name: part.numpy() for name, part in w.items()}):
+        with pytest.raises(
+            TypeError, match=r"^`w` must be a dict of tensors, as w_0; got (list|NoneType|dict)\. Start"
+        ):
+            f_lin(other, x)  # type: ignore[arg-type]

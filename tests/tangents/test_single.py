@@ -75,6 +75,11 @@ def test_arrays_are_vectors_of_a_product() -> None:
         j.vjp([1.0])  # type: ignore[arg-type]
 
 
+def test_a_model_is_no_jacobian() -> None:
+    with pytest.raises(TypeError, match=r"^`jacobian` must be a Jacobian; got Linear\. Call jacobian\(model, x\)\."):
+        evolve(*k(), 1.0).weights(MODEL)  # type: ignore[arg-type]
+
+
 def test_arrays_in_the_infinite_width() -> None:
     kernels = infinite.kernel(2)
     assert torch.equal(kernels(X.numpy()).ntk, kernels(X).ntk)

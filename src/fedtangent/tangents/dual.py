@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.jacobian import Jacobian
@@ -57,7 +57,9 @@ def weights(alpha: Tensor, jacobian: Jacobian) -> Weights:
 
 
 def check_fits(name: str, jacobian: Jacobian, alpha: Tensor) -> None:
-    """Raises where a Jacobian has other (n, C) than alpha (T, n, C)."""
+    """Raises where a Jacobian has other (n, C) than alpha (T, n, C), or what is none."""
+    if not isinstance(jacobian, Jacobian):
+        raise SettingTypeError(f"`{name}` must be a Jacobian; got {type(jacobian).__name__}. Call jacobian(model, x).")
     if tuple(jacobian.shape[:2]) != tuple(alpha.shape[1:]):
         raise SettingError(
             f"`{name}` must have the (n, C) of alpha, {tuple(alpha.shape[1:])}; "

@@ -5,21 +5,21 @@ models under gradient descent. NeurIPS 2019. arXiv 1902.06720.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fedtangent import trees
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.module_state import copied
 from fedtangent.outside_vmap import look
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, push, ways
 from fedtangent.tangents.capture.functional import TURN, Weights, call, plain, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
-from fedtangent.tangents.capture.samples import Samples, samples
+from fedtangent.tangents.capture.samples import Samples, leaves, names, samples
 from fedtangent.tangents.given import looked
 
 # Samples at a time, where only numbers of them are wanted.
@@ -52,6 +52,7 @@ class Linearized:
     def __init__(self, model: Picked, w_0: Weights, kept: Sequence[remembered.Kept] = ()) -> None:
         self._model, self.w_0, self._kept = model, w_0, kept
         self._ways: Ways | None = None
+        self._types: dict[str, torch.dtype] = {}
 
     def __call__(self, w: Weights, x: Any) -> Tensor:
         """f(x; w_0) + J (w - w_0), (n, C): one pass with its forward derivative, some 3 forward passes.
@@ -68,7 +69,7 @@ class Linearized:
             ValueError: Weights of other names or shapes than w_0; a model whose outputs are not (n, C) or depend on
                 chance or on other samples.
         """
-        f_0, change = self._parts(w, samples("x", x))
+        f_0, change = self._parts(self._typed(w), samples("x", x))
         return f_0 + change
 
     def gap(self, w: Weights, x: Any) -> Gap:
@@ -77,7 +78,7 @@ class Linearized:
         Raises:
             TypeError, ValueError: As a call.
         """
-        x = samples("x", x)
+        w, x = self._typed(w), samples("x", x)
         off = moved = agree = 0.0
         for part in x.split(_ROWS):
             with torch.no_grad():
@@ -93,8 +94,12 @@ class Linearized:
             agree / len(x) if f.shape[1] > 1 else None,
         )
 
-    def _parts(self, w: Weights, x: Samples) -> tuple[Tensor, Tensor]:
-        """f(x; w_0) and J (w - w_0)."""
+    def _typed(self, w: Weights) -> Weights:
+        """The weights in the type of w_0."""
+        if not isinstance(w, Mapping) or not all(isinstance(part, Tensor) for part in w.values()):
+            raise SettingTypeError(
+                f"`w` must be a dict of tensors, as w_0; got {type(w).__name__}. Start from a copy of w_0."
+            )
         shapes = [{name: tuple(part.shape) for name, part in tree.items()} for tree in (w, self.w_0)]
         if shapes[0] != shapes[1]:
             name = min(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
@@ -102,9 +107,21 @@ class Linearized:
                 f"`w` must have the names and shapes of w_0; got {name!r} {shapes[0].get(name, 'missing')}, "
                 f"for {shapes[1].get(name, 'nothing')}. Start from a copy of w_0."
             )
+        return {name: w[name].to(start) for name, start in self.w_0.items()}
+
+    def _parts(self, w: Weights, x: Samples) -> tuple[Tensor, Tensor]:
+        """f(x; w_0) and J (w - w_0)."""
+        types = {called: leaf.dtype for called, leaf in zip(names("x", x), leaves(x), strict=True)}
         if self._ways is None:
             look(self._look, x)
+            self._types = types
         assert self._ways is not None
+        for name, dtype in types.items():
+            first = self._types.get(name, dtype)
+            if dtype != first and (dtype.is_floating_point or first.is_floating_point):
+                raise SettingError(
+                    f"`{name}` must be {first}, as in the first call; got {dtype}. Convert it: {name}.to({first})."
+                )
         return push(self._model, self.w_0, x, {name: w[name] - start for name, start in self.w_0.items()}, self._ways)
 
     def _look(self, x: Samples) -> None:
