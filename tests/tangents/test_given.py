@@ -205,7 +205,11 @@ class Frame:
             ValueError,
             "got a masked array. Fill it: x1.filled(0).",
         ),
-        (torch.ones(0, 4), ValueError, "`x1` must hold samples; got none, of shape (0, 4). Give one at the least."),
+        (
+            torch.ones(0, 4),
+            ValueError,
+            "`x1` must hold samples along its first axis; got shape (0, 4). Give one at the least.",
+        ),
         ({"ids": [1, 2]}, TypeError, "`x1['ids']` must be a tensor; got list. "),
         (
             torch.eye(4).to_sparse(),

@@ -131,7 +131,7 @@ def samples(name: str, x: Any) -> Samples:
     only = tensor(name, x)
     if only.dim() and not len(only):
         raise SettingError(
-            f"`{name}` must hold samples; got none, of shape {tuple(only.shape)}. Give one at the least."
+            f"`{name}` must hold samples along its first axis; got shape {tuple(only.shape)}. Give one at the least."
         )
     # whole numbers may each be a sample: an id
     if only.dim() < (2 if only.is_floating_point() else 1):
