@@ -24,7 +24,7 @@ from fedtangent.experiments.run import step
 from fedtangent.experiments.setup import setup
 
 TRAIN, VALIDATION, SHOWN, STEPS = 15_000, 5_000, 200, (200, 400, 600)
-RING, PLAIN, HEAVY = {"topology": "ring"}, (0.1, 0.03, 0.3), (0.03, 0.01, 0.1)
+RING, PLAIN, HEAVY = {"topology": "ring"}, (0.1, 0.03, 0.01), (0.03, 0.01, 0.1)
 MIXED = {f"16 nodes, alpha {alpha:g}": {"nodes": 16, "partition": "dirichlet", "alpha": alpha} for alpha in (0.1, 0.01)}
 FOUR = {"8 nodes of 4 classes": {"nodes": 8, "partition": "by_class", "classes": 4}}
 # Of a name: settings, its own, and rates, the usual one first.
