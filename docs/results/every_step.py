@@ -14,14 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from validation import append, beginning, lines, missing
+from validation import accuracy, append, beginning, lines, missing, played
 
 from fedtangent.datasets.cifar10 import cifar10
 from fedtangent.errors import SettingError
 from fedtangent.experiments.experiment import experiment
-from fedtangent.experiments.run import step
-from fedtangent.experiments.setup import setup
 
 TRAIN, VALIDATION, SHOWN, STEPS = 15_000, 5_000, 200, (200, 400, 600)
 RING, PLAIN, HEAVY = {"topology": "ring"}, (0.1, 0.03, 0.01), (0.03, 0.01, 0.1)
@@ -59,22 +56,12 @@ def run(data_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
     asked = experiment(
         **settings, dataset=small, model="lenet", rounds=STEPS[-1], evaluate_nodes_every=0, engine="sequential"
     )
-    built = setup(asked)
-    wire = built.wire()
-    start = built.fleet(0, wire)
-    data_k = start.each(list(built.data))
-    state, found = built.method.init(start, data_k), {"validation": {}, "test": {}}
-    for k in range(1, STEPS[-1] + 1):
-        state, entry, weights, _ = step(built, built.fleet(k, wire), state, data_k, k)
-        if k in STEPS:
-            for split, its in held.items():
-                found[split][k] = accuracy(built.predict(weights.value, its.x_test), its.y_test)
-    return {**found, "sent_bytes": entry["sent_bytes"]}
-
-
-def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Of (n, C) outputs, to four digits."""
-    return round(float((outputs.argmax(1) == labels).double().mean()), 4)
+    found: dict[str, Any] = {"validation": {}, "test": {}}
+    for k, entry, outputs in played(asked, STEPS):
+        for split, its in held.items():
+            found[split][k] = accuracy(outputs(its.x_test), its.y_test)
+        found["sent_bytes"] = entry["sent_bytes"]
+    return found
 
 
 def table(out: str) -> None:

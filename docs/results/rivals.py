@@ -14,12 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from validation import append, lines, missing, problem
+from validation import accuracy, append, lines, missing, played, problem
 
 from fedtangent.datasets.fashion_mnist import fashion_mnist
 from fedtangent.experiments.experiment import experiment
-from fedtangent.experiments.run import step
-from fedtangent.experiments.setup import setup
 
 NODES, ROUNDS = 60, (6, 11, 21)
 EPOCHS: dict[str, Any] = {"epochs": 2, "batch": 25}
@@ -61,28 +59,21 @@ def run(data_dir: str, file: str, settings: dict[str, Any]) -> dict[str, Any]:
     data, partition = problem(data_dir, file, NODES)
     test = fashion_mnist(data_dir)
     graph = {} if {"topology", "sample"} & settings.keys() else {"degree": 5}
-    built = setup(
-        experiment(
-            **settings,
-            **graph,
-            dataset=data,
-            partition=partition,
-            rounds=ROUNDS[-1],
-            evaluate_nodes_every=0,
-            engine="sequential" if settings["method"] in ("ntkdfl", "dfedkfac", "spark") else "vectorized",
-        )
+    asked = experiment(
+        **settings,
+        **graph,
+        dataset=data,
+        partition=partition,
+        rounds=ROUNDS[-1],
+        evaluate_nodes_every=0,
+        engine="sequential" if settings["method"] in ("ntkdfl", "dfedkfac", "spark") else "vectorized",
     )
-    wire = built.wire()
-    start = built.fleet(0, wire)
-    data_k = start.each(list(built.data))
-    state, found = built.method.init(start, data_k), {"validation": {}, "test": {}}
-    for k in range(1, ROUNDS[-1] + 1):
-        state, entry, weights, _ = step(built, built.fleet(k, wire), state, data_k, k)
-        if k in ROUNDS:
-            right = built.predict(weights.value, test.x_test).argmax(1) == test.y_test
-            found["test"][k] = round(float(right.double().mean()), 4)
-            found["validation"][k] = round(entry["accuracy"], 4)
-    return {**found, "sent_bytes": entry["sent_bytes"]}
+    found: dict[str, Any] = {"validation": {}, "test": {}}
+    for k, entry, outputs in played(asked, ROUNDS):
+        found["test"][k] = accuracy(outputs(test.x_test), test.y_test)
+        found["validation"][k] = round(entry["accuracy"], 4)
+        found["sent_bytes"] = entry["sent_bytes"]
+    return found
 
 
 def table(out: str) -> None:

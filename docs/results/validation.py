@@ -1,14 +1,19 @@
 """What the scripts beside this file share: clients, and test rows that none of them holds."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 import fedtangent
 from fedtangent.datasets.fashion_mnist import fashion_mnist
+from fedtangent.experiments.experiment import Experiment
+from fedtangent.experiments.run import step
+from fedtangent.experiments.setup import setup
 from fedtangent.shard import Dataset, Partition
 
 
@@ -34,6 +39,24 @@ def recorded(data: Dataset, out: str, ending: str, rounds: int, seed: int, varia
         everywhere = {"partition": "dirichlet", "alpha": 0.1, "nodes": 20, "evaluate_nodes_every": 0}
         asked = {**everywhere, "rounds": rounds, "seed": seed, **settings}
         fedtangent.run(dataset=data, out=folder, resume=folder.exists(), **asked)
+
+
+def played(asked: Experiment, ends: Collection[int]) -> Iterator[tuple[int, dict[str, Any], Callable[[Any], Tensor]]]:
+    """Plays an experiment: of the rounds in `ends` the number, the entry, and the aggregated model's outputs."""
+    built = setup(asked)
+    wire = built.wire()
+    start = built.fleet(0, wire)
+    data_k = start.each(list(built.data))
+    state = built.method.init(start, data_k)
+    for k in range(1, max(ends) + 1):
+        state, entry, weights, _ = step(built, built.fleet(k, wire), state, data_k, k)
+        if k in ends:
+            yield k, entry, partial(built.predict, weights.value)
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Of (n, C) outputs, to four digits."""
+    return round(float((outputs.argmax(1) == labels).double().mean()), 4)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

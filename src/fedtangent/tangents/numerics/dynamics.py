@@ -27,7 +27,7 @@ from fedtangent.tangents.numerics.integrate import (
     stabilised_products,
     trusted,
 )
-from fedtangent.tangents.numerics.split import FAR, Split, SplitCourse, split, splits
+from fedtangent.tangents.numerics.split import FAR, LowRank, SplitCourse, split, splits
 from fedtangent.tangents.spectrum import largest_eigenvalue
 from fedtangent.training.losses import Loss, curvature_root
 
@@ -135,17 +135,17 @@ class _Flow:
     def split(self, start: _Start) -> Tensor:
         """The same with a kernel that is of low rank within a step, where the rest of it is not stiff."""
         assert not isinstance(start.kernel, Full)
-        near = split(start.kernel, start.f_0, start.real)
-        rest = self.curvature * near.rest / start.real.sum(-1)
-        stiffness = _MARGIN * (_stiffness(start, self.loss, near.near.times) + rest)
+        near, largest = split(start.kernel, start.f_0, start.real)
+        rest = self.curvature * largest / start.real.sum(-1)
+        stiffness = _MARGIN * (_stiffness(start, self.loss, near.times) + rest)
         fits = rest * self.s[-1] * (1 - 1 / self.growth) <= FAR
         return self.by_stiffness(start, torch.where(fits, stiffness, torch.inf), self._trusted, near)
 
-    def _trusted(self, start: _Start, stiffness: float, near: Split | None = None) -> Tensor:
+    def _trusted(self, start: _Start, stiffness: float, near: LowRank | Factored | None = None) -> Tensor:
         kernel, f_0, y, real = start
         course: Any = _force(*start, self.loss)
         if near is not None:
-            course = SplitCourse(_slope(f_0, y, real, self.loss), f_0, kernel.times, near.near)
+            course = SplitCourse(_slope(f_0, y, real, self.loss), f_0, kernel.times, near)
         return trusted(course, torch.zeros_like(start.f_0), stiffness, self.s, self.growth, _TRUSTED)
 
     def by_stiffness(self, start: _Start, stiffness: Tensor, solve: Callable[..., Tensor], *more: Any) -> Tensor:
