@@ -180,6 +180,12 @@ def test_a_round_in_which_no_node_finds_anything_stops_the_run(method: str) -> N
         run(tiny(method, clock="descent", lr=1e38, times=(3, 7), rounds=1, model=network()))
 
 
+def test_a_guard_that_lets_no_node_step_is_named() -> None:
+    message = "got none on any node in round 1. Use smaller steps, more neighbours or rows, or take guard off; the"
+    with pytest.raises(ValueError, match=message):
+        run(tiny("dfedkfac", topology="line", guard=True, rounds=1, model=network()))
+
+
 def test_nodes_that_find_nothing_are_counted() -> None:
     spoilt = data()
     spoilt.x_train[0] = 1e30

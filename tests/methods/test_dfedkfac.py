@@ -195,10 +195,13 @@ def test_a_node_whose_local_steps_are_not_finite_takes_none() -> None:
     assert [bool(failed) for failed in found.extras[0]["failed"]] == [False] * (K - 1) + [True]
 
 
-def test_a_guard_costs_a_row_count_a_neighbour() -> None:
-    plain = federation.run(dfedkfac(federation.task(), **FEW), rounds=2).ledger
-    guarded = federation.run(dfedkfac(federation.task(), **FEW, guard=True), rounds=2).ledger
-    assert {i: guarded.sent[i] - plain.sent[i] for i in range(K)} == {i: 2 * 8 * GRAPH.degree(i) for i in range(K)}
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_guard_costs_every_nodes_rows_a_neighbour_and_hop(hops: int) -> None:
+    plain = federation.run(dfedkfac(federation.task(), **FEW, hops=hops), rounds=2).ledger
+    guarded = federation.run(dfedkfac(federation.task(), **FEW, hops=hops, guard=True), rounds=2).ledger
+    assert {i: guarded.sent[i] - plain.sent[i] for i in range(K)} == {
+        i: 2 * hops * 8 * K * GRAPH.degree(i) for i in range(K)
+    }
 
 
 def test_a_guard_leaves_out_who_would_see_a_neighbour_or_a_row() -> None:
@@ -221,6 +224,27 @@ def test_a_guard_leaves_out_who_would_see_a_neighbour_or_a_row() -> None:
     assert [bool(failed) for failed in path.extras[0]["failed"]] == [GRAPH.degree(i) < 3 for i in range(K)]
     lonely = federation.run(method, data, graph=LONELY, rounds=1)
     assert not bool(lonely.extras[0]["failed"][3])
+
+
+def test_a_guard_of_two_hops_wants_a_crowd_at_either_distance() -> None:
+    """In a circle where each knows three on either side all have one, the fifteenth, on a single link, has none."""
+    graph = Graph([*((i, (i + step) % 14) for i in range(14) for step in (1, 2, 3)), (0, 14)], 15)
+    options, data = {**FEW, "hops": 2, "inputs": "shared"}, federation.shards([5] * 15)
+    method = dfedkfac(federation.task(), **options, guard=True)
+    assert method.exposure == "aggregate"
+    guarded, free = (
+        federation.run(of, data, graph=graph, rounds=1) for of in (method, dfedkfac(federation.task(), **options))
+    )
+    assert [bool(failed) for failed in guarded.extras[0]["failed"]] == [False] * 14 + [True]
+    same = [_equal(*its) for its in zip(guarded.state.w_k.values, free.state.w_k.values, strict=True)]
+    assert same == [False] + [True] * 13 + [False]  # the first has not got the fifteenth's sums
+    complete = Graph([(i, j) for i in range(6) for j in range(i)], 6)  # nobody is two links away
+    found = federation.run(method, data[:6], graph=complete, rounds=1)
+    assert all(bool(failed) for failed in found.extras[0]["failed"])
+
+
+def _equal(one: Weights, other: Weights) -> bool:
+    return all(torch.allclose(one[name], other[name], rtol=1e-10) for name in other)
 
 
 def test_a_guard_asks_for_rows_enough_in_the_shared_sum() -> None:
@@ -318,10 +342,6 @@ def test_other_layers_learn_too_and_the_engines_agree(name: str) -> None:
         ({"inputs": "mine"}, r"^`inputs` must be 'neighbourhood' or 'shared'; got 'mine'\. Choose one of the two\.$"),
         ({"aggregation": "best"}, r"^`aggregation` must be 'plain' or 'weighted'; got 'best'\. Choose .*\.$"),
         ({"hops": 0}, r"^`hops` must be 1 or more; got 0\. Take 1 .*\.$"),
-        (
-            {"hops": 2, "guard": True},
-            r"^`hops` must be 1 with a guard; got 2\. Sums .*: leave out hops or the guard\.$",
-        ),
         ({"ridges": (0.0,)}, r"^`ridges` must be positive numbers; got \[0.0\]\. Give at least one\.$"),
     ],
 )

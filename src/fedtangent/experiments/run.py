@@ -278,9 +278,10 @@ def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:
     held = extra["failed"]
     failed = [bool(one) for one in (held if isinstance(held, list) else [held]) if one is not None]
     if all(failed):
+        guarded = ", more neighbours or rows, or take guard off" if built.experiment.options.get("guard") else ""
         raise SettingError(
             f"`{built.method.name}` must find finite weights somewhere; got none on any node in round {k}. "
-            "Use smaller steps; the rounds before this one are kept."
+            f"Use smaller steps{guarded}; the rounds before this one are kept."
         )
     return {**extra, "failed": sum(failed)}
 

@@ -1,15 +1,20 @@
 """A crowd: when a sum over several owners' rows hides each owner, and each row.
 
 A mean of u u^T over fewer rows than u has entries spans those rows: it tells whether a known row is among them.
+Sums that go on from neighbour to neighbour are over rings of nodes around the receiver. Any combination of what comes
+on several hops has the whole outermost of its rings in it, so that nobody is shown if every ring is a crowd by itself.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedtangent import many
 from fedtangent.errors import SettingError
+from fedtangent.federation.fleet import Fleet
+from fedtangent.federation.values import Each
 
 OWNERS = 3
 
@@ -47,3 +52,35 @@ def hides(rows: Tensor, real: Tensor, fewest: Tensor) -> Tensor:
     """Whether `check` would pass, for rows (slots,) of which some are real: a bool tensor, so that vmap can be used."""
     rows = torch.where(real, rows, 0)
     return (real.sum() >= OWNERS) & (2 * rows <= rows.sum()).all() & (rows.sum() >= fewest)
+
+
+class Reach(NamedTuple):
+    """Whose rows a node's sums are over, of K nodes.
+
+    Attributes:
+        own: Whether it is the node itself, (K,).
+        rows: How many there are of everybody's, counted as often as they are in the sums, (K,).
+        ring: Whom the last hop added, (K,).
+        seen: All of whom there are some, and the node itself, (K,).
+    """
+
+    own: Tensor
+    rows: Tensor
+    ring: Tensor
+    seen: Tensor
+
+    def farther(self, rows: Tensor) -> "Reach":
+        """After one more hop, which makes the sums those over `rows`."""
+        ring = (rows > 0) & ~self.seen
+        return self._replace(rows=rows, ring=ring, seen=self.seen | ring)
+
+    def shows(self, fewest: Tensor) -> Tensor:
+        """Whether there are others' rows in the sums, and the last ring is no crowd."""
+        others = ((self.rows > 0) & ~self.own).any()
+        return others & ~hides(self.rows, self.ring, fewest)
+
+
+def reach(fleet: Fleet, rows_k: Each[Tensor]) -> Each[Reach]:
+    """Every node's, before it has received anything."""
+    own_k = fleet.of_here([torch.arange(fleet.total, device=fleet.device) == node for node in fleet.here])
+    return fleet.map(lambda own, rows: Reach(own, own * rows, own, own), own_k, rows_k)

@@ -34,7 +34,6 @@ from fedtangent.errors import SettingError
 from fedtangent.federation import (
     Each,
     Fleet,
-    Inbox,
     Message,
     Method,
     Traits,
@@ -100,9 +99,10 @@ def dfedkfac(
         weight_decay: lambda, of lambda |w|^2 / 2 in the loss of which the step is taken.
         inputs: Of whom the moments of the data's own inputs are: the `neighbourhood`, sent in every round, or `shared`,
             summed over all nodes once.
-        guard: Whether a node keeps its mean, and counts as failed, in a round whose sums would show a neighbour or a
+        guard: Whether a node keeps its mean, and counts as failed, in a round whose sums would show another node or a
             row: of fewer than three neighbours, one with more than half of the rows, or of fewer rows than twice a
-            layer's inputs. With it, and secure sums among a node's neighbours, the exposure is `aggregate`.
+            layer's inputs; or, with `hops`, of such nodes two links away, or three, and so on. With it, and secure
+            sums among a node's neighbours, the exposure is `aggregate`.
         averaging: Whether a round starts from the neighbourhood's means, or (an ablation) from the node's own weights
             and last displacement; sums are over the neighbourhood in any case.
         aggregation: Of the final model, `plain` or `weighted` by rows.
@@ -116,7 +116,7 @@ def dfedkfac(
             neighbours' neighbourhoods, too, by one more exchange; and so on. More rows make a better step.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
-    _check_options(inputs, hops, guard)
+    _check_options(inputs, hops)
     aggregate = node_mean(aggregation)
 
     node = Answers(task, other, weight_decay)
@@ -141,16 +141,12 @@ def dfedkfac(
         v_k = fleet.mix(state.v_k, "displacements") if momentum and averaging else state.v_k
         a_k = state.a_k
         if inputs == "neighbourhood":
-            a_k = _total(fleet, fleet.ask_total(_answered, fleet.everywhere(()), a_k, rows=rows_of_inputs))
+            a_k = _passed_on(fleet, a_k, rows=rows_of_inputs)
         found_k = fleet.ask_total(node.moments, mean_k, data_k, message="moments", rows=rows_of_moments)
         if hops > 1:
             found_k.settle()  # computed once: they are answers of the next exchange
-        total_k = _total(fleet, found_k)
-        for _ in range(hops - 1):
-            sums_k = fleet.ask_total(_answered, fleet.everywhere(()), total_k, message="moments", rows=rows_of_moments)
-            total_k = _total(fleet, sums_k)
-        if guard:
-            total_k = fleet.map(_guarded, total_k, fleet.share(fleet.map(rows, data_k)), state.fewest_k)
+        reach_k = disclosure.reach(fleet, fleet.map(rows, data_k)) if guard else None
+        total_k = _farther(fleet, hops, _total(fleet, found_k), reach_k, state.fewest_k)
         basis_k = fleet.as_sent(fleet.map(basis, total_k, a_k, v_k, u_k), "directions")
         asked_k = mean_k.zip(basis_k)
         q_k = _total(fleet, fleet.ask_total(along, asked_k, data_k, rows=rows_of_curvature))
@@ -204,16 +200,11 @@ def dfedkfac(
     )
 
 
-def _check_options(inputs: str, hops: int, guard: bool) -> None:
+def _check_options(inputs: str, hops: int) -> None:
     if inputs not in ("neighbourhood", "shared"):
         raise SettingError(f"`inputs` must be 'neighbourhood' or 'shared'; got {inputs!r}. Choose one of the two.")
     if hops < 1:
         raise SettingError(f"`hops` must be 1 or more; got {hops}. Take 1 for sums over the neighbourhood alone.")
-    if guard and hops > 1:
-        raise SettingError(
-            f"`hops` must be 1 with a guard; got {hops}. Sums over neighbourhoods that overlap may differ by a single "
-            "node: leave out hops or the guard."
-        )
 
 
 def _total(fleet: Fleet, found_k: Each[tuple[Any, Tensor]]) -> Each[Any]:
@@ -225,14 +216,34 @@ def _first(found: tuple[Any, Tensor]) -> Any:
     return found[0]
 
 
-def _answered(_: tuple[()], sums: Any) -> Any:
-    return sums
+def _passed_on(fleet: Fleet, sums_k: Each[Any], **options: Any) -> Each[Any]:
+    """What all of a neighbourhood hold, summed."""
+    return _total(fleet, fleet.ask_total(lambda _, sums: sums, fleet.everywhere(()), sums_k, **options))
 
 
-def _guarded(total: Moments, near: Inbox, fewest: Tensor) -> Moments:
-    """NaN gradient if the neighbours' sums, where there are any, would expose a neighbour."""
-    shown = near.real.any() & ~disclosure.hides(near.values, near.real, fewest)
-    return total._replace(gradient=trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient))
+def _farther(
+    fleet: Fleet, hops: int, total_k: Each[Moments], reach_k: Each[disclosure.Reach] | None, fewest_k: Each[Tensor]
+) -> Each[Moments]:
+    """The neighbourhoods' sums after more hops; not finite where their reach is given and shows somebody."""
+    for hop in range(hops):
+        if hop:
+            total_k = _passed_on(fleet, total_k, message="moments", rows=rows_of_moments)
+        if reach_k is not None:
+            rows_k = _passed_on(fleet, fleet.map(_rows, reach_k))
+            total_k, reach_k = fleet.map(_guarded, total_k, reach_k, rows_k, fewest_k).unzip(2)
+    return total_k
+
+
+def _rows(reach: disclosure.Reach) -> Tensor:
+    return reach.rows
+
+
+def _guarded(total: Moments, reach: disclosure.Reach, come: Tensor, fewest: Tensor) -> tuple[Moments, disclosure.Reach]:
+    """NaN gradient, and no rows to pass on, if the sums, now over the rows that have come, would expose a node."""
+    reach = reach.farther(come)
+    shown = reach.shows(fewest)
+    gradient = trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient)
+    return total._replace(gradient=gradient), reach._replace(rows=torch.where(shown, 0, reach.rows))
 
 
 def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Each[Tensor]:
