@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no averaging": {"averaging": False},
     "local epochs, no averaging": {**LOCAL, "averaging": False},
     "two hops": {"hops": 2},
+    "local epochs at first, shrinkage": {**LOCAL, "local_rounds": 2, "shrinkage": 0.3},
     "three hops, local epochs, bfloat16": {"hops": 3, **LOCAL, "wire": "bfloat16", "inputs": "shared"},
     "local epochs, no momentum": {**LOCAL, "momentum": False, "inputs": "shared", "loss": "squared"},
 }
@@ -53,6 +54,8 @@ def transcript(
     epochs: int = 0,
     averaging: bool = True,
     hops: int = 1,
+    local_rounds: int = 9,
+    shrinkage: float = 0.0,
     **given: Any,
 ) -> tuple[list[Weights], list[list[int]]]:
     """Every node's weights after some rounds, and the candidates that were chosen."""
@@ -63,7 +66,9 @@ def transcript(
     first = [literal.first_inputs(part.x) for part in data]
     for k in range(1, rounds + 1):
         old_w, old_v, old_u = list(w_k), list(v_k), [literal.zeros(w) for w in w_k]
-        if epochs:
+        w_k = old_w = [{name: (1 - shrinkage) * part for name, part in w.items()} for w in w_k]
+        moved = epochs and k <= local_rounds
+        if moved:
             batches = [philox("batches", k, i) for i in range(K)]
             old_w = [literal.local(w_k[i], data[i], batches[i], step, epochs, **local) for i in range(K)]
             old_u = [literal.subtract(new, old) for new, old in zip(old_w, w_k, strict=True)]
@@ -75,7 +80,7 @@ def transcript(
         for i in range(K):
             known = NEAR[i] if inputs == "neighbourhood" else range(K)
             a = sum(first[j] for j in known) / sum(ROWS[j] for j in known)
-            move = u[i] if epochs else None
+            move = u[i] if moved else None
             tries = literal.candidates(mean[i], last[i], a, x[i], y[i], step, u=move, total=total[i])  # type: ignore[arg-type]
             chosen[-1].append(literal.best(tries, x[i], y[i], loss))
             w_k[i] = tries[chosen[-1][-1] - 1]

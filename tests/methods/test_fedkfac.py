@@ -42,6 +42,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "local epochs": {**LOCAL},
     "local epochs of half": {**LOCAL, "participation": 0.5, "balance": 4.0, "momentum": False},
     "local epochs, squared": {**LOCAL, "loss": "squared", "lr": 0.3},
+    "local epochs at first, shrinkage": {**LOCAL, "local_rounds": 2, "shrinkage": 0.3},
+    "shrinkage": {"shrinkage": 0.1, "momentum": False},
 }
 
 
@@ -66,6 +68,8 @@ def transcript(
     participation: float = 1.0,
     selection: str = "held-out",
     epochs: int = 0,
+    local_rounds: int = 9,
+    shrinkage: float = 0.0,
     **given: Any,
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The server's weights after some rounds, and the candidates that it chose."""
@@ -78,8 +82,9 @@ def transcript(
         fit, held = zip(*(split(data[i], i, selection) for i in drawn), strict=True)
         (x, y), (x_held, y_held) = joined(fit), joined(held)
         weight = literal.row_weights(joined(data)[1], y, balance, OUTPUTS)
-        before, u = w, None
-        if epochs:
+        before, u = {name: (1 - shrinkage) * part for name, part in w.items()}, None
+        w = before
+        if epochs and k <= local_rounds:
             u = literal.zeros(w)
             for i, part in zip(drawn, fit, strict=True):
                 w_k = literal.local(w, part, philox("batches", k, i), step, epochs, **local)
@@ -296,6 +301,8 @@ def test_a_server_without_a_direction_says_so(monkeypatch: pytest.MonkeyPatch) -
         ({"epochs": -1}, r"^`epochs` must not be negative; got -1\. Use 0 for no local steps\.$"),
         ({"batch": 0}, r"^`batch` must be at least 1; got 0\. Give a positive number of rows\.$"),
         ({"lr": 0.0}, r"^`lr` must be positive and finite; got 0\.0\. Give a learning rate such as 0\.1\.$"),
+        ({"local_rounds": 0}, r"^`local_rounds` must be at least 1; got 0\. Leave it out for all rounds\.$"),
+        ({"shrinkage": 1.0}, r"^`shrinkage` must be in \[0, 1\); got 1\.0\. Use 0 for none\.$"),
         ({"local_momentum": 1.0}, r"^`local_momentum` must be in \[0, 1\); got 1\.0\. Use 0\.9, or 0 for none\.$"),
         ({"balance": 0.5}, r"^`balance` must be at least 1; got 0.5\. Use 1 to weigh all rows alike\.$"),
     ],

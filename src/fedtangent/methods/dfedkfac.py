@@ -6,7 +6,8 @@ needs nothing but sums over all of them.
 
     node:    w_k <- w_0,  v_k <- 0,  A_k <- moments of k's inputs, of the layers that see the data itself
              or A_k <- their sum over all nodes, once
-    round:   u_k <- SGD(w_k; data_k) - w_k,  w_k <- w_k + u_k    E local epochs, logits plus the log of k's class shares
+    round:   w_k <- (1 - s) w_k
+             u_k <- SGD(w_k; data_k) - w_k,  w_k <- w_k + u_k    E local epochs, logits plus the log of k's class shares
              w_k <- mean of w_l over the neighbourhood; so v and u
              A <- sum_l of A_l, where that is not everybody's already
              g, A, B <- sum_l over the neighbourhood of l's gradient, moments of inputs and of sensitivities at w_k
@@ -46,7 +47,7 @@ from fedtangent.federation import (
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers, Inputs
 from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
-from fedtangent.tangent_steps.local_steps import LocalSteps
+from fedtangent.tangent_steps.local_steps import LocalSteps, shrinking
 from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
 from fedtangent.tangent_steps.step import Score, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
@@ -86,6 +87,8 @@ def dfedkfac(
     lr: float = 0.01,
     local_momentum: float = 0.9,
     hops: int = 1,
+    local_rounds: int | None = None,
+    shrinkage: float = 0.0,
 ) -> Method:
     """DFedKFAC; the defaults are tuned on validation rows.
 
@@ -114,13 +117,17 @@ def dfedkfac(
         local_momentum: Of the local SGD; starts at zero every round.
         hops: How far the gradient and the moments at the present weights come from: 1, the neighbourhood; 2, the
             neighbours' neighbourhoods, too, by one more exchange; and so on. More rows make a better step.
+        local_rounds: How many rounds have local epochs, from the first on; none is all. Later ones may only overfit.
+        shrinkage: s, the part of the weights that every round takes off them first: decoupled weight decay (Loshchilov
+            and Hutter, ICLR 2019). It helps networks that overfit more than `weight_decay` does.
     """
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
     _check_options(inputs, hops)
     aggregate = node_mean(aggregation)
 
     node = Answers(task, other, weight_decay)
-    steps = LocalSteps(task, epochs, batch, lr, local_momentum, weight_decay)
+    steps = LocalSteps(task, epochs, batch, lr, local_momentum, weight_decay, local_rounds)
+    shrunk = shrinking(shrinkage)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         v_k = fleet.everywhere(trees.zeros_like(task.w_0) if momentum else {})
@@ -132,8 +139,8 @@ def dfedkfac(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         u_k: Each[Weights] = fleet.everywhere({})
-        w_k = state.w_k
-        if epochs:
+        w_k = fleet.map(shrunk, state.w_k)
+        if steps.in_round(k):
             batches_k = fleet.draw(steps.draw, data_k, purpose="batches")
             w_k, u_k = fleet.map(steps.taken, w_k, data_k, batches_k).unzip(2)
             u_k = fleet.mix(u_k, "moves") if averaging else u_k
@@ -164,7 +171,7 @@ def dfedkfac(
         }
 
     def basis(total: Moments, a: Inputs, v: Weights, u: Weights) -> Weights:
-        return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v, *([u] if epochs else []))
+        return span.basis(total, trees.map(lambda part: part / a[1], a[0]), v, *([u] if u else []))
 
     def along(asked: tuple[Weights, Weights], data: Shard) -> Curvature:
         return node.along(*asked, data)
@@ -179,7 +186,7 @@ def dfedkfac(
         mean, basis = asked
         w, choice = chosen(mean, basis, c, loss)
         v = trees.subtract(w, mean) if momentum else {}
-        return w, trees.add(v, u) if momentum and epochs else v, choice, found[1]
+        return w, trees.add(v, u) if momentum and u else v, choice, found[1]
 
     return Method(
         "dfedkfac",

@@ -9,6 +9,7 @@ FedNL (Safaryan et al., ICML 2022) for convex problems. NTK-FL (Yue et al., ICML
              n <- sum_k over all clients of the rows of every class, once
     round:   S <- a random set of max(C K, 1) clients
              rows of a class weigh by its share of n over its share of sum_k in S of the same
+             w <- (1 - s) w
              w_k <- SGD(w; data_k)                      E local epochs, the logits plus the log of k's class shares
              u <- sum_k in S of n_k (w_k - w) / sum_k n_k,  w <- w + u
              g, A, B <- sum_k in S of k's gradient, moments of inputs and of output sensitivities at w
@@ -35,7 +36,7 @@ from fedtangent.federation import Central, Each, Fleet, Message, Method, Traits,
 from fedtangent.shard import Shard
 from fedtangent.tangent_steps.answers import Answers
 from fedtangent.tangent_steps.kfac import Moments, rows_of_inputs, rows_of_moments
-from fedtangent.tangent_steps.local_steps import LocalSteps, moved, rows_of_moves
+from fedtangent.tangent_steps.local_steps import LocalSteps, moved, rows_of_moves, shrinking
 from fedtangent.tangent_steps.span import Curvature, Span, chosen, rows_of_curvature
 from fedtangent.tangent_steps.step import Score, held_out, nothing_found, rows_of_losses, summed_loss
 from fedtangent.task import Task, Weights
@@ -77,6 +78,8 @@ def fedkfac(
     batch: int = 32,
     lr: float = 0.01,
     local_momentum: float = 0.9,
+    local_rounds: int | None = None,
+    shrinkage: float = 0.0,
 ) -> Method:
     """FedKFAC; the defaults are tuned on validation rows.
 
@@ -101,6 +104,9 @@ def fedkfac(
         batch: Rows in a local batch.
         lr: Step size of the local SGD.
         local_momentum: Of the local SGD; starts at zero every round.
+        local_rounds: How many rounds have local epochs, from the first on; none is all. Later ones may only overfit.
+        shrinkage: s, the part of the weights that every round takes off them first: decoupled weight decay (Loshchilov
+            and Hutter, ICLR 2019). It helps networks that overfit more than `weight_decay` does.
     """
     cohort = participants(participation)
     span = Span(tuple(dampings), tuple(ridges), tuple(scales), momentum)
@@ -109,7 +115,8 @@ def fedkfac(
 
     client = Answers(task, other, weight_decay)
     labels.check(balance)
-    steps = LocalSteps(task, epochs, batch, lr, local_momentum, weight_decay)
+    steps = LocalSteps(task, epochs, batch, lr, local_momentum, weight_decay, local_rounds)
+    shrunk = shrinking(shrinkage)
 
     def init(fleet: Fleet, data_k: Each[Shard]) -> State:
         fewest, everywhere = fleet.server(torch.tensor(0)), fleet.server(torch.zeros(0))
@@ -132,7 +139,8 @@ def fedkfac(
         if balance > 1:
             here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)), rows=torch.sum)
             by_class = fleet.at_server(partial(labels.weights, most=balance), state.labels, here)
-        w, *u = along_the_bend(clients, state.w, fit_k) if epochs else (state.w,)
+        before = fleet.at_server(shrunk, state.w)
+        w, *u = along_the_bend(clients, before, fit_k) if steps.in_round(k) else (before,)
         w_k, by_class_k = clients.broadcast(w, "weights"), clients.broadcast(by_class)
         total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k), "moments", rows_of_moments)
         basis = clients.as_sent(fleet.at_server(span.basis, total, state.a, state.v, *u), "directions")
@@ -141,7 +149,7 @@ def fedkfac(
         c = fleet.at_server(span.combinations, total, basis, q)
         loss_k = clients.map(losses, w_k, by_class_k, basis_k, clients.broadcast(c), held_k)
         loss, _ = clients.sum(loss_k, rows=partial(rows_of_losses, task))
-        w, v, choice = fleet.at_server(best, state.w, w, basis, c, loss).unzip(3)
+        w, v, choice = fleet.at_server(best, before, w, basis, c, loss).unzip(3)
         return state._replace(w=w, v=v), {
             "choice": choice,
             "refused": refused,

@@ -30,6 +30,7 @@ class LocalSteps:
         lr: Step size.
         momentum: Of the SGD; starts at zero every round.
         weight_decay: Times the weights, added to the gradient.
+        rounds: In how many rounds, from the first on, they are taken; None stands for all.
     """
 
     task: Task
@@ -38,11 +39,14 @@ class LocalSteps:
     lr: float
     momentum: float
     weight_decay: float
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
         """Checks what a user may get wrong."""
         if self.epochs < 0:
             raise SettingError(f"`epochs` must not be negative; got {self.epochs}. Use 0 for no local steps.")
+        if self.rounds is not None and self.rounds < 1:
+            raise SettingError(f"`local_rounds` must be at least 1; got {self.rounds}. Leave it out for all rounds.")
         if not 0 <= self.momentum < 1:
             raise SettingError(f"`local_momentum` must be in [0, 1); got {self.momentum}. Use 0.9, or 0 for none.")
         if self.epochs:
@@ -62,6 +66,10 @@ class LocalSteps:
         return solvers.sgd(
             self.task, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, objective=loss
         )
+
+    def in_round(self, k: int) -> bool:
+        """Whether round k has local steps."""
+        return self.epochs > 0 and (self.rounds is None or k <= self.rounds)
 
     def taken(self, w: Weights, data: Shard, batches: Batches) -> tuple[Weights, Weights]:
         """The weights after the steps, and their move; no steps are taken where one is not finite."""
@@ -87,3 +95,14 @@ def moved(w: Weights, total: tuple[Weights, Tensor]) -> tuple[Weights, Weights]:
     """The weights after the mean move, and that move, from a sum of `moves`."""
     u = trees.map(lambda part: part / total[1], total[0])
     return trees.add(w, u), u
+
+
+def shrinking(part: float) -> Callable[[Weights], Weights]:
+    """w -> (1 - part) w.
+
+    Raises:
+        ValueError: A part below 0, or all of them.
+    """
+    if not 0 <= part < 1:
+        raise SettingError(f"`shrinkage` must be in [0, 1); got {part}. Use 0 for none.")
+    return lambda w: trees.scale(w, 1 - part) if part else w
