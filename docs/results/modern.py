@@ -16,6 +16,8 @@ from fedtangent.datasets.cifar10 import cifar10
 TRAIN, VALIDATION = 15_000, 5_000
 LOCAL: dict[str, Any] = {"batch": 32, "lr": 0.01}
 ROOT: dict[str, Any] = {"method": "fedkfac", "engine": "sequential"}
+MOMENTUM: dict[str, Any] = {"method": "fedopt", "optimizer": "momentum", "beta1": 0.7, "epochs": 5, "batch": 32}
+FIRST: dict[str, Any] = {**ROOT, **LOCAL, "epochs": 4, "local_rounds": 3, "weight_decay": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac": ROOT,
     "fedkfac-epochs4": {**ROOT, **LOCAL, "epochs": 4},
@@ -24,11 +26,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac-epochs1-decay0.03": {**ROOT, **LOCAL, "epochs": 1, "weight_decay": 0.03},
     "fedkfac-decay0.03": {**ROOT, "weight_decay": 0.03},
     "fedkfac-decay0.1": {**ROOT, "weight_decay": 0.1},
+    "fedkfac-first3-shrinkage0.1": {**FIRST, "shrinkage": 0.1},
+    "fedkfac-first3-shrinkage0.05": {**FIRST, "shrinkage": 0.05},
+    "fedkfac-first3-shrinkage0.15": {**FIRST, "shrinkage": 0.15},
+    "fedkfac-first2-shrinkage0.1": {**FIRST, "shrinkage": 0.1, "local_rounds": 2},
+    "fedkfac-first5-shrinkage0.1": {**FIRST, "shrinkage": 0.1, "local_rounds": 5},
+    "fedkfac-first3-shrinkage0.1-epochs8": {**FIRST, "shrinkage": 0.1, "epochs": 8},
+    "fedkfac-first3-shrinkage0.1-dampings": {**FIRST, "shrinkage": 0.1, "dampings": (0.1, 10.0)},
+    "fedkfac-epochs4-shrinkage0.1": {**FIRST, "shrinkage": 0.1, "local_rounds": None},
+    "fedkfac-shrinkage0.1": {**ROOT, "weight_decay": 0.0, "shrinkage": 0.1},
+    "fedkfac-shrinkage0.05": {**ROOT, "weight_decay": 0.0, "shrinkage": 0.05},
     "fedavg-0.02": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.02},
     "fedavg-0.05": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.05},
     "fedavg-momentum": {"method": "fedavg", "epochs": 5, "momentum": 0.9, **LOCAL},
+    "fedavg-momentum-0.003": {"method": "fedavg", "epochs": 5, "momentum": 0.9, "batch": 32, "lr": 0.003},
+    "fedavg-momentum-0.03": {"method": "fedavg", "epochs": 5, "momentum": 0.9, "batch": 32, "lr": 0.03},
+    "scaffold-0.02": {"method": "scaffold", "epochs": 5, "batch": 32, "lr": 0.02},
     "scaffold-0.05": {"method": "scaffold", "epochs": 5, "batch": 32, "lr": 0.05},
-    "fedavgm-0.05": {"method": "fedopt", "optimizer": "momentum", "beta1": 0.7, "epochs": 5, "batch": 32, "lr": 0.05},
+    "fedavgm-0.02": {**MOMENTUM, "lr": 0.02},
+    "fedavgm-0.05": {**MOMENTUM, "lr": 0.05},
+    "fedavgm-0.1": {**MOMENTUM, "lr": 0.1},
+    "fedavgm-0.05-decay": {**MOMENTUM, "lr": 0.05, "weight_decay": 0.01},
 }
 # Central training: momentum 0.9, batch, rate and decay.
 VARIANTS |= {
