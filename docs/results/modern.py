@@ -18,6 +18,13 @@ LOCAL: dict[str, Any] = {"batch": 32, "lr": 0.01}
 ROOT: dict[str, Any] = {"method": "fedkfac", "engine": "sequential"}
 MOMENTUM: dict[str, Any] = {"method": "fedopt", "optimizer": "momentum", "beta1": 0.7, "epochs": 5, "batch": 32}
 FIRST: dict[str, Any] = {**ROOT, **LOCAL, "epochs": 4, "local_rounds": 3, "weight_decay": 0.0}
+BETWEEN: dict[str, Any] = {
+    "method": "dfedkfac",
+    "topology": "regular",
+    "degree": 5,
+    "hops": 2,
+    "inputs": "shared",
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac": ROOT,
     "fedkfac-epochs4": {**ROOT, **LOCAL, "epochs": 4},
@@ -34,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac-first3-shrinkage0.1-epochs8": {**FIRST, "shrinkage": 0.1, "epochs": 8},
     "fedkfac-first3-shrinkage0.1-dampings": {**FIRST, "shrinkage": 0.1, "dampings": (0.1, 10.0)},
     "fedkfac-epochs4-shrinkage0.1": {**FIRST, "shrinkage": 0.1, "local_rounds": None},
+    "dfedkfac-first3-shrinkage0.1": {**FIRST, **BETWEEN, "shrinkage": 0.1},
     "fedkfac-shrinkage0.1": {**ROOT, "weight_decay": 0.0, "shrinkage": 0.1},
     "fedkfac-shrinkage0.05": {**ROOT, "weight_decay": 0.0, "shrinkage": 0.05},
     "fedavg-0.02": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.02},
