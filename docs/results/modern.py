@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedavgm-0.02": {**MOMENTUM, "lr": 0.02},
     "fedavgm-0.05": {**MOMENTUM, "lr": 0.05},
     "fedavgm-0.1": {**MOMENTUM, "lr": 0.1},
-    "fedavgm-0.05-decay": {**MOMENTUM, "lr": 0.05, "weight_decay": 0.01},
+    "fedavgm-0.05-decay": {**MOMENTUM, "lr": 0.05, "local_weight_decay": 0.01},
 }
 # Central training: momentum 0.9, batch, rate and decay.
 VARIANTS |= {
