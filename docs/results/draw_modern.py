@@ -20,11 +20,13 @@ HERE = Path(__file__).parent
 CLIENTS = 20
 # By folder: a line's name and colour.
 LINES = {
-    "fedkfac-epochs4": ("FedKFAC, 4 local epochs", "C0"),
+    "fedkfac-first3-shrinkage0.1-dampings": ("FedKFAC, 4 local epochs in 3 rounds, shrinkage", "C0"),
+    "fedkfac-epochs4": ("FedKFAC, 4 local epochs", "C9"),
     "fedkfac-epochs4-decay": ("FedKFAC, 4 local epochs, decay 0.01", "C4"),
     "fedkfac": ("FedKFAC", "C1"),
-    "fedavg-momentum": ("FedAvg, momentum", "C2"),
-    "fedavg-0.05": ("FedAvg", "C3"),
+    "dfedkfac-first3-shrinkage0.1": ("DFedKFAC, 4 local epochs in 3 rounds, shrinkage", "C5"),
+    "fedavgm-0.05": ("FedAvgM, 5 epochs", "C3"),
+    "fedavg-momentum": ("FedAvg, 5 epochs, momentum", "C2"),
 }
 CEILING, EPOCH = "central-50-0.005-0.01", 17  # the epoch of the highest accuracy on validation images
 

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac-epochs4-decay": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.01},
     "fedkfac-epochs4-decay0.03": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.03},
     "fedkfac-epochs1-decay0.03": {**ROOT, **LOCAL, "epochs": 1, "weight_decay": 0.03},
+    "fedkfac-decay0.01": {**ROOT, "weight_decay": 0.01},
     "fedkfac-decay0.03": {**ROOT, "weight_decay": 0.03},
     "fedkfac-decay0.1": {**ROOT, "weight_decay": 0.1},
     "fedkfac-first3-shrinkage0.1": {**FIRST, "shrinkage": 0.1},
