@@ -76,7 +76,11 @@ def test_nothing_of_the_test_times_is_in_the_training_rows(tmp_path: Path) -> No
         ({"test_share": 0}, r"^`test_share` must be above 0 and below 1; got 0"),
         (
             {"window": 7},
-            r"^`window` must leave every site a window to train on, with 7 times and the answer 1 later be",
+            r"^`window` must leave every site a window to train on, .*; got 8 times at site b\. Take a shorter",
+        ),
+        (
+            {"window": 18, "site": None, "time": None},
+            r"^`window` must leave every site a window to train on, .*; got 19 times\. Take a shorter",
         ),
         ({"time": "minute"}, r"^`time` must name a column of the table; got 'minute'"),
         ({"leave_out": ("minute",)}, r"^`leave_out` must name a column of the table; got 'minute'"),

@@ -75,7 +75,8 @@ def series(
     given = None if columns is None else agreed(columns)
     known = _labels.classes_of(rows, label, regression, given)
     y = _labels.targets(rows, label) if regression else _labels.numbered(rows, label, known)
-    test, ends = _ends(where, window, horizon, test_share)
+    called = None if site is None else rows.column(site)
+    test, ends = _ends(where, called, window, horizon, test_share)
     apart = {site, time, *leave_out} | ({label} if horizon == 0 else set())
     features = [name for name in rows.column_names if name not in apart]
     x_of = in_columns(features, categorical, given, scale)
@@ -130,7 +131,7 @@ def _sorted(rows: Any, site: str | None, time: str | None) -> tuple[Any, np.ndar
     return rows, where
 
 
-def _ends(where: np.ndarray, window: int, horizon: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+def _ends(where: np.ndarray, called: Any, window: int, horizon: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Which times are for testing, and the times of the answers, of whose windows every one lies within its site."""
     test, ends = np.zeros(len(where), dtype=bool), []
     for number in np.unique(where):
@@ -138,9 +139,10 @@ def _ends(where: np.ndarray, window: int, horizon: int, share: float) -> tuple[n
         cut = len(times) - max(1, round(share * len(times)))
         first = window + horizon - 1
         if cut <= first:
+            of = "" if called is None else f" at site {called[int(times[0])]}"
             raise SettingError(
                 f"`window` must leave every site a window to train on, with {window} times and the answer {horizon} "
-                f"later before its last {len(times) - cut} times; got {len(times)} times at site {number}. Take a "
+                f"later before its last {len(times) - cut} times; got {len(times)} times{of}. Take a "
                 "shorter window, or leave that site's rows out."
             )
         test[times[cut:]] = True
