@@ -30,6 +30,16 @@ def test_a_run_that_is_asked_for_twice_is_read_once(tmp_path: Path) -> None:
     assert [record.folder for record in search.runs([path, tmp_path / "runs", str(path)]).records] == [path]
 
 
+def test_a_file_of_a_run_stands_for_its_folder(tmp_path: Path) -> None:
+    (path,) = placed(tmp_path, "a")
+    files = sorted(path.iterdir())
+    assert {"manifest.json", "rounds.jsonl"} <= {file.name for file in files}
+    assert [record.folder for record in search.runs(files).records] == [path]
+    (tmp_path / "alone.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^`folder` must be a run's folder; got .*alone\.json, which has no man"):
+        search.runs([tmp_path / "alone.json"])
+
+
 def test_what_lies_below_a_run_is_its_own(tmp_path: Path) -> None:
     path, _ = placed(tmp_path, "a", "a/b")
     assert [record.folder for record in search.runs([tmp_path / "runs"]).records] == [path]

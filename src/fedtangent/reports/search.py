@@ -22,14 +22,15 @@ class Search(NamedTuple):
 
 
 def runs(folders: Sequence[str | Path]) -> Search:
-    """The runs that these folders are, or hold up to three levels down.
+    """The runs that these folders are, or hold up to three levels down; a run's file stands for its folder.
 
     Raises:
         ValueError: A folder that is no run and holds none.
     """
     by_path: dict[str, records.Record] = {}
     left_out = []
-    for folder in map(Path, folders):
+    for asked in map(Path, folders):
+        folder = asked.parent if asked.is_file() and (asked.parent / _MANIFEST).is_file() else asked
         inside = [] if (folder / _MANIFEST).is_file() else list(_inside(folder, _LEVELS))
         errors: list[Exception] = []
         for path in inside:
