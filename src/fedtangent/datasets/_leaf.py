@@ -45,7 +45,7 @@ def leaf_files(
     """
     if users is not None and users < 1:
         raise SettingError(f"`users` must be at least 1; got {users}. Leave it out for all.")
-    root = home.path(data_dir or ".")
+    root = home.path("." if data_dir is None else data_dir)
     root = root / "data" if (root / "data" / "train").is_dir() else root
     if data_dir is None or not all((root / part).is_dir() for part in ("train", "test")):
         got = "none" if data_dir is None else repr(str(data_dir))
