@@ -38,7 +38,7 @@ COLUMNS = {"features": {"age": "number", "sex": ["f", "m"], "bmi": {"missing": 2
 
 def written(folder: Path, train: str = TRAIN, test: str | None = TEST) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    (folder / "my table.csv").write_text(train, newline="")
+    (folder / "my table.csv").write_text(train, newline="", errors="surrogateescape")
     if test is None:
         return {"data_dir": folder / "my table.csv", "label": "sick"}
     (folder / "test.csv").write_text(test)
@@ -156,6 +156,18 @@ def test_scaled_numbers_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
     assert (found.x_train[:, 6] == 0).all()  # a constant column stays, at zero
 
 
+def test_large_numbers_are_scaled_before_they_are_rounded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    seconds, tiny = 1.7e9 + 30 * rng.normal(size=40), np.full(40, 0.1)  # in float32 all seconds would be alike
+    lines = [f"{float(a)!r},{float(b)!r},{row % 2}" for row, (a, b) in enumerate(zip(seconds, tiny, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["seconds,tiny,y", *lines]))
+    (tmp_path / "test.csv").write_text("seconds,tiny,y\n1700000007,0.3,0\n")
+    found = table(tmp_path / "t.csv", label="y", scale=True, test_file=tmp_path / "test.csv")
+    expected = (np.append(seconds, 1.7e9 + 7) - seconds.mean()) / seconds.std()
+    np.testing.assert_allclose(torch.cat([found.x_train, found.x_test])[:, 0], expected, rtol=1e-5)
+    assert (found.x_train[:, 1] == 0).all() and found.x_test[0, 1] == pytest.approx(0.2)
+
+
 def test_a_regression_is_asked_for(tmp_path: Path) -> None:
     given = written(tmp_path, TRAIN.replace("m,,b", "m,28,b"), TEST.replace("m,,c", "m,21,c")) | {"label": "bmi"}
     with pytest.raises(
@@ -193,6 +205,11 @@ WRONG = {
     "no site": ({"site": "ward"}, {}, r"^`site` must name a column of the table; got 'ward'"),
     "twice": ({}, {"train": TRAIN.replace("bmi", "age")}, r"^`data_dir` must name each column once; got 'age' 2 times"),
     "an index": ({}, {"train": TRAIN.replace("age,", ",")}, r"^`data_dir` must name every column; got none for col"),
+    "a name in Windows-1252": (
+        {},
+        {"train": TRAIN.replace("bmi", "gr\udcf6\udcdfe")},
+        r"^`data_dir` must be a whole CSV file in UTF-8; got 'my table.csv' \('utf-8' codec can't decode byte 0xf6",
+    ),
     "ragged": ({}, {"train": TRAIN + "1,2\n"}, r"^`data_dir` must be a whole CSV file in UTF-8; got 'my table.csv' \("),
     "no rows": ({}, {"train": TRAIN.splitlines()[0]}, r"^`data_dir` must have at least one row; got none"),
     "empty": ({}, {"train": ""}, r"^`data_dir` must"),
@@ -275,6 +292,11 @@ def test_too_many_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             r"^`extra` must be a column of .* texts that come again; .* such as 'P\d+'\. Lea",
         ),
         (["31.05.2024", "1/6/24"], r"^`extra` must be a column of numbers or texts; got dates, such as '1/6/24'"),
+        (
+            ["31-MAY-80", "1 June 1981"],
+            r"^`extra` must be a column of numbers or texts; got dates, such as '1 June 198",
+        ),
+        (["May 31 2024", "Sept. 1 2023"], r"^`extra` must be a column of numbers or texts; got dates, such as 'May 3"),
     ],
 )
 def test_cells_of_a_csv_file_that_name_no_categories(cells: list[str], message: str, tmp_path: Path) -> None:
@@ -293,6 +315,7 @@ def test_cells_of_a_csv_file_that_name_no_categories(cells: list[str], message: 
         ([f'"{i},5"' for i in range(30)], r"'\d+,5'"),
         ([*map(str, range(30)), "x"], "'x'"),
         ([*(f"{i}%" for i in range(30)), "7"], r"'\d+%'"),
+        ([*map(str, range(27)), "-", "refused", "unable", "unknown"], "'-'"),
     ],
 )
 def test_numbers_that_are_not_all_written_as_such(cells: list[str], got: str, tmp_path: Path) -> None:
@@ -303,6 +326,14 @@ def test_numbers_that_are_not_all_written_as_such(cells: list[str], got: str, tm
     ):
         table(tmp_path / "t.csv", label="label")
     assert table(tmp_path / "t.csv", label="label", categorical=("extra",)).x_train.shape[1] == len(cells)
+
+
+@pytest.mark.parametrize("text", ["<NA>", "#NA", "-nan", "1.#QNAN"])
+def test_what_pandas_takes_for_missing_is_missing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"x,y\n1,a\n{text},b\n5,a\n")
+    (tmp_path / "test.csv").write_text("x,y\n1,a\n")
+    found = table(tmp_path / "t.csv", label="y", test_file=tmp_path / "test.csv")
+    assert found.x_train.tolist() == [[1, 0], [3, 1], [5, 0]]
 
 
 @pytest.mark.parametrize("cells", [["1", "2", "3a"], [*map(str, range(20)), *"abc"], ["1.2", "v1.3"]])
@@ -322,6 +353,35 @@ def test_dates_are_no_numbers(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(ValueError, match=r"^`data_dir` must be a whole Parquet file"):
         table(tmp_path / "t.parquet", label="sick")
+
+
+def test_texts_and_bytes_in_views(tmp_path: Path) -> None:
+    sex, raw = pa.array(["f", None, "m", "f"], pa.string_view()), pa.array([b"1"] * 4, pa.binary_view())
+    pq.write_table(
+        pa.table({"sex": sex, "raw": raw, "y": pa.array([*"abab"], pa.string_view())}), tmp_path / "t.parquet"
+    )
+    given: dict[str, Any] = {"label": "y", "test_file": tmp_path / "t.parquet"}
+    found = table(tmp_path / "t.parquet", leave_out=("raw",), **given)
+    assert found.x_train.tolist() == [[1, 0], [0, 0], [0, 1], [1, 0]] and found.y_train.tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"^`raw` must be a column of numbers or texts; got large_binary\. Leave"):
+        table(tmp_path / "t.parquet", **given)
+
+
+def test_numbers_that_are_nan_are_missing_where_they_are_names(tmp_path: Path) -> None:
+    ward = pa.array([1.0, float("nan"), 2.5, 1.0])
+    pq.write_table(pa.table({"ward": ward, "x": [1, 2, 3, 4], "y": [*"abab"]}), tmp_path / "t.parquet")
+    given: dict[str, Any] = {"label": "y", "test_file": tmp_path / "t.parquet"}
+    found = table(tmp_path / "t.parquet", categorical=("ward",), **given)
+    assert found.x_train[:, :-1].tolist() == [[1, 0], [0, 0], [0, 1], [1, 0]]
+    with pytest.raises(ValueError, match=r"^`site` must be known of every row; got none in row 2 of column 'ward'"):
+        table(tmp_path / "t.parquet", site="ward", **given)
+
+
+def test_whole_numbers_beyond_those_of_floating_point_are_numbers(tmp_path: Path) -> None:
+    large = [2**53 + 1, 2**62 + 3, 2**63 + 1]
+    pq.write_table(pa.table({"id": pa.array(large, pa.uint64()), "y": [*"aba"]}), tmp_path / "t.parquet")
+    found = table(tmp_path / "t.parquet", label="y", test_file=tmp_path / "t.parquet")
+    assert found.x_train.flatten().tolist() == [2.0**53, 2.0**62, 2.0**63]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tables in files, and columns of them by name; by pyarrow, which reads CSV and Parquet without pandas."""
 
+import codecs
 import csv
 import io
 from collections import Counter
@@ -14,7 +15,8 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.extras import imported
 
 CSV, PARQUET = (".csv", ".tsv", ".txt"), (".parquet", ".pq")
-MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
+MISSING: tuple[str, ...] = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
+MISSING += ("<NA>", "#NA", "#N/A N/A", "-NaN", "-nan", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN")  # pandas' others
 
 
 def read(path: str | Path | None, argument: str, separator: str | None = None) -> Any:
@@ -46,7 +48,7 @@ def read(path: str | Path | None, argument: str, separator: str | None = None) -
         )
     try:
         if kind in PARQUET:
-            table = imported("pyarrow.parquet", "table", "to read tables").read_table(str(path))
+            table = _viewless(pyarrow, imported("pyarrow.parquet", "table", "to read tables").read_table(str(path)))
             _check_names(table.column_names, path)
         else:
             table = _csv(pyarrow, path, separator or ("\t" if kind == ".tsv" else ","))
@@ -83,6 +85,12 @@ def whole(values: Any) -> Any:
     return values.dictionary_decode() if pyarrow.types.is_dictionary(values.type) else values
 
 
+def _viewless(pyarrow: Any, table: Any) -> Any:
+    """The same with texts and bytes in the form that pyarrow can filter and sort; Polars writes them as views."""
+    kinds = {pyarrow.string_view(): pyarrow.large_string(), pyarrow.binary_view(): pyarrow.large_binary()}
+    return table.cast(pyarrow.schema([field.with_type(kinds.get(field.type, field.type)) for field in table.schema]))
+
+
 def _csv(pyarrow: Any, path: Path, separator: str) -> Any:
     """All cells as texts: what a column holds is decided by all of its cells, not by the first ones."""
     reader = imported("pyarrow.csv", "table", "to read tables")
@@ -90,7 +98,8 @@ def _csv(pyarrow: Any, path: Path, separator: str) -> Any:
         raise SettingError(f"`separator` must be one character; got {separator!r}. Use a comma, or leave it out.")
     with pyarrow.input_stream(str(path)) as stream:
         held = stream.read().removeprefix(b"\xef\xbb\xbf")
-    head = csv.reader(io.StringIO(held[: 2**20].decode(errors="ignore"), newline=""), delimiter=separator)
+    first = codecs.getincrementaldecoder("utf-8")().decode(held[: 2**20])  # which may end within a letter
+    head = csv.reader(io.StringIO(first, newline=""), delimiter=separator)
     names = [name.strip() for name in next(filter(None, head), [])]  # after empty lines
     _check_names(names, path)
     if len(held.splitlines()) <= head.line_num:

@@ -28,6 +28,11 @@ FEW = 20  # rows: in more of them texts that name categories come again
 _NUMBER = re.compile(r"[<>~$€£]?\s*[-+]?\d[\d.,' ]*\s*[%$€£]?")  # or what people write for one
 _INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index that has no name
 _DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-](\d{2}|\d{4})(?!\d)")  # in other forms than ISO's
+_MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec|january|february|march|april|august|september|october"
+_MONTH += r"|november|december)"
+_SPELT = re.compile(  # 31-MAY-80, May 31, 2024
+    rf"\d{{1,2}}[-./ ]?{_MONTH}[-./, ]*\d{{2,4}}(?!\d)|{_MONTH}[-./ ]+\d{{1,2}}[-./, ]+\d{{2,4}}(?!\d)", re.IGNORECASE
+)
 MOST = 1000  # categories of a column: more are a name or a number that was mistyped
 
 
@@ -128,7 +133,8 @@ def _check_texts(name: str, texts: Sequence[str], rows: int) -> None:
             "its values as numbers."
         )
     odd = [text for text in texts if not _NUMBER.fullmatch(text)]
-    if len(texts) > FEW and len(odd) <= len(texts) / 10:
+    numbers = len(texts) - len(odd)
+    if len(texts) > FEW and (len(odd) <= len(texts) / 10 or numbers > max(FEW, len(odd))):
         got = odd[0] if odd else next((text for text in texts if not _reads(float, text)), texts[0])
         raise SettingError(
             f"`{name}` must hold numbers alone, with a decimal point, or texts that name categories; got {got!r} among "
@@ -142,7 +148,7 @@ def _check_texts(name: str, texts: Sequence[str], rows: int) -> None:
 
 
 def _is_date(text: str) -> bool:
-    return _reads(datetime.fromisoformat, text) or _DATE.match(text) is not None
+    return _reads(datetime.fromisoformat, text) or any(form.match(text) for form in (_DATE, _SPELT))
 
 
 def _reads(read: Callable[[str], Any], text: str) -> bool:
@@ -176,7 +182,7 @@ def agreed(path: str | Path) -> Columns:
 
 
 def encoded(table: Any, columns: Columns, part: str) -> np.ndarray:
-    """The features as (rows, numbers), in float32.
+    """The features as (rows, numbers), in float64.
 
     Args:
         table: A pyarrow.Table.
@@ -189,7 +195,7 @@ def encoded(table: Any, columns: Columns, part: str) -> np.ndarray:
     parts = [block for feature in columns.features for block in _blocks(table, feature, columns.given, part)]
     if not parts:
         raise SettingError("`data_dir` must have a column beside label and site; got none. Give the model something.")
-    return np.column_stack(parts).astype(np.float32)
+    return np.column_stack(parts)
 
 
 def in_columns(
@@ -211,7 +217,9 @@ def in_columns(
         x_train, x_test = encoded(train, meant, "train"), encoded(test, meant, "test")
         if scale:
             x_train, x_test = _scaled(x_train, x_test, _are_numbers(meant))
-        return torch.from_numpy(x_train), torch.from_numpy(x_test), meant.digest
+        with np.errstate(over="ignore"):  # of which `checked` tells
+            inputs = [torch.from_numpy(part.astype(np.float32)) for part in (x_train, x_test)]
+        return inputs[0], inputs[1], meant.digest
 
     return inputs
 
@@ -225,11 +233,11 @@ def _are_numbers(columns: Columns) -> np.ndarray:
 
 
 def _scaled(x_train: np.ndarray, x_test: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with every number's mean subtracted, in float64, and divided by its deviation, where it has one."""
-    mean = np.where(numbers, x_train.mean(0, dtype=np.float64), 0.0)
-    std = np.where(numbers, x_train.std(0, dtype=np.float64), 1.0)
-    std = np.where(std > 0, std, 1.0)
-    return ((x_train - mean) / std).astype(np.float32), ((x_test - mean) / std).astype(np.float32)
+    """Both with every number's mean subtracted and divided by its deviation, where it has one."""
+    constant = np.ptp(x_train, axis=0) == 0  # whose mean and deviation are rounded
+    mean = np.where(numbers, np.where(constant, x_train[0], x_train.mean(0)), 0.0)
+    std = np.where(numbers & ~constant, x_train.std(0), 1.0)
+    return (x_train - mean) / std, (x_test - mean) / std
 
 
 def as_numbers(values: Any) -> np.ndarray | None:
@@ -238,14 +246,14 @@ def as_numbers(values: Any) -> np.ndarray | None:
     if not (is_text(values) or _is_number(values)):
         return None
     try:
-        cast = values.cast(pyarrow.float64())
+        cast = values.cast(pyarrow.float64(), safe=is_text(values))  # whole numbers beyond 2^53 are rounded
     except pyarrow.ArrowInvalid:
         return None
     return np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def as_texts(values: Any, name: str) -> list[str | None]:
-    """A column's texts, None where one is missing; whole numbers as texts too.
+    """A column's texts, None where one is missing; numbers as texts too.
 
     Raises:
         ValueError: It holds something else.
@@ -256,6 +264,9 @@ def as_texts(values: Any, name: str) -> list[str | None]:
             f"`{name}` must be a column of numbers or texts; got {values.type}. Leave it out, or write its values "
             "as numbers."
         )
+    if pyarrow.types.is_floating(values.type):  # of which one that is NaN is missing
+        compute = imported("pyarrow.compute", "table", "to read tables")
+        values = compute.if_else(compute.is_nan(values), pyarrow.scalar(None, values.type), values)
     texts: list[str | None] = values.cast(pyarrow.string()).to_pylist()
     return texts
 
