@@ -85,6 +85,42 @@ def test_pixels_of_more_than_8_bits_are_refused(kind: str, mode: str, tmp_path: 
         image_folder(tmp_path, test_share=0.5)
 
 
+def test_photographs_are_upright(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # held so that its top is at the right
+    pixels = [RNG.integers(0, 256, (5, 4, 3), dtype=np.uint8) for _ in range(3)]
+    for name, one in zip(("train/a/0.png", "train/b/0.png", "test/a/0.png"), pixels, strict=True):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(one).save(tmp_path / name, exif=turned)
+    train, test = ([np.rot90(one, -1) for one in part] for part in (pixels[:2], pixels[2:]))
+    torch.testing.assert_close(image_folder(tmp_path).x_test, standardised(train, test), atol=1e-5, rtol=1e-5)
+    for file in tmp_path.rglob("*.png"):
+        Image.open(file).save(file, exif=b"Exif\0\0no notes")
+    assert image_folder(tmp_path).x_test.shape == (1, 3, 5, 4)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
+def test_images_of_several_frames_are_refused(suffix: str, tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/1.png", "b/0.png"):
+        image(tmp_path / name)
+    frames = [Image.open(tmp_path / "a" / f"{row}.png") for row in (0, 1)]
+    frames[0].save(tmp_path / "b" / f"1.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=rf"^`data_dir` must hold images of one frame; got '.*1\.{suffix}' with 2\. "):
+        image_folder(tmp_path, test_share=0.5)
+
+
+@pytest.mark.parametrize("name", ["1.dcm", "scan.NII.gz"])
+def test_images_of_kinds_that_are_not_read_are_told_of(name: str, tmp_path: Path) -> None:
+    for path in ("a/0.jfif", "a/1.jpe", "b/0.png"):
+        image(tmp_path / path, 4, 4)
+    assert image_folder(tmp_path, test_share=0.5).x_train.shape == (2, 3, 4, 4)
+    (tmp_path / "b" / name).write_bytes(b"a scan")
+    with pytest.raises(
+        ValueError, match=rf"^`data_dir` must hold images of the kinds \.bmp, .*; got '{name}' in .*b'\."
+    ):
+        image_folder(tmp_path, test_share=0.5)
+
+
 def test_images_below_a_classs_folder_are_not_passed_over(tmp_path: Path) -> None:
     for name in ("train/a/0.png", "train/b/more/0.png", "test/a/1.png"):
         image(tmp_path / name)

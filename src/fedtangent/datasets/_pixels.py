@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,11 @@ def pixels(images: Iterable[tuple[str, Any]], channels: int, size: Size) -> Tens
         size: Height and width that every image is scaled to, the shorter side first, and cut to at its centre; none
             takes images of one size as they are.
 
+    A photograph that says how it was held is turned upright.
+
     Raises:
-        ValueError: A file that is no image or has more than 8 bits a channel, or images of different sizes.
+        ValueError: A file that is no image, has more than 8 bits a channel or several frames, or images of different
+            sizes.
     """
     if channels not in (1, 3):
         raise SettingError(f"`channels` must be 1 for grey or 3 for colour; got {channels}. Choose one of the two.")
@@ -60,6 +64,15 @@ def _pixels(name: str, image: Any, channels: int, size: Size) -> np.ndarray:
                     f"`data_dir` must hold images of 8 bits a channel; got {name!r} of mode {image.mode}, which Pillow "
                     "would cut off at 255. Scale its numbers to 255, or give arrays in a .npz file."
                 )
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a photograph and its preview
+                raise SettingError(
+                    f"`data_dir` must hold images of one frame; got {name!r} with {frames}. Save each as a file of its "
+                    "own, or keep one."
+                )
+            with suppress(Exception):  # notes that nobody can read say nothing
+                image = ImageOps.exif_transpose(image)
+            if "transparency" in image.info:  # which Pillow would warn of
+                image = image.convert("RGBA")
             read = image.convert("L" if channels == 1 else "RGB")
             if size is not None:
                 read = ImageOps.fit(read, (size[1], size[0]), Image.Resampling.BILINEAR)

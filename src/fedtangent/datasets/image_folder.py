@@ -19,7 +19,8 @@ from fedtangent.datasets._scale import scaled
 from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+UNREAD = (".avif", ".dcm", ".dicom", ".heic", ".heif", ".jp2", ".nii", ".nii.gz", ".svs")  # of images, too
 _TEST, _NOTES = ("test", "val", "valid", "validation"), "val_annotations.txt"
 Images = list[tuple[Path, str]]  # and the class of each
 
@@ -35,7 +36,7 @@ def image_folder(
 
     Classes are the sorted names of the folders train/CLASS; a class may be an empty folder. Images to test on lie in
     test/CLASS or val/CLASS. A folder of classes alone, CLASS/*, is cut by `test_share`, class by class. Files of other
-    kinds are passed over.
+    kinds are passed over, but for images that are not read, such as .dcm.
 
     Args:
         data_dir: The folder.
@@ -45,8 +46,8 @@ def image_folder(
         test_share: The share of every class's images to test on, where there is no such folder; drawn once.
 
     Raises:
-        ValueError: No such folder, a file that is no image or has more than 8 bits a channel, folders in a class's, or
-            an image to test on of another class.
+        ValueError: No such folder, a file that is no image or has more than 8 bits a channel or several frames, folders
+            in a class's, or an image to test on of another class.
     """
     if data_dir is None or not home.path(data_dir).is_dir():
         got = "none" if data_dir is None else repr(str(data_dir))
@@ -84,6 +85,11 @@ def _by_class(folder: Path, classes: Sequence[str]) -> Images:
 def _images(folder: Path) -> list[Path]:
     inner = folder / "images"
     folder = inner if inner.is_dir() else folder
+    if unread := next((path.name for path in sorted(folder.iterdir()) if path.name.lower().endswith(UNREAD)), None):
+        raise SettingError(
+            f"`data_dir` must hold images of the kinds {', '.join(SUFFIXES)}; got {unread!r} in {str(folder)!r}. Convert "
+            "it, or give arrays in a .npz file."
+        )
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found and (deeper := _folders(folder)):
         raise SettingError(
