@@ -102,6 +102,16 @@ def test_a_full_disk_below_the_output(tmp_path: Path) -> None:
     )
     code, _, error = shell('"$1" -m fedtangent list > /dev/full', tmp_path)
     assert (code, error) == (2, f"{message}elsewhere.\n")
+    code, out, _ = shell('"$1" -m fedtangent run fedavg --nodes 3 --rounds 1 --out none 2> /dev/full', tmp_path)
+    assert code == 0 and "fedavg" in out  # only what is told beside the result is lost
+    assert shell('"$1" -m fedtangent run ntkdlf 2> /dev/full', tmp_path)[0] == 2
+
+
+def test_a_reader_of_the_errors_that_has_gone(tmp_path: Path) -> None:
+    script = 'exec 3>&1; { "$1" -m fedtangent report absent 2>&1 >&3; echo $? >&3; } | true'
+    for words in ("report absent", "run ntkdlf"):
+        code, out, error = shell(script.replace("report absent", words), tmp_path)
+        assert (code, out, error) == (0, "141\n", ""), words
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that somebody is in")

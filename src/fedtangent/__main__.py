@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 _LAUNCHED = "FEDTANGENT_LAUNCHED"  # `experiments.launch.LAUNCHED`, without what that imports
@@ -25,6 +26,11 @@ def main() -> int:
         if signal.getsignal(signal.SIGINT) is _stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return _ended(command())
+    except BrokenPipeError:
+        from fedtangent.front import unread
+
+        unread()
+        return UNREAD
     except KeyboardInterrupt:
         _stop()
         raise
@@ -48,8 +54,7 @@ def _answered() -> int | None:
             os.getcwd()  # where the folder is gone, the import of PyTorch ends the process
         return code
     except BrokenPipeError:  # as of `fedtangent list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
+        raise
     except (SettingError, OSError) as error:
         if "RANK" in os.environ:  # of which one alone is to print
             return None
@@ -68,7 +73,8 @@ def _ended(code: int) -> int:
 
 
 def _stop(*_: Any) -> None:
-    os.write(2, b"fedtangent: stopped.\n")
+    with suppress(OSError):  # a full disk
+        os.write(2, b"fedtangent: stopped.\n")
     os._exit(130)
 
 

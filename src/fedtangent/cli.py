@@ -1,6 +1,5 @@
 """The command line: parses, calls, prints. Every option is read off a signature."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -48,8 +47,8 @@ def main(words: Sequence[str] | None = None) -> int:
             return _command([dashed(word) for word in (sys.argv[1:] if words is None else words)])
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # as of `fedtangent list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        front.unread()
         return UNREAD
     except (Lost, Refused):  # of which another rank, or what has launched them, tells
         if rank() == 0 and not launch.launched():

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from io import TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Any
 
 from fedtangent import __version__, catalog, completion
 from fedtangent.config import CONFIG
@@ -69,7 +70,8 @@ def answered(words: list[str]) -> int | None:
 def legible() -> None:
     """Lets everything be printed: also a file's name, or a mean's ±, that the terminal's encoding cannot write.
 
-    What is closed, as by `>&-`, becomes the null device, before a file of the run takes its number.
+    What is closed, as by `>&-`, becomes the null device, before a file of the run takes its number. What stderr has no
+    room for, as on a full disk, is left out: no run ends because of it.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         while (handle := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -80,6 +82,29 @@ def legible() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, TextIOWrapper):
+        raw = _Lossy(sys.stderr.fileno(), "w", closefd=False)
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        sys.stderr = TextIOWrapper(BufferedWriter(raw), encoding, errors, line_buffering=True)
+
+
+class _Lossy(FileIO):
+    """A file that takes what it has no room for as written."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return len(data)
+
+
+def unread() -> None:
+    """Lets a process whose reader has gone, as of `fedtangent list | head -1`, end without another word."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(null, stream.fileno())
 
 
 def refused(error: OSError) -> str:

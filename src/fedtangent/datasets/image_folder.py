@@ -87,8 +87,8 @@ def _images(folder: Path) -> list[Path]:
     folder = inner if inner.is_dir() else folder
     if unread := next((path.name for path in sorted(folder.iterdir()) if path.name.lower().endswith(UNREAD)), None):
         raise SettingError(
-            f"`data_dir` must hold images of the kinds {', '.join(SUFFIXES)}; got {unread!r} in {str(folder)!r}. Convert "
-            "it, or give arrays in a .npz file."
+            f"`data_dir` must hold images of the kinds {', '.join(SUFFIXES)}; got {unread!r} in {str(folder)!r}. "
+            "Convert it, or give arrays in a .npz file."
         )
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found and (deeper := _folders(folder)):
