@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fedtangent import cli
+from fedtangent.experiments import launch
 from fedtangent.transports.memory import memory
 from fedtangent.transports.ranks import cut
 from tests import forked
@@ -187,6 +189,23 @@ def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on_from_one_process(goi
     again.communicate(timeout=60)
     assert again.returncode == 130
     assert [entry["round"] for entry in rounds(folder)][: done + 2] == [*range(1, done + 3)]
+
+
+@pytest.mark.parametrize(("given", "level"), [({}, "ERROR"), ({"TORCH_CPP_LOG_LEVEL": "INFO"}, "INFO")])
+def test_ranks_do_not_warn_of_lost_peers_beside_the_sentence(
+    given: dict[str, str], level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def ended(words: list[str], env: dict[str, str], **_: Any) -> Any:
+        seen.append(env["TORCH_CPP_LOG_LEVEL"])
+        return SimpleNamespace(poll=lambda: 0, wait=lambda: 0, stdin=None)
+
+    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=ended, PIPE=-1, DEVNULL=-3))
+    monkeypatch.delenv("TORCH_CPP_LOG_LEVEL", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert launch.launch(["run"], 2) == 0 and seen == [level, level]
 
 
 @pytest.mark.slow

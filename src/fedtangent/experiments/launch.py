@@ -41,11 +41,12 @@ def launch(words: Sequence[str], count: int, nodes: int | None = None) -> int:
     if "RANK" in os.environ:
         raise SettingError("`ranks` must be left out under torchrun, which starts them; got both. Drop it.")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count), LAUNCHED: "1"}
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+    # A rank that is lost is told of in one sentence, to which torch would add a page of its own frames.
+    unless = {"OMP_NUM_THREADS": str(max(1, cores // count)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "fedtangent", *words],
-            env={**threads, **os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**unless, **os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=subprocess.PIPE,  # whose end tells a rank that this process is gone
             stdout=subprocess.DEVNULL if rank else None,
             start_new_session=True,
