@@ -1,10 +1,33 @@
 """Inputs as a network wants them: 8-bit images standardised, other numbers as they are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
 from fedtangent.shard import channels_last
+
+PIXELS = "8-bit pixels"  # begins the schema of images whose mean and deviation all sites are to find together
+_LEFT: ContextVar[list[str] | None] = ContextVar("left", default=None)
+
+
+@contextmanager
+def left_to_all() -> Iterator[list[str]]:
+    """Inside, 8-bit images are x / 255 alone, and the list is no longer empty."""
+    left: list[str] = []
+    token = _LEFT.set(left)
+    try:
+        yield left
+    finally:
+        _LEFT.reset(token)
+
+
+def alike(features: tuple[int, ...]) -> tuple[int, ...]:
+    """The form of a mean of images of this form: one number a channel of three axes, one number of others."""
+    return tuple(size if axis == 0 and len(features) == 3 else 1 for axis, size in enumerate(features))
 
 
 def scaled(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,6 +51,9 @@ def scaled(x_train: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
             f"got {tuple(x_train.shape)}. Transpose with (0, 3, 1, 2)."
         )
     train, test = x_train.to(torch.float32).div_(255), x_test.to(torch.float32).div_(255)
+    if (left := _LEFT.get()) is not None:
+        left.append(PIXELS)
+        return train, test
     axes = tuple(axis for axis in range(train.ndim) if train.ndim != 4 or axis != 1)
     std, mean = torch.std_mean(train, axes, correction=0, keepdim=True)
     std = torch.where(std > 0, std, 1.0)  # a constant channel carries nothing; keep it at zero

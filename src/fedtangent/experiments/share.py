@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.datasets._scale import PIXELS
 from fedtangent.errors import SettingError
 from fedtangent.shard import Dataset, Partition, Shard
 
@@ -97,6 +98,8 @@ def joined(profiles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for name, own in others:
         for what, remedy in _COMMON.items():
             if own[what] != told[what]:
+                if what == "schema" and len({str(one[what]).startswith(PIXELS) for one in (told, own)}) > 1:
+                    remedy = "Give 8-bit images at all of them, or at none."
                 raise SettingError(
                     f"`{what}` must be the same at every site; got {told[what]} at {first} and {own[what]} at {name}. "
                     f"{remedy}"

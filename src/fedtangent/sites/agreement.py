@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedtangent.datasets._scale import PIXELS, alike
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments import record
 from fedtangent.experiments.experiment import Experiment
@@ -84,8 +85,10 @@ def agreed(
         raise
     begun = plan.profiles is not None
     scale = None
-    if plan.standardise:
+    pixels = str(common["schema"]).startswith(PIXELS)
+    if plan.standardise or pixels:
         form = _features(common)
+        form = form if plan.standardise else alike(form)
         scale = passed_on(lines, kept.scale, form) if begun else measured(lines, dataset, form)
     try:
         masks = None

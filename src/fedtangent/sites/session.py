@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from fedtangent.datasets._scale import PIXELS, left_to_all
 from fedtangent.errors import SettingError, UserError
 from fedtangent.experiments.build import built_dataset, built_device
 from fedtangent.experiments.experiment import Experiment
@@ -35,6 +36,8 @@ RECORD = ".run"  # beside a leader's record: its number, by which sites find the
 def own_data(settings: Mapping[str, Any]) -> Dataset:
     """The rows of a site, by dataset, data_dir and the data set's options; its device is checked too.
 
+    8-bit images are x / 255: what they are scaled by goes by the rows of all sites, before round 1.
+
     Raises:
         ValueError: They cannot be read, or would be read in a way that hangs on this site's rows.
     """
@@ -51,7 +54,9 @@ def own_data(settings: Mapping[str, Any]) -> Dataset:
             "leader."
         )
     built_device(asked)
-    return built_dataset(asked)
+    with left_to_all() as pixels:
+        found = built_dataset(asked)
+    return found._replace(schema=f"{PIXELS} {found.schema}") if pixels else found
 
 
 def lead(

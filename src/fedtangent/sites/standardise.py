@@ -1,7 +1,8 @@
-"""Standardise: every feature by its mean and deviation over all sites, from sums alone; no row is told."""
+"""Standardise: every feature, or channel, by its mean and deviation over all sites, from sums alone; no row is told."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from fedtangent.federation.transport import Tag
 from fedtangent.shard import Dataset
 from fedtangent.transports._lines import Lines
 
+_ROWS = 4096  # that are held in float64 at once
 _LEG = 100  # of the questions before the first verb, after those of the agreement
 
 
@@ -24,15 +26,21 @@ def measured(lines: Lines, dataset: Dataset | None, features: tuple[int, ...]) -
     Args:
         lines: Between the processes.
         dataset: The site's own; None for a server.
-        features: The shape of a row.
+        features: The shape of a row; 1 for an axis that is scaled as one, as height and width of images are.
 
     Raises:
         ValueError: A site sends something else.
     """
-    x = torch.zeros(0, *features, dtype=torch.float64) if dataset is None else dataset.x_train.double()
-    rows = _total(lines, 0, torch.tensor(float(len(x)), dtype=torch.float64))
-    mean = _total(lines, 1, x.sum(0)) / rows
-    std = (_total(lines, 2, ((x - mean) ** 2).sum(0)) / rows).sqrt()
+    x = torch.zeros(0, *features) if dataset is None else dataset.x_train
+    axes = (0, *(axis for axis, size in enumerate(features, 1) if size == 1))
+
+    def total(number: int, part: Callable[[Tensor], Tensor]) -> Tensor:
+        own = [part(rows.double()).sum(axes, keepdim=True)[0] for rows in torch.split(x, _ROWS)]
+        return _total(lines, number, torch.stack(own).sum(0))
+
+    count = _total(lines, 0, torch.tensor(float(math.prod(x.shape[axis] for axis in axes)), dtype=torch.float64))
+    mean = total(1, lambda rows: rows) / count
+    std = (total(2, lambda rows: (rows - mean) ** 2) / count).sqrt()
     return torch.stack([mean, torch.where(std > 0, std, 1.0)])
 
 
@@ -67,7 +75,11 @@ def digest(scale: Tensor) -> str:
 def standardised(dataset: Dataset, scale: Tensor) -> Dataset:
     """The site's rows with every feature x as (x - mean) / deviation, in float32."""
     mean, std = scale
-    x_train, x_test = (((part.double() - mean) / std).float() for part in (dataset.x_train, dataset.x_test))
+
+    def part(x: Tensor) -> Tensor:
+        return torch.cat([((rows.double() - mean) / std).float() for rows in torch.split(x, _ROWS)])
+
+    x_train, x_test = part(dataset.x_train), part(dataset.x_test)
     return dataset._replace(x_train=x_train, x_test=x_test)
 
 
