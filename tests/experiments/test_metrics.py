@@ -64,10 +64,39 @@ def test_metrics_of_classes_in_a_regression(metric: str) -> None:
         setup(tiny("fedavg", model=network(2), dataset=data(0), metric=metric))
 
 
-@pytest.mark.parametrize("found", [1, 0.25, torch.tensor(0.25), torch.tensor([2.0]).numpy()[0]])
+def test_a_metric_may_write_on_what_it_is_given() -> None:
+    def rough(outputs: Tensor, labels: Tensor) -> float:
+        outputs.zero_()
+        labels.numpy()[:] = 0
+        return 0.5
+
+    given = data()
+    kept = given.y_test.clone()
+    setup(tiny(model=network(), dataset=given, metric=rough))
+    assert torch.equal(given.y_test, kept)
+    outputs, labels = torch.ones(2, 3), torch.ones(2).long()
+    assert value("rough", rough, outputs, labels, "rows") == 0.5
+    assert outputs.min() == 1 and labels.min() == 1
+
+
+def test_numbers_that_are_too_large_or_complex() -> None:
+    x, y = torch.zeros(2, 3), torch.zeros(2).long()
+    with pytest.raises(
+        ValueError, match=r"^`metric` mine must return a finite number, .*; got inf on rows\. Return No"
+    ):
+        value("mine", lambda outputs, labels: 10**400, x, y, "rows")
+    with pytest.raises(
+        TypeError, match=r"^`metric` mine must return a number, .*; got Tensor on rows\. Return a float"
+    ):
+        value("mine", lambda outputs, labels: torch.tensor(1j), x, y, "rows")
+
+
+@pytest.mark.parametrize(
+    "found", [1, 0.25, torch.tensor(0.25), torch.ones(1, requires_grad=True), torch.tensor([2.0]).numpy()[0]]
+)
 def test_numbers_of_every_kind(found: Any) -> None:
     told = value("mine", lambda outputs, labels: found, torch.zeros(2, 3), torch.zeros(2).long(), "rows")
-    assert (type(told), told) == (float, float(found))
+    assert (type(told), told) == (float, float(found.detach() if isinstance(found, Tensor) else found))
 
 
 def test_none_is_no_value_and_so_is_nan_of_outputs_that_are_not_finite() -> None:

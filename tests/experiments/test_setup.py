@@ -28,6 +28,12 @@ def no_dataset(data_dir: object = None) -> int:
     return 3
 
 
+def rough_partition(x: torch.Tensor, y: torch.Tensor, nodes: int, rng: np.random.Generator) -> Partition:
+    x.div_(255)
+    rng.shuffle(y.numpy())
+    return Partition(np.array_split(np.arange(len(y)), nodes))
+
+
 def no_partition(x: object, y: object, nodes: int, rng: object) -> int:
     return 3
 
@@ -42,6 +48,13 @@ def no_method(task: object) -> int:
 
 def per_output(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (f - y).abs()
+
+
+def test_a_partition_of_ones_own_may_write_on_what_it_is_given() -> None:
+    given, kept = data(), data()
+    built = setup(tiny(dataset=given, partition=rough_partition, nodes=3))
+    assert torch.equal(given.x_train, kept.x_train) and torch.equal(given.y_train, kept.y_train)
+    assert torch.equal(torch.cat([shard.y for shard in built.data]), kept.y_train)
 
 
 def test_shards_hold_the_partitions_rows() -> None:

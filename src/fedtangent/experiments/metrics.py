@@ -60,7 +60,7 @@ def value(name: str, metric: Metric, outputs: Tensor, labels: Tensor, where: str
     """
     outputs, labels = outputs.detach().cpu(), labels.cpu()
     try:
-        found = metric(outputs, labels)
+        found = metric(outputs.clone(), labels.clone())  # which it may write on
     except Exception as error:
         text = " ".join(str(error).split())[:160].rstrip(".")
         raise SettingError(
@@ -69,12 +69,17 @@ def value(name: str, metric: Metric, outputs: Tensor, labels: Tensor, where: str
         ) from error
     if found is None:
         return None
-    if not (isinstance(found, Real) or (isinstance(found, Tensor) and found.numel() == 1)):
+    if isinstance(found, Tensor) and found.numel() == 1 and not found.is_complex():
+        found = found.detach().item()
+    if not isinstance(found, Real):
         raise SettingTypeError(
             f"`metric` {name} must return a number, or None where rows define none; got {type(found).__name__} on "
             f"{where}. Return a float."
         )
-    number = float(found)
+    try:
+        number = float(found)
+    except OverflowError:
+        number = math.inf
     if math.isfinite(number):
         return number
     if bool(outputs.isfinite().all()):
