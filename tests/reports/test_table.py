@@ -47,6 +47,14 @@ def test_seeds_that_miss_the_target_are_counted(run: Run) -> None:
     assert "2 (1 of 2 seeds)" in text
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_mean_without_a_seed_that_diverged_says_so(run: Run, value: float | None) -> None:
+    runs = [run(seed=seed, accuracies=[0.5, 0.6]) for seed in (0, 1)]
+    assert "of 2 seeds" not in shown(runs)
+    runs[1].rounds[-1]["accuracy"] = value
+    assert "0.600 (1 of 2 seeds)" in shown(runs)
+
+
 def test_uneven_numbers_of_seeds_are_told(run: Run) -> None:
     assert "over the seeds: dfedavg 2, ntkdfl 1." in shown([run(seed=0), run(seed=1), run("ntkdfl")])
 

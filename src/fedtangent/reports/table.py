@@ -77,7 +77,7 @@ def columns(compared: Sequence[Group], kind: Measure, target: float | None) -> l
     """The table's columns after the methods' names."""
 
     def measured(spread: Spread) -> str:
-        return statistics.measure_spread_text(spread, kind)
+        return statistics.measure_spread_text(spread, kind) + _some(spread)
 
     top = "highest" if kind == "accuracy" else "lowest"
     sign = -1 if kind == "accuracy" else 1
@@ -174,8 +174,12 @@ def _column(
 
 
 def _counted(spread: Spread) -> str:
-    some = f" ({spread.measured} of {spread.runs} seeds)" if spread.measured and not spread.complete else ""
-    return statistics.count_spread_text(spread) + some
+    return statistics.count_spread_text(spread) + _some(spread)
+
+
+def _some(spread: Spread) -> str:
+    """Says so where a mean is not that of all seeds, as where one diverged."""
+    return f" ({spread.measured} of {spread.runs} seeds)" if spread.measured and not spread.complete else ""
 
 
 def _cell(i: int, column: Column) -> str:
