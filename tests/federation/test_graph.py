@@ -190,3 +190,23 @@ def test_the_spectral_gap_is_that_of_the_averages_limit(graph: Graph) -> None:
     w, mean = graph.gossip("metropolis"), np.full((graph.nodes, graph.nodes), 1 / graph.nodes)
     if gap > 1e-9:
         assert np.linalg.norm(np.linalg.matrix_power(w, 20) - mean, 2) <= (1 - gap) ** 20 + 1e-12
+
+
+@pytest.mark.parametrize("edge", [(0.5, 1), (0, 1, 0.3), 3, ("0", "1"), (float("nan"), 1), np.arange(3)])
+def test_an_edge_is_a_pair_of_whole_numbers(edge: object) -> None:
+    with pytest.raises(
+        TypeError, match=r"^`edges` must hold a pair of nodes' numbers for every edge; got .*\. Give \(i"
+    ):
+        Graph([(0, 1), edge], 3)  # type: ignore[list-item]
+    assert Graph(np.array([[0.0, 1.0]]), 3).edges == Graph(np.array([[0, 1]], dtype=np.uint8), 3).edges == ((0, 1),)
+
+
+def test_directions_of_a_networkx_graph_are_kept() -> None:
+    g = nx.DiGraph([(2, 0), (0, 1)])
+    assert Graph.from_networkx(g) == Graph([(2, 0), (0, 1)], 3, directed=True)
+    g.add_edges_from([(0, 2), (1, 0)])
+    assert Graph.from_networkx(g) == Graph([(0, 2), (0, 1)], 3)
+    with pytest.raises(TypeError, match=r"^`g` must be a networkx graph whose labels can be sorted; got Graph"):
+        Graph.from_networkx(nx.Graph([("a", 1)]))
+    with pytest.raises(TypeError, match=r"^`g` must be a networkx graph whose labels can be sorted; got list"):
+        Graph.from_networkx([(0, 1)])  # type: ignore[arg-type]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -44,15 +45,14 @@ class Graph:
         """The graph of these edges; repetition of an edge does not matter, nor direction unless it is `directed`.
 
         Raises:
-            TypeError: A number of nodes that is none.
+            TypeError: A number of nodes that is none, or an edge that is no pair of integers.
             ValueError: No node, an edge from a node to itself, or an edge to a node that does not exist.
         """
         if not isinstance(nodes, Integral):
             raise SettingTypeError(f"`nodes` must be an integer; got {type(nodes).__name__}. Give it after the edges.")
         if nodes < 1:
             raise SettingError(f"`nodes` must be at least 1; got {nodes}. Give the graph a node.")
-        ends = ((int(i), int(j)) for i, j in edges)
-        pairs = sorted({(i, j) if directed else (min(i, j), max(i, j)) for i, j in ends})
+        pairs = sorted({(i, j) if directed else (min(i, j), max(i, j)) for i, j in map(_pair, edges)})
         for i, j in pairs:
             if i == j or min(i, j) < 0 or max(i, j) >= nodes:
                 raise SettingError(
@@ -66,11 +66,25 @@ class Graph:
 
     @classmethod
     def from_networkx(cls, g: nx.Graph) -> Graph:
-        """The graph of a networkx graph, whose labels become 0, 1, ... in their sorted order."""
+        """The graph of a networkx graph, whose labels become 0, 1, ... in their sorted order.
+
+        It is directed where an edge has no other in return. What else edges have, such as weights, is not used.
+
+        Raises:
+            TypeError: No graph of networkx, or labels that cannot be sorted.
+            ValueError: As of the class.
+        """
         import networkx as nx
 
-        renumbered = nx.convert_node_labels_to_integers(g, ordering="sorted")
-        return cls(renumbered.edges(), renumbered.number_of_nodes())
+        try:
+            renumbered = nx.convert_node_labels_to_integers(g, ordering="sorted")
+        except (TypeError, AttributeError, nx.NetworkXError) as error:
+            raise SettingTypeError(
+                f"`g` must be a networkx graph whose labels can be sorted; got {type(g).__name__} "
+                f"({' '.join(str(error).split())[:80]}). Relabel its nodes."
+            ) from error
+        edges = [*renumbered.edges()]
+        return cls(edges, renumbered.number_of_nodes(), not {*edges} >= {(j, i) for i, j in edges} and g.is_directed())
 
     @cached_property
     def neighbours(self) -> tuple[tuple[int, ...], ...]:
@@ -183,3 +197,15 @@ class Graph:
         g = nx.empty_graph(self.nodes, nx.DiGraph if self.directed else nx.Graph)
         g.add_edges_from(self.edges)
         return g
+
+
+def _pair(edge: Any) -> tuple[int, int]:
+    """Both ends of an edge."""
+    with suppress(TypeError, ValueError, OverflowError):
+        i, j = edge
+        ends = int(i), int(j)
+        if ends == (i, j):
+            return ends
+    raise SettingTypeError(
+        f"`edges` must hold a pair of nodes' numbers for every edge; got {repr(edge)[:60]}. Give (i, j) for each."
+    )
