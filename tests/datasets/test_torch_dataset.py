@@ -1,8 +1,10 @@
 """Any two map-style torch Datasets become one of ours."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
@@ -34,6 +36,33 @@ def test_a_class_that_only_test_rows_have() -> None:
     assert torch_dataset(train, test, classes=3).classes == 3
 
 
+class Reused:
+    """Rows that are all written into the same memory."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> Any:
+        self.memory[:] = row + 1
+        return self.memory, row % 2
+
+
+@pytest.mark.parametrize("memory", [np.zeros(3), np.zeros(3, dtype=">f4"), torch.zeros(3)])
+def test_rows_in_memory_that_is_used_again(memory: Any) -> None:
+    data = torch_dataset(Reused(memory), Reused(memory))
+    assert data.x_train.tolist() == data.x_test.tolist() == [[row + 1] * 3 for row in range(4)]
+
+
+def test_rows_that_are_read_from_a_file_as_they_are_needed(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.numpy())
+    held = np.load(tmp_path / "x.npy", mmap_mode="r")  # of which torch would warn
+    data = torch_dataset([(held[row], int(Y[row])) for row in range(6)], [(held[row], 0) for row in range(6, 9)])
+    torch.testing.assert_close(data.x_train, X[:6].float())
+
+
 def test_regression() -> None:
     rows = [(x, float(x.sum())) for x in X]
     data = torch_dataset(rows[:6], rows[6:])
@@ -61,6 +90,7 @@ GOOD = TensorDataset(X, Y)
     [
         (Stream(), GOOD, TypeError, r"^`train` must be a map-style torch Dataset.*got Stream"),
         (GOOD, [], ValueError, r"^`test` must have at least one row; got none"),
+        ({"x": [1]}, GOOD, TypeError, r"^`train` must have items 0 to 0, as a map-style .*; got dict without 0\. Put"),
         ([("a", 1)], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got an x of type str.*ToTensor"),
         ([X[0]], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got an item of type Tensor"),
         ([(X[0], "a")], GOOD, TypeError, r"^`train` must yield pairs \(x, y\) of numbers; got .* number classes, and"),

@@ -43,8 +43,18 @@ def _rows(split: str, data: Any) -> tuple[Tensor, Tensor]:
         )
     if len(data) == 0:
         raise SettingError(f"`{split}` must have at least one row; got none. Give it some.")
-    pairs = [_pair(split, data[row]) for row in range(len(data))]
+    pairs = [_pair(split, _item(split, data, row)) for row in range(len(data))]
     return _stack(split, "x", [x for x, _ in pairs]), _stack(split, "y", [y for _, y in pairs])
+
+
+def _item(split: str, data: Any, row: int) -> Any:
+    try:
+        return data[row]
+    except KeyError as error:  # as of a dict or a data frame
+        raise SettingTypeError(
+            f"`{split}` must have items 0 to {len(data) - 1}, as a map-style torch Dataset has; got "
+            f"{type(data).__name__} without {row}. Put its rows into a list of pairs (x, y)."
+        ) from error
 
 
 def _pair(split: str, item: Any) -> tuple[Tensor, Tensor]:
@@ -54,12 +64,19 @@ def _pair(split: str, item: Any) -> tuple[Tensor, Tensor]:
         x, y = item
         if not isinstance(x, (Tensor, np.ndarray, list, tuple, float, int)):
             raise TypeError(f"an x of type {type(x).__name__}")
-        return torch.as_tensor(x), torch.as_tensor(y)
+        return _own(x), _own(y)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingTypeError(
             f"`{split}` must yield pairs (x, y) of numbers; got {error}. Convert images with transforms.ToTensor(), "
             "number classes, and give several inputs as a Dataset of tensors."
         ) from error
+
+
+def _own(value: Any) -> Tensor:
+    """A copy, since the next item may be written where this one is; and torch warns of memory that is read alone."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    return value.detach().clone() if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
 def _stack(split: str, part: str, rows: list[Tensor]) -> Tensor:
