@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def test_a_regression_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_agreed_on(tmp_path: Path) -> None:
-    (tmp_path / "columns.json").write_text(json.dumps(COLUMNS))
+    (tmp_path / "columns.json").write_text("\ufeff" + json.dumps(COLUMNS), encoding="utf-8")  # as of a Windows editor
     given = written(tmp_path, test=WHOLE) | {"columns": tmp_path / "columns.json"}
     found = table(**given)
     assert found.x_train[1].tolist() == [51, 0, 1, 25, 1]
@@ -405,6 +406,14 @@ def test_labels_of_every_type(labels: list[Any], classes: int, tmp_path: Path) -
         ValueError, match=r"^`label` must be a column of texts or whole numbers, one a class; got 'y' of n"
     ):
         table(tmp_path / "t.parquet", **given)
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_a_folder_whose_bytes_are_no_utf_8(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"gr\xf6\xdfe")
+    folder.mkdir()
+    path = saved(tmp_path / f"t.{kind}", rows_of(20))
+    assert len(table(path.rename(folder / path.name), label="kind").x_train) == 16
 
 
 def test_an_index_of_pandas_is_no_input(tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ def test_a_failure_leaves_the_older_one(failure: BaseException, tmp_path: Path) 
         )
 
 
+def test_a_name_that_is_no_utf_8_is_written_legibly(tmp_path: Path) -> None:
+    atomic.replaced(tmp_path / "a.html", os.fsdecode(b"gr\xf6n\r\n"))
+    assert (tmp_path / "a.html").read_bytes() == b"gr\\udcf6n\r\n"
+
+
 def test_lines_are_added(tmp_path: Path) -> None:
     for line in (b"1\n", b"2\n"):
         atomic.appended(tmp_path / "a", line)

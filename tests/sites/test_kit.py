@@ -23,7 +23,7 @@ RELAYED = '[relay]\naddress = "relay.example.org:8443"\n'
 
 
 def written(folder: Path, text: str) -> Path:
-    (folder / "federation.toml").write_text(text)
+    (folder / "federation.toml").write_text(text, encoding="utf-8")
     provision(folder / "federation.toml", folder / "kits")
     return folder / "kits"
 
@@ -185,6 +185,13 @@ def test_consent_is_written_by_the_owner_of_the_data(tmp_path: Path) -> None:
     check_consent(found, "kernel")
     with pytest.raises(ValueError, match="raw-equivalent"):
         check_consent(found, "raw-equivalent")
+
+
+def test_files_of_an_editor_that_marks_the_order_of_bytes(tmp_path: Path) -> None:
+    found = kit(written(tmp_path, "\ufeff" + SERVED.replace("hearts", "Herzen in Köln")) / "paris")
+    assert found.federation == "Herzen in Köln"
+    (found.folder / "consent.toml").write_text('\ufeffexposures = ["kernel"]\n', encoding="utf-8")
+    check_consent(found, "kernel")
 
 
 @pytest.mark.parametrize("text", ['exposures = "kernel"', 'exposures = ["kernle"]', "exposures = [[]]", "exposures"])

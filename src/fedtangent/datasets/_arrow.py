@@ -15,6 +15,7 @@ from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.extras import imported
 
 CSV, PARQUET = (".csv", ".tsv", ".txt"), (".parquet", ".pq")
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 MISSING: tuple[str, ...] = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
 MISSING += ("<NA>", "#NA", "#N/A N/A", "-NaN", "-nan", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN")  # pandas' others
 
@@ -40,7 +41,7 @@ def read(path: str | Path | None, argument: str, separator: str | None = None) -
         got = "none" if path is None else repr(str(path))
         raise SettingError(f"`{argument}` must be the path of a table's file; got {got}. Check the path.")
     path = home.path(path)
-    kinds = [suffix.lower() for suffix in path.suffixes[-2:] if suffix not in (".gz", ".bz2", ".zst")]
+    kinds = [suffix.lower() for suffix in path.suffixes[-2:] if suffix not in _COMPRESSED]
     kind = kinds[-1] if kinds else ""
     if kind not in (*CSV, *PARQUET):
         raise SettingError(
@@ -48,7 +49,9 @@ def read(path: str | Path | None, argument: str, separator: str | None = None) -
         )
     try:
         if kind in PARQUET:
-            table = _viewless(pyarrow, imported("pyarrow.parquet", "table", "to read tables").read_table(str(path)))
+            with path.open("rb") as file:  # pyarrow opens no path whose bytes are no UTF-8
+                table = imported("pyarrow.parquet", "table", "to read tables").read_table(file)
+            table = _viewless(pyarrow, table)
             _check_names(table.column_names, path)
         else:
             table = _csv(pyarrow, path, separator or ("\t" if kind == ".tsv" else ","))
@@ -96,7 +99,7 @@ def _csv(pyarrow: Any, path: Path, separator: str) -> Any:
     reader = imported("pyarrow.csv", "table", "to read tables")
     if len(separator) != 1:
         raise SettingError(f"`separator` must be one character; got {separator!r}. Use a comma, or leave it out.")
-    with pyarrow.input_stream(str(path)) as stream:
+    with path.open("rb") as file, pyarrow.input_stream(file, _COMPRESSED.get(path.suffix)) as stream:
         held = stream.read().removeprefix(b"\xef\xbb\xbf")
     first = codecs.getincrementaldecoder("utf-8")().decode(held[: 2**20])  # which may end within a letter
     head = csv.reader(io.StringIO(first, newline=""), delimiter=separator)

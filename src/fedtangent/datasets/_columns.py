@@ -168,7 +168,7 @@ def agreed(path: str | Path) -> Columns:
     """
     path = home.path(path)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
         features, classes = told.get("features", {}), told.get("classes", [])
         if not isinstance(features, Mapping) or not isinstance(classes, list) or not {*told} <= {"features", "classes"}:
             raise ValueError("another form")

@@ -45,7 +45,7 @@ def replaced(
             draft.touch()
             mode = draft.stat().st_mode & 0o777  # what the umask leaves; safetensors makes a file of its own
             if isinstance(content, str):
-                draft.write_text(content, encoding="utf-8", newline="\n")
+                draft.write_text(content, "utf-8", "backslashreplace", "\n")  # a name's bytes may be no UTF-8
             else:
                 content(draft)
             draft.chmod(mode)

@@ -28,7 +28,7 @@ def in_use(kit: str | Path, records: str | Path | None = None) -> Iterator[None]
         return
     with lock.held(folder, _refusal):
         with suppress(OSError):
-            (folder / RECORDS).write_text(str(Path(records or folder / RUNS).absolute()))
+            (folder / RECORDS).write_bytes(os.fsencode(Path(records or folder / RUNS).absolute()))
         yield
 
 

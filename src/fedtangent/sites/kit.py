@@ -121,7 +121,7 @@ def consents(found: Kit) -> tuple[str, ...]:
     """
     path = found.folder / "consent.toml"
     try:
-        told = tomllib.loads(path.read_text()).get("exposures", []) if path.exists() else []
+        told = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("exposures", []) if path.exists() else []
         if not isinstance(told, list) or not {*told} <= {*EXPOSURES}:
             raise ValueError(f"exposures = {told}")
     except (OSError, ValueError, TypeError) as error:

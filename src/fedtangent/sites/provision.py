@@ -178,7 +178,7 @@ class _Authority:
 def _read(path: Path) -> tuple[str, float, _Book, tuple[str, int] | None]:
     """A federation's name, how many days its certificates last, its address book, and where its relay listens."""
     try:
-        told = tomllib.loads(path.read_text())
+        told = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SettingError(
             f"`federation` must be a .toml file; got {path} ({' '.join(str(error).split())}). Write one."

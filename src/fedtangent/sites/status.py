@@ -1,5 +1,6 @@
 """Status: what a kit and its records say right now; nothing is written, and no process is asked."""
 
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -105,7 +106,7 @@ def _newest(own: Kit) -> Path | None:
     """The folder of the newest run; None where none is recorded."""
     place = own.folder / RECORDS
     try:
-        folder = Path(place.read_text())
+        folder = Path(os.fsdecode(place.read_bytes()))
     except OSError:
         folder = own.folder / RUNS
     if (folder / MANIFEST).is_file():
