@@ -97,17 +97,15 @@ def built_partition(experiment: Experiment, dataset: Dataset) -> Partition:
     else:
         rng, chosen = generator(experiment, "partition"), experiment.resolved("partition")
         site = signature(function).parameters.get("site")  # a fifth argument of that name is the data set's sites
-        sites: tuple[Tensor | None, ...] = (
-            (dataset.site_train,) if site and site.kind is site.POSITIONAL_OR_KEYWORD else ()
-        )
         # of inputs that are several tensors a partition is given the rows' numbers
         x = dataset.x_train if isinstance(dataset.x_train, Tensor) else torch.arange(rows)
-        arguments = "x, y, nodes, rng" + ", site" * len(sites)
-        if not str(function.__module__).startswith(
-            "fedtangent.partitions."
-        ):  # one of a user's own may write on what it is given
-            x, sites = x.clone(), tuple(one if one is None else one.clone() for one in sites)
-        given = (x, dataset.y_train.clone(), experiment.size, rng, *sites)
+        parts: list[Tensor | None] = [x, dataset.y_train]
+        if site and site.kind is site.POSITIONAL_OR_KEYWORD:
+            parts.append(dataset.site_train)
+        if not str(function.__module__).startswith("fedtangent.partitions."):  # one's own may write on what it is given
+            parts = [part if part is None else part.clone() for part in parts]
+        arguments = "x, y, nodes, rng" + ", site" * (len(parts) - 2)
+        given = (*parts[:2], experiment.size, rng, *parts[2:])
         partition = drawn(rng, called, "partition", function, arguments, *given, **chosen)
     if not isinstance(partition, Partition):
         raise SettingTypeError(
