@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.memory import out_of_memory
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.blocks import Work, empty
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.outputs import Outputs
@@ -20,6 +21,7 @@ from fedtangent.tangents.numerics.kernel_parts import Kind, Part, parts
 from fedtangent.tangents.plan import MEMORY, planned
 
 
+@without_autocast()
 def layer_kernels(
     model: nn.Module,
     x1: Any,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.module_state import copied
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import TURN, Weights
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.samples import tensor
@@ -46,6 +47,7 @@ class Course(NamedTuple):
     kernels: Tensor | None
 
 
+@without_autocast()
 def checkpoint_kernels(
     model: nn.Module,
     checkpoints: Iterable[Weights | str | Path],

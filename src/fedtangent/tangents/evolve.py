@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.dual import check_fits, predicted, weights
@@ -64,6 +65,7 @@ class Evolution:
     f: Tensor
     stable_step: float
 
+    @without_autocast()
     def predict(self, kernel_test_train: Tensor, f_0_test: Tensor) -> Tensor:
         """Outputs on test points f*_0 - K* alpha, (T, n*, C).
 
@@ -79,6 +81,7 @@ class Evolution:
         """
         return predicted(self.alpha, kernel_test_train, f_0_test)
 
+    @without_autocast()
     def weights(self, jacobian: Jacobian) -> Weights:
         """w_t = w_0 - J^T alpha_t: a tree like w_0 with a leading axis T. A product with J^T a time.
 
@@ -90,6 +93,7 @@ class Evolution:
         """
         return weights(self.alpha, jacobian)
 
+    @without_autocast()
     def outputs(self, train: Jacobian, test: Jacobian) -> Tensor:
         """f*_0 - J* J^T alpha, (T, n*, C): what `predict` gives with the full kernel, without one.
 
@@ -109,6 +113,7 @@ class Evolution:
         return torch.stack([test.f - test.jvp(train.vjp(alpha.to(train.f))) for alpha in self.alpha])
 
 
+@without_autocast()
 def evolve(
     kernel: Tensor | Operator,
     f_0: Tensor,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedtangent import trees
 from fedtangent.errors import SettingError
 from fedtangent.memory import out_of_memory
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, pull, push, ways
 from fedtangent.tangents.capture.factors import factors, head
@@ -50,6 +51,7 @@ class Jacobian:
             raise SettingError("`model` must have finite outputs; got NaN or infinity. Check its weights and samples.")
         self.shape = (*self.f.shape, sum(part.numel() for part in self.w.values()))
 
+    @without_autocast()
     def jvp(self, v: Weights) -> Tensor:
         """J v, (n, C), for a tree v like w: what adding v to w adds to the linearised model's f. Two forward passes.
 
@@ -63,6 +65,7 @@ class Jacobian:
         v = {name: v[name].to(part) for name, part in self.w.items()}
         return torch.cat([push(self.model, self.w, x, v, self._ways)[1] for x in self.x.split(self.chunk)])
 
+    @without_autocast()
     def vjp(self, alpha: Tensor) -> Weights:
         """J^T alpha, a tree like w, for alpha (n, C). A forward and a backward pass."""
         alpha = tensor("alpha", alpha)
@@ -77,10 +80,12 @@ class Jacobian:
             total = trees.add(total, pull(self.model, self.w, x, part, self._ways))
         return total  # type: ignore[no-any-return]
 
+    @without_autocast()
     def times(self, alpha: Tensor) -> Tensor:
         """J J^T alpha, (n, C): a product with the full kernel."""
         return self.jvp(self.vjp(alpha))
 
+    @without_autocast()
     def dense(self) -> Tensor:
         """J itself, (n, C, P), the parameters in the order of w. A forward pass and C backward passes a sample."""
         dense = self.f.new_empty(self.shape)
@@ -89,6 +94,7 @@ class Jacobian:
             rows.copy_(self.rows(x))
         return dense
 
+    @without_autocast()
     def rows(self, x: Samples) -> Tensor:
         """J of some samples, as `dense` has it, all at once."""
         check(self.model.model)
@@ -120,6 +126,7 @@ class Jacobian:
         return uses(self.model, self.w, self.x, self.memory_bytes)
 
 
+@without_autocast()
 def jacobian(
     model: nn.Module, x: Any, *, w: Weights | None = None, outputs: Outputs = None, memory_bytes: int = MEMORY
 ) -> Jacobian:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedtangent.errors import SettingError
 from fedtangent.memory import out_of_memory
 from fedtangent.tangents import on_disk
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.blocks import Work, empty
 from fedtangent.tangents.capture.functional import Weights, call, plain, trainable
 from fedtangent.tangents.capture.outputs import Outputs
@@ -33,6 +34,7 @@ from fedtangent.tangents.plan import MEMORY, least_bytes, planned
 _FIRST = 8
 
 
+@without_autocast()
 def kernel(
     model: nn.Module,
     x1: Any,

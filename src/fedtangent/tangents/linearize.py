@@ -15,6 +15,7 @@ from fedtangent import trees
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.module_state import copied
 from fedtangent.outside_vmap import look
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture import remembered
 from fedtangent.tangents.capture.derivatives import Ways, push, ways
 from fedtangent.tangents.capture.functional import TURN, Weights, call, plain, trainable
@@ -54,6 +55,7 @@ class Linearized:
         self._ways: Ways | None = None
         self._types: dict[str, torch.dtype] = {}
 
+    @without_autocast()
     def __call__(self, w: Weights, x: Any) -> Tensor:
         """f(x; w_0) + J (w - w_0), (n, C): one pass with its forward derivative, some 3 forward passes.
 
@@ -72,6 +74,7 @@ class Linearized:
         f_0, change = self._parts(self._typed(w), samples("x", x))
         return f_0 + change
 
+    @without_autocast()
     def gap(self, w: Weights, x: Any) -> Gap:
         """How far the true model at w is from the linearised one, on x (n, ...); some 4 forward passes, by blocks.
 

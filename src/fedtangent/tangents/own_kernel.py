@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.capture.verified_uses import uses
@@ -20,6 +21,7 @@ _ROWS = (128, 32, 8)
 _BLOCK = 5e8
 
 
+@without_autocast()
 def own_kernel(
     model: nn.Module,
     x: Any,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.memory import out_of_memory
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import Weights, call, first_line, plain_forward, trainable
 from fedtangent.tangents.capture.outputs import Outputs, Picked
 from fedtangent.tangents.capture.samples import tensor
@@ -73,6 +74,7 @@ class Blocks(NamedTuple):
         """tr K / tr K_aa by term, as `weights` gives them."""
         return _balanced(self.traces)
 
+    @without_autocast()
     def eigenvalues(self, name: str | None = None) -> Tensor:
         """The eigenvalues of K, or of a term's K_aa, largest first; those that should be zero are rounding."""
         if name is not None and name not in self.sizes:
@@ -105,6 +107,7 @@ class Blocks(NamedTuple):
         return side[:, None] * self.matrix * side
 
 
+@without_autocast()
 def kernel(
     model: nn.Module, terms: Terms, *, w: Weights | None = None, outputs: Outputs = None, memory: int = 2**30
 ) -> Blocks:
@@ -152,6 +155,7 @@ def kernel(
     return Blocks(matrix, sizes)
 
 
+@without_autocast()
 def traces(
     model: nn.Module, terms: Terms, *, w: Weights | None = None, outputs: Outputs = None, memory: int = 2**30
 ) -> dict[str, float]:
@@ -163,6 +167,7 @@ def traces(
     return found
 
 
+@without_autocast()
 def weights(
     model: nn.Module, terms: Terms, *, w: Weights | None = None, outputs: Outputs = None, memory: int = 2**30
 ) -> dict[str, float]:

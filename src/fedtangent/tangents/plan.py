@@ -8,6 +8,7 @@ from torch import nn
 
 from fedtangent import trees
 from fedtangent.errors import SettingError
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.layers import Affine, Matrix, Sums
 from fedtangent.tangents.capture.outputs import Outputs
@@ -119,6 +120,7 @@ class Plan:
         return "".join(f"\n{how}: {', '.join(line.part.names[0] for line in lines)}" for lines, how in told if lines)
 
 
+@without_autocast()
 def plan(
     model: nn.Module,
     x1: Any,

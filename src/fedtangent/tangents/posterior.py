@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import Weights
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.dual import fitting, predicted
@@ -56,6 +57,7 @@ class Posterior:
         """The place of the pair under which the targets are likeliest: type II maximum likelihood."""
         return int(self.log_marginal.argmax())
 
+    @without_autocast()
     def mean(self, kernel_test_train: Tensor, f_0_test: Tensor) -> Tensor:
         """f*_0 - K* alpha, (T, n*, C).
 
@@ -68,6 +70,7 @@ class Posterior:
         """
         return predicted(self.alpha, kernel_test_train, f_0_test)
 
+    @without_autocast()
     def covariance(self, kernel_test_train: Tensor, kernel_own: Tensor) -> Tensor:
         """Of the outputs of each test point, (T, n*, C, C), without the noise; 2 rows^2 n* C operations and more.
 
@@ -100,6 +103,7 @@ class Posterior:
         whole = torch.cat(found, 1)
         return whole if full else torch.diag_embed(whole.expand(*whole.shape[:2], outputs))
 
+    @without_autocast()
     def variance(self, kernel_test_train: Tensor, kernel_own: Tensor) -> Tensor:
         """Of every output of each test point, (T, n*, C), without the noise; arguments as those of `covariance`.
 
@@ -108,6 +112,7 @@ class Posterior:
         """
         return self.covariance(kernel_test_train, kernel_own).diagonal(dim1=2, dim2=3)
 
+    @without_autocast()
     def weights(self, jacobian: Jacobian) -> Weights:
         """The mean of the weights, w_0 - J^T alpha: a tree like w_0 with a leading axis T. A product with J^T each.
 
@@ -140,6 +145,7 @@ class Posterior:
         return [values + noise / prior for noise, prior in zip(self.noise, self.prior, strict=True)]
 
 
+@without_autocast()
 def posterior(
     kernel: Tensor,
     f_0: Tensor,

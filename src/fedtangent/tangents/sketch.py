@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from fedtangent.errors import SettingError
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.functional import Weights, each
 from fedtangent.tangents.capture.outputs import Outputs
 from fedtangent.tangents.jacobian import Jacobian, jacobian
@@ -28,6 +29,7 @@ _ENTRIES = 4
 _BLOCK = 2**22
 
 
+@without_autocast()
 def sketch(
     model: nn.Module,
     x: Any,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedtangent.errors import SettingError
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.numerics.conjugate_gradients import conjugate_gradients, nystroem
 from fedtangent.tangents.numerics.symmetric import Operator, read
@@ -50,6 +51,7 @@ class _System(NamedTuple):
         return columns.reshape(shape) if self.blocks == 1 else columns[..., 0].mT
 
 
+@without_autocast()
 def solve(
     kernel: Tensor | Operator,
     b: Tensor,

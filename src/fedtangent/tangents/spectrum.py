@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.multiply_adds import repeated
+from fedtangent.tangents.autocast import without_autocast
 from fedtangent.tangents.capture.samples import tensor
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
 from fedtangent.tangents.single import check_seed
@@ -70,6 +71,7 @@ class Spectrum(NamedTuple):
         return 2 * self.size / self.largest
 
 
+@without_autocast()
 def spectrum(
     kernel: Tensor | Operator,
     k: int = 10,
@@ -134,6 +136,7 @@ def spectrum(
         return found._replace(alignment=float(product) / (found.norm * _length(gram)))
 
 
+@without_autocast()
 def distance(k_1: Tensor, k_2: Tensor) -> float:
     """1 - <K_1, K_2> / (|K_1|_F |K_2|_F): 0 for kernels that differ by a factor, 1 for those with nothing in common.
 
@@ -154,6 +157,7 @@ def distance(k_1: Tensor, k_2: Tensor) -> float:
     return sum(float(((a / long[0] - b / long[1]) ** 2).sum()) for a, b in _parts(k_1, k_2)) / 2
 
 
+@without_autocast()
 def drift(k_t: Tensor, k_0: Tensor) -> float:
     """|K_t - K_0|_F / |K_0|_F: how far training has moved a kernel; computed like `distance`.
 
