@@ -119,6 +119,37 @@ def check_rows(model: nn.Module, forward: Callable[[Any], Tensor], x: Any) -> No
         )
 
 
+def check_writes(
+    model: nn.Module, forward: Callable[[dict[str, Tensor], Any], Tensor], w: Mapping[str, Tensor], x: Any
+) -> None:
+    """Raises where a pass writes numbers to the parameters that hang on its rows, as first weights from a first batch.
+
+    Bounds that a layer keeps its weights within hang on the weights alone, and may be written. Two passes.
+
+    Args:
+        model: Whose buffers are kept.
+        forward: (w, x) -> outputs (rows, ...).
+        w: Parameters, which stay as they are.
+        x: A few rows, a tensor or a tree of tensors.
+    """
+    half = (len(trees.leaves(x)[0]) + 1) // 2
+    found = []
+    for part in (slice(0, half), slice(half - 1, None)):
+        own = {name: one.clone() for name, one in w.items()}
+        with _untouched(model), _generators():
+            try:
+                forward(own, trees.map(lambda leaf, part=part: leaf[part], x))
+            except Exception:
+                return  # whoever runs it next says so
+        found.append(own)
+    name = next((name for name in w if _difference(found[0][name], found[1][name]) > 0), None)
+    if name is not None:
+        raise SettingError(
+            f"`model` must not set its parameters by the rows of a forward pass; got others in {name!r} for other "
+            "rows. Run it once on data before."
+        )
+
+
 def nudged(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights, with N(0, 0.1) in place of those all below 0.01: a head of zeros would hide what is behind it."""
     found: dict[str, Tensor] = {}

@@ -249,3 +249,29 @@ def test_numbers_beyond_the_table_are_told_before_a_run(part: str, row: int, tok
     message = rf"^`model` must take the largest and .*; got IndexError: .* for {part} rows \[0, {row}\]\. Give it more"
     with pytest.raises(ValueError, match=message):
         setup(tiny("fedavg", model=model, dataset=given._replace(x_train=train, x_test=test)))
+
+
+class FirstBatch(Around):
+    """Takes its shift from the first batch, and keeps its last layer within bounds, as Glow and EEGNet do."""
+
+    def __init__(self, by_rows: bool) -> None:
+        super().__init__(lambda f: f)
+        self.shift, self.by_rows = nn.Parameter(torch.zeros(3)), by_rows
+        self.register_buffer("begun", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.net(x)
+        if self.by_rows and self.training and not self.begun:
+            self.shift.data.copy_(-f.detach().mean(0))
+            self.begun.fill_(1)
+        self.shift.data.clamp_(min=-1)
+        return f + self.shift  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_that_the_first_batch_sets(method: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^`model` must not set its parameters by the rows of a forward pass; got others in 'shift'"
+    ):
+        setup(tiny(method, model=FirstBatch(by_rows=True)))
+    setup(tiny(method, model=FirstBatch(by_rows=False)))

@@ -1,6 +1,7 @@
 """Fit: a model and its loss, tried on a few rows of the data before a run; what cannot be is one sentence."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ MOST = 16  # classes that the loss is tried on, two rows each; rows of a regress
 def check_fit(task: Task, dataset: Dataset) -> None:
     """Raises where the model does not take the inputs, treats no row on its own, or the loss does not suit its outputs.
 
-    Some ten forward passes of four training rows, and one of the rows with the largest and smallest whole numbers.
+    Some twelve forward passes of four training rows, and one of the rows with the largest and smallest whole numbers.
 
     Args:
         task: On its device, in its type.
@@ -41,6 +42,7 @@ def check_fit(task: Task, dataset: Dataset) -> None:
 
     rows = torch.arange(ROWS) * count(dataset.x_train) // ROWS
     x, w = placed(at(dataset.x_train, rows)), passes.nudged(task.w_0)
+    passes.check_writes(task.model, partial(_trained, task), w, x)
     f = _outputs(task, x, dataset.classes)
     for what, inputs in (("training", dataset.x_train), ("test", dataset.x_test)):
         extremes = _extremes(inputs)
@@ -126,14 +128,9 @@ def _check_extremes(task: Task, x: Any, what: str) -> None:
 
 def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) -> None:
     """Raises where a model in train mode gives no such outputs, or draws numbers other than those of its dropout."""
-    key = torch.zeros((), dtype=torch.int64, device=next(iter(w.values())).device)
-
-    def trained(x: Any = x) -> Tensor:
-        with torch.no_grad(), training(None, key):
-            return task.predict(w, x)
-
+    trained = partial(_trained, task, w)
     try:
-        got = str(tuple(trained().shape))
+        got = str(tuple(trained(x).shape))
     except forward.NoOutputs:
         got = "another kind of result"
     except Exception as error:
@@ -143,14 +140,24 @@ def _check_training(task: Task, w: Weights, x: Any, outputs: tuple[int, ...]) ->
             f"`model` must give the outputs of eval mode, {outputs}, in train mode too; got {got}. Call model.eval(), "
             "or build it without auxiliary outputs."
         )
-    passes.check_chance(task.model, trained)
+    passes.check_chance(task.model, partial(trained, x))
     if not task.draws:  # a row's dropout goes by its place in the batch
 
         def by_statistics(x: Any) -> Tensor:
-            with torch.no_grad(), dropout.keyed(key):  # in no batch, whose rows batch norm would mix
+            with torch.no_grad(), dropout.keyed(_key(w)):  # in no batch, whose rows batch norm would mix
                 return task.predict(w, x)
 
         passes.check_rows(task.model, by_statistics, x)
+
+
+def _trained(task: Task, w: Weights, x: Any) -> Tensor:
+    """Outputs as in a training step."""
+    with torch.no_grad(), training(None, _key(w)):
+        return task.predict(w, x)
+
+
+def _key(w: Weights) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=next(iter(w.values())).device)
 
 
 def _examples(dataset: Dataset) -> list[int]:

@@ -103,7 +103,7 @@ def _touched(model: Picked, w: Weights, x: Samples, name: str) -> int:
         with torch.enable_grad(), plain(), seen:
             found = result(model.model, w, x.clone())
     except Exception as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or isinstance(error, SettingError):
             raise
         raise SettingError(_refusal(model, w, x, name, error)) from error
     f = model.pick(found)

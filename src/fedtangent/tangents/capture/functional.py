@@ -25,6 +25,7 @@ from fedtangent.module_state import check_hooks, unchanged
 from fedtangent.passes import check_mode
 from fedtangent.tangents.capture.outputs import Picked
 from fedtangent.tangents.capture.samples import Batch, Samples
+from fedtangent.tangents.capture.writes import Writes
 from fedtangent.tied import every_name
 from fedtangent.training.dropout import drop_rate
 
@@ -33,6 +34,9 @@ Weights = dict[str, Tensor]
 # One thread at a time takes derivatives: a model's parameters are exchanged in place, and torch's forward mode, as the
 # settings of `plain` are, is one for all threads.
 TURN = RLock()
+
+# Numbers of a buffer that may count passes; larger ones are masks and places.
+_COUNTERS = 64
 
 
 def trainable(model: nn.Module, w: Weights | None = None) -> Weights:
@@ -133,8 +137,17 @@ def call(model: nn.Module, w: Weights, x: Samples) -> Tensor:
 
 def result(model: nn.Module, w: Weights, x: Samples) -> Any:
     """What the model returns."""
-    with unchanged(model):
-        return run(model, w, x.parts if isinstance(x, Batch) else x)
+    with unchanged(model), Writes(w):
+        return run(model, {**_counters(model), **w}, x.parts if isinstance(x, Batch) else x)
+
+
+def _counters(model: nn.Module) -> Weights:
+    """Copies of small buffers of whole numbers: a pass that counts itself leaves the model's own as they are."""
+    return {
+        name: buffer.clone()
+        for name, buffer in model.named_buffers()
+        if buffer.numel() <= _COUNTERS and not (buffer.is_floating_point() or buffer.is_complex())
+    }
 
 
 @contextmanager
