@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedtangent.tangents import evolve, infinite, jacobian, kernel, pinn, posterior, sketch, solve, spectrum
+from fedtangent.tangents import (
+    distance,
+    drift,
+    evolve,
+    infinite,
+    jacobian,
+    kernel,
+    pinn,
+    posterior,
+    sketch,
+    solve,
+    spectrum,
+)
 
 MODEL, X = nn.Linear(4, 2), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
@@ -73,6 +85,32 @@ def test_arrays_are_vectors_of_a_product() -> None:
     assert torch.equal(j.times(alpha), j.times(torch.from_numpy(alpha)))
     with pytest.raises(TypeError, match=r"^`alpha` must be a tensor; got list\. "):
         j.vjp([1.0])  # type: ignore[arg-type]
+
+
+def test_numbers_of_torch_that_are_trained() -> None:
+    """As a variance that marginal likelihood tunes; derivatives by it are not taken."""
+    noise = torch.tensor([0.1, 0.3], dtype=torch.float64, requires_grad=True)
+    right = posterior(*k(), [0.1, 0.3]).log_marginal
+    assert torch.equal(posterior(*k(), noise).log_marginal, right)
+    assert torch.equal(posterior(*k(), list(noise)).log_marginal, right)
+    assert torch.equal(evolve(*k(), noise.cumsum(0)).alpha, evolve(*k(), [0.1, 0.4]).alpha)
+
+
+def test_a_kernel_kept_in_half_precision() -> None:
+    """Products in half precision would not be symmetric; its numbers are taken in float32."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 6)
+    whole = (x @ x.T).bfloat16()
+    f_0, y = torch.zeros(40, 1), torch.randn(40, 1)
+    assert torch.equal(evolve(whole, f_0, y, 3.0).alpha, evolve(whole.float(), f_0, y, 3.0).alpha)
+    assert torch.equal(spectrum(whole, 3).eigenvalues, spectrum(whole.float(), 3).eigenvalues)
+
+
+@pytest.mark.parametrize("take", [distance, drift])
+def test_complex_kernels_have_no_distance(take: Callable[[Tensor, Tensor], float]) -> None:
+    complex_ = torch.complex(torch.eye(3), torch.randn(3, 3))
+    with pytest.raises(ValueError, match=r"^`k_.` must hold real numbers; got torch.complex64\. Take its real part"):
+        take(complex_, complex_)
 
 
 def test_a_model_is_no_jacobian() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.tangents.numerics.symmetric import Operator, Symmetric, read
-from fedtangent.tangents.single import check_number
+from fedtangent.tangents.single import check_number, numbers
 from fedtangent.training import losses
 from fedtangent.training.losses import Loss
 
@@ -83,9 +83,7 @@ def check_data(f_0: Tensor, y: Tensor, loss: Loss) -> None:
 
 def steps(t: float | Sequence[float], loss: Loss, clock: str) -> list[float]:
     """The times, increasing."""
-    for one in np.atleast_1d(np.asarray(t, dtype=object)).ravel().tolist():
-        check_number("t", one)
-    times: list[float] = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel().tolist()
+    times = numbers("t", t)
     if not times or not times[0] >= 0 or not all(a < b for a, b in pairwise(times)):
         raise SettingError(f"`t` must increase from 0 or above; got {times}. Sort the times and drop repeated ones.")
     if clock == "descent" and not all(time.is_integer() for time in times):

@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from fedtangent.tangents.dual import weights as weights_of
 from fedtangent.tangents.evolve_input import check_data, symmetric
 from fedtangent.tangents.jacobian import Jacobian
 from fedtangent.tangents.numerics.modes import Modes, modes
-from fedtangent.tangents.single import check_number
+from fedtangent.tangents.single import numbers
 from fedtangent.training import losses
 
 # Numbers of K* in the eigenvectors' basis at a time.
@@ -211,9 +210,7 @@ def posterior(
 
 
 def _variances(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
-    for one in np.atleast_1d(np.asarray(given, dtype=object)).ravel().tolist():
-        check_number(name, one)
-    found: list[float] = np.atleast_1d(np.asarray(given, dtype=np.float64)).ravel().tolist()
+    found = numbers(name, given)
     if not found or not all(0 < one < math.inf for one in found):
         raise SettingError(f"`{name}` must be positive and finite; got {found}. Give a variance such as 0.01.")
     return tuple(found)

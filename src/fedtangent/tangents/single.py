@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fedtangent.errors import SettingError, SettingTypeError
@@ -12,6 +13,21 @@ def check_number(name: str, value: Any) -> None:
     """Raises for a text, None, or anything else that is no real number."""
     if not isinstance(value, (Real, Tensor)):
         raise SettingTypeError(f"`{name}` must be a number; got {value!r}. Give such as 0.1.")
+
+
+def numbers(name: str, value: Any) -> list[float]:
+    """One number or several, of Python, numpy or torch, as a list.
+
+    Raises:
+        TypeError: Something else among them.
+    """
+    value = value.tolist() if isinstance(value, Tensor) else value
+    if isinstance(value, (list, tuple)):
+        value = [one.tolist() if isinstance(one, Tensor) else one for one in value]
+    found = np.atleast_1d(np.asarray(value, dtype=object)).ravel().tolist()
+    for one in found:
+        check_number(name, one)
+    return [float(one) for one in found]
 
 
 def check_whole(name: str, value: Any) -> None:

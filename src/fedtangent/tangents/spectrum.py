@@ -323,6 +323,9 @@ def _parts(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _same_shape(names: tuple[str, str], a: Tensor, b: Tensor) -> None:
+    for name, part in zip(names, (a, b), strict=True):
+        if part.is_complex():
+            raise SettingError(f"`{name}` must hold real numbers; got {part.dtype}. Take its real part.")
     if a.shape != b.shape:
         raise SettingError(
             f"`{names[0]}` and `{names[1]}` must have one shape; got {tuple(a.shape)} and {tuple(b.shape)}. "

@@ -141,6 +141,8 @@ def _blocks(name: str, kernel: Tensor) -> Tensor:
         raise SettingError(
             f"`{name}` must hold numbers in floating point; got {kernel.numel()} of {kernel.dtype}. Convert it."
         )
+    if torch.finfo(kernel.dtype).bits < 32:
+        kernel = kernel.float()  # products in half precision are not symmetric
     if len(shape) == 4:
         return kernel.transpose(1, 2).reshape(1, shape[0] * shape[2], -1)
     return kernel[None] if len(shape) == 2 else kernel.movedim(2, 0)
