@@ -231,6 +231,18 @@ INSIDE = [
         )
         for given, got in (("None", "NoneType"), ("{'1.bias': w['1.bias']}", "none named '1.weight'"))
     ],
+    *[
+        (
+            "method",
+            f"fedavg(task)._replace(aggregate=lambda fleet, s, d: fleet.at_server(lambda w: {given}, s.w))",
+            f"`fedavg` must keep '1.weight' a tensor (100, 64) of torch.float32; got {got} in round 1. ",
+        )
+        for given, got in (
+            ("{**w, '1.weight': w['1.weight'][:1]}", "(1, 64) of torch.float32"),
+            ("{**w, '1.weight': w['1.weight'].double()}", "(100, 64) of torch.float64"),
+            ("{**w, '1.weight': 3}", "int"),
+        )
+    ],
     ("method", "fedavg(task)._replace(exposure='loud')", "`method` must tell an exposure of none, aggregate, "),
     (
         "method",

@@ -1,9 +1,11 @@
 """The folder of a run: what its manifest says, whose folder it is, and its rounds."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +69,17 @@ def test_entries_hold_numbers_lists_and_nulls() -> None:
         "share": 0.3333333,
         "more": {"a": [None]},
     }
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    extra = {"mean": np.float32(1 / 3), "any": np.bool_(True), "ids": np.arange(3), 5: [np.int64(7)]}
+    assert record.line({}, extra) == {"mean": 0.3333333, "any": True, "ids": [0, 1, 2], "5": [7]}
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, 1j, 10**400, [date(2020, 1, 1)]])
+def test_what_json_has_no_form_for(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^`mine` must be recorded as numbers, texts, or lists or dicts of them; got "):
+        record.line({}, {"mine": value})
 
 
 def test_a_method_does_not_record_what_the_experiment_does() -> None:

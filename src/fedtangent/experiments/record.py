@@ -12,13 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedtangent.errors import SettingError
+from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import atomic, lock, same
 from fedtangent.experiments.folder import MANIFEST, check_free, versions
-from fedtangent.experiments.options import plain
 from fedtangent.experiments.parts import ALIKE
 from fedtangent.experiments.setup import Setup
 from fedtangent.experiments.sources import named_alike
@@ -94,7 +94,7 @@ def claimed(folder: Path, run: Mapping[str, Any], resume: bool) -> Iterator[Path
 
 def line(measured: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """A round's entry: what was measured, and what the method adds, as JSON holds it."""
-    added = {name: _compact(value) for name, value in extra.items()}
+    added = {str(name): _compact(str(name), value) for name, value in extra.items()}
     clash = sorted(set(measured) & set(added))
     if clash:
         raise SettingError(f"a method must not record {clash[0]!r}; the experiment does. Choose another name.")
@@ -159,19 +159,30 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _compact(value: Any) -> Any:
-    """What a method records, as JSON: one entry a node of an Each, numbers with seven digits."""
+def _compact(name: str, value: Any) -> Any:
+    """What a method records, as JSON: one entry a node of an Each, numbers with seven digits.
+
+    Raises:
+        TypeError: What JSON has no form for.
+    """
     if isinstance(value, Each):
-        return [_compact(part) for part in value.values]
+        return [_compact(name, part) for part in value.values]
     if isinstance(value, Central):
-        return _compact(value.value)
-    if isinstance(value, Tensor):
-        return _compact(value.tolist())
+        return _compact(name, value.value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return _compact(name, value.tolist())
     if isinstance(value, float):
         return _finite(float(f"{value:.7g}"))
     if isinstance(value, (list, tuple)):
-        return [_compact(part) for part in value]
-    return {name: _compact(part) for name, part in value.items()} if isinstance(value, Mapping) else plain(value)
+        return [_compact(name, part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(key): _compact(name, part) for key, part in value.items()}
+    if value is None or isinstance(value, (bool, str)) or (isinstance(value, int) and abs(value) < 2**1000):
+        return value
+    got = f"{value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    raise SettingTypeError(
+        f"`{name}` must be recorded as numbers, texts, or lists or dicts of them; got {got}. Convert it."
+    )
 
 
 def _histogram(built: Setup) -> list[list[int]] | None:

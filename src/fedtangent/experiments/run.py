@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedtangent import home, trees
 from fedtangent.errors import SettingError, SettingTypeError
@@ -269,6 +269,14 @@ def _check_whole(built: Setup, weights: Any, k: int) -> None:
             f"`{built.method.name}` must keep a tensor for every parameter; got {got} in round {k}. Look at what its "
             "functions of weights return."
         )
+    for name, first in built.task.w_0.items():
+        one = weights[name]
+        if not isinstance(one, Tensor) or (one.shape, one.dtype) != (first.shape, first.dtype):
+            got = f"{tuple(one.shape)} of {one.dtype}" if isinstance(one, Tensor) else type(one).__name__
+            raise SettingTypeError(
+                f"`{built.method.name}` must keep {name!r} a tensor {tuple(first.shape)} of {first.dtype}; got {got} "
+                f"in round {k}. Look at what its functions of weights return."
+            )
 
 
 def _counted(built: Setup, extra: Mapping[str, Any], k: int) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Engine protocol, context scopes, and errors that name the failing node."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from fedtangent import trees
+from fedtangent.errors import SettingError
 
 
 class NodeError(RuntimeError):
@@ -38,6 +39,29 @@ def inside(scope: Callable[[Any], AbstractContextManager[Any]], fn: Callable[...
             return fn(*row)
 
     return scoped
+
+
+@contextmanager
+def unwritten(fn: Callable[..., Any], rows: Sequence[Sequence[Any]], method: str, round: int) -> Iterator[None]:
+    """Inside, a function that is no part of the package is called with these arguments.
+
+    What one node writes to in place is what the others are given, too, where they are computed in one process.
+
+    Raises:
+        ValueError: It has written to a tensor that it was given.
+    """
+    bare = getattr(fn, "func", fn)  # of a partial
+    own = not str(getattr(bare, "__module__", "")).startswith("fedtangent.")
+    given = [leaf for leaf in trees.leaves(rows) if isinstance(leaf, Tensor) and not leaf.is_inference()] if own else []
+    versions = [leaf._version for leaf in given]
+    yield
+    for leaf, version in zip(given, versions, strict=True):
+        if leaf._version != version:
+            raise SettingError(
+                f"`{getattr(bare, '__name__', type(bare).__name__)}` must not write to what it is given; got a tensor "
+                f"{tuple(leaf.shape)} changed in place in round {round} of {method or 'a method'}. Others hold it "
+                "too: return a new one, such as w * 2 in place of w.mul_(2)."
+            )
 
 
 def blamed(

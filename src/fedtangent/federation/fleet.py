@@ -43,7 +43,7 @@ from fedtangent import many, multiply_adds, trees
 from fedtangent.errors import SettingError
 from fedtangent.federation.asking import Asking
 from fedtangent.federation.averaging import mixed
-from fedtangent.federation.engine import Engine, blamed, inside
+from fedtangent.federation.engine import Engine, blamed, inside, unwritten
 from fedtangent.federation.graph import Graph
 from fedtangent.federation.keyed import Numbers, generator
 from fedtangent.federation.ledger import SERVER, Ledger, Link
@@ -169,7 +169,9 @@ class Fleet:
         check_central(*x)
         if not self._serves:
             return Central(cast(T, ABSENT))
-        return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *(part.value for part in x))))
+        values = [part.value for part in x]
+        with unwritten(fn, values, self.method, self.round):
+            return Central(self.ledger.run([SERVER], lambda: multiply_adds.run(fn, *values)))
 
     def as_sent(self, x: Held, message: str | None, since_k: Each[Any] | None = None) -> Held:
         """A server's or every node's value as its receivers will see it, by a verb that names no message any more.
@@ -359,10 +361,11 @@ class Fleet:
     def _call(self, fn: Callable[..., Any], nodes: Sequence[int], rows: list[tuple[Any, ...]]) -> list[Any]:
         if self.engine.one_by_one and len(rows) > 1:  # each is booked its own work
             return [found for node, row in zip(nodes, rows, strict=True) for found in self._call(fn, [node], [row])]
-        try:
-            return self.ledger.run(nodes, lambda: self.engine.call(fn, rows)) if rows else []
-        except Exception as error:
-            raise blamed(fn, nodes, rows, error, self.method, self.round) from error
+        with unwritten(fn, rows, self.method, self.round):
+            try:
+                return self.ledger.run(nodes, lambda: self.engine.call(fn, rows)) if rows else []
+            except Exception as error:
+                raise blamed(fn, nodes, rows, error, self.method, self.round) from error
 
     @property
     def _uplink(self) -> Uplink:

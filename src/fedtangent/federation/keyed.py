@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedtangent.federation.engine import blamed
+from fedtangent.federation.engine import blamed, unwritten
 from fedtangent.federation.ledger import SERVER
 
 T = TypeVar("T")
@@ -40,8 +40,9 @@ class Numbers:
         """fn(generator, *row) of every node, one after the other; an error names the node, the method and the round."""
         found = []
         for node, row in zip(nodes, rows, strict=True):
-            try:
-                found.append(fn(self.of(node), *row))
-            except Exception as error:
-                raise blamed(fn, [node], [(self.of(node), *row)], error, method, self._round) from error
+            with unwritten(fn, [row], method, self._round):
+                try:
+                    found.append(fn(self.of(node), *row))
+                except Exception as error:
+                    raise blamed(fn, [node], [(self.of(node), *row)], error, method, self._round) from error
         return found

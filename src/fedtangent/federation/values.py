@@ -87,6 +87,10 @@ class Each(Generic[T]):
         self._recipe = pull if callable(pull) else None
         self._values: dict[int, T] = {} if callable(pull) else dict(pull)
 
+    def __bool__(self) -> bool:
+        """Raises: a method decides nothing by what nodes hold, for no process knows all of it."""
+        raise SettingTypeError("`if` must not ask for an Each; got one. Decide at the nodes, in a function of map.")
+
     def pull(self, wave: Wave, cache: Cache) -> list[T]:
         """The values of a wave's nodes; `cache` spares work that is needed twice while one wave is computed."""
         if self._recipe is None:
