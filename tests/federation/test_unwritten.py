@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedtangent.federation import Each, Fleet
+from fedtangent.engines.vectorized import vectorized
+from fedtangent.federation import Each, Fleet, NodeError
 from tests import tiny_federation as federation
 
 
@@ -46,6 +47,13 @@ def test_at_the_server_and_in_a_draw() -> None:
 def test_a_copy_may_be_written_to() -> None:
     fleet = federation.fleet(4)
     assert all(x.tolist() == [2, 2, 2] for x in fleet.map(lambda x: doubled(x.clone()), x_of(fleet)).values)
+
+
+def test_random_numbers_under_vmap() -> None:
+    fleet = federation.fleet(4, engine=vectorized())
+    x_k = fleet.each([torch.full((3,), float(k)) for k in range(4)])
+    with pytest.raises(NodeError, match=r"\)\. Draw with fleet.draw, and give it what was drawn$"):
+        _ = fleet.map(lambda x: x + torch.rand(3), x_k).values
 
 
 def test_python_does_not_decide_by_an_each() -> None:

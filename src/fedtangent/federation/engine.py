@@ -50,15 +50,14 @@ def unwritten(fn: Callable[..., Any], rows: Sequence[Sequence[Any]], method: str
     Raises:
         ValueError: It has written to a tensor that it was given.
     """
-    bare = getattr(fn, "func", fn)  # of a partial
-    own = not str(getattr(bare, "__module__", "")).startswith("fedtangent.")
+    own = not str(getattr(getattr(fn, "func", fn), "__module__", "")).startswith("fedtangent.")
     given = [leaf for leaf in trees.leaves(rows) if isinstance(leaf, Tensor) and not leaf.is_inference()] if own else []
     versions = [leaf._version for leaf in given]
     yield
     for leaf, version in zip(given, versions, strict=True):
         if leaf._version != version:
             raise SettingError(
-                f"`{getattr(bare, '__name__', type(bare).__name__)}` must not write to what it is given; got a tensor "
+                f"`{_name(fn)}` must not write to what it is given; got a tensor "
                 f"{tuple(leaf.shape)} changed in place in round {round} of {method or 'a method'}. Others hold it "
                 "too: return a new one, such as w * 2 in place of w.mul_(2)."
             )
@@ -78,10 +77,15 @@ def blamed(
         except Exception as failure:
             culprit, failing, error, hint = f"node {node}", row, failure, ""
             break
-    bare = getattr(fn, "func", fn)  # of a partial
-    stage = getattr(bare, "__name__", type(bare).__name__)
+    if "random operation" in str(error):
+        hint = ". Draw with fleet.draw, and give it what was drawn"
     shapes = [tuple(leaf.shape) for leaf in trees.leaves(failing) if isinstance(leaf, Tensor)]
     return NodeError(
-        f"{culprit} failed in {stage!r} of {method or 'a method'}, round {round}: "
+        f"{culprit} failed in {_name(fn)!r} of {method or 'a method'}, round {round}: "
         f"{type(error).__name__}: {error} (argument shapes {shapes}){hint}"
     )
+
+
+def _name(fn: Any) -> str:
+    bare = getattr(fn, "func", fn)  # of a partial
+    return str(getattr(bare, "__name__", type(bare).__name__))
