@@ -243,14 +243,6 @@ INSIDE = [
             ("{**w, '1.weight': 3}", "int"),
         )
     ],
-    *[
-        (
-            "method",
-            f"fedavg(task)._replace(aggregate=lambda fleet, s, d: fleet.at_server(lambda w: ({draw}, w)[1], s.w))",
-            "`fedavg` must draw no random numbers by itself; got some from a global generator in round 1. ",
-        )
-        for draw in ("__import__('torch').rand(3)", "__import__('random').random()")
-    ],
     ("method", "fedavg(task)._replace(exposure='loud')", "`method` must tell an exposure of none, aggregate, "),
     (
         "method",

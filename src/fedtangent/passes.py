@@ -238,17 +238,17 @@ def _seeded(seed: int, forward: Forward) -> tuple[Tensor, bool]:
         torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # a model may draw from it
-    before = states()
+    before = _states()
     found = forward().detach()
-    return found, before != states()
+    return found, before != _states()
 
 
 def _outputs(seed: int, forward: Forward) -> Tensor:
     return _seeded(seed, forward)[0]
 
 
-def states() -> list[Any]:
-    """Where the global generators of torch, numpy and Python are."""
+def _states() -> list[Any]:
+    """Where the global generators are."""
     _, key, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002
     cuda = [torch.cuda.get_rng_state(k) for k in _devices()]
     states = (torch.get_rng_state(), *cuda)

@@ -4,18 +4,16 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from threading import current_thread, main_thread
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedtangent import home, passes, trees
+from fedtangent import home, trees
 from fedtangent.errors import SettingError, SettingTypeError
 from fedtangent.experiments import apart, checkpoint, early, model_file, record
 from fedtangent.experiments import resume as resuming
@@ -35,8 +33,6 @@ from fedtangent.module_state import copied
 from fedtangent.own import check_takes
 from fedtangent.shard import Shard
 from fedtangent.training.task import Weights
-
-_ANY_CHANCE: ContextVar[bool] = ContextVar("any_chance", default=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,11 +227,10 @@ def step(
         ValueError: The weights are no longer finite, or no node found any that are.
         NodeError: A node failed.
     """
-    begin, before = _now(built), passes.states()
+    begin = _now(built)
     state, extra = built.play(fleet, state, data_k, k)
     seconds = _now(built) - begin
     weights = _aggregated(built, fleet, state, data_k)
-    _check_chance(built, before, k)
     if built.leads:
         _check_whole(built, weights.value, k)
     if not fleet.wire.tell(built.leads and bool(trees.all_finite(weights.value))):
@@ -262,27 +257,6 @@ def _aggregated(built: Setup, fleet: Fleet, state: Any, data_k: Each[Shard]) -> 
     with fleet.ledger.paused():
         return recalibrated(
             built, fleet, aggregated(built.method, best_nodes(built, fleet, state), state, data_k), data_k
-        )
-
-
-@contextmanager
-def any_chance() -> Iterator[None]:
-    """Inside, methods may draw from global generators, since somebody compares what comes of it."""
-    token = _ANY_CHANCE.set(True)
-    try:
-        yield
-    finally:
-        _ANY_CHANCE.reset(token)
-
-
-def _check_chance(built: Setup, before: list[Any], k: int) -> None:
-    """Raises where a round has drawn numbers that neither seed, round nor node decide."""
-    if current_thread() is not main_thread() or _ANY_CHANCE.get():  # others may be trying a model, which draws
-        return
-    if before != passes.states():
-        raise SettingError(
-            f"`{built.method.name}` must draw no random numbers by itself; got some from a global generator in round "
-            f"{k}. Draw with fleet.draw or fleet.rng, and give a function what was drawn."
         )
 
 
