@@ -51,7 +51,7 @@ def told(values: np.ndarray) -> str:
 
 def figure(found: Sequence[str]) -> Figure:
     """Accuracy after every round, and for the bytes of a client."""
-    drawn = Figure(figsize=(11, 4.4), layout="constrained")
+    drawn = Figure(figsize=(11, 5), layout="constrained")
     by_round, by_bytes = drawn.subplots(1, 2, sharey=True)
     for name in found:
         label, colour = LINES[name]
@@ -68,7 +68,9 @@ def figure(found: Sequence[str]) -> Figure:
     by_round.set(title="Accuracy after a round", xlabel="round", ylabel="test accuracy")
     by_round.set_xticks(range(1, 11))
     by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a client, both ways", xscale="log")
-    by_round.legend(loc="lower right")
+    by_bytes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    by_bytes.minorticks_off()
+    drawn.legend(loc="outside lower center", ncols=3)
     return drawn
 
 
