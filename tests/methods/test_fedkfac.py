@@ -301,6 +301,7 @@ def test_a_server_without_a_direction_says_so(monkeypatch: pytest.MonkeyPatch) -
         ({"epochs": -1}, r"^`epochs` must not be negative; got -1\. Use 0 for no local steps\.$"),
         ({"batch": 0}, r"^`batch` must be at least 1; got 0\. Give a positive number of rows\.$"),
         ({"lr": 0.0}, r"^`lr` must be positive and finite; got 0\.0\. Give a learning rate such as 0\.1\.$"),
+        ({"local_rounds": 2}, r"^`local_rounds` must be left out without `epochs`; got 2\. Give epochs too\.$"),
         ({"local_rounds": 0}, r"^`local_rounds` must be at least 1; got 0\. Leave it out for all rounds\.$"),
         ({"shrinkage": 1.0}, r"^`shrinkage` must be in \[0, 1\); got 1\.0\. Use 0 for none\.$"),
         ({"local_momentum": 1.0}, r"^`local_momentum` must be in \[0, 1\); got 1\.0\. Use 0\.9, or 0 for none\.$"),

@@ -47,6 +47,8 @@ class LocalSteps:
             raise SettingError(f"`epochs` must not be negative; got {self.epochs}. Use 0 for no local steps.")
         if self.rounds is not None and self.rounds < 1:
             raise SettingError(f"`local_rounds` must be at least 1; got {self.rounds}. Leave it out for all rounds.")
+        if self.rounds is not None and not self.epochs:
+            raise SettingError(f"`local_rounds` must be left out without `epochs`; got {self.rounds}. Give epochs too.")
         if not 0 <= self.momentum < 1:
             raise SettingError(f"`local_momentum` must be in [0, 1); got {self.momentum}. Use 0.9, or 0 for none.")
         if self.epochs:
