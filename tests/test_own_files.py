@@ -335,6 +335,7 @@ def test_an_option_may_be_called_help(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "help 5" in capsys.readouterr().out
 
 
+@pytest.mark.few(60)
 @pytest.mark.parametrize(("name", "wrong"), PAIRS)
 def test_what_is_wrong_with_a_file_is_one_sentence(
     name: str, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -345,6 +346,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(
     assert re.fullmatch(pattern, line), line
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize(("name", "given", "begins"), INSIDE)
 def test_what_is_wrong_inside_of_it_is_one_sentence(
     name: str, given: str, begins: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -66,7 +66,7 @@ def figure(found: Sequence[str]) -> Figure:
             "central SGD, its best epoch", (1, float(np.mean(ceiling))), (0, 4), textcoords="offset points"
         )
     by_round.set(title="Accuracy after a round", xlabel="round", ylabel="test accuracy")
-    by_round.set_xticks(range(1, 11))
+    by_round.set_xticks(range(1, 16))
     by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a client, both ways", xscale="log")
     by_bytes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     by_bytes.minorticks_off()

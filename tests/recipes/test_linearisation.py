@@ -102,6 +102,7 @@ def test_a_linear_network_is_its_first_order_model() -> None:
         assert row["test_loss"] == pytest.approx(row["linear_test_loss"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_wider_networks_are_followed_more_closely() -> None:
     rows = list(recipe.linearisation(**{**SMALL, "widths": (5, 300), "steps": 9}))
     assert [(row["width"], row["init"]) for row in rows if row["step"] == 9] == [(5, 0), (5, 1), (300, 0), (300, 1)]

@@ -49,6 +49,7 @@ def order(chromium: Browser) -> str:
     return str(chromium.run(names))
 
 
+@pytest.mark.slow
 def test_twelve_methods_of_three_hundred_nodes_open_in_a_second(run: Run, tmp_path: Path, chromium: Browser) -> None:
     rng = np.random.default_rng(0)
     runs = [
