@@ -68,7 +68,7 @@ def figure(found: Sequence[str]) -> Figure:
     by_round.set(title="Accuracy after a round", xlabel="round", ylabel="test accuracy")
     by_round.set_xticks(range(1, 16))
     by_bytes.set(title="Accuracy for the bytes sent", xlabel="MB a client, both ways", xscale="log")
-    by_bytes.set_xticks(spent := [0.5, 1, 2, 5, 10, 20, 50, 100, 200], [f"{value:g}" for value in spent])
+    by_bytes.set_xticks(ticks := [0.5, 1, 2, 5, 10, 20, 50, 100, 200], [f"{tick:g}" for tick in ticks])
     by_bytes.minorticks_off()
     drawn.legend(loc="outside lower center", ncols=3)
     return drawn
