@@ -56,11 +56,11 @@ def test_what_the_guard_is_for(rows: int, shown: bool) -> None:
 def reached(ways: Tensor, rows: Tensor, node: int, hops: int) -> tuple[list[Tensor], bool]:
     """Everybody's rows in a node's sums after every hop, and whether a guard lets all of them pass."""
     own = torch.arange(len(rows)) == node
-    reach, sums, safe = disclosure.Reach(own, own * rows, own, own), [], True
+    reach, sums, safe = disclosure.Reach(own, own * rows, own), [], True
     for hop in range(1, hops + 1):
         sums.append(torch.linalg.matrix_power(ways, hop)[node] * rows)
-        reach = reach.farther(sums[-1])
-        safe = safe and not bool(reach.shows(torch.tensor(1)))
+        reach, shown = reach.farther(sums[-1], torch.tensor(1))
+        safe = safe and not bool(shown)
     return sums, safe
 
 

@@ -60,27 +60,24 @@ class Reach(NamedTuple):
     Attributes:
         own: Whether it is the node itself, (K,).
         rows: How many there are of everybody's, counted as often as they are in the sums, (K,).
-        ring: Whom the last hop added, (K,).
-        seen: All of whom there are some, and the node itself, (K,).
+        seen: All of whom there have been some, and the node itself, (K,).
     """
 
     own: Tensor
     rows: Tensor
-    ring: Tensor
     seen: Tensor
 
-    def farther(self, rows: Tensor) -> "Reach":
-        """After one more hop, which makes the sums those over `rows`."""
-        ring = (rows > 0) & ~self.seen
-        return self._replace(rows=rows, ring=ring, seen=self.seen | ring)
+    def farther(self, rows: Tensor, fewest: Tensor) -> tuple["Reach", Tensor]:
+        """After one more hop, which makes the sums those over `rows`; and whether they show another node.
 
-    def shows(self, fewest: Tensor) -> Tensor:
-        """Whether there are others' rows in the sums, and the last ring is no crowd."""
-        others = ((self.rows > 0) & ~self.own).any()
-        return others & ~hides(self.rows, self.ring, fewest)
+        They do where there are others' rows and those whom the hop adds are no crowd; then there is nothing to pass on.
+        """
+        ring = (rows > 0) & ~self.seen
+        shown = ((rows > 0) & ~self.own).any() & ~hides(rows, ring, fewest)
+        return Reach(self.own, torch.where(shown, 0, rows), self.seen | ring), shown
 
 
 def reach(fleet: Fleet, rows_k: Each[Tensor]) -> Each[Reach]:
     """Every node's, before it has received anything."""
     own_k = fleet.of_here([torch.arange(fleet.total, device=fleet.device) == node for node in fleet.here])
-    return fleet.map(lambda own, rows: Reach(own, own * rows, own, own), own_k, rows_k)
+    return fleet.map(lambda own, rows: Reach(own, own * rows, own), own_k, rows_k)

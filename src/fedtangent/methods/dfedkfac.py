@@ -139,7 +139,7 @@ def dfedkfac(
 
     def round(fleet: Fleet, state: State, data_k: Each[Shard], k: int) -> tuple[State, dict[str, Any]]:
         u_k: Each[Weights] = fleet.everywhere({})
-        w_k = fleet.map(shrunk, state.w_k)
+        w_k = fleet.map(shrunk, state.w_k) if shrinkage else state.w_k
         if steps.in_round(k):
             batches_k = fleet.draw(steps.draw, data_k, purpose="batches")
             w_k, u_k = fleet.map(steps.taken, w_k, data_k, batches_k).unzip(2)
@@ -246,11 +246,10 @@ def _rows(reach: disclosure.Reach) -> Tensor:
 
 
 def _guarded(total: Moments, reach: disclosure.Reach, come: Tensor, fewest: Tensor) -> tuple[Moments, disclosure.Reach]:
-    """NaN gradient, and no rows to pass on, if the sums, now over the rows that have come, would expose a node."""
-    reach = reach.farther(come)
-    shown = reach.shows(fewest)
+    """NaN gradient if the sums, now over the rows that have come, would expose a node."""
+    reach, shown = reach.farther(come, fewest)
     gradient = trees.map(lambda g: torch.where(shown, torch.nan, g), total.gradient)
-    return total._replace(gradient=gradient), reach._replace(rows=torch.where(shown, 0, reach.rows))
+    return total._replace(gradient=gradient), reach
 
 
 def _fewest(fleet: Fleet, sizes_k: Each[tuple[Tensor, ...]], inputs: str) -> Each[Tensor]:

@@ -139,7 +139,7 @@ def fedkfac(
         if balance > 1:
             here, _ = clients.sum(clients.map(labels.counts, fit_k, clients.broadcast(state.labels)), rows=torch.sum)
             by_class = fleet.at_server(partial(labels.weights, most=balance), state.labels, here)
-        before = fleet.at_server(shrunk, state.w)
+        before = fleet.at_server(shrunk, state.w) if shrinkage else state.w
         w, *u = along_the_bend(clients, before, fit_k) if steps.in_round(k) else (before,)
         w_k, by_class_k = clients.broadcast(w, "weights"), clients.broadcast(by_class)
         total, refused = clients.sum(clients.map(moments, w_k, by_class_k, fit_k), "moments", rows_of_moments)

@@ -107,4 +107,4 @@ def shrinking(part: float) -> Callable[[Weights], Weights]:
     """
     if not 0 <= part < 1:
         raise SettingError(f"`shrinkage` must be in [0, 1); got {part}. Use 0 for none.")
-    return lambda w: trees.scale(w, 1 - part) if part else w
+    return lambda w: trees.scale(w, 1 - part)
