@@ -16,6 +16,7 @@ from fedtangent.datasets.cifar10 import cifar10
 TRAIN, VALIDATION = 15_000, 5_000
 LOCAL: dict[str, Any] = {"batch": 32, "lr": 0.01}
 ROOT: dict[str, Any] = {"method": "fedkfac", "engine": "sequential"}
+ONE: dict[str, Any] = {**ROOT, "nodes": 1, "guard": False}  # a client that has all images
 MOMENTUM: dict[str, Any] = {"method": "fedopt", "optimizer": "momentum", "beta1": 0.7, "epochs": 5, "batch": 32}
 FIRST: dict[str, Any] = {**ROOT, **LOCAL, "epochs": 4, "local_rounds": 3, "weight_decay": 0.0}
 BETWEEN: dict[str, Any] = {
@@ -31,7 +32,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac-epochs4-decay": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.01},
     "fedkfac-epochs4-decay0.03": {**ROOT, **LOCAL, "epochs": 4, "weight_decay": 0.03},
     "fedkfac-epochs1-decay0.03": {**ROOT, **LOCAL, "epochs": 1, "weight_decay": 0.03},
-    "fedkfac-decay0.01": {**ROOT, "weight_decay": 0.01},
     "fedkfac-decay0.03": {**ROOT, "weight_decay": 0.03},
     "fedkfac-decay0.1": {**ROOT, "weight_decay": 0.1},
     "fedkfac-first3-shrinkage0.1": {**FIRST, "shrinkage": 0.1},
@@ -41,8 +41,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fedkfac-first3-shrinkage0.1-dampings": {**FIRST, "shrinkage": 0.1, "dampings": (0.1, 10.0)},
     "fedkfac-epochs4-shrinkage0.1": {**FIRST, "shrinkage": 0.1, "local_rounds": None},
     "dfedkfac-first3-shrinkage0.1": {**FIRST, **BETWEEN, "shrinkage": 0.1},
-    "fedkfac-shrinkage0.1": {**ROOT, "weight_decay": 0.0, "shrinkage": 0.1},
-    "fedkfac-shrinkage0.05": {**ROOT, "weight_decay": 0.0, "shrinkage": 0.05},
+    "fedkfac-one-shrinkage0.1": {**ONE, "weight_decay": 0.0, "shrinkage": 0.1},
+    "fedkfac-one-shrinkage0.05": {**ONE, "weight_decay": 0.0, "shrinkage": 0.05},
+    "fedkfac-one-decay0.01": {**ONE, "weight_decay": 0.01},
     "fedavg-0.02": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.02},
     "fedavg-0.05": {"method": "fedavg", "epochs": 5, "batch": 32, "lr": 0.05},
     "fedavg-momentum": {"method": "fedavg", "epochs": 5, "momentum": 0.9, **LOCAL},
